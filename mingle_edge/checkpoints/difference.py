@@ -1,0 +1,111 @@
+"""Comparing a checkpoint with the architecture it must have, and saying readably where they differ."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import open_clip
+
+from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.checkpoints.architectures import architecture_of
+from mingle_edge.checkpoints.checkpoint import Checkpoint
+from mingle_edge.checkpoints.model_config import ModelConfig
+from mingle_edge.checkpoints.stored_tensors import FLOATS
+from mingle_edge.errors import CheckpointError
+
+LINES = 12
+"""Lines of a difference that are shown; the rest is counted."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check_checkpoint(checkpoint: Checkpoint, architecture: VisionArchitecture, *, backbone: bool) -> None:
+    """Check names, shapes, element types and, reading tensor by tensor, that every value is finite.
+
+    A fine-tuned Hugging Face tower may come without `projection.weight`; the backbone's is then the right one, for a tower
+    saved without it was trained without changing it. The backbone itself may not.
+
+    Raises:
+        CheckpointError: with a difference of at most `LINES` lines, or the first tensor that is not finite.
+    """
+    expected = architecture.parameter_shapes()
+    found = {name: checkpoint.shape(name) for name in checkpoint.names()}
+    if checkpoint.naming == "hugging_face" and "projection.weight" not in found:
+        if backbone:
+            raise CheckpointError(
+                f"{checkpoint.path} is a vision tower without visual_projection.weight, which maps images into the space "
+                "shared with text; take the backbone from the whole CLIPModel, or a CLIPVisionModelWithProjection"
+            )
+        del expected["projection.weight"]
+    if lines := _difference(checkpoint, found, expected):
+        shown = lines[:LINES] + ([f"  ... and {len(lines) - LINES} more"] if len(lines) > LINES else [])
+        raise CheckpointError("\n".join([_headline(checkpoint, found, architecture), *shown]))
+    for name in expected:
+        if checkpoint.dtype(name) not in FLOATS:
+            raise CheckpointError(
+                f"{checkpoint.path}: {checkpoint.stored_name(name)} is {checkpoint.dtype(name)}, but weights must be one of "
+                f"{', '.join(FLOATS)}; use the checkpoint before quantisation"
+            )
+    for name, tensor in checkpoint.tensors():
+        if broken := tensor.numel() - int(tensor.isfinite().sum()):
+            raise CheckpointError(
+                f"{checkpoint.path}: {broken} of {tensor.numel()} values of {checkpoint.stored_name(name)} ({name}) are NaN or "
+                "infinite; use a checkpoint from before the training diverged"
+            )
+
+
+def _difference(checkpoint: Checkpoint, found: Shapes, expected: Shapes) -> list[str]:
+    lines = [f"  missing     {name} {list(shape)}" for name, shape in expected.items() if name not in found]
+    lines += [f"  unexpected  {key}" for key in checkpoint.unexpected]
+    for name, shape in found.items():
+        stored = f"{name} ({checkpoint.stored_name(name)})"
+        if name not in expected:
+            lines.append(f"  unexpected  {stored} {list(shape)}")
+        elif shape != expected[name]:
+            lines.append(f"  shape       {stored} is {list(shape)}, expected {list(expected[name])}")
+    return lines
+
+
+def _headline(checkpoint: Checkpoint, found: Shapes, architecture: VisionArchitecture) -> str:
+    theirs = _sizes(found)
+    ours = {field: getattr(architecture, field) for field in theirs}
+    if theirs == ours:
+        return (
+            f"{checkpoint.path} has the sizes of the backbone but not its parameters; "
+            "use an undamaged checkpoint of a plain CLIP vision tower:"
+        )
+    return (
+        f"{checkpoint.path} looks like {_describe(theirs)}, but the backbone is {_describe(ours)}; "
+        "use a checkpoint fine-tuned from this backbone:"
+    )
+
+
+def _sizes(found: Shapes) -> dict[str, int]:
+    """The sizes of the architecture that the shapes imply; without what no tensor tells."""
+    sizes = {}
+    if len(patches := found.get("patch_embedding.weight", ())) == 2:
+        sizes |= {"width": patches[0], "patch_size": math.isqrt(patches[1] // 3)}
+    if blocks := [int(match[1]) for name in found if (match := re.match(r"blocks\.(\d+)\.", name))]:
+        sizes["layers"] = max(blocks) + 1
+    if "patch_size" in sizes and len(positions := found.get("positions", ())) == 2:
+        sizes["image_size"] = sizes["patch_size"] * math.isqrt(max(positions[0] - 1, 0))
+    if len(fc1 := found.get("blocks.0.fc1.weight", ())) == 2:
+        sizes["mlp_width"] = fc1[0]
+    if len(projection := found.get("projection.weight", ())) == 2:
+        sizes["output_dim"] = projection[0]
+    return sizes
+
+
+def _describe(sizes: Mapping[str, int]) -> str:
+    """Sizes in words, after the shortest open_clip name that has them all."""
+    text = ", ".join(f"{field} {size}" for field, size in sizes.items())
+    for name in sorted(open_clip.list_models(), key=len):
+        try:
+            architecture = architecture_of(ModelConfig(name, "open_clip", open_clip.get_model_config(name)))
+        except CheckpointError:
+            continue
+        if len(sizes) > 3 and all(getattr(architecture, field) == size for field, size in sizes.items()):
+            return f"{name} ({text})"
+    return f"a tower of {text}"

@@ -1,0 +1,93 @@
+"""Finding the configuration of a model: an open_clip name, an open_clip JSON config, or a Hugging Face folder."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+
+from mingle_edge.errors import CheckpointError
+
+HUGGING_FACE_TYPES = ("clip", "clip_vision_model")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One configuration as its library wrote it, not yet checked."""
+
+    source: str  # the name or path, for messages
+    kind: Literal["open_clip", "hugging_face"]
+    model: dict[str, Any]  # open_clip's model_cfg, or Hugging Face's config.json
+    preprocess: dict[str, Any] = field(default_factory=dict)  # empty where nothing is said
+
+
+def read_model_config(model: str, base: Path) -> ModelConfig:
+    """The configuration that `model` names: a path relative to `base` if there is one, else an open_clip name.
+
+    Raises:
+        CheckpointError: neither exists, or the file is not a configuration of a CLIP model.
+    """
+    path = base / model
+    if path.is_dir():
+        return _hugging_face(path)
+    if path.is_file():
+        return _open_clip_json(path)
+    # get_model_config would go to the network for names with a scheme such as "hf-hub:".
+    record = None if ":" in model else open_clip.get_model_config(model)
+    if record is None:
+        near = difflib.get_close_matches(model, open_clip.list_models(), n=3)
+        hint = f"the nearest names are {', '.join(near)}" if near else "open_clip.list_models() lists the names"
+        raise CheckpointError(
+            f"model {model!r} is neither an open_clip name, nor an open_clip JSON config or Hugging Face folder in {base}; "
+            f"{hint}"
+        )
+    return ModelConfig(model, "open_clip", record)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises `CheckpointError` when there is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); restore the file") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, not a {type(record).__name__}; restore the file")
+    return record
+
+
+def _open_clip_json(path: Path) -> ModelConfig:
+    record = read_json_object(path)
+    model, preprocess = record.get("model_cfg", record), record.get("preprocess_cfg", {})
+    if not isinstance(model, dict) or not isinstance(preprocess, dict) or not {"embed_dim", "vision_cfg"} <= model.keys():
+        raise CheckpointError(
+            f"{path} is not an open_clip config: it needs embed_dim and vision_cfg, at the top or under model_cfg "
+            "(for a Hugging Face model name its folder)"
+        )
+    return ModelConfig(str(path), "open_clip", model, preprocess)
+
+
+def _hugging_face(folder: Path) -> ModelConfig:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} has no config.json, so it is not a Hugging Face folder; "
+            "for an open_clip model name its JSON config instead"
+        )
+    record = read_json_object(path)
+    if record.get("model_type") not in HUGGING_FACE_TYPES:
+        raise CheckpointError(
+            f"{path}: model_type is {record.get('model_type')!r}, but only {' and '.join(HUGGING_FACE_TYPES)} are CLIP "
+            "vision towers as mingle-edge runs them; name a CLIP model"
+        )
+    preprocess: Any = {}
+    if (file := folder / "preprocessor_config.json").is_file():
+        preprocess = read_json_object(file)
+    elif (file := folder / "processor_config.json").is_file():
+        preprocess = read_json_object(file).get("image_processor", {})
+    if not isinstance(preprocess, dict):
+        raise CheckpointError(f"{file}: image_processor must be an object; restore the file")
+    return ModelConfig(str(path), "hugging_face", record, preprocess)

@@ -1,0 +1,69 @@
+"""Where weights come from: a path, or a pretrained tag of open_clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+
+from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.checkpoints.architectures import read_architecture
+from mingle_edge.checkpoints.stored_tensors import TORCH_SUFFIXES
+from mingle_edge.errors import CheckpointError
+
+
+def find_weights(path_or_tag: str, base: Path, model: str | None) -> Path:
+    """The file or folder that `path_or_tag` names, downloaded by open_clip if it is a tag of the open_clip name `model`.
+
+    Raises:
+        CheckpointError: neither a path relative to `base` nor a tag of `model`, or the download failed.
+    """
+    path = base / path_or_tag
+    if path.exists():
+        return path
+    tag = _tag(path_or_tag, base, model)
+    try:
+        downloaded = open_clip.download_pretrained(tag)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"open_clip could not download {model!r} {path_or_tag!r} ({error}); check the network, or download the file and "
+            "name its path"
+        ) from error
+    return Path(downloaded)
+
+
+def check_tag(path_or_tag: str, base: Path, model: str | None, architecture: VisionArchitecture) -> None:
+    """Check that a pretrained tag was trained as `architecture` runs. Does nothing when `path_or_tag` is a path.
+
+    Raises:
+        CheckpointError: another activation, or images normalised otherwise.
+    """
+    if (base / path_or_tag).exists():
+        return
+    tag = _tag(path_or_tag, base, model)
+    activation = "quick_gelu" if tag.get("quick_gelu") else "gelu"
+    if model is not None and activation != architecture.activation:
+        twin = model.removesuffix("-quickgelu") if activation == "gelu" else f"{model}-quickgelu"
+        step = f"name the model {twin}" if twin in open_clip.list_models() else 'set "quick_gelu" in a JSON config'
+        raise CheckpointError(
+            f"the weights {path_or_tag!r} were trained with {activation}, but {model!r} runs {architecture.activation}; {step}"
+        )
+    if model is not None:
+        trained = read_architecture(model, base, path_or_tag)
+        if (trained.mean, trained.std) != (architecture.mean, architecture.std):
+            raise CheckpointError(
+                f"the weights {path_or_tag!r} expect images normalised by mean {trained.mean} and std {trained.std}, not "
+                f"{architecture.mean} and {architecture.std}; read the architecture with these weights"
+            )
+
+
+def _tag(path_or_tag: str, base: Path, model: str | None) -> dict[str, Any]:
+    if "/" in path_or_tag or Path(path_or_tag).suffix in (".safetensors", *TORCH_SUFFIXES):
+        raise CheckpointError(f"there is no checkpoint {base / path_or_tag}; correct the path")
+    tag: dict[str, Any] = open_clip.get_pretrained_cfg(model, path_or_tag) if model is not None else {}
+    if not tag:
+        known = open_clip.list_pretrained_tags_by_model(model) if model is not None else []
+        tags = f"the tags of {model} are {', '.join(known)}" if known else "name a checkpoint's path"
+        raise CheckpointError(f"{path_or_tag!r} is neither a path in {base} nor a pretrained tag of the model; {tags}")
+    return tag

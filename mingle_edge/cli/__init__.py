@@ -1,0 +1,88 @@
+"""The command line: the only place that knows all three packages, and loads each when a command needs it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from mingle_edge import __version__
+
+COMMANDS = ("merge", "evaluate", "export", "run", "verify", "inspect", "profile", "demo")
+ERROR_TREES = {
+    "mingle_edge.errors": "MingleError",
+    "mingle_edge_export.errors": "ExportError",
+    "mingle_edge_runtime.errors": "EdgeError",
+}
+EXTRAS = {
+    "torch": "merge",
+    "open_clip": "merge",
+    "safetensors": "merge",
+    "onnx": "merge",
+    "onnxruntime": "cpu",
+    "sklearn": "demo",
+}
+
+
+class CommandError(click.ClickException):
+    """One line on standard error and exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        """Print the message."""
+        click.echo(f"error: {self.format_message()}", file=file or sys.stderr)
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module when it is asked for, and turns expected errors into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of a user's work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of `mingle_edge.cli.<name>`."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"mingle_edge.cli.{cmd_name}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors a user can act on become `CommandError`."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; nothing that was finished is lost, run the same command again to continue", err=True)
+            ctx.exit(130)
+        except ModuleNotFoundError as error:
+            extra = EXTRAS.get((error.name or "").split(".")[0])
+            if extra is None:
+                raise
+            raise CommandError(
+                f"this command needs the package {error.name}; install it with: pip install 'mingle-edge[{extra}]'"
+            ) from error
+        except OSError as error:
+            if error.filename is None and error.strerror is None:
+                raise
+            raise CommandError(f"{error.filename or 'file system'}: {error.strerror}") from error
+        except tuple(_loaded_error_trees()) as error:
+            raise CommandError(str(error)) from error
+
+
+def _loaded_error_trees() -> Iterator[type[Exception]]:
+    for module, name in ERROR_TREES.items():
+        if module in sys.modules:
+            yield getattr(sys.modules[module], name)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.version_option(__version__, prog_name="mingle-edge")
+def main() -> None:
+    """Merge fine-tuned CLIP models into one bundle for a device.
+
+    On a workstation: merge, evaluate, export. On the device: run, verify, profile.
+    """

@@ -1,0 +1,62 @@
+"""`mingle-edge evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mingle_edge.cli.progress_bar import ProgressBar
+
+if TYPE_CHECKING:
+    from mingle_edge.evaluation import EvaluationReport
+
+
+@click.command(short_help="Accuracy and forgetting of a merged model.")
+@click.argument("merged", type=click.Path(path_type=Path))
+@click.argument("task_file", metavar="TASKS.toml", type=click.Path(path_type=Path))
+@click.option("--top-k", type=click.IntRange(min=1), help="Experts per image or layer.  [default: 1; layer scope: all]")
+@click.option("--pooled", is_flag=True, help="Layer scope: pool gates over batches of one task, as published.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write all figures to this file.")
+def command(
+    merged: Path, task_file: Path, top_k: int | None, pooled: bool, device: str, json_path: Path | None
+) -> None:
+    """Accuracy of MERGED on the labelled test images that TASKS.toml names.
+
+    P1: the head is given, the route is not. P2: head and task are given. P3:
+    nothing is given, the labels of all tasks compete. BWT is what earlier tasks
+    lost since their own merge.
+    """
+    from mingle_edge.evaluation import evaluate
+
+    with ProgressBar() as progress:
+        report = evaluate(
+            merged,
+            task_file,
+            top_k=top_k,
+            pooling="batch" if pooled else "image",
+            device=device,
+            progress=progress,
+        )
+    click.echo(table(report))
+    if json_path is not None:
+        json_path.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+
+
+def table(report: EvaluationReport) -> str:
+    """Accuracies in percent, a line per task, then ACC and BWT."""
+    routed = bool(report.own_route)
+    width = max(len(name) for name in [*report.tasks, "task"])
+    head = f"{'task':<{width}}  images     P1     P2     P3" + ("  routed right  unclaimed" if routed else "")
+    lines = [head]
+    for i, name in enumerate(report.tasks):
+        figures = "  ".join(f"{report.final[p][i]:5.1f}" for p in ("P1", "P2", "P3"))
+        tail = f"  {report.own_route[i]:11.1f}%  {report.unclaimed[i]:8.1f}%" if routed else ""
+        lines.append(f"{name:<{width}}  {report.images[i]:6d}  {figures}{tail}")
+    for label, value in (("ACC", report.acc), ("BWT", report.bwt)):
+        figures = "  ".join(f"{value(p):5.1f}" for p in ("P1", "P2", "P3"))
+        lines.append(f"{label:<{width}}          {figures}")
+    return "\n".join(lines)

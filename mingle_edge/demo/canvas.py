@@ -1,0 +1,98 @@
+"""What all rendered images share: colours, smooth noise, drawing with antialiasing, and a simulated camera.
+
+Images are float32 `[SIDE, SIDE, 3]` in [0, 1] until `to_uint8`. All randomness comes from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+import colorsys
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+SIDE = 32  # pixels of an image's side
+_OVERSAMPLING = 4  # drawings are made this much larger, then averaged down
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
+
+
+def colour(rng: np.random.Generator, hue: float | None = None, saturation: float = 0.6, value: float = 0.6) -> Colour:
+    """A colour near the given saturation and value; any hue unless one in [0, 1) is given, then one near it."""
+    h = rng.uniform() if hue is None else hue + rng.normal(0, 0.015)
+    s, v = np.clip([saturation + rng.normal(0, 0.08), value + rng.normal(0, 0.08)], 0, 1)
+    return colorsys.hsv_to_rgb(h % 1.0, float(s), float(v))
+
+
+def contrasting_colours(rng: np.random.Generator, gap: float = 0.3) -> tuple[Colour, Colour]:
+    """Two random colours whose luminances differ by at least `gap`, in random order."""
+    while True:
+        first, second = (tuple(rng.uniform(0, 1, 3).tolist()) for _ in range(2))
+        if abs(luminance(np.asarray(first)) - luminance(np.asarray(second))) >= gap:
+            return first, second
+
+
+def luminance(image: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Rec. 601 luma of `[..., 3]` RGB, `[...]`."""
+    return image @ np.asarray([0.299, 0.587, 0.114], image.dtype)
+
+
+def blend(mask: NDArray[np.floating], low: Colour, high: Colour) -> Floats:
+    """An image that is `low` where the mask `[SIDE, SIDE]` is 0 and `high` where it is 1."""
+    weight = mask[:, :, None]  # [SIDE, SIDE, 1]
+    return (np.asarray(low) * (1 - weight) + np.asarray(high) * weight).astype(np.float32)
+
+
+def smooth_noise(rng: np.random.Generator, cells: int, side: int = SIDE) -> Floats:
+    """Noise `[side, side]` in [0, 1] that varies smoothly over about `cells` cells per side."""
+    coarse = rng.uniform(0, 1, (cells + 1, cells + 1)).astype(np.float32)
+    fine = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+    return np.clip(fine, 0, 1).astype(np.float32)
+
+
+class Drawing:
+    """Shapes in units of the image side, antialiased by drawing large and averaging down."""
+
+    def __init__(self, background: Floats) -> None:
+        large = Image.fromarray(to_uint8(background))
+        self._image = large.resize((SIDE * _OVERSAMPLING,) * 2, Image.Resampling.BILINEAR)
+        self._draw = ImageDraw.Draw(self._image)
+
+    def polygon(self, points: Floats, fill: Colour) -> None:
+        """A filled polygon through points `[n, 2]` (x, y)."""
+        self._draw.polygon(self._pixels(points), fill=_rgb(fill))
+
+    def line(self, points: Floats, fill: Colour, width: float) -> None:
+        """An open line through points `[n, 2]` with rounded joints."""
+        self._draw.line(self._pixels(points), fill=_rgb(fill), width=max(1, round(width * self._side)), joint="curve")
+
+    def finish(self) -> Floats:
+        """The drawing at its final size, `[SIDE, SIDE, 3]`."""
+        return np.asarray(self._image.reduce(_OVERSAMPLING), np.float32) / 255
+
+    @property
+    def _side(self) -> int:
+        return SIDE * _OVERSAMPLING
+
+    def _pixels(self, points: Floats) -> list[tuple[float, float]]:
+        return [(float(x) * self._side, float(y) * self._side) for x, y in points]
+
+
+def photograph(rng: np.random.Generator, image: Floats, noise: float = 0.04) -> Bytes:
+    """The image as a cheap camera sees it: uneven light, exposure, a colour cast and sensor noise."""
+    light = 1 + 0.35 * (smooth_noise(rng, 1) - 0.5)[:, :, None]  # [SIDE, SIDE, 1]
+    cast = rng.uniform(0.92, 1.08, 3).astype(np.float32)
+    exposed = np.clip(image * light * cast, 0, 1) ** rng.uniform(0.75, 1.3)
+    return to_uint8(exposed + rng.normal(0, rng.uniform(0.2, 1.0) * noise, image.shape))
+
+
+def to_uint8(image: NDArray[np.floating]) -> Bytes:
+    """Values in [0, 1] (clipped) as bytes."""
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def _rgb(value: Colour) -> tuple[int, int, int]:
+    red, green, blue = (round(255 * min(max(channel, 0.0), 1.0)) for channel in value)
+    return red, green, blue

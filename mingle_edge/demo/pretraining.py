@@ -1,0 +1,63 @@
+"""What the tiny CLIP is pretrained on: captioned images of other styles than the tasks'.
+
+Coloured shapes, printed digits, and the subjects of the three rendered tasks as monochrome prints. So the pretrained model knows
+every word of the tasks and a little of what it looks like, as CLIP does, and is still far from solving them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mingle_edge.demo.canvas import Bytes, Drawing, Floats, blend, colour, contrasting_colours, luminance, photograph, smooth_noise
+from mingle_edge.demo.digits import DIGITS, draw_printed
+from mingle_edge.demo.satellite import LANDS, draw_land
+from mingle_edge.demo.signs import SIGNS, draw_sign
+from mingle_edge.demo.textures import TEXTURES, draw_texture
+
+_HUES = {"red": 0.0, "yellow": 0.15, "green": 0.33, "blue": 0.62, "purple": 0.8}
+_CORNERS = {"triangle": 3, "square": 4, "hexagon": 6, "circle": 30}
+
+
+def captioned_images(seed: int, count: int) -> tuple[Bytes, list[str]]:
+    """`count` images `[count, SIDE, SIDE, 3]`, the five kinds in turn, and the caption of each."""
+    rng = np.random.default_rng([seed, 0])
+    kinds = (_shape, _digit, _texture, _sign, _land)
+    pairs = [kinds[i % len(kinds)](rng) for i in range(count)]
+    return np.stack([photograph(rng, image) for image, _ in pairs]), [caption for _, caption in pairs]
+
+
+def _shape(rng: np.random.Generator) -> tuple[Floats, str]:
+    hue, form = rng.choice(list(_HUES)), rng.choice(list(_CORNERS))
+    background = blend(smooth_noise(rng, 3), *contrasting_colours(rng, 0.1))
+    angles = rng.uniform(0, 6.3) + 2 * np.pi * np.arange(_CORNERS[form]) / _CORNERS[form]
+    points = rng.uniform(0.35, 0.65, 2) + rng.uniform(0.2, 0.4) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    drawing = Drawing(background)
+    drawing.polygon(points.astype(np.float32), colour(rng, _HUES[hue], 0.8, 0.8))
+    return drawing.finish(), f"a {hue} {form}."
+
+
+def _digit(rng: np.random.Generator) -> tuple[Floats, str]:
+    label = str(rng.choice(DIGITS))
+    return draw_printed(rng, label), f"the printed digit {label}."
+
+
+def _texture(rng: np.random.Generator) -> tuple[Floats, str]:
+    label = str(rng.choice(list(TEXTURES)))
+    return _print(rng, draw_texture(rng, label)), f"a print of a {label} texture."
+
+
+def _sign(rng: np.random.Generator) -> tuple[Floats, str]:
+    label = str(rng.choice(list(SIGNS)))
+    return _print(rng, draw_sign(rng, label)), f"a print of a {label} traffic sign."
+
+
+def _land(rng: np.random.Generator) -> tuple[Floats, str]:
+    label = str(rng.choice(list(LANDS)))
+    return _print(rng, draw_land(rng, label)), f"a print of a {label} from above."
+
+
+def _print(rng: np.random.Generator, image: Floats) -> Floats:
+    """A monochrome print: any ink on any paper, contrast stretched."""
+    tone = luminance(image)
+    low, high = np.quantile(tone, [0.02, 0.98])
+    return blend(np.clip((tone - low) / (high - low + 1e-3), 0, 1), *contrasting_colours(rng))

@@ -1,0 +1,232 @@
+"""Accuracy of a merged model on labelled images, and what it forgot, under the three protocols.
+
+An append-only model is its own history: the state after task t is its first t tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mingle_edge.device import choose_device
+from mingle_edge.errors import MergedModelError, TaskFileError
+from mingle_edge.gated_tower import GatedTower
+from mingle_edge.gating import Pooling
+from mingle_edge.images import labelled_images, load_images
+from mingle_edge.merged_model import MergedModel
+from mingle_edge.metrics import average_accuracy, backward_transfer
+from mingle_edge.progress import Progress, silent
+from mingle_edge.protocols import PROTOCOLS, predict_among, predict_within
+from mingle_edge.router import discriminants
+from mingle_edge.task_file import read_task_file
+from mingle_edge.vision_tower import router_features
+
+BATCH = 64  # images; also what batch-pooled gates are pooled over
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Labelled test images of one task."""
+
+    task: str
+    paths: list[Path]
+    labels: Tensor  # [n], class numbers
+
+    def batches(self, chosen: Sequence[int] | None = None) -> Iterator[list[int]]:
+        """Image numbers in batches, all of them or the chosen ones."""
+        numbers = list(range(len(self.paths))) if chosen is None else list(chosen)
+        for start in range(0, len(numbers), BATCH):
+            yield numbers[start : start + BATCH]
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Accuracies in percent, by protocol, in order of merging."""
+
+    tasks: list[str]
+    after_own: dict[str, list[float]]  # right after the task's own merge
+    final: dict[str, list[float]]  # after the last merge
+    images: list[int]  # test images per task
+    own_route: list[float] = field(default_factory=list)  # image scope: images routed to their own task, percent
+    unclaimed: list[float] = field(default_factory=list)  # image scope: images no task claims, percent
+
+    def acc(self, protocol: str) -> float:
+        """Mean final accuracy over tasks."""
+        return average_accuracy(self.final[protocol])
+
+    def bwt(self, protocol: str) -> float:
+        """Backward transfer."""
+        return backward_transfer(self.after_own[protocol], self.final[protocol])
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with every figure."""
+        summary = {p: {"acc": self.acc(p), "bwt": self.bwt(p)} for p in PROTOCOLS}
+        return vars(self) | {"summary": summary}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Embeddings of one test set in one state of the model."""
+
+    routed: Tensor  # [n, dim], the route found
+    named: Tensor  # [n, dim], the task given
+    posterior: Tensor | None = None  # [n, T]
+    claimed: Tensor | None = None  # [n]
+    own: Tensor | None = None  # [n], routed to its own task
+
+
+class Answering(Protocol):
+    """How one scope answers for the state after the first `count` tasks."""
+
+    def answers(self, tests: LabelledSet, count: int) -> Answers:
+        """Embeddings of all test images of a task that is among the first `count`."""
+
+
+def load_test_sets(model: MergedModel, task_file: str | Path) -> list[LabelledSet]:
+    """The labelled test images of every task of the model, as the task file names them."""
+    tasks = read_task_file(task_file)
+    sources = {task.name: task for task in tasks.tasks}
+    sets = []
+    for record in model.tasks:
+        source = sources.get(record.name)
+        if source is None or source.test is None:
+            raise TaskFileError(
+                f'{tasks.path}: task {record.name!r} of the merged model has no test images; add test = "dir/<class>/*.png" '
+                f"to its [[task]] table"
+            )
+        pairs = labelled_images(source.test, tasks.path.parent, record.classes)
+        labels = torch.tensor([label for _, label in pairs])
+        sets.append(LabelledSet(record.name, [path for path, _ in pairs], labels))
+    return sets
+
+
+def evaluate(
+    merged: str | Path,
+    task_file: str | Path,
+    *,
+    top_k: int | None = None,
+    pooling: Pooling = "image",
+    device: str = "auto",
+    progress: Progress = silent,
+) -> EvaluationReport:
+    """Evaluate a merged model on the test images of a task file.
+
+    `top_k` experts per image (image scope: 1 unless given) or per layer (layer scope: all unless given). `pooling` "batch"
+    averages the gates of the layer scope over batches of 64 images of one task, which tells the gates the task.
+    """
+    model = MergedModel.open(merged)
+    if not model.tasks:
+        raise MergedModelError(f"{model.path}: holds no task yet; run the merge to its end before evaluating")
+    sets = load_test_sets(model, task_file)
+    tower = GatedTower(model, choose_device(device))
+    answering: Answering = LayerScope(tower, top_k, pooling) if model.scope == "layer" else ImageScope(tower, top_k or 1)
+    heads = [torch.from_numpy(model.head(name)).to(tower.device) for name in model.task_names]
+    report = EvaluationReport(
+        tasks=model.task_names,
+        after_own={p: [] for p in PROTOCOLS},
+        final={p: [] for p in PROTOCOLS},
+        images=[len(tests.paths) for tests in sets],
+    )
+    for i, tests in enumerate(sets):
+        progress("evaluate", i, len(sets), tests.task)
+        own = answering.answers(tests, i + 1)
+        last = answering.answers(tests, len(sets)) if i + 1 < len(sets) else own
+        for protocol in PROTOCOLS:
+            report.after_own[protocol].append(_accuracy(protocol, own, tests, i, heads[: i + 1], model.logit_scale))
+            report.final[protocol].append(_accuracy(protocol, last, tests, i, heads, model.logit_scale))
+        if last.own is not None and last.claimed is not None:
+            report.own_route.append(100 * last.own.double().mean().item())
+            report.unclaimed.append(100 * (~last.claimed).double().mean().item())
+    progress("evaluate", len(sets), len(sets))
+    return report
+
+
+def _accuracy(protocol: str, answers: Answers, tests: LabelledSet, task: int, heads: Sequence[Tensor], logit_scale: float) -> float:
+    labels = tests.labels.to(answers.routed.device)
+    if protocol == "P3":
+        owner, label = predict_among(answers.routed, heads, logit_scale, answers.posterior, answers.claimed)
+        correct = (owner == task) & (label == labels)
+    else:
+        embeds = answers.routed if protocol == "P1" else answers.named
+        correct = predict_within(embeds, heads[task]) == labels
+    return 100 * correct.double().mean().item()
+
+
+class ImageScope:
+    """One route per image; embeddings under an expert do not depend on the state, routes do."""
+
+    def __init__(self, tower: GatedTower, top_k: int) -> None:
+        self.tower = tower
+        self.top_k = top_k
+        self._features: tuple[str, Tensor] | None = None
+
+    @torch.inference_mode()
+    def answers(self, tests: LabelledSet, count: int) -> Answers:
+        """See `Answering`."""
+        model = self.tower.merged
+        names = model.task_names[:count]
+        router = discriminants([model.router_statistics(name) for name in names])
+        posterior, confidence = map(torch.from_numpy, router.posterior(self._router_features(tests).numpy()))
+        claimed = confidence >= router.confidence_bound
+        weights, tasks = posterior.topk(min(self.top_k, count), dim=1)
+        weights = weights / weights.sum(1, keepdim=True)
+        routed = torch.zeros(len(tests.paths), self.tower.architecture.output_dim, device=self.tower.device)
+        for task, chosen in self._groups(tasks, weights, claimed).items():
+            for numbers in tests.batches(chosen):
+                images = load_images([tests.paths[n] for n in numbers], self.tower.architecture)
+                routed[numbers] = self.tower.embed_mixture(images, [names[t] for t, _ in task], [c for _, c in task])
+        named = torch.cat([self._embed(tests, numbers, tests.task) for numbers in tests.batches()])
+        own = claimed & (tasks[:, 0] == names.index(tests.task))
+        on_device = self.tower.device
+        return Answers(routed, named, posterior.to(on_device), claimed.to(on_device), own)
+
+    def _embed(self, tests: LabelledSet, numbers: list[int], task: str) -> Tensor:
+        images = load_images([tests.paths[n] for n in numbers], self.tower.architecture)
+        return self.tower.embed(images, task)
+
+    def _groups(self, tasks: Tensor, weights: Tensor, claimed: Tensor) -> dict[tuple[tuple[int, float], ...], list[int]]:
+        """Image numbers by route, a route being (task, weight) pairs and empty for the plain backbone."""
+        groups: dict[tuple[tuple[int, float], ...], list[int]] = {}
+        for n, (row, shares, is_claimed) in enumerate(zip(tasks.tolist(), weights.tolist(), claimed, strict=True)):
+            route = tuple(zip(row, shares, strict=True)) if is_claimed else ()
+            groups.setdefault(route, []).append(n)
+        return groups
+
+    def _router_features(self, tests: LabelledSet) -> Tensor:
+        """Features `[n, F]` in float64; they do not depend on the state and are kept for the next one."""
+        if self._features is None or self._features[0] != tests.task:
+            tower, count = self.tower, self.tower.merged.settings.router_blocks
+            parts = []
+            for numbers in tests.batches():
+                images = load_images([tests.paths[n] for n in numbers], tower.architecture).to(tower.device)
+                parts.append(router_features(images, tower.backbone, tower.architecture, count).double().cpu())
+            self._features = (tests.task, torch.cat(parts))
+        return self._features[1]
+
+
+class LayerScope:
+    """Routes inside the layers; an earlier state is the mask of its tasks."""
+
+    def __init__(self, tower: GatedTower, top_k: int | None, pooling: Pooling) -> None:
+        self.tower = tower
+        self.top_k = top_k
+        self.pooling = pooling
+
+    def answers(self, tests: LabelledSet, count: int) -> Answers:
+        """See `Answering`."""
+        names = self.tower.merged.task_names
+        state = torch.tensor([float(t < count) for t in range(len(names))], device=self.tower.device)
+        named = torch.tensor([float(name == tests.task) for name in names], device=self.tower.device)
+        return Answers(self._embed(tests, state), self._embed(tests, named))
+
+    def _embed(self, tests: LabelledSet, mask: Tensor) -> Tensor:
+        embeds = []
+        for numbers in tests.batches():
+            images = load_images([tests.paths[n] for n in numbers], self.tower.architecture)
+            embeds.append(self.tower.embed_layers(images, self.top_k, mask, self.pooling)[0])
+        return torch.cat(embeds)

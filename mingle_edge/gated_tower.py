@@ -1,0 +1,167 @@
+"""A merged model in PyTorch: the reference that evaluation runs and that every exported graph is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear, Pooling, gate_values
+from mingle_edge.merged_model import MergedModel
+from mingle_edge.router import Discriminants, discriminants
+from mingle_edge.vision_tower import Linear, Parameters, embed_images, plain_linear, router_features
+
+Gate = tuple[Tensor, Tensor]
+"""weight [d_in], bias [1]"""
+
+
+@dataclass(frozen=True)
+class CompleteExpert:
+    """What turns the backbone into one task's model: low-rank pairs, the vectors' own values, maybe learned gates."""
+
+    factors: Mapping[str, tuple[Tensor, Tensor]]  # layer -> B [d_out, r], A [r, d_in]
+    vectors: Parameters
+    gates: Mapping[str, Gate]  # layer -> gate of this expert; 1 where there is none
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, NDArray],  # type: ignore[type-arg]
+        gates: Mapping[str, tuple[NDArray, NDArray]],  # type: ignore[type-arg]
+        device: torch.device | str = "cpu",
+    ) -> CompleteExpert:
+        """An expert from the arrays of a merged model."""
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        layers = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
+        return cls(
+            factors={layer: (tensors[f"{layer}.B"], tensors[f"{layer}.A"]) for layer in layers},
+            vectors={name: tensor for name, tensor in tensors.items() if not name.endswith((".A", ".B"))},
+            gates={
+                layer: (torch.from_numpy(weight).to(device), torch.from_numpy(bias).to(device))
+                for layer, (weight, bias) in gates.items()
+            },
+        )
+
+
+def expert_parameters(backbone: Parameters, experts: Sequence[tuple[float, CompleteExpert]]) -> dict[str, Tensor]:
+    """The backbone with vectors moved to `default + sum_t c_t (v_t - default)`; exactly v for one expert of weight 1."""
+    parameters = dict(backbone)
+    for name in {name for _, expert in experts for name in expert.vectors}:
+        if len(experts) == 1 and experts[0][0] == 1:
+            parameters[name] = experts[0][1].vectors[name]
+        else:
+            moves = [c * (expert.vectors[name] - backbone[name]) for c, expert in experts if name in expert.vectors]
+            parameters[name] = backbone[name] + torch.stack(moves).sum(0)
+    return parameters
+
+
+def expert_linear(parameters: Parameters, experts: Sequence[tuple[float, CompleteExpert]]) -> Linear:
+    """Linear layers with a fixed route: `W x + b + sum_t c_t g_t(x) B_t A_t x`."""
+    plain = plain_linear(parameters)
+
+    def linear(layer: str, x: Tensor) -> Tensor:
+        y = plain(layer, x)
+        for weight, expert in experts:
+            if layer in expert.factors:
+                B, A = expert.factors[layer]
+                h = x @ A.T  # [B, N, r]
+                if layer in expert.gates:
+                    gate_weight, gate_bias = expert.gates[layer]
+                    h = h * gate_values(x, gate_weight[None], gate_bias)[:, :, None]
+                y = y + weight * (h @ B.T)
+        return y
+
+    return linear
+
+
+class GatedTower:
+    """Runs a merged model. Images are preprocessed `[B, 3, H, W]`; embeddings `[B, output_dim]` have unit length."""
+
+    def __init__(self, merged: MergedModel, device: torch.device | str = "cpu") -> None:
+        """Loads the backbone and, in the layer scope, all experts; image-scope experts are read when used."""
+        self.merged = merged
+        self.device = torch.device(device)
+        self.architecture = merged.architecture
+        self.backbone = {name: torch.from_numpy(a).to(self.device) for name, a in merged.backbone().items()}
+        self._expert: tuple[str, CompleteExpert] | None = None
+        self._layers = load_layer_experts(merged, self.device) if merged.scope == "layer" else {}
+        self._router = self._load_router() if merged.scope == "image" and merged.tasks else None
+
+    @torch.inference_mode()
+    def embed(self, images: Tensor, task: str | None = None) -> Tensor:
+        """Embeddings under one named task's expert, or of the plain backbone."""
+        return self.embed_mixture(images, [] if task is None else [task], [1.0])
+
+    @torch.inference_mode()
+    def embed_mixture(self, images: Tensor, tasks: Sequence[str], weights: Sequence[float]) -> Tensor:
+        """Image scope: embeddings under a weighted mixture of complete experts, the same for all images."""
+        experts = [(c, self._complete_expert(task)) for c, task in zip(weights, tasks, strict=False)]
+        parameters = expert_parameters(self.backbone, experts)
+        linear = expert_linear(parameters, experts)
+        return F.normalize(embed_images(images.to(self.device), parameters, self.architecture, linear), dim=-1)
+
+    @torch.inference_mode()
+    def route(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Image scope: the router's posterior `[B, T]` and confidence `[B]`, in float64."""
+        if self._router is None:
+            raise ValueError("only a merged model of scope 'image' with at least one task has a router")
+        count = self.merged.settings.router_blocks
+        features = router_features(images.to(self.device), self.backbone, self.architecture, count)
+        posterior, confidence = self._router.posterior(features.double().cpu().numpy())
+        return torch.from_numpy(posterior), torch.from_numpy(confidence)
+
+    @property
+    def router(self) -> Discriminants | None:
+        """The router's arithmetic, None in the layer scope."""
+        return self._router
+
+    @torch.inference_mode()
+    def embed_layers(
+        self,
+        images: Tensor,
+        top_k: int | None = None,
+        task_mask: Tensor | None = None,
+        pooling: Pooling = "image",
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Layer scope: embeddings, and the route of each gated layer: tasks and weights, both `[B, layers, k]`."""
+        linear = GatedLinear(self.backbone, self._layers, top_k, pooling, task_mask, routes=[])
+        embeds = F.normalize(embed_images(images.to(self.device), self.backbone, self.architecture, linear), dim=-1)
+        tasks, weights = zip(*(linear.routes or []), strict=True)
+        return embeds, torch.stack(tasks, dim=1), torch.stack(weights, dim=1)
+
+    def _complete_expert(self, task: str) -> CompleteExpert:
+        if self._expert is None or self._expert[0] != task:
+            arrays, gates = self.merged.expert(task), self.merged.gates(task)
+            self._expert = (task, CompleteExpert.from_arrays(arrays, gates, self.device))
+        return self._expert[1]
+
+    def _load_router(self) -> Discriminants:
+        return discriminants([self.merged.router_statistics(name) for name in self.merged.task_names])
+
+
+def load_layer_experts(merged: MergedModel, device: torch.device | str) -> dict[str, GatedExperts]:
+    """All experts and gates of a layer-scope model, stacked per layer."""
+    if not merged.tasks:
+        return {}
+    experts = [merged.expert(name) for name in merged.task_names]
+    gates = [merged.gates(name) for name in merged.task_names]
+
+    def stacked(arrays: Sequence[NDArray]) -> Tensor:  # type: ignore[type-arg]
+        return torch.stack([torch.from_numpy(array) for array in arrays]).to(device)
+
+    return {
+        layer: GatedExperts(
+            ExpertStack(
+                A=stacked([expert[f"{layer}.A"] for expert in experts]),
+                B=stacked([expert[f"{layer}.B"] for expert in experts]),
+            ),
+            gate_weight=stacked([gate[layer][0] for gate in gates]),
+            gate_bias=stacked([gate[layer][1] for gate in gates]).squeeze(1),
+        )
+        for layer in merged.architecture.block_linears()
+        if f"{layer}.A" in experts[0]
+    }

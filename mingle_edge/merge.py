@@ -1,0 +1,141 @@
+"""Merging the tasks of a task file into a model, one after another, so that an interrupted merge continues."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from pathlib import Path
+
+from mingle_edge import merged_model
+from mingle_edge.device import choose_device
+from mingle_edge.errors import MergedModelError
+from mingle_edge.merged_model import INDEX, MergedModel, TaskRecord, commit_task
+from mingle_edge.prepared import PreparedMerge, PreparedTask, prepare
+from mingle_edge.progress import Progress, silent
+from mingle_edge.task_file import read_task_file
+from mingle_edge.task_merging import TaskMerger
+
+
+def merge(
+    task_file: str | Path,
+    output: str | Path,
+    *,
+    into: bool = False,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> MergedModel:
+    """Merge the tasks of a task file into the folder `output`, committing each as it is done.
+
+    Without `into` the folder must be new, empty, or an interrupted merge of the same task file, which continues at its
+    first unfinished task. With `into` it must be a merged model of the same backbone and settings; tasks it already holds
+    are left alone. All inputs are checked before any work. Raises a `MingleError` of the part at fault.
+    """
+    target = Path(output)
+    chosen = choose_device(device)
+    tasks = read_task_file(task_file)
+    existing = _existing(target, into)
+    prepared = prepare(tasks, progress)
+    if existing is not None:
+        _check_continues(existing, prepared, into)
+    _check_space(target, prepared, existing)
+    model = existing if existing is not None else _create(target, prepared)
+    backbone = {name: tensor.to(chosen) for name, tensor in prepared.backbone.tensors()}
+    for task in prepared.tasks:
+        if task.source.name in model.task_names:
+            continue
+        started = time.perf_counter()
+        progress("task", len(model.tasks), len(model.tasks) + 1, task.source.name)
+        tensors, record = TaskMerger(model, backbone, chosen, progress).merge(task)
+        record["seconds"] = round(time.perf_counter() - started, 3)
+        model = commit_task(model, _task_record(task, record), tensors)
+        progress("task", len(model.tasks), len(model.tasks), task.source.name)
+    return model
+
+
+def _existing(target: Path, into: bool) -> MergedModel | None:
+    """The model to continue, None for a fresh start. Raises `MergedModelError` for a folder that is neither."""
+    if into or (target / INDEX).exists():
+        return MergedModel.open(target)
+    if target.exists() and not target.is_dir():
+        raise MergedModelError(f"{target}: the output must be a folder, and this is a file; name another")
+    # A merge killed before its first commit leaves the backbone or a part of it, and nothing else.
+    foreign = [p.name for p in target.iterdir() if "backbone.safetensors" not in p.name] if target.exists() else []
+    foreign = [name for name in foreign if name != f".{INDEX}.tmp"]
+    if foreign:
+        raise MergedModelError(
+            f"{target}: the output folder must be new or empty, and holds {', '.join(sorted(foreign)[:3])}; "
+            "name another folder, or use --into to add to a merged model"
+        )
+    return None
+
+
+def _check_continues(model: MergedModel, prepared: PreparedMerge, into: bool) -> None:
+    """That the model in the folder is of this backbone and these settings, and its tasks are those of the file."""
+    if model.backbone_sha256 != prepared.backbone_sha256 or model.architecture != prepared.architecture:
+        raise MergedModelError(
+            f"{model.path}: was merged from another backbone (sha256 {model.backbone_sha256[:12]}, the task file's is "
+            f"{prepared.backbone_sha256[:12]}); use the same backbone or another output folder"
+        )
+    if difference := model.settings.difference(prepared.settings):
+        raise MergedModelError(
+            f"{model.path}: was merged with other settings (there and in the task file: {'; '.join(difference)}); "
+            "use the same settings or another output folder"
+        )
+    given = {task.source.name: task for task in prepared.tasks}
+    for record in model.tasks:
+        task = given.get(record.name)
+        if task is not None and task.sha256 != record.source_sha256:
+            raise MergedModelError(
+                f"{model.path}: already holds a task {record.name!r} from another checkpoint (sha256 "
+                f"{record.source_sha256[:12]}, the task file's is {task.sha256[:12]}); give the new one another name"
+            )
+    order = list(given)
+    if not into and model.task_names != order[: len(model.tasks)]:
+        raise MergedModelError(
+            f"{model.path}: the output folder holds a merge of other tasks ({', '.join(model.task_names)}); "
+            "use --into to add tasks to it, or name another folder"
+        )
+
+
+def _check_space(target: Path, prepared: PreparedMerge, existing: MergedModel | None) -> None:
+    """That the disk has room for what will be written, so that no hour of work ends in a failed write."""
+    architecture, rank = prepared.architecture, prepared.settings.rank
+    vectors = sum(math.prod(shape) for shape in architecture.vector_shapes().values())
+    shapes = [architecture.linear_shape(layer) for layer in architecture.linear_layers()]
+    per_task = 4 * (vectors + sum(min(rank, *shape) * sum(shape) for shape in shapes))
+    backbone = 4 * sum(math.prod(shape) for shape in architecture.parameter_shapes().values())
+    merged = existing.task_names if existing is not None else []
+    missing = [task for task in prepared.tasks if task.source.name not in merged]
+    needed = per_task * len(missing) + (0 if existing is not None else backbone)
+    parent = next(folder for folder in (target, *target.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise MergedModelError(
+            f"{target}: merging {len(missing)} tasks needs about {needed / 1e6:.0f} MB and the disk has "
+            f"{free / 1e6:.0f} MB free; free some space or name a folder on another disk"
+        )
+
+
+def _create(target: Path, prepared: PreparedMerge) -> MergedModel:
+    return merged_model.create(
+        target,
+        backbone={name: tensor.numpy() for name, tensor in prepared.backbone.tensors()},
+        architecture=prepared.architecture,
+        settings=prepared.settings,
+        logit_scale=prepared.logit_scale,
+        source=prepared.backbone_source,
+        sha256=prepared.backbone_sha256,
+    )
+
+
+def _task_record(task: PreparedTask, record: dict[str, object]) -> TaskRecord:
+    return TaskRecord(
+        name=task.source.name,
+        classes=task.source.classes,
+        templates=[] if task.source.head is not None else task.source.templates,
+        source=task.source.weights,
+        source_sha256=task.sha256,
+        seeds=len(task.seeds),
+        record=record,
+    )

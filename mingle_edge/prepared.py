@@ -1,0 +1,87 @@
+"""All inputs of a merge, found, opened and checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.checkpoints import Checkpoint, check_checkpoint, open_checkpoint, read_architecture
+from mingle_edge.images import check_images, list_images
+from mingle_edge.progress import Progress
+from mingle_edge.settings import Settings
+from mingle_edge.task_file import TaskFile, TaskSource
+from mingle_edge.zero_shot import build_text_tower, class_embeddings, logit_scale, read_head
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """One task whose checkpoint, seeds and head have been read and found fit."""
+
+    source: TaskSource
+    checkpoint: Checkpoint
+    sha256: str
+    seeds: list[Path]
+    head: Tensor  # [classes, output_dim], rows of unit length
+
+
+@dataclass(frozen=True)
+class PreparedMerge:
+    """The backbone and every task of a task file."""
+
+    architecture: VisionArchitecture
+    settings: Settings
+    backbone: Checkpoint
+    backbone_sha256: str
+    backbone_source: str
+    logit_scale: float
+    tasks: list[PreparedTask]
+
+
+def prepare(tasks: TaskFile, progress: Progress) -> PreparedMerge:
+    """Check everything a task file names: architecture, names, shapes, finite values, images, heads.
+
+    Reads each checkpoint once, tensor by tensor. Raises the errors of the parts, before anything is written.
+    """
+    base = tasks.path.parent
+    settings = Settings.from_mapping(tasks.settings, f"{tasks.path}: [settings]")
+    architecture = read_architecture(tasks.backbone.model, base)
+    seeds = [list_images(base / task.seeds) for task in tasks.tasks]
+    for paths in seeds:
+        check_images(paths)
+    source = tasks.backbone.weights or tasks.backbone.model
+    backbone = open_checkpoint(source, base=base, architecture=architecture, model=tasks.backbone.model)
+    checkpoints = [open_checkpoint(t.weights, base=base, architecture=architecture) for t in tasks.tasks]
+    for done, checkpoint in enumerate([backbone, *checkpoints]):
+        progress("check", done, len(checkpoints) + 1, Path(checkpoint.path).name)
+        check_checkpoint(checkpoint, architecture, backbone=checkpoint is backbone)
+    progress("check", len(checkpoints) + 1, len(checkpoints) + 1)
+    heads = _heads(tasks, architecture, base)
+    return PreparedMerge(
+        architecture=architecture,
+        settings=settings,
+        backbone=backbone,
+        backbone_sha256=backbone.sha256(),
+        backbone_source=source,
+        logit_scale=logit_scale(tasks.backbone.model, tasks.backbone.weights, base),
+        tasks=[
+            PreparedTask(task, checkpoint, checkpoint.sha256(), paths, head)
+            for task, checkpoint, paths, head in zip(tasks.tasks, checkpoints, seeds, heads, strict=True)
+        ],
+    )
+
+
+def _heads(tasks: TaskFile, architecture: VisionArchitecture, base: Path) -> Sequence[Tensor]:
+    """The head of every task; the text tower is built only if some task needs it, and let go afterwards."""
+    text_tower = None
+    if any(task.head is None for task in tasks.tasks):
+        text_tower = build_text_tower(tasks.backbone.model, tasks.backbone.weights, base)
+    return [
+        read_head(base / task.head, task.classes, architecture.output_dim)
+        if task.head is not None or text_tower is None
+        else class_embeddings(text_tower, task.classes, task.templates)
+        for task in tasks.tasks
+    ]

@@ -1,0 +1,14 @@
+"""How long work reports where it is. The library never prints; whoever calls it decides what to show."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives the state of long work."""
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """`done` of `total` steps of a named stage are finished; `detail` is a short note such as the current loss."""
+
+
+def silent(stage: str, done: int, total: int, detail: str = "") -> None:
+    """Shows nothing."""

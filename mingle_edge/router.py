@@ -1,0 +1,134 @@
+"""The image router: linear discriminants in closed form from per-task statistics. numpy only.
+
+Each task is one Gaussian over the router's features; all share the pooled within-task covariance. A task's statistics
+(mean, thin factor of its scatter, seed count) never change when another task is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+KEPT_ENERGY = 0.999  # of the scatter's trace in the thin factor
+MAX_FACTOR_ROWS = 256
+TYPICAL = 0.999  # share of a task's own images, as its statistics describe them, inside the confidence bound
+SAMPLES = 4096  # drawn per task to find that bound
+
+
+@dataclass(frozen=True)
+class RouterStatistics:
+    """What the router keeps of one task."""
+
+    mean: NDArray[np.float32]  # [F]
+    factor: NDArray[np.float32]  # [q, F]; factor' factor = scatter about the mean, per seed image
+    count: int  # seed images
+
+    @classmethod
+    def from_features(cls, features: NDArray[np.float32], count: int) -> RouterStatistics:
+        """Statistics of features `[n, F]` of `count` seed images with n / count variations of each.
+
+        The thin factor keeps 99.9% of the scatter's trace, at most 256 rows.
+        """
+        x = features.astype(np.float64)
+        mean = x.mean(axis=0)
+        centred = (x - mean) * np.sqrt(count / len(x))
+        _, singular, rows = np.linalg.svd(centred, full_matrices=False)
+        energy = np.cumsum(singular**2)
+        kept = int(np.searchsorted(energy, KEPT_ENERGY * energy[-1])) + 1
+        kept = min(kept, MAX_FACTOR_ROWS, len(singular))
+        factor = singular[:kept, None] * rows[:kept]
+        return cls(mean.astype(np.float32), factor.astype(np.float32), count)
+
+
+@dataclass(frozen=True)
+class Discriminants:
+    """The router's arithmetic. With features f `[F]`: v = f weight + offset; posterior = softmax(v + bias);
+    z = v whitening; confidence = -min_t ||z - centers_t||^2, the negative squared Mahalanobis distance to the nearest
+    task within the space the discriminants span."""
+
+    weight: Array  # [F, T]
+    offset: Array  # [T]
+    bias: Array  # [T]
+    whitening: Array  # [T, T]
+    centers: Array  # [T, T], row t is task t
+    confidence_bound: float  # an image below it is claimed by no task
+
+    def posterior(self, features: Array) -> tuple[Array, Array]:
+        """Posterior `[n, T]` and confidence `[n]` of features `[n, F]`."""
+        v = features @ self.weight + self.offset
+        scores = v + self.bias
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return scores / scores.sum(axis=1, keepdims=True), self._confidence(v)
+
+    def _confidence(self, v: Array) -> Array:
+        distances = ((v @ self.whitening)[:, None, :] - self.centers) ** 2  # [n, T, T]
+        return np.asarray(-distances.sum(axis=2).min(axis=1))
+
+
+def oas_shrinkage(trace: float, trace_of_square: float, dimensions: int, samples: int) -> float:
+    """Weight of the identity in a shrunk covariance estimate, in (0, 1]: oracle approximating shrinkage.
+
+    Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", IEEE TSP 2010, eq. 23, without the
+    terms in 1/p of its numerator, as commonly implemented.
+    """
+    numerator = trace_of_square / dimensions**2 + (trace / dimensions) ** 2
+    denominator = (samples + 1) * (trace_of_square / dimensions**2 - (trace / dimensions) ** 2 / dimensions)
+    return 1.0 if denominator <= 0 else float(min(numerator / denominator, 1.0))
+
+
+def discriminants(statistics: Sequence[RouterStatistics]) -> Discriminants:
+    """Linear discriminants of T >= 1 tasks from their statistics alone.
+
+    Features are scaled to unit within-task variance; their correlation matrix is shrunk towards the identity by OAS.
+    """
+    means = np.stack([s.mean for s in statistics]).astype(np.float64)  # [T, F]
+    degrees = max(sum(s.count - 1 for s in statistics), 1)
+    factor = np.concatenate([s.factor for s in statistics]).astype(np.float64) / np.sqrt(degrees)  # [Q, F]
+    variance = (factor**2).sum(axis=0)
+    scale = np.sqrt(variance + 1e-6 * variance.mean() + np.finfo(np.float64).tiny)
+    rows = factor / scale  # rows' rows = correlation matrix
+    small = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
+    shrinkage = oas_shrinkage(float((rows**2).sum()), float((small**2).sum()), rows.shape[1], degrees)
+
+    centre = means.mean(axis=0)
+    offsets = (means - centre) / scale  # [T, F]
+    weight = (_shrunk_inverse(rows, shrinkage, offsets.T).T / scale).T  # [F, T]
+    gram = (means - centre) @ weight  # [T, T], Mahalanobis inner products of the task means
+    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+    kept = values > 1e-10 * max(values.max(), 1e-300)
+    whitening = np.where(kept, vectors / np.sqrt(np.where(kept, values, 1.0)), 0.0)  # [T, T]
+    unbounded = Discriminants(
+        weight=weight,
+        offset=-centre @ weight,
+        bias=-0.5 * np.diag(gram),
+        whitening=whitening,
+        centers=gram @ whitening,
+        confidence_bound=-np.inf,
+    )
+    return Discriminants(**(vars(unbounded) | {"confidence_bound": _typical_confidence(unbounded, statistics)}))
+
+
+def _shrunk_inverse(rows: Array, shrinkage: float, right: Array) -> Array:
+    """`((1 - s) rows' rows + s I)^-1 right`, on the smaller side of rows `[Q, F]` (Woodbury)."""
+    if len(rows) > rows.shape[1]:
+        full = (1 - shrinkage) * rows.T @ rows + shrinkage * np.eye(rows.shape[1])
+        return np.asarray(np.linalg.solve(full, right))
+    small = (1 - shrinkage) * rows @ rows.T + shrinkage * np.eye(len(rows))
+    return np.asarray((right - (1 - shrinkage) * rows.T @ np.linalg.solve(small, rows @ right)) / shrinkage)
+
+
+def _typical_confidence(router: Discriminants, statistics: Sequence[RouterStatistics]) -> float:
+    """The confidence that all but 0.1% of each task's images exceed, were they as Gaussian as the statistics say."""
+    lowest = []
+    random = np.random.default_rng(0)
+    for s in statistics:
+        spread = s.factor.astype(np.float64) / np.sqrt(max(s.count - 1, 1)) @ router.weight  # [q, T]
+        centre = s.mean.astype(np.float64) @ router.weight + router.offset
+        drawn = centre + random.standard_normal((SAMPLES, len(spread))) @ spread
+        lowest.append(np.quantile(router._confidence(drawn), 1 - TYPICAL))
+    return float(min(lowest))

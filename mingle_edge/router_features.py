@@ -1,0 +1,62 @@
+"""What the image router learns of a task: features of mild variations of its seed images."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.progress import Progress, silent
+from mingle_edge.router import RouterStatistics
+from mingle_edge.seeds import SeedImages
+from mingle_edge.vision_tower import Parameters, router_features
+
+MOST_VARIATIONS = 2048  # images per task in all; more seeds need fewer variations each
+SHIFT = 1 / 16  # of the image's side, at most
+GAIN, OFFSET, NOISE = 0.1, 0.05, 0.02  # contrast, brightness and noise on pixels in [0, 1]
+BATCH = 64  # images
+
+
+def mild_variations(images: Tensor, count: int, architecture: VisionArchitecture, generator: torch.Generator) -> Tensor:
+    """The preprocessed images `[B, 3, H, W]` and `count` variations of each: `[B (1 + count), 3, H, W]`.
+
+    Shifted by up to a sixteenth of the side (edges repeated), with gain, offset and noise on the pixel values.
+    """
+    mean = torch.tensor(architecture.mean).view(3, 1, 1)
+    std = torch.tensor(architecture.std).view(3, 1, 1)
+    side = images.shape[-1]
+    reach = max(1, round(side * SHIFT))
+    varied = (images * std + mean).repeat_interleave(count, dim=0)  # [B count, 3, H, W], pixels in [0, 1]
+    corners = torch.randint(0, 2 * reach + 1, (len(varied), 2), generator=generator)
+    padded = F.pad(varied, [reach] * 4, mode="replicate")
+    shifted = [image[:, y : y + side, x : x + side] for image, (y, x) in zip(padded, corners.tolist(), strict=True)]
+    varied = torch.stack(shifted) if shifted else varied
+    gain, offset = (torch.rand(len(varied), 1, 1, 1, generator=generator) * 2 - 1 for _ in range(2))
+    noise = NOISE * torch.randn(varied.shape, generator=generator)
+    varied = (varied * (1 + GAIN * gain) + OFFSET * offset + noise).clamp(0, 1)
+    return torch.cat([images, (varied - mean) / std])
+
+
+@torch.inference_mode()
+def router_statistics(
+    seeds: SeedImages,
+    backbone: Parameters,
+    architecture: VisionArchitecture,
+    *,
+    blocks: int,
+    augmentations: int,
+    generator: torch.Generator,
+    device: torch.device,
+    progress: Progress = silent,
+) -> RouterStatistics:
+    """The statistics of one task's seeds; they depend on no other task."""
+    count = min(augmentations, max(1, MOST_VARIATIONS // len(seeds)))
+    per_batch = max(1, BATCH // (1 + count))
+    features = []
+    for start in range(0, len(seeds), per_batch):
+        indices = list(range(start, min(start + per_batch, len(seeds))))
+        images = mild_variations(seeds.load(indices), count, architecture, generator).to(device)
+        features.append(router_features(images, backbone, architecture, blocks).cpu())
+        progress("router", indices[-1] + 1, len(seeds))
+    return RouterStatistics.from_features(torch.cat(features).numpy(), len(seeds))

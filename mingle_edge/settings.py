@@ -1,0 +1,118 @@
+"""Every setting of a merge, with its default and its allowed values."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from mingle_edge.errors import TaskFileError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a merge. Paper sections are those of MINGLE, arXiv 2505.11883."""
+
+    scope: Literal["image", "layer"] = "image"
+    rank: int = 64  # of an expert at each linear layer
+    layers: Literal["attn+mlp", "qkv+fc1"] = "attn+mlp"  # which linears of a block carry experts; qkv+fc1 is MINGLE*
+    seed: int = 0  # of everything random
+    semantics: Literal["mingle-edge", "official"] = "mingle-edge"  # which defaults the settings below take
+
+    # Image scope: the router.
+    router_blocks: int = 2  # blocks of the plain backbone it reads
+    router_augmentations: int = 24  # mild variations of each seed image its statistics are taken from
+    learned_gates: bool = False  # adapt a gate per layer on top of the route
+
+    # Gates and their test-time adaptation (section 3.2).
+    interference_projection: bool = True  # keep a new expert out of the leading directions of earlier ones
+    gate_pooling: Literal["image", "batch"] = "image"  # over what a gate value is averaged besides tokens
+    gate_start: Literal["null-space", "random"] = "null-space"  # a small constant inside the null space, or N(0, 0.01)
+    steps: int = 50
+    learning_rate: float = 1e-4
+    batch_size: int = 16  # images
+    temperature: float = 2.0  # of the distillation
+
+    # Null-space constraint (section 3.3).
+    projected: Literal["update", "gradient"] = "update"  # what is kept in the null space
+    subspace_inputs: Literal["mean", "tokens"] = "mean"  # what earlier inputs are: what a gate reads, or every token
+    subspace_basis: Literal["rank-checked", "qr"] = "rank-checked"
+    subspace_directions: int = 3  # added to each layer's basis after each task
+    relaxation: float = 0.0  # gamma; 0 is the hard projector
+    relaxation_decay: float = 0.99  # beta
+
+    def carrying(self) -> tuple[str, ...]:
+        """The linear layers of a block that carry experts."""
+        return ("q", "k", "v", "out", "fc1", "fc2") if self.layers == "attn+mlp" else ("q", "k", "v", "fc1")
+
+    @property
+    def gated(self) -> bool:
+        """Whether gates are adapted at all."""
+        return self.scope == "layer" or self.learned_gates
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_mapping` turns back into equal settings."""
+        return asdict(self)
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any], where: str = "[settings]") -> Settings:
+        """Settings from a TOML table; `semantics = "official"` changes defaults, never given values.
+
+        Raises `TaskFileError` naming the setting, the rule and the value.
+        """
+        hints = get_type_hints(cls)
+        for name, value in values.items():
+            if name not in hints:
+                close = difflib.get_close_matches(name, hints, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"settings are: {', '.join(hints)}"
+                raise TaskFileError(f"{where}: there is no setting {name!r}; {hint}")
+            _check_type(where, name, value, hints[name])
+        defaults = OFFICIAL if values.get("semantics") == "official" else cls()
+        given: dict[str, Any] = {name: float(v) if hints[name] is float else v for name, v in values.items()}
+        chosen = replace(defaults, **given)
+        chosen._check_ranges(where)
+        return chosen
+
+    def _check_ranges(self, where: str) -> None:
+        for name in ("rank", "steps", "batch_size", "subspace_directions"):
+            if getattr(self, name) < 1:
+                raise TaskFileError(f"{where}: {name} must be at least 1, not {getattr(self, name)}")
+        for name in ("router_blocks", "router_augmentations", "seed", "relaxation"):
+            if getattr(self, name) < 0:
+                raise TaskFileError(f"{where}: {name} must not be negative, and is {getattr(self, name)}")
+        for name in ("learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise TaskFileError(f"{where}: {name} must be positive, not {getattr(self, name)}")
+        if not 0 <= self.relaxation_decay < 1:
+            raise TaskFileError(f"{where}: relaxation_decay must be in [0, 1), not {self.relaxation_decay}")
+        if self.learned_gates and self.scope == "layer":
+            raise TaskFileError(f"{where}: learned_gates is for scope 'image'; scope 'layer' always learns its gates")
+
+    def difference(self, other: Settings) -> list[str]:
+        """The settings in which two merges differ, readable: `name: mine, theirs`."""
+        names = [field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)]
+        return [f"{name}: {getattr(self, name)!r}, {getattr(other, name)!r}" for name in names]
+
+
+OFFICIAL = Settings(
+    semantics="official",
+    scope="layer",
+    gate_pooling="batch",
+    gate_start="random",
+    projected="gradient",
+    subspace_inputs="tokens",
+    subspace_basis="qr",
+    relaxation=1.0,
+)
+"""The published configuration: batch-pooled gates, relaxed gradient projection, QR basis of all tokens."""
+
+
+def _check_type(where: str, name: str, value: Any, hint: Any) -> None:
+    if choices := get_args(hint):
+        if value not in choices:
+            raise TaskFileError(f"{where}: {name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+        return
+    accepted = (int, float) if hint is float else (hint,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        kind = {int: "a whole number", float: "a number", bool: "true or false"}[hint]
+        raise TaskFileError(f"{where}: {name} must be {kind}, not {value!r}")

@@ -1,0 +1,70 @@
+"""One expert of the image scope: an adapter file in ONNX Runtime's own format (`onnxruntime.AdapterFormat`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mingle_edge_runtime.errors import ExpertError
+from mingle_edge_runtime.session import onnxruntime
+
+Values: TypeAlias = dict[str, Any]
+"""`onnxruntime.OrtValue`s by the name of the tower's optional input."""
+
+
+def map_adapter(path: Path, size: int, task: str) -> Any:
+    """The `onnxruntime.LoraAdapter` of a file of `size` bytes: mapped, so that a run reads it without a copy.
+
+    Raises `ExpertError` naming the task.
+    """
+    _check_size(path, size, task)
+    _read_ahead(path)
+    adapter = onnxruntime().LoraAdapter()
+    try:
+        adapter.Load(str(path))
+    except RuntimeError as error:
+        raise _unreadable(path, task, error) from error
+    return adapter
+
+
+def read_adapter(path: Path, size: int, task: str, required: Collection[str], device: str) -> Values:
+    """The parameters of a file of `size` bytes, in memory of `device` ("cpu", "cuda").
+
+    Raises `ExpertError` naming the task, also where a `required` parameter is missing.
+    """
+    _check_size(path, size, task)
+    ort = onnxruntime()
+    try:
+        values: Values = ort.AdapterFormat.read_adapter(str(path)).get_parameters()
+    except RuntimeError as error:
+        raise _unreadable(path, task, error) from error
+    missing = sorted(set(required) - values.keys())
+    if missing:
+        raise ExpertError(f"expert {task!r} in {path} lacks {missing[0]}, which the tower needs: export the bundle again")
+    if device == "cpu":
+        return values
+    return {name: ort.OrtValue.ortvalue_from_numpy(value.numpy(), device, 0) for name, value in values.items()}
+
+
+def _check_size(path: Path, size: int, task: str) -> None:
+    """A mapped file that is shorter than its contents say would end the process on the first access."""
+    try:
+        actual = path.stat().st_size
+    except OSError as error:
+        raise _unreadable(path, task, error) from error
+    if actual != size:
+        raise ExpertError(f"expert {task!r} in {path} has {actual} bytes instead of {size}: copy or export it again")
+
+
+def _read_ahead(path: Path) -> None:
+    """Ask the system to read the whole file now, in large pieces, instead of page by page as a run touches it."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _unreadable(path: Path, task: str, error: Exception) -> ExpertError:
+    reason = " ".join(str(error).split())[:200]
+    return ExpertError(f"expert {task!r} in {path} cannot be read: copy or export it again ({reason})")

@@ -1,0 +1,122 @@
+"""What `bundle.json` must satisfy beyond the types of its members."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from mingle_edge_runtime.bundle_files import check_relative
+from mingle_edge_runtime.bundle_index import INDEX_NAME, BundleIndex, Defaults, PageBank
+from mingle_edge_runtime.errors import BundleError
+
+_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_VERSION = re.compile(r"\d+(\.\d+)*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PAGE_BYTES = 4096  # alignment of mapped data
+_FLOAT_BYTES = 4
+
+
+def check_rules(index: BundleIndex) -> None:
+    """Raise `BundleError` at the first rule of `docs/bundle-format.md` that the index breaks."""
+    for name, record in index.files.items():
+        check_relative(name, f"{INDEX_NAME}: files")
+        _require(name != INDEX_NAME, f"files lists {INDEX_NAME} itself")
+        _require(record.size >= 0, f"files.{name}.size is {record.size}, must not be negative")
+        _require(bool(_SHA256.fullmatch(record.sha256)), f"files.{name}.sha256 is not 64 hexadecimal digits")
+    for where, name in _referenced(index):
+        check_relative(name, f"{INDEX_NAME}: {where}")
+        _require(name in index.files, f"{where} names {name!r}, which files does not list")
+    _check_numbers(index)
+    _check_tasks(index)
+    image = index.scope == "image"
+    for member in ("router", "defaults", "page_bank"):
+        wanted = image == (member != "page_bank")
+        _require(
+            (getattr(index, member) is not None) == wanted, f"{member} must {_be(wanted)} in the {index.scope} scope"
+        )
+    if index.defaults:
+        _check_defaults(index.defaults, index)
+    if index.page_bank:
+        _check_page_bank(index.page_bank, index)
+
+
+def _be(wanted: bool) -> str:
+    return "be there" if wanted else "be absent"
+
+
+def _require(condition: bool, rule: str) -> None:
+    if not condition:
+        raise BundleError(f"{INDEX_NAME}: {rule}")
+
+
+def _referenced(index: BundleIndex) -> Iterator[tuple[str, str]]:
+    """Every member that names a file, with the name."""
+    yield from (("tower", index.tower), ("dense", index.dense), ("golden", index.golden))
+    for i, task in enumerate(index.tasks):
+        yield f"tasks[{i}].head", task.head
+        if task.expert is not None:
+            yield f"tasks[{i}].expert", task.expert
+    if index.router:
+        yield "router.file", index.router.file
+    if index.defaults:
+        yield "defaults.file", index.defaults.file
+    if index.page_bank:
+        yield "page_bank.file", index.page_bank.file
+
+
+def _check_numbers(index: BundleIndex) -> None:
+    _require(index.format_version >= 1, f"format_version is {index.format_version}, must be at least 1")
+    _require(bool(_VERSION.fullmatch(index.minimum_onnxruntime)), "minimum_onnxruntime must be a dotted version")
+    _require(index.logit_scale > 0, f"logit_scale is {index.logit_scale}, must be positive")
+    count = len(index.tasks)
+    _require(1 <= index.top_k <= count, f"top_k is {index.top_k}, must be between 1 and the {count} tasks")
+    side = index.preprocess.image_size
+    _require(1 <= side <= 4096, f"preprocess.image_size is {side}, must be between 1 and 4096")
+    _require(min(index.preprocess.std) > 0, f"preprocess.std is {index.preprocess.std}, must be positive")
+    _require(index.architecture.output_dim > 0, "architecture.output_dim must be positive")
+
+
+def _check_tasks(index: BundleIndex) -> None:
+    seen: set[str] = set()
+    for i, task in enumerate(index.tasks):
+        where = f"tasks[{i}]"
+        _require(
+            bool(_TASK_NAME.fullmatch(task.name)), f"{where}.name is {task.name!r}, must match {_TASK_NAME.pattern}"
+        )
+        _require(task.name.lower() not in seen, f"{where}.name repeats {task.name!r}")
+        seen.add(task.name.lower())
+        _require(len(task.labels) > 0, f"{where}.labels is empty")
+        _require(task.rank >= 0, f"{where}.rank is {task.rank}, must not be negative")
+        _require(
+            (task.expert is not None) == (index.scope == "image"), f"{where}.expert belongs to the image scope alone"
+        )
+        size = index.files[task.expert].size if task.expert else _bank_bytes(index.page_bank)
+        _require(task.expert_bytes == size, f"{where}.expert_bytes is {task.expert_bytes}, the files say {size}")
+
+
+def _bank_bytes(bank: PageBank | None) -> int:
+    return bank.pages_per_task * bank.page * _FLOAT_BYTES if bank else 0
+
+
+def _check_defaults(defaults: Defaults, index: BundleIndex) -> None:
+    size = index.files[defaults.file].size
+    for name, tensor in defaults.tensors.items():
+        where = f"defaults.tensors.{name}"
+        _require(all(side >= 0 for side in tensor.shape), f"{where}.shape has a negative side")
+        _require(tensor.offset % _PAGE_BYTES == 0, f"{where}.offset is {tensor.offset}, no multiple of {_PAGE_BYTES}")
+        end = tensor.offset + math.prod(tensor.shape) * _FLOAT_BYTES
+        _require(tensor.offset >= 0 and end <= size, f"{where} ends at byte {end} of {size} in {defaults.file}")
+
+
+def _check_page_bank(bank: PageBank, index: BundleIndex) -> None:
+    _require(bank.page > 0 and bank.pages_per_task > 0, "page_bank.page and .pages_per_task must be positive")
+    size, actual = _bank_bytes(bank) * len(index.tasks), index.files[bank.file].size
+    _require(size == actual, f"page_bank describes {size} bytes, {bank.file} has {actual}")
+    end = 0
+    for i, layer in enumerate(bank.layers):
+        where = f"page_bank.layers[{i}]"
+        _require(layer.first_page >= end, f"{where} starts at page {layer.first_page}, inside the layer before it")
+        _require(layer.pages > 0, f"{where}.pages is {layer.pages}, must be positive")
+        end = layer.first_page + layer.pages
+    _require(end <= bank.pages_per_task, f"page_bank.layers end at page {end} of {bank.pages_per_task}")

@@ -1,0 +1,29 @@
+"""The one error tree of the runtime. Every message names the thing, the rule, the value and the next step."""
+
+
+class EdgeError(Exception):
+    """Base of everything the runtime raises on purpose."""
+
+
+class BundleError(EdgeError):
+    """A bundle is missing files, damaged, of a newer format, or breaks a rule of `docs/bundle-format.md`."""
+
+
+class ExpertError(BundleError):
+    """One task's expert cannot be read, or does not fit the tower it is meant for."""
+
+
+class ProviderError(EdgeError):
+    """ONNX Runtime is missing or too old, or lacks the execution provider that was asked for."""
+
+
+class ImageError(EdgeError):
+    """An image cannot be decoded, or an array does not look like one."""
+
+
+class UnknownTaskError(EdgeError):
+    """A task name is not among the bundle's tasks."""
+
+
+class BudgetError(EdgeError):
+    """An expert budget is malformed or smaller than what a single run needs."""

@@ -1,0 +1,172 @@
+"""Experts of the image scope, opened on demand under a byte budget and kept while they are useful.
+
+The least recently used expert is closed first; pinned experts and those in use never are. Results do not depend on the
+budget: an expert is the same bytes whenever it is opened.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from mingle_edge_runtime.errors import EdgeError
+from mingle_edge_runtime.expert_budget import ExpertStats, check_budget
+
+E = TypeVar("E")
+
+
+@dataclass
+class _Resident(Generic[E]):
+    expert: E | None  # None while it is being opened
+    size: int  # bytes
+    users: int = 0
+
+
+class ExpertStore(Generic[E]):
+    """Opens experts by task name, at most once at a time, from any thread."""
+
+    def __init__(
+        self, sizes: Mapping[str, int], load: Callable[[str], E], budget: int | None, together: int, notes: Iterable[str]
+    ) -> None:
+        """sizes: bytes of each task's expert. load: opens one. together: how many one run uses at once.
+
+        Raises `BudgetError` where the largest `together` experts do not fit the budget.
+        """
+        self._sizes = dict(sizes)
+        self._load = load
+        self._together = together
+        self._residents: OrderedDict[str, _Resident[E]] = OrderedDict()  # least recently used first
+        self._pinned: frozenset[str] = frozenset()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._stats = ExpertStats(budget=budget, notes=tuple(notes))
+        check_budget(budget, self._sizes, (), together)
+
+    @contextmanager
+    def use(self, task: str) -> Iterator[E]:
+        """The expert of `task`, opened where it is not resident, and held until the block ends."""
+        started = time.perf_counter()
+        with self._hold(task) as (expert, waited):
+            with self._changed:
+                if waited:
+                    self._count(misses=1, stall_seconds=time.perf_counter() - started)
+                else:
+                    self._count(hits=1)
+            yield expert
+
+    def prefetch(self, tasks: Iterable[str]) -> None:
+        """Open the experts of `tasks`, in order, as long as they fit the budget together with what is pinned."""
+        room = self._stats.budget
+        wanted = list(dict.fromkeys(tasks))
+        kept = sum(self._sizes[task] for task in self._pinned)
+        for task in wanted:
+            kept += self._sizes[task] if task not in self._pinned else 0
+            if room is not None and kept > room:
+                return
+            with self._hold(task):
+                pass
+
+    def pin(self, tasks: Iterable[str]) -> None:
+        """Open the experts of exactly these tasks and never evict them; those pinned before are pinned no longer.
+
+        Raises `BudgetError` where they leave no room for the largest of the others.
+        """
+        tasks = frozenset(tasks)
+        check_budget(self._stats.budget, self._sizes, tasks, self._together)
+        with ExitStack() as held:
+            for task in tasks:
+                held.enter_context(self._hold(task))
+            with self._changed:
+                self._pinned = tasks
+                self._count(pinned_bytes=sum(self._sizes[task] for task in tasks) - self._stats.pinned_bytes)
+
+    def stats(self) -> ExpertStats:
+        """A snapshot of the counters."""
+        with self._changed:
+            return self._stats
+
+    def close(self) -> None:
+        """Drop every expert; the store cannot be used afterwards."""
+        with self._changed:
+            self._closed = True
+            self._residents.clear()
+            self._count(resident_bytes=-self._stats.resident_bytes)
+
+    @contextmanager
+    def _hold(self, task: str) -> Iterator[tuple[E, bool]]:
+        """The expert, which stays until the block ends, and whether it had to be waited for."""
+        expert, waited = self._acquire(task)
+        try:
+            yield expert, waited
+        finally:
+            self._release(task)
+
+    def _acquire(self, task: str) -> tuple[E, bool]:
+        """The expert with one more user, and whether it had to be waited for."""
+        waited = False
+        with self._changed:
+            while True:
+                if self._closed:
+                    raise EdgeError("the bundle is closed: open it again")
+                resident = self._residents.get(task)
+                if resident is None:
+                    break
+                if resident.expert is not None:
+                    resident.users += 1
+                    self._residents.move_to_end(task)
+                    return resident.expert, waited
+                waited = True
+                self._changed.wait()
+            size = self._sizes[task]
+            self._evict(size)
+            self._residents[task] = _Resident(None, size, users=1)
+            self._count(resident_bytes=size)
+        return self._open(task), True
+
+    def _open(self, task: str) -> E:
+        """Open the expert outside the lock, so that other tasks' runs go on."""
+        try:
+            expert = self._load(task)
+        except BaseException:
+            with self._changed:
+                self._drop(task)
+                self._changed.notify_all()
+            raise
+        with self._changed:
+            if task in self._residents:  # else the store was closed meanwhile
+                self._residents[task].expert = expert
+            self._count(bytes_loaded=self._sizes[task])
+            self._changed.notify_all()
+        return expert
+
+    def _release(self, task: str) -> None:
+        with self._changed:
+            if task in self._residents:
+                self._residents[task].users -= 1
+            self._evict(0)
+
+    def _evict(self, needed: int) -> None:
+        """Close least recently used experts until `needed` more bytes fit, or none is left that may be closed."""
+        budget = self._stats.budget
+        if budget is None:
+            return
+        idle = [task for task, resident in self._residents.items() if not resident.users and task not in self._pinned]
+        for task in idle:
+            if self._stats.resident_bytes + needed <= budget:
+                return
+            self._drop(task)
+            self._count(evictions=1)
+
+    def _drop(self, task: str) -> None:
+        resident = self._residents.pop(task, None)
+        if resident:
+            self._count(resident_bytes=-resident.size)
+
+    def _count(self, **changes: float) -> None:
+        """Called with the lock held."""
+        self._stats = self._stats.plus(**changes)

@@ -1,0 +1,81 @@
+"""Which files an ONNX graph reads its weights from, found without the `onnx` package.
+
+ONNX Runtime before 1.24 follows external data out of the model's folder; a bundle must not be able to make it do so. This
+walks the protobuf messages of the file along the fields that lead to tensors and checks every `location` it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from mingle_edge_runtime.errors import BundleError
+
+# Message -> field number -> message, for the fields of onnx.proto that lead to a TensorProto.
+_LEADS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+    "entry": {},
+}
+_KEY, _VALUE = 1, 2  # fields of an entry of TensorProto.external_data
+
+
+_LONGEST_VARINT = 10  # bytes
+
+
+def check_external_data(path: Path, allowed: Collection[str]) -> None:
+    """Raise `BundleError` where the graph at `path` has external data in a file not `allowed`, or is no ONNX file.
+
+    allowed: paths relative to the folder of the graph.
+    """
+    try:
+        locations = set(_locations(memoryview(path.read_bytes()), "model"))
+    except (IndexError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{path} is not an ONNX file: copy or export it again") from error
+    for location in sorted(locations - set(allowed)):
+        raise BundleError(f"{path} reads weights from {location!r}, which is no file of the bundle: do not use it")
+
+
+def _locations(message: memoryview, kind: str) -> Iterator[str]:
+    if kind == "entry":
+        entry = {field: bytes(content) for field, content in _fields(message)}
+        if entry.get(_KEY) == b"location":
+            yield entry.get(_VALUE, b"").decode()
+        return
+    for field, content in _fields(message):
+        if field in _LEADS[kind]:
+            yield from _locations(content, _LEADS[kind][field])
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Field number and content of every length-delimited field. Raises `IndexError` where the message is cut short."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        wire_type = tag & 7
+        if wire_type == 0:
+            _, at = _varint(message, at)
+        elif wire_type == 2:
+            size, at = _varint(message, at)
+            yield tag >> 3, message[at : at + size]
+            at += size
+        else:
+            at += {1: 8, 5: 4}.get(wire_type, len(message) + 1)  # anything else is not protobuf as onnx writes it
+    if at != len(message):
+        raise IndexError("the message ends inside a field")
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for place in range(_LONGEST_VARINT):
+        byte = message[at + place]
+        value |= (byte & 0x7F) << (7 * place)
+        if byte < 0x80:
+            return value, at + place + 1
+    raise IndexError("a number is longer than any")

@@ -1,0 +1,132 @@
+"""Bundles of the image scope: one route for the whole network, and the expert as optional inputs of the tower."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_runtime.adapter import Values, map_adapter, read_adapter
+from mingle_edge_runtime.bundle import Bundle, Defaults
+from mingle_edge_runtime.errors import BundleError, ExpertError
+from mingle_edge_runtime.expert_budget import ExpertStats
+from mingle_edge_runtime.expert_store import ExpertStore
+from mingle_edge_runtime.mixture import mix
+from mingle_edge_runtime.route import Route
+from mingle_edge_runtime.session import DEVICES, Session
+
+
+class ImageScope:
+    """Routes images, keeps experts in a store, runs the tower once per group of equal routes."""
+
+    def __init__(self, bundle: Bundle, budget: int | None, providers: Sequence[str], threads: int | None) -> None:
+        """See `EdgeModel.open`; providers are full names."""
+        index = bundle.index
+        if index.router is None or index.defaults is None:
+            raise BundleError(f"{bundle.root} has no router: it is no bundle of the image scope")
+        self._bundle = bundle
+        self._tasks = {task.name: task for task in index.tasks}
+        self._bound = index.router.confidence_bound
+        self._device = DEVICES.get(providers[0], "cpu")
+        self._joins = index.top_k > 1
+        # A mapped adapter serves one expert without a copy; experts to be joined are read, and a device has its own copy.
+        self._maps = not self._joins and self._device == "cpu"
+        notes = () if self._maps else (f"experts are copied to memory of the {self._device}, not mapped",)
+        sizes = {task.name: task.expert_bytes for task in index.tasks}
+        self._store = ExpertStore[Any](sizes, self._load, budget, index.top_k, notes)
+        self._defaults = _read_defaults(bundle, index.defaults) if self._joins else {}
+        self._router = Session(bundle.graph(index.router.file), providers, threads)
+        self._tower = Session(bundle.graph(index.tower), providers, threads)
+
+    def route(self, pixels: NDArray[np.float32]) -> list[Route]:
+        """One route per image of `[n, 3, S, S]`."""
+        outputs = self._router.run({"pixel_values": pixels})
+        return [self._choose(*row) for row in zip(outputs["posterior"], outputs["confidence"], strict=True)]
+
+    def embed(self, pixels: NDArray[np.float32], task: str | None = None) -> tuple[NDArray[np.float32], list[Route]]:
+        """`[n, dim]` embeddings of unit length and the n routes taken; a named task skips the router."""
+        if task is not None:
+            return self._run(pixels, (task,), (1.0,)), [Route((task,), (1.0,))] * len(pixels)
+        routes = self.route(pixels)
+        groups: dict[tuple[tuple[str, ...], tuple[float, ...]], list[int]] = {}
+        for i, route in enumerate(routes):
+            groups.setdefault((route.tasks, route.weights), []).append(i)
+        embeds = np.empty((len(pixels), self._bundle.index.architecture.output_dim), np.float32)
+        for (tasks, weights), members in groups.items():
+            embeds[members] = self._run(pixels[members], tasks, weights)
+        return embeds, routes
+
+    def embed_plain(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`[n, dim]` embeddings of the plain backbone."""
+        return self._run(pixels, (), ())
+
+    def prefetch(self, tasks: Iterable[str]) -> None:
+        """See `ExpertStore.prefetch`."""
+        self._store.prefetch(tasks)
+
+    def pin(self, tasks: Iterable[str]) -> None:
+        """See `ExpertStore.pin`."""
+        self._store.pin(tasks)
+
+    def stats(self) -> ExpertStats:
+        """See `ExpertStore.stats`."""
+        return self._store.stats()
+
+    def close(self) -> None:
+        """Drop the experts."""
+        self._store.close()
+
+    def _choose(self, posterior: NDArray[np.float32], confidence: np.float32) -> Route:
+        """The route of one image from its `posterior [T]` and confidence."""
+        everything = tuple(posterior.tolist())
+        if not confidence >= self._bound:  # so that NaN, too, means the plain backbone
+            return Route((), (), everything, float(confidence))
+        best = np.argsort(-posterior, kind="stable")[: self._bundle.index.top_k]
+        weights = posterior[best] / posterior[best].sum()
+        names = tuple(self._bundle.index.task_names[i] for i in best)
+        return Route(names, tuple(weights.tolist()), everything, float(confidence))
+
+    def _run(self, pixels: NDArray[np.float32], tasks: Sequence[str], weights: Sequence[float]) -> NDArray[np.float32]:
+        with ExitStack() as held:
+            experts = [held.enter_context(self._store.use(task)) for task in tasks]
+            try:
+                outputs = self._run_tower({"pixel_values": pixels}, experts, weights)
+            except Exception as error:  # ONNX Runtime's errors share no base class
+                reason = " ".join(str(error).split())[:200]
+                if tasks:
+                    raise ExpertError(f"the tower does not run with expert {', '.join(tasks)}: {reason}") from error
+                raise BundleError(f"the tower of {self._bundle.root} does not run: {reason}") from error
+        embeds: NDArray[np.float32] = outputs["image_embeds"]
+        return embeds
+
+    def _run_tower(
+        self, inputs: dict[str, NDArray[np.float32]], experts: Sequence[Any], weights: Sequence[float]
+    ) -> dict[str, NDArray[Any]]:
+        if not experts:
+            return self._tower.run(inputs)
+        if self._maps:
+            return self._tower.run(inputs, adapter=experts[0])
+        if len(experts) == 1:
+            return self._tower.run(inputs, values=experts[0])
+        arrays = [{name: value.numpy() for name, value in expert.items()} for expert in experts]
+        return self._tower.run(inputs | mix(arrays, weights, self._defaults))
+
+    def _load(self, task: str) -> Any | Values:
+        record = self._tasks[task]
+        path = self._bundle.file(str(record.expert))
+        if self._maps:
+            return map_adapter(path, record.expert_bytes, task)
+        device = "cpu" if self._joins else self._device
+        return read_adapter(path, record.expert_bytes, task, self._tower.optional_inputs, device)
+
+
+def _read_defaults(bundle: Bundle, defaults: Defaults) -> dict[str, NDArray[np.float32]]:
+    """The plain backbone's vectors, read from the file that the graphs share."""
+    path = bundle.file(defaults.file)
+    return {
+        name: np.fromfile(path, "<f4", int(np.prod(tensor.shape)), offset=tensor.offset).reshape(tensor.shape)
+        for name, tensor in defaults.tensors.items()
+    }

@@ -1,0 +1,48 @@
+"""Several experts as one: `sum c_t B_t A_t` is the expert of concatenated ranks, so the tower runs once for any k.
+
+Matrices arrive transposed, as the tower's optional inputs have them (`docs/bundle-format.md`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Parameters: TypeAlias = Mapping[str, NDArray[np.float32]]
+"""The optional inputs of the tower by name."""
+
+
+def mix(experts: Sequence[Parameters], weights: Sequence[float], defaults: Parameters) -> dict[str, NDArray[np.float32]]:
+    """One expert that acts as `sum c_t expert_t`.
+
+    experts: k experts with the same names. weights: their k weights c. defaults: the plain backbone's vectors.
+    """
+    scales = [np.float32(weight) for weight in weights]
+    mixed: dict[str, NDArray[np.float32]] = {}
+    for name in experts[0]:
+        parts = [expert[name] for expert in experts]
+        kind = name.rsplit(".", 1)[-1]
+        if kind in ("A", "gate_weight"):  # [d_in, r] -> [d_in, sum r]
+            mixed[name] = np.concatenate(parts, axis=1)
+        elif kind == "B":  # [r, d_out] -> [sum r, d_out]
+            mixed[name] = np.concatenate([scale * part for scale, part in zip(scales, parts, strict=True)])
+        elif kind == "gate_bias":  # [e] -> [sum e]
+            mixed[name] = np.concatenate(parts)
+        elif kind == "gate_spread":  # [e, r] -> [sum e, sum r]
+            mixed[name] = _block_diagonal(parts)
+        else:
+            steps = [scale * (part - defaults[name]) for scale, part in zip(scales, parts, strict=True)]
+            mixed[name] = defaults[name] + sum(steps)
+    return mixed
+
+
+def _block_diagonal(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    joined = np.zeros(np.sum([part.shape for part in parts], axis=0), np.float32)
+    row = column = 0
+    for part in parts:
+        joined[row : row + part.shape[0], column : column + part.shape[1]] = part
+        row, column = row + part.shape[0], column + part.shape[1]
+    return joined

@@ -1,0 +1,139 @@
+"""Experts of the layer scope: one mapped file of pages, of which a run touches exactly what it routed to.
+
+The tower's graph chooses experts layer by layer and gathers their pages from an initializer that is this mapping, so the
+system reads a page when it is first needed. After a run the bank accounts for the ranges (task, layer) that it used and tells the
+system to drop the least recently used ones beyond the budget (`madvise`).
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_runtime.bundle_index import PageBank
+from mingle_edge_runtime.errors import BundleError
+from mingle_edge_runtime.expert_budget import ExpertStats, check_budget
+
+_FLOAT_BYTES = 4
+_Range: TypeAlias = tuple[int, int]
+"""task, layer"""
+
+
+class MappedPageBank:
+    """The mapping, its budget and its statistics."""
+
+    def __init__(self, path: Path, layout: PageBank, tasks: Sequence[str], budget: int | None, together: int) -> None:
+        """tasks: in the order of the bank. together: how many experts one image uses in a layer.
+
+        Raises `BudgetError` where these do not fit the budget, `BundleError` where the file cannot be mapped.
+        """
+        self._layout = layout
+        self._together = together
+        self._tasks = {task: i for i, task in enumerate(tasks)}
+        self._bytes = [layer.pages * layout.page * _FLOAT_BYTES for layer in layout.layers]
+        self._sizes = dict.fromkeys(tasks, sum(self._bytes))
+        self._resident: OrderedDict[_Range, None] = OrderedDict()  # least recently used first
+        self._pinned: frozenset[str] = frozenset()
+        self._lock = threading.Lock()
+        self._advises = hasattr(mmap.mmap, "madvise")
+        notes = ["pages are read inside the run: stall_seconds does not count them"]
+        if not self._advises:
+            notes.append("this system has no madvise: the budget is counted, not enforced")
+        self._stats = ExpertStats(budget=budget, notes=tuple(notes))
+        check_budget(budget, self._sizes, (), together)
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{path} cannot be mapped: {error}") from error
+        if self._advises:
+            self._map.madvise(mmap.MADV_RANDOM)  # the neighbour of a routed page is not needed: no read-ahead
+        self.pages: NDArray[np.float32] = np.frombuffer(self._map, "<f4").reshape(-1, layout.page)
+        """`[tasks * pages_per_task, page]`, read-only"""
+
+    def used(self, route_tasks: NDArray[np.int64]) -> None:
+        """Account for a run that routed to `route_tasks [n, layers, k]`, and evict what exceeds the budget."""
+        ranges = [(int(t), layer) for layer in range(len(self._bytes)) for t in np.unique(route_tasks[:, layer])]
+        with self._lock:
+            misses = self._touch(ranges)
+            self._count(hits=len(ranges) - misses, misses=misses)
+            self._evict()
+
+    def prefetch(self, tasks: Iterable[str]) -> None:
+        """Ask the system to read these tasks' pages, in order, as long as they fit the budget with what is pinned."""
+        budget = self._stats.budget
+        kept = set(self._pinned)
+        for task in tasks:
+            kept.add(task)
+            if budget is not None and sum(self._sizes[name] for name in kept) > budget:
+                return
+            with self._lock:
+                ranges = [(self._tasks[task], layer) for layer in range(len(self._bytes))]
+                self._touch(ranges)
+                self._advise("MADV_WILLNEED", ranges[0], ranges[-1])
+                self._evict()
+
+    def pin(self, tasks: Iterable[str]) -> None:
+        """Read exactly these tasks' pages and keep them; those pinned before are pinned no longer.
+
+        Raises `BudgetError` where they leave no room for one image's other experts.
+        """
+        pinned = frozenset(tasks)
+        check_budget(self._stats.budget, self._sizes, pinned, self._together)
+        with self._lock:
+            self._pinned = pinned
+            self._count(pinned_bytes=sum(self._sizes[task] for task in pinned) - self._stats.pinned_bytes)
+        self.prefetch(sorted(pinned))
+
+    def stats(self) -> ExpertStats:
+        """A snapshot of the counters; an expert counts layer by layer."""
+        with self._lock:
+            return self._stats
+
+    def _touch(self, ranges: Iterable[_Range]) -> int:
+        """Make ranges the most recently used; the number of those that were not resident."""
+        misses = [item for item in ranges if item not in self._resident]
+        size = sum(self._bytes[layer] for _, layer in misses)
+        for item in ranges:
+            self._resident[item] = None
+            self._resident.move_to_end(item)
+        self._count(resident_bytes=size, bytes_loaded=size)
+        return len(misses)
+
+    def _evict(self) -> None:
+        """Drop least recently used ranges from memory until the rest fits the budget."""
+        budget = self._stats.budget
+        if budget is None or self._stats.resident_bytes <= budget:
+            return
+        pinned = {self._tasks[task] for task in self._pinned}
+        for item in [item for item in self._resident if item[0] not in pinned]:
+            del self._resident[item]
+            self._advise("MADV_DONTNEED", item, item)
+            self._count(resident_bytes=-self._bytes[item[1]], evictions=1)
+            if self._stats.resident_bytes <= budget:
+                return
+
+    def _advise(self, advice: str, first: _Range, last: _Range) -> None:
+        """madvise from the start of one range to the end of another, rounded outwards to the system's pages."""
+        if not self._advises:
+            return
+        start, end = self._offset(first), self._offset(last) + self._bytes[last[1]]
+        start -= start % mmap.PAGESIZE
+        self._map.madvise(getattr(mmap, advice), start, end - start)
+
+    def _offset(self, item: _Range) -> int:
+        """Bytes from the start of the file."""
+        task, layer = item
+        page = task * self._layout.pages_per_task + self._layout.layers[layer].first_page
+        return page * self._layout.page * _FLOAT_BYTES
+
+    def _count(self, **changes: float) -> None:
+        """Called with the lock held."""
+        self._stats = self._stats.plus(**changes)

@@ -1,0 +1,79 @@
+"""From an embedding to labels: cosines with class embeddings, in the three ways an application may ask.
+
+With the task or the head given, its labels compete in one softmax. With nothing given, the labels of all tasks compete: each
+task's softmax weighted by the router's posterior, or, where there is none to trust, one softmax over all labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.errors import BundleError
+from mingle_edge_runtime.route import Route
+
+Head = NDArray[np.float32]
+"""Class embeddings `[labels, dim]` of unit length."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable labels of one image, best first."""
+
+    labels: tuple[str, ...]
+    tasks: tuple[str, ...]
+    """the task each label belongs to"""
+    probabilities: tuple[float, ...]
+    """of each label among all that competed"""
+    route: Route
+    """the experts that ran"""
+
+
+def read_heads(bundle: Bundle) -> dict[str, Head]:
+    """The heads of all tasks. Raises `BundleError` naming a file that is no float32 array of the right shape."""
+    heads = {}
+    for task in bundle.index.tasks:
+        path = bundle.file(task.head)
+        try:
+            head = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BundleError(f"{path} cannot be read as an array without pickle: {error}") from error
+        wanted = (len(task.labels), bundle.index.architecture.output_dim)
+        if not isinstance(head, np.ndarray) or head.dtype != np.float32 or head.shape != wanted:
+            raise BundleError(f"{path} must be a float32 array {list(wanted)}: export the bundle again")
+        heads[task.name] = head
+    return heads
+
+
+def predict(
+    embed: NDArray[np.float32],
+    route: Route,
+    heads: Mapping[str, Head],
+    labels: Mapping[str, Sequence[str]],
+    logit_scale: float,
+    top: int,
+) -> Prediction:
+    """The `top` labels of one embedding `[dim]` among those of `heads`.
+
+    heads: the tasks that compete, in the order of `route.posterior` where they are all of the bundle's.
+    """
+    scores = [logit_scale * (head @ embed).astype(np.float64) for head in heads.values()]
+    if len(scores) > 1 and route.tasks and route.posterior:
+        weighted = [p * _softmax(score) for p, score in zip(route.posterior, scores, strict=True)]
+        probabilities = np.concatenate(weighted)
+    else:
+        probabilities = _softmax(np.concatenate(scores))
+    names = [(task, label) for task in heads for label in labels[task]]
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    tasks, chosen = zip(*(names[i] for i in best), strict=True)
+    return Prediction(chosen, tasks, tuple(probabilities[best].tolist()), route)
+
+
+def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = np.exp(scores - scores.max())
+    return shifted / shifted.sum()

@@ -1,0 +1,121 @@
+"""ONNX Runtime sessions: checked version, checked provider, no telemetry, nothing on standard error."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_runtime.errors import BundleError, ProviderError
+
+CPU = "CPUExecutionProvider"
+DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
+"""Providers that copy their inputs to a device, with ONNX Runtime's name of that device."""
+_FATAL_ONLY = 4  # log severity; errors are raised, and a library does not print
+
+
+def onnxruntime() -> Any:
+    """The `onnxruntime` module. Raises `ProviderError` naming the extras where it is not installed."""
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise ProviderError(
+            'ONNX Runtime is not installed: pip install "mingle-edge[cpu]", or "mingle-edge[gpu]" for CUDA'
+        ) from error
+
+
+def check_version(minimum: str) -> None:
+    """Raise `ProviderError` where the installed ONNX Runtime is older than the dotted version `minimum`."""
+    installed = onnxruntime().__version__
+    if _numbers(installed) < _numbers(minimum):
+        raise ProviderError(f"the bundle needs onnxruntime {minimum} or newer, {installed} is installed: upgrade it")
+
+
+def resolve_providers(requested: Sequence[str] | None) -> list[str]:
+    """Full names of the requested providers, `CPUExecutionProvider` when none is; `cuda` is short for the full name.
+
+    Raises `ProviderError` listing what this ONNX Runtime has where one of them is not there.
+    """
+    available = onnxruntime().get_available_providers()
+    known = {name.lower(): name for name in available}
+    known |= {name.lower().removesuffix("executionprovider"): name for name in available}
+    names = list(requested or [CPU])
+    for name in names:
+        if name.lower() not in known:
+            raise ProviderError(f"provider {name!r} is not available; this ONNX Runtime has {', '.join(available)}")
+    return [known[name.lower()] for name in names]
+
+
+class Session:
+    """One graph, ready to run from any thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        providers: Sequence[str],
+        threads: int | None = None,
+        initializers: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
+        """Load the graph at `path` on `providers`, full names in order of preference.
+
+        threads: of one operator; None lets ONNX Runtime decide (one per physical core).
+        initializers: tensors to use in place of the graph's own by that name, not copied on the CPU provider.
+
+        Raises `BundleError` where the graph does not load, `ProviderError` where it does not load on the first provider.
+        """
+        ort = onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY
+        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = threads or 0
+        # ONNX Runtime keeps no reference to these values nor to the arrays under them.
+        self._initializers = dict(initializers or {})
+        self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._initializers.items()}
+        for name, value in self._values.items():
+            options.add_initializer(name, value)
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=list(providers))
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise BundleError(f"{path} does not load in ONNX Runtime {ort.__version__}: {_line(error)}") from error
+        self._session.disable_fallback()
+        if providers[0] not in self._session.get_providers():
+            raise ProviderError(
+                f"{providers[0]} could not be started for {path.name}: check its driver and libraries; "
+                f"ONNX Runtime fell back to {', '.join(self._session.get_providers())}"
+            )
+        self.outputs = [output.name for output in self._session.get_outputs()]
+        self.optional_inputs = {item.name for item in self._session.get_overridable_initializers()}
+
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], adapter: Any = None, values: Mapping[str, Any] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Outputs by name.
+
+        adapter: a loaded `onnxruntime.LoraAdapter` whose parameters override optional inputs in this run.
+        values: `onnxruntime.OrtValue`s of further inputs, wherever they live.
+
+        Raises whatever ONNX Runtime raises.
+        """
+        ort = onnxruntime()
+        options = ort.RunOptions()
+        options.log_severity_level = _FATAL_ONLY
+        if adapter is not None:
+            options.add_active_adapter(adapter)
+        if not values:
+            return dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs), options), strict=True))
+        feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
+        outputs = self._session.run_with_ort_values(self.outputs, feeds | dict(values), options)
+        return {name: output.numpy() for name, output in zip(self.outputs, outputs, strict=True)}
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
