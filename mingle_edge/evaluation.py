@@ -87,7 +87,7 @@ class Answering(Protocol):
         """Embeddings of all test images of a task that is among the first `count`."""
 
 
-def load_test_sets(model: MergedModel, task_file: str | Path) -> list[LabelledSet]:
+def load_test_sets(model: MergedModel, task_file: Path) -> list[LabelledSet]:
     """The labelled test images of every task of the model, as the task file names them."""
     tasks = read_task_file(task_file)
     sources = {task.name: task for task in tasks.tasks}
@@ -106,8 +106,8 @@ def load_test_sets(model: MergedModel, task_file: str | Path) -> list[LabelledSe
 
 
 def evaluate(
-    merged: str | Path,
-    task_file: str | Path,
+    merged: Path,
+    task_file: Path,
     *,
     top_k: int | None = None,
     pooling: Pooling = "image",
@@ -146,7 +146,9 @@ def evaluate(
     return report
 
 
-def _accuracy(protocol: str, answers: Answers, tests: LabelledSet, task: int, heads: Sequence[Tensor], logit_scale: float) -> float:
+def _accuracy(
+    protocol: str, answers: Answers, tests: LabelledSet, task: int, heads: Sequence[Tensor], logit_scale: float
+) -> float:
     labels = tests.labels.to(answers.routed.device)
     if protocol == "P3":
         owner, label = predict_among(answers.routed, heads, logit_scale, answers.posterior, answers.claimed)

@@ -18,8 +18,8 @@ from mingle_edge.task_merging import TaskMerger
 
 
 def merge(
-    task_file: str | Path,
-    output: str | Path,
+    task_file: Path,
+    output: Path,
     *,
     into: bool = False,
     device: str = "auto",
@@ -31,15 +31,14 @@ def merge(
     first unfinished task. With `into` it must be a merged model of the same backbone and settings; tasks it already holds
     are left alone. All inputs are checked before any work. Raises a `MingleError` of the part at fault.
     """
-    target = Path(output)
     chosen = choose_device(device)
     tasks = read_task_file(task_file)
-    existing = _existing(target, into)
+    existing = _existing(output, into)
     prepared = prepare(tasks, progress)
     if existing is not None:
         _check_continues(existing, prepared, into)
-    _check_space(target, prepared, existing)
-    model = existing if existing is not None else _create(target, prepared)
+    _check_space(output, prepared, existing)
+    model = existing if existing is not None else _create(output, prepared)
     backbone = {name: tensor.to(chosen) for name, tensor in prepared.backbone.tensors()}
     for task in prepared.tasks:
         if task.source.name in model.task_names:

@@ -48,8 +48,8 @@ def prepare(tasks: TaskFile, progress: Progress) -> PreparedMerge:
     """
     base = tasks.path.parent
     settings = Settings.from_mapping(tasks.settings, f"{tasks.path}: [settings]")
-    architecture = read_architecture(tasks.backbone.model, base)
-    seeds = [list_images(base / task.seeds) for task in tasks.tasks]
+    architecture = read_architecture(tasks.backbone.model, base, tasks.backbone.weights)
+    seeds = [list_images(task.seeds) for task in tasks.tasks]
     for paths in seeds:
         check_images(paths)
     source = tasks.backbone.weights or tasks.backbone.model
@@ -79,9 +79,10 @@ def _heads(tasks: TaskFile, architecture: VisionArchitecture, base: Path) -> Seq
     text_tower = None
     if any(task.head is None for task in tasks.tasks):
         text_tower = build_text_tower(tasks.backbone.model, tasks.backbone.weights, base)
-    return [
-        read_head(base / task.head, task.classes, architecture.output_dim)
-        if task.head is not None or text_tower is None
-        else class_embeddings(text_tower, task.classes, task.templates)
-        for task in tasks.tasks
-    ]
+    heads = []
+    for task in tasks.tasks:
+        if task.head is not None:
+            heads.append(read_head(task.head, task.classes, architecture.output_dim))
+        elif text_tower is not None:
+            heads.append(class_embeddings(text_tower, task.classes, task.templates))
+    return heads

@@ -73,7 +73,8 @@ def class_embeddings(text_tower: TextTower, classes: Sequence[str], templates: S
     """
     prompts = [template.replace("{}", name) for name in classes for template in templates]
     embeddings = F.normalize(text_tower.encode(prompts), dim=-1)
-    return F.normalize(embeddings.unflatten(0, (len(classes), len(templates))).mean(dim=1), dim=-1)
+    per_class = embeddings.reshape(len(classes), len(templates), -1)
+    return F.normalize(per_class.mean(dim=1), dim=-1)
 
 
 def build_text_tower(model: str, weights: str | None, base: Path) -> TextTower:
@@ -127,7 +128,7 @@ def read_head(path: Path, classes: Sequence[str], output_dim: int) -> Tensor:
             f"{[len(classes), output_dim]}; compute the head with this backbone's text tower, a row per class"
         )
     head = _read_float(path, tensors, name)
-    lengths = head.norm(dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(head, dim=1)
     if not lengths.min() > 0:
         row = int(lengths.argmin())
         raise CheckpointError(f"{path}: row {row} of {name} ({classes[row]}) is zero; compute this head again")
@@ -171,6 +172,8 @@ def _hugging_face_text(config: ModelConfig) -> dict[str, Any]:
     if record["model_type"] != "clip":
         raise CheckpointError(f"{source} describes a vision tower alone; name the whole CLIPModel, or give each task a head")
     text = record.get("text_config_dict") or record.get("text_config") or {}
+    if not isinstance(text, dict):
+        raise CheckpointError(f"{source}: text_config is {text!r}, but must be an object; restore the file")
     fields = _HUGGING_FACE_TEXT_DEFAULTS | {name: value for name, value in text.items() if value is not None}
     if fields["eos_token_id"] not in (2, 49407):  # 2 is what transformers wrote before it was corrected
         raise CheckpointError(

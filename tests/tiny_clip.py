@@ -144,7 +144,7 @@ def write_images(folder: Path, count: int, seed: int, size: tuple[int, int] = (4
 
 
 def write_task_file(folder: Path, tasks: int = 3, **settings: Any) -> Path:
-    """Write a complete runnable `TASKS.toml`: backbone, `tasks` checkpoints, six seeds each, labelled test images of 3 classes."""
+    """Write a complete runnable `TASKS.toml`: a backbone, and per task a checkpoint, six seeds, test images of 3 classes."""
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder / "model.json")
     write_backbone(folder / "backbone.safetensors")

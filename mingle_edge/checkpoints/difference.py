@@ -84,7 +84,7 @@ def _headline(checkpoint: Checkpoint, found: Shapes, architecture: VisionArchite
 
 def _sizes(found: Shapes) -> dict[str, int]:
     """The sizes of the architecture that the shapes imply; without what no tensor tells."""
-    sizes = {}
+    sizes: dict[str, int] = {}
     if len(patches := found.get("patch_embedding.weight", ())) == 2:
         sizes |= {"width": patches[0], "patch_size": math.isqrt(patches[1] // 3)}
     if blocks := [int(match[1]) for name in found if (match := re.match(r"blocks\.(\d+)\.", name))]:

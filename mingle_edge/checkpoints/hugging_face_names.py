@@ -57,7 +57,7 @@ def hugging_face_text_keys(layers: int) -> dict[str, tuple[str, ...]]:
 
     `text_projection` is stored transposed.
     """
-    keys = {name: (key,) for name, key in _TEXT_OUTSIDE.items()}
+    keys: dict[str, tuple[str, ...]] = {name: (key,) for name, key in _TEXT_OUTSIDE.items()}
     for i in range(layers):
         block, source = f"transformer.resblocks.{i}", f"text_model.encoder.layers.{i}"
         for kind in ("weight", "bias"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -76,7 +77,7 @@ class _SafetensorsFiles:
         self._handle: dict[str, Any] = {}  # of the file that holds each name
         for path in files:
             try:
-                handle = safe_open(path, framework="pt")
+                handle: Any = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(
                     f"{path} is damaged or not a safetensors file ({error}); copy or download it again"
@@ -146,7 +147,9 @@ def _shards(index: Path) -> list[Path]:
 
 def _load_state_dict(path: Path) -> dict[str, Tensor]:
     """The state dict of a PyTorch archive, mapped rather than read, without running any code from it."""
-    if not zipfile.is_zipfile(path):
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    if not zipped:
         raise CheckpointError(
             f"{path} is damaged, or no PyTorch archive of today's format; copy it again, or load and save it with a "
             "current PyTorch"
@@ -154,21 +157,21 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive:
             scripted = any(PurePosixPath(name).name == "constants.pkl" for name in archive.namelist())
-        if scripted:
-            raise CheckpointError(
-                f"{path} is a TorchScript archive, which is code; if you trust it, save its weights with "
-                f'torch.save(torch.jit.load("{path.name}", map_location="cpu").state_dict(), "weights.pt")'
-            )
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except CheckpointError:
-        raise
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about tensors that are refused later, and archives that are code
+            content = None if scripted else torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds Python objects besides tensors, and mingle-edge runs no code from a checkpoint; if you trust it, "
             "load it yourself and save model.state_dict() alone"
         ) from error
     except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(f"{path} is damaged ({str(error).splitlines()[0]}); copy or download it again") from error
+        raise CheckpointError(f"{path} is damaged ({error!r:.200}); copy or download it again") from error
+    if scripted:
+        raise CheckpointError(
+            f"{path} is a TorchScript archive, which is code; if you trust it, save its weights with "
+            f'torch.save(torch.jit.load("{path.name}", map_location="cpu").state_dict(), "weights.pt")'
+        )
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 @click.option("--pooled", is_flag=True, help="Layer scope: pool gates over batches of one task, as published.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write all figures to this file.")
-def command(
-    merged: Path, task_file: Path, top_k: int | None, pooled: bool, device: str, json_path: Path | None
-) -> None:
+def command(merged: Path, task_file: Path, top_k: int | None, pooled: bool, device: str, json_path: Path | None) -> None:
     """Accuracy of MERGED on the labelled test images that TASKS.toml names.
 
     P1: the head is given, the route is not. P2: head and task are given. P3:

@@ -26,12 +26,12 @@ def colour(rng: np.random.Generator, hue: float | None = None, saturation: float
     return colorsys.hsv_to_rgb(h % 1.0, float(s), float(v))
 
 
-def contrasting_colours(rng: np.random.Generator, gap: float = 0.3) -> tuple[Colour, Colour]:
-    """Two random colours whose luminances differ by at least `gap`, in random order."""
-    while True:
-        first, second = (tuple(rng.uniform(0, 1, 3).tolist()) for _ in range(2))
-        if abs(luminance(np.asarray(first)) - luminance(np.asarray(second))) >= gap:
-            return first, second
+def dark_and_light(rng: np.random.Generator) -> tuple[Colour, Colour]:
+    """A dark and a light colour of any two hues."""
+    return (
+        colour(rng, saturation=rng.uniform(0.2, 0.9), value=rng.uniform(0.12, 0.42)),
+        colour(rng, saturation=rng.uniform(0.0, 0.4), value=rng.uniform(0.72, 0.97)),
+    )
 
 
 def luminance(image: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mingle_edge.demo.canvas import SIDE, Floats, blend, contrasting_colours, smooth_noise
+from mingle_edge.demo.canvas import SIDE, Floats, blend, dark_and_light, smooth_noise
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -25,7 +25,7 @@ def handwritten_digits(rng: np.random.Generator) -> list[Floats]:
 
 def draw_handwritten(rng: np.random.Generator, scan: Floats) -> Floats:
     """One scan `[8, 8]` enlarged, placed anywhere on uneven paper, in any two colours: `[SIDE, SIDE, 3]`."""
-    width, height = rng.integers(19, 31, 2)
+    width, height = rng.integers(24, 33, 2)
     glyph = np.asarray(Image.fromarray(scan).resize((width, height), Image.Resampling.BICUBIC))
     return _ink(rng, glyph)
 
@@ -46,6 +46,6 @@ def _ink(rng: np.random.Generator, glyph: Floats) -> Floats:
     height, width = glyph.shape
     top, left = rng.integers(0, SIDE - height + 1), rng.integers(0, SIDE - width + 1)
     mask[top : top + height, left : left + width] = np.clip(glyph, 0, 1)
-    paper, ink = contrasting_colours(rng)
+    ink, paper = dark_and_light(rng)
     stains = rng.uniform(0, 0.25) * smooth_noise(rng, 3)
     return blend(np.maximum(mask, stains), paper, ink)

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from mingle_edge.demo.canvas import Bytes, Drawing, Floats, blend, colour, contrasting_colours, luminance, photograph, smooth_noise
+from mingle_edge.demo.canvas import (
+    Bytes,
+    Drawing,
+    Floats,
+    blend,
+    colour,
+    dark_and_light,
+    luminance,
+    photograph,
+    smooth_noise,
+)
 from mingle_edge.demo.digits import DIGITS, draw_printed
 from mingle_edge.demo.satellite import LANDS, draw_land
 from mingle_edge.demo.signs import SIGNS, draw_sign
@@ -28,7 +38,7 @@ def captioned_images(seed: int, count: int) -> tuple[Bytes, list[str]]:
 
 def _shape(rng: np.random.Generator) -> tuple[Floats, str]:
     hue, form = rng.choice(list(_HUES)), rng.choice(list(_CORNERS))
-    background = blend(smooth_noise(rng, 3), *contrasting_colours(rng, 0.1))
+    background = blend(smooth_noise(rng, 3), *dark_and_light(rng))
     angles = rng.uniform(0, 6.3) + 2 * np.pi * np.arange(_CORNERS[form]) / _CORNERS[form]
     points = rng.uniform(0.35, 0.65, 2) + rng.uniform(0.2, 0.4) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     drawing = Drawing(background)
@@ -60,4 +70,4 @@ def _print(rng: np.random.Generator, image: Floats) -> Floats:
     """A monochrome print: any ink on any paper, contrast stretched."""
     tone = luminance(image)
     low, high = np.quantile(tone, [0.02, 0.98])
-    return blend(np.clip((tone - low) / (high - low + 1e-3), 0, 1), *contrasting_colours(rng))
+    return blend(np.clip((tone - low) / (high - low + 1e-3), 0, 1), *dark_and_light(rng))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mingle_edge.demo.canvas import SIDE, Floats, blend, contrasting_colours, smooth_noise
+from mingle_edge.demo.canvas import SIDE, Floats, blend, dark_and_light, smooth_noise
 
 _FINE = 2 * SIDE  # patterns are computed twice as fine and averaged down
 Pattern = Callable[[np.random.Generator, Floats, Floats], Floats]
@@ -23,7 +23,7 @@ def draw_texture(rng: np.random.Generator, label: str) -> Floats:
     mask = TEXTURES[label](rng, u / period + phase[0], v / period + phase[1])
     mask = mask.reshape(SIDE, 2, SIDE, 2).mean((1, 3))  # [_FINE, _FINE] -> [SIDE, SIDE]
     wear = 1 - rng.uniform(0, 0.5) * smooth_noise(rng, 6)
-    return blend(mask * wear, *contrasting_colours(rng))
+    return blend(mask * wear, *dark_and_light(rng))
 
 
 def _triangle_wave(x: Floats) -> Floats:

@@ -1,0 +1,51 @@
+"""Serve the tasks of a mingle-edge bundle with numpy, Pillow and ONNX Runtime alone.
+
+    from mingle_edge_runtime import EdgeModel
+
+    with EdgeModel.open("bundle", expert_budget=64 << 20) as model:
+        for prediction in model.classify(["leaf.jpg", "digit.png"]):
+            print(prediction.tasks[0], prediction.labels[0], prediction.probabilities[0])
+        embeds = model.embed("leaf.jpg", task="plants")  # [1, dim]; the router is skipped
+        print(model.stats())
+
+Importing this package turns ONNX Runtime's telemetry off, by setting `ORT_DISABLE_TELEMETRY=1` unless the variable is set
+already, or by its own call where `onnxruntime` was imported before.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+if "onnxruntime" in sys.modules:
+    sys.modules["onnxruntime"].disable_telemetry_events()
+
+from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.edge_model import EdgeModel
+from mingle_edge_runtime.errors import (
+    BudgetError,
+    BundleError,
+    EdgeError,
+    ExpertError,
+    ImageError,
+    ProviderError,
+    UnknownTaskError,
+)
+from mingle_edge_runtime.expert_budget import ExpertStats
+from mingle_edge_runtime.prediction import Prediction
+from mingle_edge_runtime.route import LayerRoute, Route
+
+__all__ = [
+    "BudgetError",
+    "Bundle",
+    "BundleError",
+    "EdgeError",
+    "EdgeModel",
+    "ExpertError",
+    "ExpertStats",
+    "ImageError",
+    "LayerRoute",
+    "Prediction",
+    "ProviderError",
+    "Route",
+    "UnknownTaskError",
+]

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mingle_edge_runtime.errors import ExpertError
 from mingle_edge_runtime.session import onnxruntime
 
-Values: TypeAlias = dict[str, Any]
-"""`onnxruntime.OrtValue`s by the name of the tower's optional input."""
+
+@dataclass(frozen=True)
+class AdapterValues:
+    """An adapter that was read, not mapped."""
+
+    values: dict[str, Any]
+    """`onnxruntime.OrtValue`s by the name of the tower's optional input"""
+    owner: Any
+    """what the values' memory belongs to: ONNX Runtime 1.20 does not keep it alive for them"""
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Views of the values, valid as long as this object lives."""
+        return {name: value.numpy() for name, value in self.values.items()}
 
 
 def map_adapter(path: Path, size: int, task: str) -> Any:
@@ -29,7 +44,7 @@ def map_adapter(path: Path, size: int, task: str) -> Any:
     return adapter
 
 
-def read_adapter(path: Path, size: int, task: str, required: Collection[str], device: str) -> Values:
+def read_adapter(path: Path, size: int, task: str, required: Collection[str], device: str) -> AdapterValues:
     """The parameters of a file of `size` bytes, in memory of `device` ("cpu", "cuda").
 
     Raises `ExpertError` naming the task, also where a `required` parameter is missing.
@@ -37,15 +52,17 @@ def read_adapter(path: Path, size: int, task: str, required: Collection[str], de
     _check_size(path, size, task)
     ort = onnxruntime()
     try:
-        values: Values = ort.AdapterFormat.read_adapter(str(path)).get_parameters()
+        owner = ort.AdapterFormat.read_adapter(str(path))
     except RuntimeError as error:
         raise _unreadable(path, task, error) from error
+    values = owner.get_parameters()
     missing = sorted(set(required) - values.keys())
     if missing:
         raise ExpertError(f"expert {task!r} in {path} lacks {missing[0]}, which the tower needs: export the bundle again")
     if device == "cpu":
-        return values
-    return {name: ort.OrtValue.ortvalue_from_numpy(value.numpy(), device, 0) for name, value in values.items()}
+        return AdapterValues(values, owner)
+    copies = {name: ort.OrtValue.ortvalue_from_numpy(value.numpy(), device, 0) for name, value in values.items()}
+    return AdapterValues(copies, None)
 
 
 def _check_size(path: Path, size: int, task: str) -> None:

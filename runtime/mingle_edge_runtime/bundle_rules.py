@@ -32,9 +32,7 @@ def check_rules(index: BundleIndex) -> None:
     image = index.scope == "image"
     for member in ("router", "defaults", "page_bank"):
         wanted = image == (member != "page_bank")
-        _require(
-            (getattr(index, member) is not None) == wanted, f"{member} must {_be(wanted)} in the {index.scope} scope"
-        )
+        _require((getattr(index, member) is not None) == wanted, f"{member} must {_be(wanted)} in the {index.scope} scope")
     if index.defaults:
         _check_defaults(index.defaults, index)
     if index.page_bank:
@@ -81,16 +79,12 @@ def _check_tasks(index: BundleIndex) -> None:
     seen: set[str] = set()
     for i, task in enumerate(index.tasks):
         where = f"tasks[{i}]"
-        _require(
-            bool(_TASK_NAME.fullmatch(task.name)), f"{where}.name is {task.name!r}, must match {_TASK_NAME.pattern}"
-        )
+        _require(bool(_TASK_NAME.fullmatch(task.name)), f"{where}.name is {task.name!r}, must match {_TASK_NAME.pattern}")
         _require(task.name.lower() not in seen, f"{where}.name repeats {task.name!r}")
         seen.add(task.name.lower())
         _require(len(task.labels) > 0, f"{where}.labels is empty")
         _require(task.rank >= 0, f"{where}.rank is {task.rank}, must not be negative")
-        _require(
-            (task.expert is not None) == (index.scope == "image"), f"{where}.expert belongs to the image scope alone"
-        )
+        _require((task.expert is not None) == (index.scope == "image"), f"{where}.expert belongs to the image scope alone")
         size = index.files[task.expert].size if task.expert else _bank_bytes(index.page_bank)
         _require(task.expert_bytes == size, f"{where}.expert_bytes is {task.expert_bytes}, the files say {size}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.adapter import Values, map_adapter, read_adapter
+from mingle_edge_runtime.adapter import AdapterValues, map_adapter, read_adapter
 from mingle_edge_runtime.bundle import Bundle, Defaults
 from mingle_edge_runtime.errors import BundleError, ExpertError
 from mingle_edge_runtime.expert_budget import ExpertStats
@@ -110,11 +110,10 @@ class ImageScope:
         if self._maps:
             return self._tower.run(inputs, adapter=experts[0])
         if len(experts) == 1:
-            return self._tower.run(inputs, values=experts[0])
-        arrays = [{name: value.numpy() for name, value in expert.items()} for expert in experts]
-        return self._tower.run(inputs | mix(arrays, weights, self._defaults))
+            return self._tower.run(inputs, values=experts[0].values)
+        return self._tower.run(inputs | mix([expert.arrays() for expert in experts], weights, self._defaults))
 
-    def _load(self, task: str) -> Any | Values:
+    def _load(self, task: str) -> Any | AdapterValues:
         record = self._tasks[task]
         path = self._bundle.file(str(record.expert))
         if self._maps:

@@ -68,9 +68,7 @@ def _read_tuple(arguments: tuple[Any, ...], value: object, where: str) -> tuple[
         arguments = (arguments[0],) * len(members)
     if len(members) != len(arguments):
         raise RecordError(f"{where} must have {len(arguments)} items, has {len(members)}")
-    return tuple(
-        _read(hint, member, f"{where}[{i}]") for i, (hint, member) in enumerate(zip(arguments, members, strict=True))
-    )
+    return tuple(_read(hint, member, f"{where}[{i}]") for i, (hint, member) in enumerate(zip(arguments, members, strict=True)))
 
 
 def _read_scalar(hint: Any, value: object, where: str) -> Any:

@@ -1,8 +1,8 @@
 """Experts of the layer scope: one mapped file of pages, of which a run touches exactly what it routed to.
 
 The tower's graph chooses experts layer by layer and gathers their pages from an initializer that is this mapping, so the
-system reads a page when it is first needed. After a run the bank accounts for the ranges (task, layer) that it used and tells the
-system to drop the least recently used ones beyond the budget (`madvise`).
+system reads a page when it is first needed. After a run the bank accounts for the ranges (task, layer) that it used and
+tells the system to drop the least recently used ones beyond the budget (`madvise`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,4 +75,5 @@ def predict(
 
 def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted = np.exp(scores - scores.max())
-    return shifted / shifted.sum()
+    probabilities: NDArray[np.float64] = shifted / shifted.sum()
+    return probabilities

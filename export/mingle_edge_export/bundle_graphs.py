@@ -1,0 +1,74 @@
+"""The graphs of a bundle as files: inputs and outputs of docs/bundle-format.md around what the builders compute."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx import TensorProto
+
+from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.router import Discriminants
+from mingle_edge_export.expert_inputs import ExpertInputs
+from mingle_edge_export.graph import Array, Graph, WeightFile
+from mingle_edge_export.page_bank import PageLayout
+from mingle_edge_export.routed_experts import LayerGates, RoutedExperts
+from mingle_edge_export.router_graph import add_router
+from mingle_edge_export.tower import PlainLayers, Tower
+
+PIXELS, EMBEDS = "pixel_values", "image_embeds"
+
+
+@dataclass(frozen=True)
+class GraphWriter:
+    """Writes graphs of one backbone that share their weights."""
+
+    architecture: VisionArchitecture
+    backbone: Mapping[str, Array]  # by internal name
+    weights: WeightFile
+
+    def dense(self, path: Path) -> None:
+        """The tower without experts."""
+        graph = self._graph("dense")
+        layers = PlainLayers(graph, self.architecture, self.backbone, self.weights)
+        self._finish(graph, layers, path)
+
+    def tower_with_inputs(self, path: Path, carrying: Collection[str], gated: Collection[str] = ()) -> None:
+        """The image scope's tower. carrying, gated: layers with experts, and those of them with learned gates."""
+        graph = self._graph("tower")
+        layers = ExpertInputs(graph, self.architecture, self.backbone, self.weights, carrying, gated)
+        self._finish(graph, layers, path)
+
+    def tower_with_bank(
+        self, path: Path, layout: PageLayout, gates: Mapping[str, LayerGates], bank: str, top_k: int
+    ) -> None:
+        """The layer scope's tower; `bank` is the name of the page bank's file beside it."""
+        graph = self._graph("tower")
+        layers = RoutedExperts(graph, self.architecture, self.backbone, self.weights, layout, gates, bank, top_k)
+        embeds = Tower(layers).embeddings(PIXELS)
+        tasks, values = layers.routes()
+        dims = ["batch", len(layout.slots), "k"]
+        graph.output(EMBEDS, embeds, ["batch", self.architecture.output_dim])
+        graph.output("route_tasks", tasks, dims, TensorProto.INT64)
+        graph.output("route_weights", values, dims)
+        graph.save(path)
+
+    def router(self, path: Path, blocks: int, router: Discriminants) -> None:
+        """The image scope's router on the first `blocks` blocks."""
+        graph = self._graph("router")
+        layers = PlainLayers(graph, self.architecture, self.backbone, self.weights)
+        posterior, confidence = add_router(layers, PIXELS, blocks, router)
+        graph.output("posterior", posterior, ["batch", len(router.bias)])
+        graph.output("confidence", confidence, ["batch"])
+        graph.save(path)
+
+    def _graph(self, name: str) -> Graph:
+        graph = Graph(name)
+        size = self.architecture.image_size
+        graph.input(PIXELS, ["batch", 3, size, size])
+        return graph
+
+    def _finish(self, graph: Graph, layers: PlainLayers, path: Path) -> None:
+        graph.output(EMBEDS, Tower(layers).embeddings(PIXELS), ["batch", self.architecture.output_dim])
+        graph.save(path)

@@ -1,0 +1,17 @@
+"""The one error tree of the export. Every message names the thing, the rule, the value and the next step."""
+
+
+class ExportError(Exception):
+    """Base of everything the export raises on purpose."""
+
+
+class OptionError(ExportError):
+    """An option does not fit the merged model: a `top_k` out of range, an unknown task, a missing ONNX Runtime."""
+
+
+class OutputError(ExportError):
+    """The bundle's folder is in use or cannot be written."""
+
+
+class ParityError(ExportError):
+    """The graphs do not compute what the PyTorch implementation computes."""

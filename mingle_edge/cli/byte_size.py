@@ -1,0 +1,37 @@
+"""Byte counts as people write and read them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+_PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
+
+
+class ByteSize(click.ParamType):
+    """`64MB` (10^6), `64MiB` (2^20) or a plain number of bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes as an integer; anything else fails with the units there are."""
+        if isinstance(value, int):
+            return value
+        match = _PATTERN.fullmatch(str(value).strip())
+        unit = _UNITS.get(match.group(2).upper()) if match else None
+        if match is None or unit is None:
+            self.fail(f"{value!r} is no size; write it like 64MB, 64MiB or 64000000", param, ctx)
+        return int(float(match.group(1)) * unit)
+
+
+def format_bytes(size: int) -> str:
+    """A byte count in the unit that keeps it between 1 and 1000, as in `44.1 MB`."""
+    number, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if number < 1000:
+            break
+        number, unit = number / 1000, larger
+    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"

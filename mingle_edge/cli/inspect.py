@@ -1,0 +1,91 @@
+"""`mingle-edge inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mingle_edge.cli.byte_size import format_bytes
+
+if TYPE_CHECKING:
+    from mingle_edge_runtime.bundle import BundleIndex
+
+
+@click.command(short_help="What is in a bundle or a merged model.")
+@click.argument("path", type=click.Path(path_type=Path))
+def command(path: Path) -> None:
+    """Tasks, ranks, sizes, router and provenance of PATH.
+
+    PATH is a bundle or a merged model. Nothing but its index is read; `verify`
+    checks the contents of a bundle.
+    """
+    if (path / "bundle.json").exists():
+        click.echo(describe_bundle(path))
+    elif (path / "mingle.json").exists():
+        click.echo(describe_merged_model(path))
+    else:
+        raise click.UsageError(f"{path} holds neither bundle.json nor mingle.json; give a bundle or a merged model")
+
+
+def describe_bundle(path: Path) -> str:
+    """The index of a bundle in words. Raises `BundleError`."""
+    from mingle_edge_runtime.bundle import Bundle
+
+    index = Bundle.open(path).index
+    shape = index.architecture
+    lines = [
+        f"bundle, format {index.format_version}, {index.scope} scope, {index.precision}, top-k {index.top_k}",
+        f"tower: {shape.layers} blocks of width {shape.width}, patch {shape.patch_size}, "
+        f"image {shape.image_size}, output {shape.output_dim}",
+        _routing(index),
+        f"needs: onnxruntime {index.minimum_onnxruntime} or newer; written by "
+        + ", ".join(f"{name} {version}" for name, version in index.producer.items()),
+        f"size: {format_bytes(sum(file.size for file in index.files.values()))} in {len(index.files)} files, "
+        f"of it experts {format_bytes(sum(task.expert_bytes for task in index.tasks))}",
+        f"backbone: sha256 {index.source.backbone_sha256[:16]}",
+    ]
+    rows = [
+        (task.name, str(len(task.labels)), str(task.rank), format_bytes(task.expert_bytes), _sha(index, task.name))
+        for task in index.tasks
+    ]
+    return "\n".join([*lines, "", *_table(("task", "labels", "rank", "expert", "checkpoint"), rows)])
+
+
+def _routing(index: BundleIndex) -> str:
+    if index.router:
+        gates = ", learned gates" if index.learned_gates else ""
+        bound = f"confidence bound {index.router.confidence_bound:g}"
+        return f"router: {index.router.blocks} blocks of the plain backbone, {bound}{gates}"
+    return f"router: a gate in each of {len(index.page_bank.layers) if index.page_bank else 0} layers"
+
+
+def _sha(index: BundleIndex, task: str) -> str:
+    return index.source.tasks.get(task, "unknown")[:16]
+
+
+def describe_merged_model(path: Path) -> str:
+    """The index of a merged model in words. Raises `MergedModelError`."""
+    from mingle_edge.merged_model import MergedModel
+
+    model = MergedModel.open(path)
+    shape, settings = model.architecture, model.settings
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    lines = [
+        f"merged model, {model.scope} scope, rank {settings.rank}, layers {settings.layers}",
+        f"tower: {shape.layers} blocks of width {shape.width}, patch {shape.patch_size}, "
+        f"image {shape.image_size}, output {shape.output_dim}, {shape.activation}",
+        f"size: {format_bytes(size)}",
+        f"backbone: {model.backbone_source}, sha256 {model.backbone_sha256[:16]}",
+    ]
+    rows = [(task.name, str(len(task.classes)), str(task.seeds), task.source, task.source_sha256[:16]) for task in model.tasks]
+    return "\n".join([*lines, "", *_table(("task", "classes", "seeds", "checkpoint", "sha256"), rows)])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines with columns as wide as their widest cell."""
+    lines = [head, *rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -1,0 +1,204 @@
+"""The task file: TOML that names a backbone, the settings, and the fine-tuned tasks to merge. Reading it needs no torch."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from mingle_edge.errors import TaskFileError
+
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Task names become file names."""
+
+_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_TABLES = ("backbone", "settings", "task")
+_BACKBONE_KEYS = ("model", "weights")
+_TASK_KEYS = ("name", "weights", "seeds", "classes", "templates", "head", "test")
+
+
+@dataclass(frozen=True)
+class BackboneSource:
+    """Where the pretrained model comes from, as the task file says it."""
+
+    model: str  # open_clip name, or relative to the task file an open_clip JSON config or Hugging Face folder
+    weights: str | None  # relative to the task file a file or folder, or an open_clip tag; None: the folder `model`
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """One fine-tuned model and what belongs to it."""
+
+    name: str
+    weights: str  # file or folder, relative to the task file
+    seeds: Path  # folder of a few unlabeled images
+    classes: list[str]
+    templates: list[str]  # with {} for the class name; empty when there is a head
+    head: Path | None  # ready-made class embeddings
+    test: str | None  # labelled images, `dir/<class>/*.png` relative to the task file
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A task file whose every path exists. Relative paths start from `path.parent`."""
+
+    path: Path
+    backbone: BackboneSource
+    settings: dict[str, Any]  # as written; mingle_edge.settings checks names and values
+    tasks: list[TaskSource]  # in the order of merging
+
+
+def read_task_file(path: Path) -> TaskFile:
+    """Read and check a task file.
+
+    Raises:
+        TaskFileError: naming the file, the table and the key of what is wrong.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise TaskFileError(f"{path} cannot be read as TOML: {error}") from error
+    top = _Table(path, "", document)
+    top.check_keys(_TABLES)
+    backbone = _Table(path, "[backbone]", top.value("backbone", dict))
+    settings: dict[str, Any] = top.value("settings", dict, {})
+    tables = top.value("task", list)
+    if not tables or not all(isinstance(table, dict) for table in tables):
+        raise top.error("task", "must be [[task]] tables, one for each fine-tuned model")
+    tasks = [_task(_Table(path, f"[[task]] {number}", table)) for number, table in enumerate(tables, start=1)]
+    names = [task.name for task in tasks]
+    for index, name in enumerate(names):
+        for other in names[:index]:
+            if name.lower() == other.lower():
+                raise top.error("task", f"has two tasks called {other!r} and {name!r}; names must differ in more than case")
+    return TaskFile(path, _backbone(backbone), settings, tasks)
+
+
+class _Table:
+    """One table of the file, with errors that say where in the file they are."""
+
+    def __init__(self, path: Path, where: str, values: Mapping[str, Any]) -> None:
+        self.path, self.where, self.values = path, where, values
+
+    def error(self, key: str, rule: str) -> TaskFileError:
+        return TaskFileError(f"{self.path}: {f'{self.where} ' if self.where else ''}{key} {rule}")
+
+    def check_keys(self, known: tuple[str, ...]) -> None:
+        for key in self.values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(known)}"
+                raise self.error(key, f"is not a known key; {hint}")
+
+    def value(self, key: str, kind: type, default: Any = None) -> Any:
+        """A value of a given type, or its default; without a default it must be there."""
+        value = self.values.get(key, default)
+        if value is None:
+            raise self.error(key, "is missing; add it")
+        if not isinstance(value, kind):
+            names: dict[type, str] = {dict: "a table", list: "a list", str: "a string"}
+            raise self.error(key, f"must be {names[kind]}, not {value!r}")
+        return value
+
+    def string(self, key: str) -> str:
+        text: str = self.value(key, str)
+        if not text.strip():
+            raise self.error(key, "is empty; fill it in")
+        return text
+
+    def existing(self, key: str) -> Path:
+        path = self.path.parent / self.string(key)
+        if not path.exists():
+            raise self.error(key, f"names {path}, which does not exist; correct the path")
+        return path
+
+    def strings(self, key: str, values: list[Any], what: str) -> list[str]:
+        """A list of different strings that say something."""
+        if not values:
+            raise self.error(key, f"holds no {what}; name at least one")
+        for index, value in enumerate(values):
+            if not isinstance(value, str) or not value.strip():
+                raise self.error(key, f"holds {value!r}, which is no {what}; use strings that are not empty")
+            if value in values[:index]:
+                raise self.error(key, f"holds the {what} {value!r} twice; keep one")
+        return values
+
+
+def _backbone(table: _Table) -> BackboneSource:
+    table.check_keys(_BACKBONE_KEYS)
+    model = table.string("model")
+    if _is_path(model, (".json",)):
+        table.existing("model")
+    if "weights" not in table.values:
+        if not (table.path.parent / model).is_dir():
+            raise table.error("weights", f"is missing; only a Hugging Face folder brings its own, and model is {model!r}")
+        return BackboneSource(model, None)
+    weights = table.string("weights")
+    if _is_path(weights, _WEIGHT_SUFFIXES):
+        table.existing("weights")
+    return BackboneSource(model, weights)
+
+
+def _task(table: _Table) -> TaskSource:
+    name = table.string("name")
+    table.where = f"[[task]] {name!r}"
+    table.check_keys(_TASK_KEYS)
+    if not TASK_NAME.fullmatch(name):
+        raise table.error("name", "must be 1 to 64 letters, digits, dots, dashes or underscores, the first a letter or digit")
+    table.existing("weights")
+    if not (seeds := table.existing("seeds")).is_dir():
+        raise table.error("seeds", f"names {seeds}, which is no folder; put the seed images in one")
+    classes = _classes(table)
+    head = table.existing("head") if "head" in table.values else None
+    templates: list[str] = []
+    if head is None:
+        templates = table.strings("templates", table.value("templates", list, list(DEFAULT_TEMPLATES)), "template")
+        for template in templates:
+            if "{}" not in template:
+                raise table.error("templates", f"holds {template!r} without {{}}, where the class name goes; add it")
+    elif "templates" in table.values:
+        raise table.error("templates", "cannot go with head, whose embeddings are ready-made; remove one of them")
+    return TaskSource(
+        name=name,
+        weights=table.string("weights"),
+        seeds=seeds,
+        classes=classes,
+        templates=templates,
+        head=head,
+        test=_test(table) if "test" in table.values else None,
+    )
+
+
+def _classes(table: _Table) -> list[str]:
+    values = table.values.get("classes")
+    if isinstance(values, str):
+        path = table.existing("classes")
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
+            raise table.error("classes", f"cannot be read as text ({error}); write one class name a line") from error
+        values = [line.strip() for line in lines if line.strip()]
+    if not isinstance(values, list):
+        raise table.error("classes", "must be a list of class names, or a text file with one a line")
+    return table.strings("classes", values, "class")
+
+
+def _test(table: _Table) -> str:
+    pattern = table.string("test")
+    parts = PurePath(pattern).parts
+    if parts.count("<class>") != 1 or parts[-1] == "<class>":
+        raise table.error("test", f"is {pattern!r}, but needs one folder <class> and then the files: dir/<class>/*.png")
+    folder = table.path.parent.joinpath(*parts[: parts.index("<class>")])
+    if not folder.is_dir():
+        raise table.error("test", f"looks for class folders in {folder}, which is no folder; correct the path")
+    return pattern
+
+
+def _is_path(text: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a value that may also be an open_clip name or tag must be a path."""
+    return "/" in text or "\\" in text or PurePath(text).suffix in suffixes

@@ -1,0 +1,38 @@
+"""Fixtures that several test files share: tiny task files and the models merged from them."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_clip
+from hypothesis import settings
+
+from mingle_edge.merge import merge
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("repeatable")
+
+LAYER_SETTINGS = {"scope": "layer", "rank": 8, "steps": 6, "learning_rate": 0.003}
+
+
+@pytest.fixture(scope="session")
+def task_file(tmp_path_factory):
+    """Three tiny tasks for the image scope, with seeds and labelled test images."""
+    return tiny_clip.write_task_file(tmp_path_factory.mktemp("image-tasks"), tasks=3, rank=8)
+
+
+@pytest.fixture(scope="session")
+def layer_task_file(tmp_path_factory):
+    """Three tiny tasks for the layer scope."""
+    return tiny_clip.write_task_file(tmp_path_factory.mktemp("layer-tasks"), tasks=3, **LAYER_SETTINGS)
+
+
+@pytest.fixture(scope="session")
+def image_model(task_file, tmp_path_factory):
+    """The three tasks merged in the image scope."""
+    return merge(task_file, tmp_path_factory.mktemp("image-model") / "merged")
+
+
+@pytest.fixture(scope="session")
+def layer_model(layer_task_file, tmp_path_factory):
+    """The three tasks merged in the layer scope."""
+    return merge(layer_task_file, tmp_path_factory.mktemp("layer-model") / "merged")

@@ -1,0 +1,107 @@
+"""The image router against scikit-learn's discriminant analysis, and its append-only statistics."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.covariance import oas
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from mingle_edge.router import RouterStatistics, discriminants, oas_shrinkage
+
+
+def features(seed, tasks=3, count=40, F=12):
+    random = np.random.default_rng(seed)
+    mixing = random.standard_normal((F, F))
+    return [
+        ((random.standard_normal((count, F)) @ mixing) + 2 * random.standard_normal(F)).astype(np.float32) for _ in range(tasks)
+    ]
+
+
+def statistics(parts):
+    return [RouterStatistics.from_features(part, len(part)) for part in parts]
+
+
+@given(st.integers(0, 999), st.integers(2, 5))
+def test_posterior_equals_discriminant_analysis_on_scaled_features(seed, tasks):
+    parts = features(seed, tasks)
+    centred = np.concatenate([part - part.mean(0) for part in parts]).astype(np.float64)
+    degrees = sum(len(part) - 1 for part in parts)
+    variance = (centred**2).sum(0) / degrees
+    scale = np.sqrt(variance + 1e-6 * variance.mean())
+    correlation = (centred / scale).T @ (centred / scale) / degrees
+    shrinkage = oas_shrinkage(np.trace(correlation), (correlation**2).sum(), len(scale), degrees)
+
+    x = np.concatenate(parts) / scale
+    y = np.repeat(np.arange(tasks), [len(part) for part in parts])
+    # lsqr with a given covariance estimate: scores from means and covariance alone, as ours.
+    shrunk = (1 - shrinkage) * correlation + shrinkage * np.eye(len(scale))
+    reference = LinearDiscriminantAnalysis(solver="lsqr", priors=np.full(tasks, 1 / tasks), covariance_estimator=_Fixed(shrunk))
+    reference.fit(x, y)
+    test = np.concatenate(features(seed + 1, tasks)).astype(np.float64)
+    # The whole scatter as its factor: centred rows, none left out.
+    exact = [RouterStatistics(part.mean(0), part - part.mean(0), len(part)) for part in parts]
+    posterior, _ = discriminants(exact).posterior(test)
+    np.testing.assert_allclose(posterior, reference.predict_proba(test / scale), atol=1e-3)
+
+
+class _Fixed:
+    """A covariance estimator that returns what it was given."""
+
+    def __init__(self, covariance):
+        self.covariance_ = covariance
+
+    def fit(self, x):
+        return self
+
+
+def test_shrinkage_equals_scikit_learns_oas():
+    x = features(0, tasks=1, count=25)[0].astype(np.float64)
+    x -= x.mean(0)
+    covariance = x.T @ x / len(x)
+    _, expected = oas(x, assume_centered=True)
+    found = oas_shrinkage(np.trace(covariance), (covariance**2).sum(), len(covariance), len(x))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.integers(0, 999))
+def test_confidence_is_the_mahalanobis_distance_within_the_discriminant_space(seed):
+    parts = features(seed, tasks=3)
+    router = discriminants(statistics(parts))
+    test = np.concatenate(features(seed + 1)).astype(np.float64)
+    _, confidence = router.posterior(test)
+    scores = test @ router.weight + router.offset
+    at_means = np.stack([part.astype(np.float64).mean(0) for part in parts]) @ router.weight + router.offset
+    inner = np.linalg.pinv((at_means + at_means.T) / 2, rcond=1e-9)
+    distances = [[(s - m) @ inner @ (s - m) for m in at_means] for s in scores]
+    np.testing.assert_allclose(-confidence, np.min(distances, axis=1), rtol=1e-3, atol=1e-3)
+
+
+def test_more_rows_than_features_and_fewer_give_the_same_router():
+    parts = features(4, tasks=2, count=60, F=6)
+    few = statistics(parts)
+    padded = [RouterStatistics(s.mean, np.concatenate([s.factor, np.zeros((40, 6), np.float32)]), s.count) for s in few]
+    np.testing.assert_allclose(discriminants(few).weight, discriminants(padded).weight, rtol=1e-8)
+
+
+def test_a_single_task_claims_every_image():
+    router = discriminants(statistics(features(0, tasks=1)))
+    posterior, confidence = router.posterior(100 * np.ones((2, 12)))
+    assert (posterior == 1).all()
+    assert (confidence >= router.confidence_bound).all()
+
+
+def test_seed_images_are_claimed_and_foreign_ones_are_not():
+    parts = features(2, tasks=3)
+    router = discriminants(statistics(parts))
+    _, own = router.posterior(np.concatenate(parts).astype(np.float64))
+    assert (own >= router.confidence_bound).mean() > 0.95
+    _, foreign = router.posterior(np.concatenate(parts).astype(np.float64) * 50)
+    assert (foreign < router.confidence_bound).mean() > 0.9
+
+
+def test_constant_features_do_no_harm():
+    parts = [np.concatenate([part, np.ones((len(part), 2), np.float32)], axis=1) for part in features(1)]
+    posterior, confidence = discriminants(statistics(parts)).posterior(np.concatenate(parts).astype(np.float64))
+    assert np.isfinite(posterior).all()
+    assert np.isfinite(confidence).all()
