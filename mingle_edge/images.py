@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import TypeVar
@@ -20,6 +19,7 @@ CLASS = "<class>"
 """The component of a test pattern that stands for the folder of one class."""
 
 _NAMED = 3  # broken images named in a message
+_LISTED = 10  # classes and folders listed in a message
 T = TypeVar("T")
 
 
@@ -42,7 +42,7 @@ def check_images(paths: Sequence[Path]) -> None:
     broken = []
     for path in paths:
         try:
-            _decode(path, Image.Image.load)
+            _decode(path, lambda image: image.load())
         except ImageFolderError as error:
             broken.append(str(error))
     if broken:
@@ -123,7 +123,8 @@ def _folded(name: str) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(repr(name) for name in names) or "none"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (", ".join(repr(name) for name in names[:_LISTED]) or "none") + more
 
 
 def _is_image(path: Path, root: Path) -> bool:
@@ -134,9 +135,7 @@ def _is_image(path: Path, root: Path) -> bool:
 def _decode(path: Path, use: Callable[[Image.Image], T]) -> T:
     """`use` of an opened image; whatever decoding raises becomes one error that names the file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return use(image)
+        with Image.open(path) as image:
+            return use(image)
     except Exception as error:  # Pillow's decoders raise much besides OSError on broken files
         raise ImageFolderError(f"{path} cannot be decoded ({error}); replace or remove it") from error

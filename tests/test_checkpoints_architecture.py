@@ -177,7 +177,7 @@ def test_image_processor_that_the_runtime_would_not_match(tmp_path: Path, field:
         ('{"embed_dim": 32, "vision_cfg": {}, "quick_gelu": "yes"}', "quick_gelu is 'yes', but must be true or false"),
         ('{"model_cfg": [], "preprocess_cfg": {}}', "needs embed_dim and vision_cfg"),
         ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}}, "preprocess_cfg": {"std": [1, 0, 1]}}', "three positive numbers"),
-        ("[" * 100_000, "cannot be read as JSON"),
+        pytest.param("[" * 100_000, "cannot be read as JSON", id="nested"),
     ],
 )
 def test_damaged_configuration(tmp_path: Path, content: str, message: str) -> None:

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from mingle_edge_runtime import bundle as fmt
+from mingle_edge_runtime.preprocess import preprocess
 
 TASKS = ("red", "green", "blue")
 SIDE, DIM, RANK, LAYERS, PAGE = 8, 16, 2, 2, 1024
@@ -30,6 +31,9 @@ def images(*colours: int, seed: int = 0) -> np.ndarray:
         if colour < 3:
             image[..., colour] += 190
     return values
+
+
+GOLDEN_IMAGES = images(0, 1, 2, 3)
 
 
 class Weights:
@@ -114,7 +118,7 @@ class BundleWriter:
 
     def finish(self, weights: Weights, golden: dict[str, np.ndarray], **members: Any) -> Path:
         """Write heads, golden.npz and bundle.json."""
-        np.savez(self.root / "golden.npz", **golden)
+        np.savez(self.root / "golden.npz", images=GOLDEN_IMAGES, **golden)
         for name, head in zip(TASKS, weights.heads, strict=True):
             np.save(self.root / f"heads/{name}.npy", head)
         found = sorted(path for path in self.root.rglob("*") if path.is_file())
@@ -172,8 +176,16 @@ NORMALISE = [node("ReduceL2", "y", "length", axes=[1]), node("Div", "y length", 
 EMBEDS = {"image_embeds": (TensorProto.FLOAT, 2)}
 
 
-def write_image_bundle(root: Path, weights: Weights, golden: dict[str, np.ndarray], top_k: int = 1) -> Path:
+def write_image_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
     """A bundle of the image scope: one linear layer `projection` and one vector `ln_post.bias`."""
+    x = flat(pixels := preprocess(GOLDEN_IMAGES, SPEC))
+    scores = 5 * pixels.mean((2, 3), dtype=np.float64)
+    golden = {
+        "plain": weights.image_scope(x, [], []),
+        "posterior": np.exp(scores) / np.exp(scores).sum(1, keepdims=True),
+        "confidence": scores.max(1),
+        "embeds": np.stack([weights.image_scope(x, [t], [1.0]) for t in range(len(TASKS))]),
+    }
     writer = BundleWriter(root)
     stem, bias = writer.external("stem", weights.stem), writer.external("ln_post.bias", weights.bias)
     plain = [FLATTEN, node("MatMul", "x stem", "xw")]
@@ -220,8 +232,10 @@ def write_adapter(path: Path, arrays: dict[str, np.ndarray]) -> None:
     adapter.export_adapter(str(path))
 
 
-def write_layer_bundle(root: Path, weights: Weights, golden: dict[str, np.ndarray], top_k: int = 1) -> Path:
+def write_layer_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
     """A bundle of the layer scope: two gated linear layers, each expert matrix on a page of its own."""
+    x = flat(preprocess(GOLDEN_IMAGES, SPEC))
+    golden = {"embeds": np.stack([weights.layer_scope(x, k + 1)[0] for k in range(len(TASKS))])}
     writer = BundleWriter(root)
     pages = np.zeros((len(TASKS), LAYERS, 2, PAGE), np.float32)
     pages[:, :, 0, : RANK * DIM] = weights.layer_A.reshape(len(TASKS), LAYERS, -1)

@@ -39,23 +39,22 @@ def check_tag(path_or_tag: str, base: Path, model: str | None, architecture: Vis
     Raises:
         CheckpointError: another activation, or images normalised otherwise.
     """
-    if (base / path_or_tag).exists():
+    if model is None or (base / path_or_tag).exists():
         return
     tag = _tag(path_or_tag, base, model)
     activation = "quick_gelu" if tag.get("quick_gelu") else "gelu"
-    if model is not None and activation != architecture.activation:
+    if activation != architecture.activation:
         twin = model.removesuffix("-quickgelu") if activation == "gelu" else f"{model}-quickgelu"
         step = f"name the model {twin}" if twin in open_clip.list_models() else 'set "quick_gelu" in a JSON config'
         raise CheckpointError(
             f"the weights {path_or_tag!r} were trained with {activation}, but {model!r} runs {architecture.activation}; {step}"
         )
-    if model is not None:
-        trained = read_architecture(model, base, path_or_tag)
-        if (trained.mean, trained.std) != (architecture.mean, architecture.std):
-            raise CheckpointError(
-                f"the weights {path_or_tag!r} expect images normalised by mean {trained.mean} and std {trained.std}, not "
-                f"{architecture.mean} and {architecture.std}; read the architecture with these weights"
-            )
+    trained = read_architecture(model, base, path_or_tag)
+    if (trained.mean, trained.std) != (architecture.mean, architecture.std):
+        raise CheckpointError(
+            f"the weights {path_or_tag!r} expect images normalised by mean {trained.mean} and std {trained.std}, not "
+            f"{architecture.mean} and {architecture.std}; read the architecture with these weights"
+        )
 
 
 def _tag(path_or_tag: str, base: Path, model: str | None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import click
 
@@ -11,20 +10,15 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, 
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
 
 
-class ByteSize(click.ParamType):
-    """`64MB` (10^6), `64MiB` (2^20) or a plain number of bytes."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Bytes as an integer; anything else fails with the units there are."""
-        if isinstance(value, int):
-            return value
-        match = _PATTERN.fullmatch(str(value).strip())
-        unit = _UNITS.get(match.group(2).upper()) if match else None
-        if match is None or unit is None:
-            self.fail(f"{value!r} is no size; write it like 64MB, 64MiB or 64000000", param, ctx)
-        return int(float(match.group(1)) * unit)
+def byte_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Callback of an option: the bytes of `64MB` (10^6), `64MiB` (2^20) or a plain number."""
+    if value is None:
+        return None
+    match = _PATTERN.fullmatch(value.strip())
+    unit = _UNITS.get(match.group(2).upper()) if match else None
+    if match is None or unit is None:
+        raise click.BadParameter(f"{value!r} is no size; write it like 64MB, 64MiB or 64000000")
+    return int(float(match.group(1)) * unit)
 
 
 def format_bytes(size: int) -> str:

@@ -77,6 +77,9 @@ def describe_merged_model(path: Path) -> str:
         f"merged model, {model.scope} scope, rank {settings.rank}, layers {settings.layers}",
         f"tower: {shape.layers} blocks of width {shape.width}, patch {shape.patch_size}, "
         f"image {shape.image_size}, output {shape.output_dim}, {shape.activation}",
+        f"router: {settings.router_blocks} blocks of the plain backbone"
+        if model.scope == "image"
+        else "router: gates per layer",
         f"size: {format_bytes(size)}",
         f"backbone: {model.backbone_source}, sha256 {model.backbone_sha256[:16]}",
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mingle_edge.cli.byte_size import ByteSize, format_bytes
+from mingle_edge.cli.byte_size import byte_size, format_bytes
 from mingle_edge.cli.progress_bar import ProgressBar
 
 
@@ -18,7 +18,9 @@ from mingle_edge.cli.progress_bar import ProgressBar
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of images.  [default: the bundle's own]")
 @click.option("--runs", default=50, show_default=True, type=click.IntRange(min=1), help="Timed runs of each kind.")
 @click.option("--against", type=click.Choice(["dense"]), help="Time the tower without experts, interleaved.")
-@click.option("--expert-budget", type=ByteSize(), help="Experts to keep in memory, like 64MB.  [default: all]")
+@click.option(
+    "--expert-budget", metavar="SIZE", callback=byte_size, help="Experts to keep in memory, like 64MB.  [default: all]"
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime.  [default: one per core]")
 @click.option("--provider", help="Execution provider of ONNX Runtime.  [default: cpu]")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write all figures to this file.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mingle_edge.cli.byte_size import ByteSize
+from mingle_edge.cli.byte_size import byte_size
 
 if TYPE_CHECKING:
     from mingle_edge_runtime import Prediction
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.option("--task", help="Use this task's expert and labels; the router is skipped.")
 @click.option("--head", help="Use this task's labels, whichever expert is chosen.")
 @click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="Labels to show per image.")
-@click.option("--expert-budget", type=ByteSize(), help="Experts to keep in memory, like 64MB.  [default: all]")
+@click.option(
+    "--expert-budget", metavar="SIZE", callback=byte_size, help="Experts to keep in memory, like 64MB.  [default: all]"
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime.  [default: one per core]")
 @click.option("--provider", help="Execution provider of ONNX Runtime.  [default: cpu]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")

@@ -28,7 +28,6 @@ def check_rules(index: BundleIndex) -> None:
         check_relative(name, f"{INDEX_NAME}: {where}")
         _require(name in index.files, f"{where} names {name!r}, which files does not list")
     _check_numbers(index)
-    _check_tasks(index)
     image = index.scope == "image"
     for member in ("router", "defaults", "page_bank"):
         wanted = image == (member != "page_bank")
@@ -37,6 +36,7 @@ def check_rules(index: BundleIndex) -> None:
         _check_defaults(index.defaults, index)
     if index.page_bank:
         _check_page_bank(index.page_bank, index)
+    _check_tasks(index)
 
 
 def _be(wanted: bool) -> str:

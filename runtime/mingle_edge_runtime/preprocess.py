@@ -99,7 +99,7 @@ def _read(path: Path) -> Image.Image:
             picture.load()
             return picture
     except OSError as error:
-        raise ImageError(f"{path} cannot be read as an image: {error}") from error
+        raise ImageError(f"{path} cannot be read as an image: {error.strerror or error}") from error
     except Exception as error:  # Pillow's decoders raise errors of any type on broken files
         raise ImageError(f"{path} is broken: {error}") from error
 

@@ -107,8 +107,9 @@ def _cosines(name: str, actual: NDArray[Any], expected: NDArray[Any], bundle: Bu
 
 def _cosine(actual: NDArray[Any], expected: NDArray[Any]) -> float:
     a, b = actual.astype(np.float64), expected.astype(np.float64)
-    cosine = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
-    return float(np.min(cosine))
+    with np.errstate(invalid="ignore"):
+        cosine = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    return float(np.min(np.nan_to_num(cosine, nan=-1.0)))  # NaN or zero outputs are as wrong as can be
 
 
 def _misfit(bundle: Bundle, what: str) -> BundleError:

@@ -1,0 +1,103 @@
+"""The command line: help that fits 80 columns, exit codes and messages of everything a user can get wrong."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from mingle_edge.cli import COMMANDS, main
+
+
+@pytest.fixture
+def run():
+    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_is_readable_in_80_columns(run, command):
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+    assert max(map(len, result.output.splitlines())) <= 80
+    for line in result.output.splitlines():
+        if option := re.match(r"  (?:-\w, )?--[\w-]+(?: [A-Z\[\]a-z|.]+)?(.*)", line):
+            assert not option[1].endswith("...")
+
+
+def test_help_of_the_group_loads_no_heavy_library():
+    code = (
+        "import sys; from click.testing import CliRunner; from mingle_edge.cli import main;"
+        "assert CliRunner().invoke(main, ['--help']).exit_code == 0;"
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'open_clip', 'safetensors') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_merge_evaluate_inspect_in_a_user_s_order(run, task_file, tmp_path):
+    merged = tmp_path / "merged"
+    result = run("merge", task_file, "-o", merged)
+    assert result.exit_code == 0, result.output
+    assert "3 tasks, scope image: task0, task1, task2" in result.output
+    result = run("evaluate", merged, task_file, "--json", tmp_path / "report.json")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^ACC +\d+\.\d +\d+\.\d +\d+\.\d$", result.output, re.MULTILINE)
+    assert max(map(len, result.output.splitlines())) <= 80
+    assert '"bwt"' in (tmp_path / "report.json").read_text()
+    result = run("inspect", merged)
+    assert result.exit_code == 0, result.output
+    assert all(name in result.output for name in ("task0", "task1", "task2"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("merge", "nowhere.toml", "-o", "m"), r"nowhere\.toml"),
+        (("merge", "{file}"), "give -o FOLDER"),
+        (("merge", "{file}", "-o", "a", "--into", "b"), "different folders"),
+        (("merge", "{file}", "--into", "{tmp}"), "not a merged model"),
+        (("merge", "{file}", "-o", "/proc/merged"), "/proc/merged"),
+        (("merge", "{file}", "-o", "{tmp}/m", "--device", "cuda"), "no CUDA device"),
+        (("evaluate", "{tmp}", "{file}"), "not a merged model"),
+        (("inspect", "{tmp}"), "."),
+        (("export", "{tmp}", "-o", "{tmp}/b"), "not a merged model"),
+        (("run", "{tmp}", "x.png"), "."),
+        (("verify", "{tmp}"), "."),
+        (("profile", "{tmp}"), "."),
+        (("merg", "x"), "No such command 'merg'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, task_file, tmp_path, monkeypatch, arguments, message):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = run(*(argument.format(file=task_file, tmp=tmp_path) for argument in arguments))
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.output.splitlines() if line.lower().startswith("error: ")]
+    assert len(lines) == 1
+    assert re.search(message, lines[0])
+    assert "Traceback" not in result.output
+
+
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(run, task_file, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mingle_edge.merge", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith("mingle_edge.") and ".cli" not in name]:
+        monkeypatch.delitem(sys.modules, name)
+    result = run("merge", task_file, "-o", tmp_path / "m")
+    assert result.exit_code == 2
+    assert "pip install 'mingle-edge[merge]'" in result.output
+
+
+def test_an_interruption_says_that_nothing_is_lost(run, task_file, tmp_path, monkeypatch):
+    import mingle_edge.merge
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mingle_edge.merge, "merge", interrupted)
+    result = run("merge", task_file, "-o", tmp_path / "m")
+    assert result.exit_code == 130
+    assert "run the same command again to continue" in result.output

@@ -1,0 +1,182 @@
+"""The expert store alone: what stays within the budget, what is loaded once, what is never evicted."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mingle_edge_runtime import BudgetError, EdgeError
+from mingle_edge_runtime.expert_store import ExpertStore
+
+SIZES = {"a": 10, "b": 20, "c": 30, "d": 40}
+
+
+class Loads:
+    """Opens experts that are their own names, and counts."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, task: str) -> str:
+        self.counts[task] += 1
+        return task
+
+
+def store(budget: int | None, together: int = 1) -> tuple[ExpertStore[str], Loads]:
+    """A store and its counting loader."""
+    loads = Loads()
+    return ExpertStore(SIZES, loads, budget, together, ()), loads
+
+
+@given(st.lists(st.sampled_from(sorted(SIZES))), st.integers(40, 100))
+def test_least_recently_used_goes_first(requests: list[str], budget: int) -> None:
+    experts, loads = store(budget)
+    resident: list[str] = []  # the model: least recently used first
+    for task in requests:
+        with experts.use(task) as expert:
+            assert expert == task
+        if task in resident:
+            resident.remove(task)
+        else:
+            while sum(SIZES[name] for name in resident) + SIZES[task] > budget:
+                resident.pop(0)
+        resident.append(task)
+        assert experts.stats().resident_bytes == sum(SIZES[name] for name in resident) <= budget
+    stats = experts.stats()
+    assert stats.hits + stats.misses == len(requests)
+    assert stats.misses == loads.counts.total() == stats.evictions + len(resident)
+    assert stats.bytes_loaded == sum(SIZES[task] * count for task, count in loads.counts.items())
+    assert stats.overshoot_bytes == 0
+    assert stats.peak_bytes <= budget
+
+
+@given(st.data())
+def test_what_is_pinned_or_in_use_stays(data) -> None:
+    experts, loads = store(100)
+    experts.pin(["a", "b"])
+    with ExitStack() as held:
+        for task in data.draw(st.lists(st.sampled_from(sorted(SIZES)), max_size=4)):
+            held.enter_context(experts.use(task))
+            assert loads.counts[task] == 1
+        for task in data.draw(st.lists(st.sampled_from(sorted(SIZES)))):
+            with experts.use(task):
+                pass
+    stats = experts.stats()
+    assert loads.counts["a"] == loads.counts["b"] == 1
+    assert stats.resident_bytes <= 100
+    assert stats.overshoot_bytes == max(0, stats.peak_bytes - 100)
+    assert stats.pinned_bytes == 30
+
+
+def test_everything_in_use_may_overshoot_and_is_counted() -> None:
+    experts, _ = store(40)
+    with experts.use("d"), experts.use("c"):
+        assert experts.stats().resident_bytes == 70
+    assert experts.stats().overshoot_bytes == 30
+    assert experts.stats().resident_bytes <= 40
+
+
+def test_pins_replace_each_other_and_must_leave_room() -> None:
+    experts, loads = store(60)
+    with pytest.raises(BudgetError, match="60 bytes is too small: pinning c beside the others needs 70"):
+        experts.pin(["c"])
+    experts.pin(["b"])
+    experts.pin([])
+    assert experts.stats().pinned_bytes == 0
+    with experts.use("d"), experts.use("c"):
+        pass
+    with experts.use("b"):
+        assert loads.counts["b"] == 2
+
+
+def test_prefetch_stops_at_the_budget() -> None:
+    experts, loads = store(60)
+    experts.pin(["a"])
+    experts.prefetch(["a", "b", "c", "d"])
+    assert loads.counts == {"a": 1, "b": 1, "c": 1}
+    assert experts.stats().evictions == experts.stats().misses == 0
+
+
+@pytest.mark.parametrize(("together", "least"), [(1, 40), (2, 70), (4, 100), (9, 100)])
+def test_the_budget_must_hold_one_run(together: int, least: int) -> None:
+    store(least, together)
+    with pytest.raises(BudgetError, match=f"needs {least}"):
+        store(least - 1, together)
+
+
+def test_threads_that_ask_for_one_expert_load_it_once() -> None:
+    started, go = threading.Barrier(8), threading.Event()
+    calls: list[str] = []
+
+    def load(task: str) -> str:
+        calls.append(task)
+        go.wait(10)
+        return task
+
+    experts = ExpertStore(SIZES, load, None, 1, ())
+
+    def work(_: int) -> str:
+        started.wait()
+        with experts.use("c") as expert:
+            return expert
+
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(work, range(8))
+        while not calls:
+            pass
+        with pytest.raises(TimeoutError):
+            next(pool.map(work, [], timeout=0), None) or go.wait(0.05) or (_ for _ in ()).throw(TimeoutError)
+        go.set()
+        assert list(found) == ["c"] * 8
+    assert calls == ["c"]
+    assert experts.stats().bytes_loaded == 30
+
+
+def test_a_failed_load_leaves_nothing_behind_and_may_be_tried_again() -> None:
+    broken = [True]
+
+    def load(task: str) -> str:
+        if broken.pop():
+            raise OSError(task)
+        return task
+
+    experts = ExpertStore(SIZES, load, 40, 1, ())
+    broken += [False, True]
+    with pytest.raises(OSError, match="d"), experts.use("d"):
+        pass
+    assert experts.stats().resident_bytes == 0
+    with experts.use("d") as expert:
+        assert expert == "d"
+
+
+def test_a_closed_store_refuses() -> None:
+    experts, _ = store(None)
+    with experts.use("a"):
+        experts.close()
+    assert experts.stats().resident_bytes == 0
+    with pytest.raises(EdgeError, match="closed"), experts.use("a"):
+        pass
+
+
+def test_random_traffic_from_many_threads_keeps_the_account() -> None:
+    experts, loads = store(70)
+
+    def work(seed: int) -> None:
+        for step in range(200):
+            task = "abcd"[(seed * 7 + step * step) % 4]
+            with experts.use(task) as expert:
+                assert expert == task
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    stats = experts.stats()
+    assert stats.hits + stats.misses == 1200
+    assert stats.bytes_loaded == sum(SIZES[task] * count for task, count in loads.counts.items())
+    assert stats.resident_bytes <= 70
+    assert stats.overshoot_bytes == max(0, stats.peak_bytes - 70)
