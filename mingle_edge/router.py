@@ -87,7 +87,8 @@ def discriminants(statistics: Sequence[RouterStatistics]) -> Discriminants:
     degrees = max(sum(s.count - 1 for s in statistics), 1)
     factor = np.concatenate([s.factor for s in statistics]).astype(np.float64) / np.sqrt(degrees)  # [Q, F]
     variance = (factor**2).sum(axis=0)
-    scale = np.sqrt(variance + 1e-6 * variance.mean() + np.finfo(np.float64).tiny)
+    # Where all seeds are one image, nothing is known of how features vary, and they keep their scale.
+    scale = np.sqrt(variance + (1e-6 * variance.mean() or 1.0))
     rows = factor / scale  # rows' rows = correlation matrix
     small = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
     shrinkage = oas_shrinkage(float((rows**2).sum()), float((small**2).sum()), rows.shape[1], degrees)

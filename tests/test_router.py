@@ -105,3 +105,10 @@ def test_constant_features_do_no_harm():
     posterior, confidence = discriminants(statistics(parts)).posterior(np.concatenate(parts).astype(np.float64))
     assert np.isfinite(posterior).all()
     assert np.isfinite(confidence).all()
+
+
+def test_one_seed_without_variations_still_routes_by_distance():
+    parts = [np.full((1, 4), value, np.float32) for value in (0.0, 1.0)]
+    posterior, confidence = discriminants(statistics(parts)).posterior(np.array([[0.1] * 4, [0.9] * 4]))
+    assert posterior.argmax(1).tolist() == [0, 1]
+    assert np.isfinite(confidence).all()

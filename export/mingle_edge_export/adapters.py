@@ -27,4 +27,6 @@ def write_adapter(path: Path, values: Mapping[str, Array]) -> None:
     try:
         adapter.export_adapter(str(path))
     except RuntimeError as error:
-        raise OutputError(f"{path}: cannot be written ({error}); check the space left and the permissions") from error
+        raise OutputError(
+            f"{path}: ONNX Runtime could not write the expert; check the space left and the permissions"
+        ) from error

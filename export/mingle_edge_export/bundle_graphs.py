@@ -11,7 +11,7 @@ from onnx import TensorProto
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.router import Discriminants
 from mingle_edge_export.expert_inputs import ExpertInputs
-from mingle_edge_export.graph import Array, Graph, WeightFile
+from mingle_edge_export.graph import Array, Dims, Graph, WeightFile
 from mingle_edge_export.page_bank import PageLayout
 from mingle_edge_export.routed_experts import LayerGates, RoutedExperts
 from mingle_edge_export.router_graph import add_router
@@ -40,15 +40,13 @@ class GraphWriter:
         layers = ExpertInputs(graph, self.architecture, self.backbone, self.weights, carrying, gated)
         self._finish(graph, layers, path)
 
-    def tower_with_bank(
-        self, path: Path, layout: PageLayout, gates: Mapping[str, LayerGates], bank: str, top_k: int
-    ) -> None:
+    def tower_with_bank(self, path: Path, layout: PageLayout, gates: Mapping[str, LayerGates], bank: str, top_k: int) -> None:
         """The layer scope's tower; `bank` is the name of the page bank's file beside it."""
         graph = self._graph("tower")
         layers = RoutedExperts(graph, self.architecture, self.backbone, self.weights, layout, gates, bank, top_k)
         embeds = Tower(layers).embeddings(PIXELS)
         tasks, values = layers.routes()
-        dims = ["batch", len(layout.slots), "k"]
+        dims: Dims = ["batch", len(layout.slots), "k"]
         graph.output(EMBEDS, embeds, ["batch", self.architecture.output_dim])
         graph.output("route_tasks", tasks, dims, TensorProto.INT64)
         graph.output("route_weights", values, dims)

@@ -35,7 +35,7 @@ class WeightFile:
         if tensor not in self._tensors:
             offset = -(-self._end // ALIGNMENT) * ALIGNMENT
             self._file.write(bytes(offset - self._end))
-            self._file.write(memoryview(np.ascontiguousarray(value, dtype="<f4")).cast("B"))
+            self._file.write(np.ascontiguousarray(value, dtype="<f4").tobytes())
             self._file.flush()  # graphs are checked together with what they point to
             self._end = offset + 4 * value.size
             self._tensors[tensor] = (offset, value.shape)

@@ -1,7 +1,7 @@
 """Layer scope: all experts in one file of equal pages, so that a run reads the pages of routed experts and no others.
 
-Layout in docs/bundle-format.md: task after task; within a task each layer owns consecutive pages, first A `[rank, d_in]`, then B
-transposed `[rank, d_out]`, each starting on a page.
+The layout is that of docs/bundle-format.md: task after task; within a task each layer owns consecutive pages, first A
+`[rank, d_in]`, then B transposed `[rank, d_out]`, each starting on a page.
 """
 
 from __future__ import annotations

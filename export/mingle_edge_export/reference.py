@@ -1,4 +1,4 @@
-"""What the graphs must compute, by the PyTorch implementation on images made from nothing. The export's only use of torch."""
+"""What the graphs must compute: the PyTorch implementation on images made from nothing. The export's only use of torch."""
 
 from __future__ import annotations
 
@@ -24,8 +24,23 @@ MIXTURE = (0.625, 0.375)  # weights of the first two tasks
 
 
 @dataclass(frozen=True)
+class ImageScopeOutputs:
+    """Of n images."""
+
+    posterior: Array  # [n, T]
+    confidence: Array  # [n]
+    experts: Mapping[str, Array]  # task -> embeddings [n, dim] under its expert alone
+    mixture: Array | None  # [n, dim], the first two tasks by MIXTURE; None where there is one task
+
+    def golden(self, n: int) -> dict[str, Array]:
+        """The first n of each, as golden.npz has them."""
+        embeds = np.stack([embeds[:n] for embeds in self.experts.values()])
+        return {"posterior": self.posterior[:n], "confidence": self.confidence[:n], "embeds": embeds}
+
+
+@dataclass(frozen=True)
 class Routed:
-    """Layer scope: embeddings `[n, dim]` and routes `[n, layers, k]`, of at least `GOLDEN_IMAGES` images."""
+    """Layer scope: embeddings `[n, dim]` and routes `[n, layers, k]` at one top_k."""
 
     embeds: Array
     tasks: NDArray[np.int64]
@@ -34,61 +49,56 @@ class Routed:
 
 @dataclass(frozen=True)
 class Reference:
-    """Outputs for the first n images, `[n, ...]`."""
+    """The images and all outputs for them."""
 
     images: NDArray[np.uint8]  # [n, S, S, 3]
     pixels: Array  # [n, 3, S, S]
     plain: Array  # [n, dim], the backbone without experts
-    experts: Mapping[str, Array]  # image scope: task -> [n, dim]
-    mixture: Array | None  # image scope: the first two tasks by MIXTURE, [n, dim]
-    posterior: Array | None  # image scope: [n, T]
-    confidence: Array | None  # image scope: [n]
-    routed: Mapping[int, Routed]  # layer scope: by top_k = 1 .. T
+    by_image: ImageScopeOutputs | None  # image scope
+    by_layer: Mapping[int, Routed]  # layer scope: top_k = 1 .. T; of fewer images where top_k is not `compared_top_k`
 
     def golden(self) -> dict[str, NDArray[Any]]:
         """The arrays of golden.npz."""
         n = GOLDEN_IMAGES
-        if self.routed:
-            return {
-                "images": self.images[:n],
-                "embeds": np.stack([self.routed[k].embeds[:n] for k in sorted(self.routed)]),
-            }
-        assert self.posterior is not None and self.confidence is not None
-        return {
-            "images": self.images[:n],
-            "plain": self.plain[:n],
-            "posterior": self.posterior[:n],
-            "confidence": self.confidence[:n],
-            "embeds": np.stack([embeds[:n] for embeds in self.experts.values()]),
-        }
-
-
-def compute_reference(merged: MergedModel, spec: Preprocess, progress: Progress) -> Reference:
-    """Run the merged model in PyTorch on the CPU."""
-    tower = GatedTower(merged)
-    images = smooth_images(IMAGES, spec.image_size)
-    pixels = preprocess(images, spec)
-    x = torch.from_numpy(pixels)
-    names = merged.task_names
-    experts, routed = {}, {}
-    mixture = posterior = confidence = None
-    if merged.scope == "image":
-        posterior, confidence = (value.float().numpy() for value in tower.route(x))
-        for i, name in enumerate(names):
-            progress("reference", i, len(names), name)
-            experts[name] = tower.embed(x, name).numpy()
-        if len(names) > 1:
-            mixture = tower.embed_mixture(x, names[:2], MIXTURE).numpy()
-    else:
-        for k in range(1, len(names) + 1):
-            progress("reference", k - 1, len(names), f"top {k}")
-            count = IMAGES if k in compared_top_k(len(names)) else GOLDEN_IMAGES
-            embeds, tasks, weights = tower.embed_layers(x[:count], k)
-            routed[k] = Routed(embeds.numpy(), tasks.numpy(), weights.numpy())
-    progress("reference", len(names), len(names))
-    return Reference(images, pixels, tower.embed(x).numpy(), experts, mixture, posterior, confidence, routed)
+        if self.by_image is not None:
+            return {"images": self.images[:n], "plain": self.plain[:n], **self.by_image.golden(n)}
+        return {"images": self.images[:n], "embeds": np.stack([routed.embeds[:n] for routed in self.by_layer.values()])}
 
 
 def compared_top_k(tasks: int) -> list[int]:
     """The values of top_k at which graphs are compared with the reference on all images."""
     return sorted({1, min(2, tasks), tasks})
+
+
+def compute_reference(merged: MergedModel, spec: Preprocess, progress: Progress) -> Reference:
+    """Run the merged model in PyTorch on the CPU."""
+    images = smooth_images(IMAGES, spec.image_size)
+    pixels = preprocess(images, spec)
+    x = torch.from_numpy(pixels)
+    tower = GatedTower(merged)
+    by_image = _by_image(tower, x, progress) if merged.scope == "image" else None
+    by_layer = _by_layer(tower, x, progress) if merged.scope == "layer" else {}
+    return Reference(images, pixels, tower.embed(x).numpy(), by_image, by_layer)
+
+
+def _by_image(tower: GatedTower, x: torch.Tensor, progress: Progress) -> ImageScopeOutputs:
+    names = tower.merged.task_names
+    posterior, confidence = (value.float().numpy() for value in tower.route(x))
+    experts = {}
+    for i, name in enumerate(names):
+        progress("reference", i, len(names), name)
+        experts[name] = tower.embed(x, name).numpy()
+    mixture = tower.embed_mixture(x, names[:2], MIXTURE).numpy() if len(names) > 1 else None
+    progress("reference", len(names), len(names))
+    return ImageScopeOutputs(posterior, confidence, experts, mixture)
+
+
+def _by_layer(tower: GatedTower, x: torch.Tensor, progress: Progress) -> dict[int, Routed]:
+    count = len(tower.merged.tasks)
+    outputs = {}
+    for k in range(1, count + 1):
+        progress("reference", k - 1, count, f"top {k}")
+        embeds, tasks, weights = tower.embed_layers(x if k in compared_top_k(count) else x[:GOLDEN_IMAGES], k)
+        outputs[k] = Routed(embeds.numpy(), tasks.numpy(), weights.numpy())
+    progress("reference", count, count)
+    return outputs

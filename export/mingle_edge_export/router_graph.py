@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from mingle_edge.router import Discriminants
 from mingle_edge_export.tower import PlainLayers, Tower
 

@@ -21,9 +21,7 @@ class PlainLayers:
     whole_last_block = False
     """Whether something reads all tokens of the last block, not the class token alone."""
 
-    def __init__(
-        self, graph: Graph, architecture: VisionArchitecture, backbone: Mapping[str, Array], file: WeightFile
-    ) -> None:
+    def __init__(self, graph: Graph, architecture: VisionArchitecture, backbone: Mapping[str, Array], file: WeightFile) -> None:
         """Constants of `graph`, with their values in `file`; backbone: internal name -> value."""
         self.graph = graph
         self.architecture = architecture
@@ -65,7 +63,7 @@ class PlainLayers:
 
 
 class Tower:
-    """Adds the parts of the tower to the graph of `layers`. Values are token arrays `[batch, N, width]` unless said otherwise."""
+    """Adds the tower, or parts of it, to the graph of `layers`. Values are tokens `[batch, N, width]` unless said otherwise."""
 
     def __init__(self, layers: PlainLayers) -> None:
         self._layers = layers

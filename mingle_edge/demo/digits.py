@@ -25,26 +25,27 @@ def handwritten_digits(rng: np.random.Generator) -> list[Floats]:
 
 def draw_handwritten(rng: np.random.Generator, scan: Floats) -> Floats:
     """One scan `[8, 8]` enlarged, placed anywhere on uneven paper, in any two colours: `[SIDE, SIDE, 3]`."""
-    width, height = rng.integers(24, 33, 2)
+    width, height = rng.integers(27, 33, 2)
     glyph = np.asarray(Image.fromarray(scan).resize((width, height), Image.Resampling.BICUBIC))
     return _ink(rng, glyph)
 
 
 def draw_printed(rng: np.random.Generator, label: str) -> Floats:
     """A digit by its name, set in type: `[SIDE, SIDE, 3]`."""
-    font = ImageFont.load_default(int(rng.integers(22, 38)))
+    font = ImageFont.load_default(48)
     text = str(DIGITS.index(label))
     left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
     page = Image.new("L", (right - left, bottom - top))
     ImageDraw.Draw(page).text((-left, -top), text, fill=255, font=font)
-    page.thumbnail((SIDE, SIDE))
-    return _ink(rng, np.asarray(page, np.float32) / 255)
+    height = int(rng.integers(24, 31))
+    width = round(height * page.width / page.height * rng.uniform(0.8, 1.1))
+    return _ink(rng, np.asarray(page.resize((width, height)), np.float32) / 255)
 
 
 def _ink(rng: np.random.Generator, glyph: Floats) -> Floats:
     mask = np.zeros((SIDE, SIDE), np.float32)
     height, width = glyph.shape
-    top, left = rng.integers(0, SIDE - height + 1), rng.integers(0, SIDE - width + 1)
+    top, left = np.clip([(SIDE - height) // 2, (SIDE - width) // 2] + rng.integers(-3, 4, 2), 0, [SIDE - height, SIDE - width])
     mask[top : top + height, left : left + width] = np.clip(glyph, 0, 1)
     ink, paper = dark_and_light(rng)
     stains = rng.uniform(0, 0.25) * smooth_noise(rng, 3)

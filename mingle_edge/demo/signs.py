@@ -19,7 +19,7 @@ class Placement:
     """Where a sign stands: turns points of the sign (unit circle about its centre, y down) into image points."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        angle, self.radius = rng.normal(0, 0.09), rng.uniform(0.24, 0.46)
+        angle, self.radius = rng.normal(0, 0.09), rng.uniform(0.32, 0.48)
         reach = 0.5 - 0.8 * self.radius
         self.centre = (0.5 + rng.uniform(-reach, reach, 2)).astype(np.float32)
         turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)

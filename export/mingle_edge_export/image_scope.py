@@ -1,0 +1,45 @@
+"""The image scope's part of a bundle: router, tower with optional inputs, one adapter per task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mingle_edge.merged_model import MergedModel
+from mingle_edge.progress import Progress
+from mingle_edge.router import discriminants
+from mingle_edge_export.adapters import write_adapter
+from mingle_edge_export.bundle_graphs import GraphWriter
+from mingle_edge_export.contents import Contents, StoredExpert
+from mingle_edge_export.expert_inputs import expert_values
+from mingle_edge_runtime import bundle as fmt
+
+TOWER, ROUTER, EXPERTS = "tower.onnx", "router.onnx", "experts"
+
+
+def write_image_scope(folder: Path, merged: MergedModel, graphs: GraphWriter, progress: Progress) -> Contents:
+    """Write the graphs and the adapters into `folder`."""
+    architecture, names = merged.architecture, merged.task_names
+    router = discriminants([merged.router_statistics(name) for name in names])
+    graphs.router(folder / ROUTER, merged.settings.router_blocks, router)
+    kinds = ("patch_embedding", *merged.settings.carrying(), "projection")
+    carrying = [layer for layer in architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
+    gated = [layer for layer in carrying if merged.settings.learned_gates and layer.startswith("blocks.")]
+    graphs.tower_with_inputs(folder / TOWER, carrying, gated)
+    (folder / EXPERTS).mkdir()
+    stored = []
+    for i, name in enumerate(names):
+        progress("experts", i, len(names), name)
+        path = f"{EXPERTS}/{name}.onnx_adapter"
+        expert = merged.expert(name)
+        write_adapter(folder / path, expert_values(architecture, graphs.backbone, expert, merged.gates(name), carrying, gated))
+        rank = max(len(value) for key, value in expert.items() if key.endswith(".A"))
+        stored.append(StoredExpert(rank, (folder / path).stat().st_size, path))
+    progress("experts", len(names), len(names))
+    vectors = {name: graphs.weights.location(name) for name in architecture.vector_shapes()}
+    return Contents(
+        tower=TOWER,
+        experts=stored,
+        router=fmt.Router(ROUTER, merged.settings.router_blocks, router.confidence_bound),
+        defaults=fmt.Defaults(graphs.weights.name, {name: fmt.DefaultTensor(*place) for name, place in vectors.items()}),
+        learned_gates=bool(gated),
+    )

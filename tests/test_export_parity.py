@@ -1,0 +1,115 @@
+"""The export's gate: PyTorch and ONNX agree for every kind of merged model, and a graph that is wrong does not get out."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_merged import ARCHITECTURE, write_merged
+
+from mingle_edge_export import ParityError, export_bundle, image_scope
+from mingle_edge_export.expert_inputs import ExpertInputs
+from mingle_edge_export.graph import Graph, WeightFile
+from mingle_edge_export.routed_experts import RoutedExperts
+
+
+@settings(max_examples=15)
+@given(
+    scope=st.sampled_from(["image", "layer", "gated"]),
+    tasks=st.integers(1, 4),
+    rank=st.integers(1, 60),  # up to more than the smaller sides of the layers
+    layers=st.sampled_from(["attn+mlp", "qkv+fc1"]),
+    activation=st.sampled_from(["quick_gelu", "gelu"]),
+    depth=st.integers(1, 3),
+    router_blocks=st.integers(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_every_kind_of_model_passes(scope, tasks, rank, layers, activation, depth, router_blocks, seed):
+    with tempfile.TemporaryDirectory() as folder:
+        merged = write_merged(
+            Path(folder) / "merged",
+            scope="layer" if scope == "layer" else "image",
+            learned_gates=scope == "gated",
+            tasks=tasks,
+            rank=rank,
+            layers=layers,
+            architecture=dataclasses.replace(ARCHITECTURE, activation=activation, layers=depth),
+            router_blocks=router_blocks,
+            seed=seed,
+        )
+        parity = export_bundle(merged.path, Path(folder) / "bundle").parity
+    assert parity.cosine >= 0.99999
+    assert parity.max_abs <= 1e-4
+    assert parity.posterior <= 1e-3
+    assert parity.near_ties <= 2
+
+
+def test_real_merges_pass(image_model, layer_model, tmp_path):
+    for model in (image_model, layer_model):
+        parity = export_bundle(model.path, tmp_path / model.scope).parity
+        assert parity.cosine >= 0.99999
+        assert parity.max_abs <= 1e-4
+        assert parity.near_ties == 0
+
+
+def rewired(operator: str, replacement: str):
+    """Graph.op with one operator in place of another."""
+    right = Graph.op
+    return lambda self, name, *inputs, **attributes: right(
+        self, replacement if name == operator else name, *inputs, **attributes
+    )
+
+
+def baked_batch(self, *values):
+    """The class token is expanded to a batch of one, whatever comes."""
+    return right_integers(self, *((-1, *values[1:]) if values[0] == 0 else values))
+
+
+def doubled_expert(self, layer, x):
+    y = right_expert(self, layer, x)
+    return self.graph.op("Add", y, y) if layer == "blocks.1.fc2" else y
+
+
+def another_vector(self, tensor):
+    return right_location(self, "ln_post.weight" if tensor == "ln_pre.weight" else tensor)
+
+
+def wrong_router(statistics):
+    right = right_discriminants(statistics)
+    return dataclasses.replace(right, bias=right.bias + [0.05, 0, 0])
+
+
+def class_token_alone(self, x):
+    """What a gate reads in place of the mean over tokens."""
+    return self.graph.op("Slice", x, *(self.graph.integers(i) for i in (0, 1, 1)))
+
+
+right_integers, right_expert, right_location = Graph.integers, ExpertInputs._expert, WeightFile.location
+right_discriminants = image_scope.discriminants
+
+
+@pytest.mark.parametrize(
+    ("scope", "where", "name", "fault", "message"),
+    [
+        ("image", Graph, "op", rewired("Sigmoid", "Tanh"), r"dense tower, batch 1: cosine 0\.\d+ \(at least 0.99999\), largest"),
+        ("image", ExpertInputs, "_expert", doubled_expert, "expert task0, batch 1: cosine"),
+        ("image", image_scope, "expert_values", None, "expert task0, batch 1: cosine"),
+        ("image", WeightFile, "location", another_vector, "mixture of two, batch 1: cosine"),
+        ("image", image_scope, "discriminants", wrong_router, "router, batch 1: probabilities differ by"),
+        ("layer", Graph, "op", rewired("Abs", "Identity"), "top 1, batch 1: image 0 takes other experts in gated layer"),
+        ("layer", RoutedExperts, "token_mean", class_token_alone, "top 1, batch 1: gate values of image 0"),
+    ],
+)
+def test_a_wrong_graph_is_not_exported(tmp_path, monkeypatch, scope, where, name, fault, message):
+    merged = write_merged(tmp_path / "merged", scope=scope)
+    if name == "expert_values":  # another task's expert under this task's name
+        right, other = image_scope.expert_values, merged.expert("task1")
+        fault = lambda a, backbone, expert, *rest: right(a, backbone, other, *rest)  # noqa: E731
+    monkeypatch.setattr(where, name, fault)
+    with pytest.raises(ParityError, match=f"^the graphs do not compute what PyTorch does: {message}"):
+        export_bundle(merged.path, tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]

@@ -1,0 +1,110 @@
+"""What each package may import: the device side runs with everything of the workstation side unimportable."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_bundle import Weights, write_image_bundle
+
+WORKSTATION = ["torch", "torchvision", "onnx", "open_clip", "transformers", "safetensors", "sklearn"]
+WORKSTATION += ["mingle_edge", "mingle_edge_export"]
+BLOCK = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {names}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def python(code: str, blocked: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter in which `blocked` cannot be imported."""
+    script = BLOCK.format(names=set(blocked)) + code
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    """A bundle of the image scope."""
+    return write_image_bundle(tmp_path_factory.mktemp("bundle") / "image", Weights())
+
+
+def test_the_runtime_runs_without_the_workstation_side(bundle) -> None:
+    code = f"""
+import numpy as np
+import mingle_edge_runtime, mingle_edge_runtime.verify, mingle_edge_runtime.profile
+with mingle_edge_runtime.EdgeModel.open({str(bundle)!r}) as model:
+    print(len(model.classify(np.zeros((2, 9, 9, 3), np.uint8))))
+mingle_edge_runtime.verify.verify({str(bundle)!r}).check()
+"""
+    result = python(code, WORKSTATION)
+    assert (result.stdout, result.stderr, result.returncode) == ("2\n", "", 0)
+
+
+def test_the_runtime_imports_nothing_but_numpy_and_pillow() -> None:
+    code = """
+before = set(sys.modules)
+import mingle_edge_runtime, mingle_edge_runtime.verify, mingle_edge_runtime.profile
+top = {name.split(".")[0] for name in set(sys.modules) - before}
+print(sorted(top - sys.stdlib_module_names - {"mingle_edge_runtime"}))
+"""
+    result = python(code, [])
+    assert result.stdout == "['PIL', 'numpy']\n", result
+
+
+def test_a_missing_onnxruntime_names_the_extras(bundle) -> None:
+    code = f"""
+import mingle_edge_runtime
+try:
+    mingle_edge_runtime.EdgeModel.open({str(bundle)!r})
+except mingle_edge_runtime.ProviderError as error:
+    print(error)
+"""
+    result = python(code, [*WORKSTATION, "onnxruntime"])
+    assert result.stdout == (
+        'ONNX Runtime is not installed: pip install "mingle-edge[cpu]", or "mingle-edge[gpu]" for CUDA\n'
+    ), result
+
+
+@pytest.mark.parametrize("arguments", [["verify"], ["run", "IMAGE", "--json"], ["inspect"], ["profile", "--runs", "2"]])
+def test_the_command_line_serves_a_device(bundle, tmp_path, arguments) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (9, 9)).save(tmp_path / "image.png")
+    command, *rest = [argument.replace("IMAGE", str(tmp_path / "image.png")) for argument in arguments]
+    code = f"""
+sys.argv = {["mingle-edge", command, str(bundle), *rest]!r}
+from mingle_edge.cli import main
+main()
+"""
+    result = python(code, [name for name in WORKSTATION if name != "mingle_edge"])
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("imported_before", [True, False])
+def test_telemetry_is_off(imported_before: bool) -> None:
+    first = "import onnxruntime" if imported_before else ""
+    code = f"""
+import os
+os.environ.pop("ORT_DISABLE_TELEMETRY", None)
+{first}
+calls = []
+if "onnxruntime" in sys.modules:
+    onnxruntime.disable_telemetry_events = lambda: calls.append(1)
+import mingle_edge_runtime
+print(os.environ["ORT_DISABLE_TELEMETRY"], len(calls))
+"""
+    result = python(code, [])
+    assert result.stdout == f"1 {int(imported_before)}\n", result
+
+
+def test_importing_the_merging_side_loads_no_command_line() -> None:
+    code = """
+import mingle_edge, mingle_edge_export
+print([name for name in sys.modules if name.startswith(("mingle_edge.cli", "click"))])
+"""
+    assert python(code, []).stdout.endswith("[]\n")

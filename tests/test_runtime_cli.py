@@ -1,0 +1,137 @@
+"""The commands for bundles: what they print, and one line with exit code 2 for what a user can put right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from tiny_bundle import TASKS, Weights, images, write_image_bundle, write_layer_bundle
+
+from mingle_edge.cli import main
+from mingle_edge.cli.byte_size import format_bytes
+from mingle_edge_runtime.bundle import Bundle
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A bundle of each scope, and a red and a black picture."""
+    root = tmp_path_factory.mktemp("cli")
+    write_image_bundle(root / "image", Weights())
+    write_layer_bundle(root / "layer", Weights())
+    (root / "pictures").mkdir()
+    for name, picture in zip(("red", "black"), images(0, 3), strict=True):
+        Image.fromarray(picture).save(root / f"pictures/{name}.png")
+    return root
+
+
+def call(*arguments: object) -> Result:
+    """Run the command line."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("command", ["run", "verify", "inspect", "profile"])
+def test_help_fits_80_columns(command: str) -> None:
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert all(len(line) <= 80 for line in result.output.splitlines())
+
+
+def test_run_shows_route_and_labels(folder) -> None:
+    result = call("run", folder / "image", folder / "pictures/red.png", folder / "pictures/black.png", "--top", 2)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0] == f"{folder}/pictures/red.png  (experts: red 1.00)"
+    assert lines[1].split()[1:] == ["red", "red", "2"]
+    assert lines[3] == f"{folder}/pictures/black.png  (experts: none, plain backbone)"
+    assert len(lines) == 6
+
+
+@pytest.mark.parametrize("scope", ["image", "layer"])
+def test_run_json_holds_everything(folder, scope: str) -> None:
+    picture = folder / "pictures/red.png"
+    result = call("run", folder / scope, picture, "--task", "blue", "--head", "green", "--json", "--threads", 1)
+    (record,) = json.loads(result.output)
+    assert record["image"] == str(picture)
+    assert set(record["tasks"]) == {"green"}
+    assert record["route"]["tasks"] == ["blue"]
+
+
+@pytest.mark.parametrize("scope", ["image", "layer"])
+def test_verify_passes_on_what_was_written(folder, scope: str) -> None:
+    result = call("verify", folder / scope)
+    assert result.exit_code == 0, result.output
+    assert "outputs: all as recorded" in result.output
+
+
+@pytest.mark.parametrize("scope", ["image", "layer"])
+def test_inspect_describes_a_bundle(folder, scope: str) -> None:
+    result = call("inspect", folder / scope)
+    assert result.exit_code == 0, result.output
+    index = Bundle.open(folder / scope).index
+    assert f"bundle, format 1, {scope} scope, fp32, top-k 1" in result.output
+    for task in TASKS:
+        (line,) = [line for line in result.output.splitlines() if line.startswith(f"{task} ")]
+        assert line.split()[1:3] == ["4", "2"]
+        assert format_bytes(index.tasks[0].expert_bytes) in line
+
+
+def test_inspect_describes_a_merged_model(image_model) -> None:
+    result = call("inspect", image_model.path)
+    assert result.exit_code == 0, result.output
+    assert "merged model, image scope, rank 8" in result.output
+    for task in image_model.tasks:
+        (line,) = [line for line in result.output.splitlines() if line.startswith(f"{task.name} ")]
+        assert str(task.seeds) in line.split()
+        assert task.source_sha256[:16] in line
+
+
+def test_profile_writes_what_it_shows(folder, tmp_path) -> None:
+    options = ["--images", folder / "pictures", "--runs", 3, "--against", "dense", "--threads", 1, "--expert-budget", "1MB"]
+    result = call("profile", folder / "image", *options, "--json", tmp_path / "report.json")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["settings"]["images"] == 2
+    assert report["experts"]["budget"] == 1_000_000
+    assert f"{report['ratio_to_dense']['named']['ratio']:.2f} x" in result.output
+    assert f"{report['experts']['hits']} hits" in result.output
+    assert all(len(line) <= 100 for line in result.output.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "{image}", "none.png"], "error: none.png cannot be read as an image: No such file or directory"),
+        (["run", "{image}", "{red}", "--task", "rde"], "error: task 'rde' is not in the bundle; it has red, green, blue"),
+        (["run", "{image}", "{red}", "--provider", "npu"], "error: provider 'npu' is not available; this ONNX Runtime has "),
+        (["run", "{image}", "{red}", "--expert-budget", "1kB"], "error: an expert budget of 1000 bytes is too small: "),
+        (["run", "{image}", "{red}", "--expert-budget", "1XB"], "'1XB' is no size; write it like 64MB"),
+        (["run", "{image}", "{red}", "--top", "0"], "0 is not in the range x>=1"),
+        (["run", "nowhere", "{red}"], "nowhere/bundle.json does not exist: name a folder that `mingle-edge export` wrote"),
+        (["verify", "{pictures}"], "pictures/bundle.json does not exist"),
+        (["inspect", "{pictures}"], "pictures holds neither bundle.json nor mingle.json"),
+        (["profile", "{image}", "--images", "nowhere"], "--images: nowhere holds no images"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(folder, arguments, message: str) -> None:
+    paths = {"image": folder / "image", "pictures": folder / "pictures", "red": folder / "pictures/red.png"}
+    result = call(*[argument.format(**paths) for argument in arguments])
+    assert result.exit_code == 2
+    assert message in result.output.replace("\n", " ")
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (44_123_456, "44.1 MB"), (5 * 10**12, "5.0 TB")]
+)
+def test_sizes_are_readable(size: int, text: str) -> None:
+    assert format_bytes(size) == text
+
+
+@pytest.mark.parametrize(("text", "size"), [("64MB", 64_000_000), ("1.5 MiB", 1_572_864), ("700000", 700_000), ("1gb", 10**9)])
+def test_sizes_are_understood(folder, text: str, size: int) -> None:
+    result = call("profile", folder / "image", "--runs", 1, "--expert-budget", text, "--json", folder / "report.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((folder / "report.json").read_text())["experts"]["budget"] == size

@@ -1,0 +1,44 @@
+"""Several experts joined into one against the sum of their outputs, gates included."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mingle_edge_runtime.mixture import mix
+
+D_IN, D_OUT = 6, 5
+
+
+def expert(generator: np.random.Generator, rank: int, gated: bool) -> dict[str, np.ndarray]:
+    """A random expert of one layer and one vector."""
+    shapes = {"q.A": (D_IN, rank), "q.B": (rank, D_OUT), "ln.bias": (D_OUT,)}
+    if gated:
+        shapes |= {"q.gate_weight": (D_IN, 1), "q.gate_bias": (1,)}
+    arrays = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    return arrays | ({"gate_spread": np.ones((1, rank), np.float32)} if gated else {})
+
+
+def layer(x: np.ndarray, one: dict[str, np.ndarray]) -> np.ndarray:
+    """What the tower's graph adds for `x [tokens, D_IN]`, as docs/bundle-format.md says."""
+    inner = x @ one["q.A"]
+    if "gate_spread" in one:
+        inner = inner * ((x.mean(0) @ one["q.gate_weight"] + one["q.gate_bias"]) @ one["gate_spread"])
+    return inner @ one["q.B"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.floats(-1, 1)), min_size=1, max_size=4), st.booleans(), st.integers(0, 99))
+def test_a_mixture_acts_as_the_weighted_sum(parts, gated: bool, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((7, D_IN)).astype(np.float32)
+    defaults = {"ln.bias": generator.standard_normal(D_OUT).astype(np.float32)}
+    experts = [expert(generator, rank, gated) for rank, _ in parts]
+    weights = [weight for _, weight in parts]
+    joined = mix(experts, weights, defaults)
+    pairs = list(zip(weights, experts, strict=True))
+    np.testing.assert_allclose(layer(x, joined), sum(c * layer(x, one) for c, one in pairs), atol=1e-4)
+    vector = defaults["ln.bias"] + sum(c * (one["ln.bias"] - defaults["ln.bias"]) for c, one in pairs)
+    np.testing.assert_allclose(joined["ln.bias"], vector, atol=1e-5)
+    assert {array.dtype for array in joined.values()} == {np.dtype(np.float32)}
+    assert joined.keys() == experts[0].keys()
