@@ -37,11 +37,13 @@ class RouterStatistics:
         x = features.astype(np.float64)
         mean = x.mean(axis=0)
         centred = (x - mean) * np.sqrt(count / len(x))
-        _, singular, rows = np.linalg.svd(centred, full_matrices=False)
-        energy = np.cumsum(singular**2)
-        kept = int(np.searchsorted(energy, KEPT_ENERGY * energy[-1])) + 1
-        kept = min(kept, MAX_FACTOR_ROWS, len(singular))
-        factor = singular[:kept, None] * rows[:kept]
+        # Eigenvectors of the smaller Gram matrix: strong directions are all that is kept, and they come out exact.
+        wide = len(centred) < centred.shape[1]
+        energies, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+        energy = np.cumsum(energies[::-1].clip(0))
+        kept = min(int(np.searchsorted(energy, KEPT_ENERGY * energy[-1])) + 1, MAX_FACTOR_ROWS, len(energy))
+        leading = vectors[:, ::-1][:, :kept].T  # [q, n] or [q, F]
+        factor = leading @ centred if wide else np.sqrt(energies[::-1][:kept, None].clip(0)) * leading
         return cls(mean.astype(np.float32), factor.astype(np.float32), count)
 
 

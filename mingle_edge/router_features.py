@@ -12,7 +12,7 @@ from mingle_edge.router import RouterStatistics
 from mingle_edge.seeds import SeedImages
 from mingle_edge.vision_tower import Parameters, router_features
 
-MOST_VARIATIONS = 2048  # images per task in all; more seeds need fewer variations each
+MOST_VARIATIONS = 1024  # images per task in all; more seeds need fewer variations each
 SHIFT = 1 / 16  # of the image's side, at most
 GAIN, OFFSET, NOISE = 0.1, 0.05, 0.02  # contrast, brightness and noise on pixels in [0, 1]
 BATCH = 64  # images

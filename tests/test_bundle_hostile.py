@@ -185,6 +185,42 @@ def test_a_graph_that_does_not_load_is_named(image_bundle) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "stand_in", "message"),
+    [
+        ("tower.onnx", "router.onnx", r"with expert red: .*tower.onnx does not run: "),
+        ("router.onnx", "dense.onnx", r"router.onnx does not run: .*posterior"),
+    ],
+)
+def test_graphs_with_other_outputs_are_named(image_bundle, file: str, stand_in: str, message: str) -> None:
+    shutil.copy(image_bundle / stand_in, image_bundle / file)
+    relist(image_bundle, file)
+    with EdgeModel.open(image_bundle) as model, pytest.raises(BundleError, match=message):
+        model.embed(images(0, 3))
+
+
+@pytest.mark.parametrize("scope", ["image", "layer"])
+def test_graphs_of_other_sizes_are_named(image_bundle, layer_bundle, scope: str) -> None:
+    bundle = {"image": image_bundle, "layer": layer_bundle}[scope]
+    rewrite(bundle, lambda record: record["architecture"].update(output_dim=8))
+    for task in TASKS:
+        np.save(bundle / f"heads/{task}.npy", np.ones((4, 8), np.float32))
+        relist(bundle, f"heads/{task}.npy")
+    with EdgeModel.open(bundle) as model, pytest.raises(BundleError, match=r"image_embeds \[1, 16\] instead of \[1, 8\]"):
+        model.embed(images(3))
+
+
+def test_routes_to_tasks_that_do_not_exist_are_named(layer_bundle) -> None:
+    graph = onnx.load(layer_bundle / "tower.onnx", load_external_data=False)
+    (concat,) = [node for node in graph.graph.node if "route_tasks" in node.output]
+    concat.output[0] = "true_tasks"
+    graph.graph.node.append(onnx.helper.make_node("Sub", ["true_tasks", "per_task"], ["route_tasks"]))
+    (layer_bundle / "tower.onnx").write_bytes(graph.SerializeToString())
+    relist(layer_bundle, "tower.onnx")
+    with EdgeModel.open(layer_bundle) as model, pytest.raises(BundleError, match="the tower routes to task -"):
+        model.embed(images(0))
+
+
+@pytest.mark.parametrize(
     ("head", "message"),
     [
         (np.array([["red"]], object), "without pickle"),

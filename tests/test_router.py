@@ -112,3 +112,14 @@ def test_one_seed_without_variations_still_routes_by_distance():
     posterior, confidence = discriminants(statistics(parts)).posterior(np.array([[0.1] * 4, [0.9] * 4]))
     assert posterior.argmax(1).tolist() == [0, 1]
     assert np.isfinite(confidence).all()
+
+
+@pytest.mark.parametrize(("count", "F"), [(30, 8), (8, 30)])
+def test_the_factor_reproduces_the_scatter_per_seed(count, F):
+    x = features(3, tasks=1, count=count, F=F)[0]
+    seeds = count // 2  # each seed with one variation
+    found = RouterStatistics.from_features(x, seeds)
+    centred = x.astype(np.float64) - x.astype(np.float64).mean(0)
+    scatter = centred.T @ centred * seeds / count
+    assert np.trace(scatter - found.factor.T @ found.factor) <= 1.001e-3 * np.trace(scatter)
+    assert np.linalg.norm(scatter - found.factor.T @ found.factor) <= 2e-3 * np.linalg.norm(scatter)

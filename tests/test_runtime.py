@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from tiny_bundle import SPEC, TASKS, Weights, flat, images, write_image_bundle, write_layer_bundle
 
-from mingle_edge_runtime import BudgetError, EdgeError, EdgeModel, ProviderError, UnknownTaskError
+from mingle_edge_runtime import BudgetError, EdgeError, EdgeModel, ProviderError, UnknownTaskError, image_scope, layer_scope
 from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.session import Session
 
 WEIGHTS = Weights()
 COLOURS = (0, 2, 3, 1, 1, 0, 3, 2)  # 3, black, belongs to no task
@@ -177,13 +179,14 @@ def test_the_system_sees_no_expert_read_before_it_is_used(bundles) -> None:
         model.embed(IMAGES[0])
         assert list(mapped()) == ["experts/red.onnx_adapter"]
         model.embed(IMAGES[1])
-        assert list(mapped()) == ["experts/blue.onnx_adapter", "experts/red.onnx_adapter"]
+        assert sorted(mapped()) == ["experts/blue.onnx_adapter", "experts/red.onnx_adapter"]
     assert mapped() == {}
     bundle = bundles["layer", 1]
     with EdgeModel.open(bundle) as model:
         assert mapped() == {"experts.bin": 0}
         model.embed(IMAGES[0])
         assert mapped()["experts.bin"] > 0
+    assert mapped() == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -235,6 +238,47 @@ def test_a_budget_under_one_run_is_refused_with_the_minimum(bundles, kind) -> No
         pytest.raises(BudgetError, match="pinning red beside the others needs"),
     ):
         model.pin("red")
+
+
+def test_a_provider_that_copies_makes_all_layers_experts_resident_and_says_so(bundles, monkeypatch) -> None:
+    with EdgeModel.open(bundles["layer", 2]) as model:
+        expected = model.embed(IMAGES)
+    monkeypatch.setattr(layer_scope, "CPU", "no provider")  # so that the one at hand counts as one that copies
+    with EdgeModel.open(bundles["layer", 2]) as model:
+        np.testing.assert_array_equal(model.embed(IMAGES), expected)
+        model.prefetch(TASKS)
+        model.pin(TASKS)
+        size = sum(task.expert_bytes for task in model.bundle.index.tasks)
+        assert model.stats().resident_bytes == size
+        assert model.stats().notes == ("CPUExecutionProvider copied all experts to its device",)
+    with pytest.raises(BudgetError, match=f"CPUExecutionProvider keeps all experts resident, {size} bytes: a budget of"):
+        EdgeModel.open(bundles["layer", 2], expert_budget=size - 1)
+
+
+def test_a_provider_with_memory_of_its_own_gets_a_copy_of_each_expert(bundles, monkeypatch) -> None:
+    with EdgeModel.open(bundles["image", 1]) as model:
+        expected = model.embed(IMAGES)
+    copied: list[str] = []
+
+    def copy(array: np.ndarray, device: str = "cpu", number: int = 0) -> ort.OrtValue:
+        copied.append(device)
+        return original(array.copy())
+
+    original = ort.OrtValue.ortvalue_from_numpy
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", staticmethod(copy))
+    monkeypatch.setattr(image_scope, "DEVICES", {"CPUExecutionProvider": "cuda"})
+    with EdgeModel.open(bundles["image", 1]) as model:
+        np.testing.assert_array_equal(model.embed(IMAGES), expected)
+        assert copied.count("cuda") == 3 * 3  # tensors of an expert, experts that were used
+        assert model.stats().notes == ("experts are copied to memory of the cuda device, not mapped",)
+
+
+def test_a_provider_that_does_not_start_is_named(bundles) -> None:
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(ProviderError, match=r"CUDAExecutionProvider could not be started for dense.onnx: .* fell back to CPU"),
+    ):
+        Session(bundles["image", 1] / "dense.onnx", ["CUDAExecutionProvider"])
 
 
 def test_providers_and_threads_are_checked(bundles) -> None:

@@ -66,6 +66,17 @@ def test_verify_passes_on_what_was_written(folder, scope: str) -> None:
     assert "outputs: all as recorded" in result.output
 
 
+def test_verify_fails_on_damage(tmp_path) -> None:
+    bundle = write_image_bundle(tmp_path / "bundle", Weights())
+    content = bytearray((bundle / "backbone.bin").read_bytes())
+    content[100] ^= 1
+    (bundle / "backbone.bin").write_bytes(content)
+    result = call("verify", bundle)
+    assert result.exit_code == 2
+    assert "error: " in result.output
+    assert "backbone.bin has sha256" in result.output
+
+
 @pytest.mark.parametrize("scope", ["image", "layer"])
 def test_inspect_describes_a_bundle(folder, scope: str) -> None:
     result = call("inspect", folder / scope)

@@ -116,6 +116,31 @@ def test_a_batch_may_overshoot_and_is_counted(file) -> None:
     assert bank.stats().resident_bytes <= TASK_BYTES
 
 
+def test_what_is_about_to_be_used_is_asked_for_window_by_window(file, monkeypatch) -> None:
+    class Recorded(mmap.mmap):
+        """A mapping that writes down what it was advised."""
+
+        def madvise(self, advice: int, start: int = 0, length: int = 0) -> None:
+            advised.append((advice, start, length))
+            super().madvise(advice, start, length) if length else super().madvise(advice)
+
+    advised: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(mmap, "mmap", Recorded)
+    bank = MappedPageBank(file, LAYOUT, TASKS, None, together=1)
+    assert advised == [(mmap.MADV_RANDOM, 0, 0)]
+    advised.clear()
+    bank.expect("c")
+    assert {advice for advice, _, _ in advised} == {mmap.MADV_WILLNEED}
+    asked = [offset for _, start, length in advised for offset in range(start, start + length, mmap.PAGESIZE)]
+    assert asked == list(range(2 * TASK_BYTES, 3 * TASK_BYTES, mmap.PAGESIZE))
+    assert max(length for _, _, length in advised) <= 128 << 10
+    assert bank.stats().bytes_loaded == 0
+    advised.clear()
+    touch(bank, np.full((1, 3, 1), 2))
+    bank.expect("c")
+    assert advised == []
+
+
 def test_without_madvise_the_budget_is_counted_and_it_says_so(file, monkeypatch) -> None:
     class PlainMapping(bytes):
         """A mapping as on a system without madvise: a buffer, nothing else."""

@@ -80,7 +80,7 @@ def test_nothing_to_measure_is_refused(bundles) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux splits a process's memory by what backs it")
 def test_memory_is_split_by_what_backs_it(tmp_path) -> None:
-    size = 32 << 20
+    size = 64 << 20  # bytes, large against what else comes and goes
     before = process_memory()
     array = np.ones(size, np.uint8)
     anonymous = process_memory()

@@ -34,32 +34,32 @@ class ExpertInputs(PlainLayers):
         super().__init__(graph, architecture, backbone, file)
         self._carrying = carrying
         self._gated = gated
-        self.whole_last_block = bool(gated)
         if gated:
+            self.class_token_from = "fc2"
             graph.input("gate_spread", ["experts", "gated_rank"], np.zeros((0, 0), dtype=np.float32))
 
     def vector(self, name: str) -> str:
         """An optional input of the backbone's value."""
         return self.graph.optional_weight(name, self.backbone[name], self.file)
 
-    def experts(self, layers: Sequence[str], x: str) -> list[str | None]:
+    def experts(self, layers: Sequence[str], x: str, tokens: str) -> list[str | None]:
         """`(x A) B`, each of its rank columns scaled by the gate of its expert where there is one."""
-        return [self._expert(layer, x) if layer in self._carrying else None for layer in layers]
+        return [self._expert(layer, x, tokens) if layer in self._carrying else None for layer in layers]
 
-    def _expert(self, layer: str, x: str) -> str:
+    def _expert(self, layer: str, x: str, tokens: str) -> str:
         d_out, d_in = self.architecture.linear_shape(layer)
         rank = "gated_rank" if layer in self._gated else f"{layer}.rank"
         A = self.graph.input(f"{layer}.A", [d_in, rank], np.zeros((d_in, 0), dtype=np.float32))
         B = self.graph.input(f"{layer}.B", [rank, d_out], np.zeros((0, d_out), dtype=np.float32))
-        h = self.graph.op("MatMul", x, A)  # [batch, N, rank]
+        h = self.graph.op("MatMul", x, A)  # [batch, n, rank]
         if layer in self._gated:
-            h = self.graph.op("Mul", h, self._gate(layer, d_in, x))
+            h = self.graph.op("Mul", h, self._gate(layer, d_in, tokens))
         return self.graph.op("MatMul", h, B)
 
-    def _gate(self, layer: str, d_in: int, x: str) -> str:
+    def _gate(self, layer: str, d_in: int, tokens: str) -> str:
         weight = self.graph.input(f"{layer}.gate_weight", [d_in, "experts"], np.zeros((d_in, 0), dtype=np.float32))
         bias = self.graph.input(f"{layer}.gate_bias", ["experts"], np.zeros(0, dtype=np.float32))
-        values = self.graph.op("Add", self.graph.op("MatMul", self.token_mean(x), weight), bias)  # [batch, 1, experts]
+        values = self.graph.op("Add", self.graph.op("MatMul", self.token_mean(tokens), weight), bias)  # [batch, 1, experts]
         return self.graph.op("MatMul", values, "gate_spread")  # [batch, 1, rank]
 
 

@@ -117,15 +117,18 @@ class Graph:
         self._nodes.append(helper.make_node("Identity", [source], [name], name=name))
         self._outputs.append(helper.make_tensor_value_info(name, kind, dims))
 
-    def save(self, path: Path) -> None:
-        """Write the model, without its external data, and let the ONNX checker judge it together with them."""
+    def model(self) -> onnx.ModelProto:
+        """The model, without its external data."""
         initializers = list(self._initializers.values())
         graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, initializers)
-        model = helper.make_model(
+        return helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="mingle-edge",
         )
-        path.write_bytes(model.SerializeToString(deterministic=True))
+
+    def save(self, path: Path) -> None:
+        """Write the model and let the ONNX checker judge it together with its external data."""
+        path.write_bytes(self.model().SerializeToString(deterministic=True))
         onnx.checker.check_model(path)

@@ -28,9 +28,9 @@ class LayerGates:
 
 
 class RoutedExperts(PlainLayers):
-    """Layers that choose among the experts of a page bank. Gates read all tokens, in the last block too."""
+    """Layers that choose among the experts of a page bank."""
 
-    whole_last_block = True
+    class_token_from = "fc2"
 
     def __init__(
         self,
@@ -57,13 +57,13 @@ class RoutedExperts(PlainLayers):
         self._penalty = graph.op("Where", allowed, self._scalar(0), self._scalar(-1))  # contributions are not negative
         self._routes: list[tuple[str, str]] = []
 
-    def experts(self, layers: Sequence[str], x: str) -> list[str | None]:
+    def experts(self, layers: Sequence[str], x: str, tokens: str) -> list[str | None]:
         """What the chosen experts add; the layers that carry experts are routed together."""
         slots = [self._slots[layer] for layer in layers if layer in self._slots]
         if not slots:
             return [None] * len(layers)
         graph = self.graph
-        tasks, weights = self._choose([self._gates[slot.layer] for slot in slots], x)  # [batch, layers, k]
+        tasks, weights = self._choose([self._gates[slot.layer] for slot in slots], tokens)  # [batch, layers, k]
         self._routes.append((tasks, weights))
         first_pages = graph.op("Mul", tasks, self._pages_per_task)
         added = {}
@@ -78,11 +78,11 @@ class RoutedExperts(PlainLayers):
         tasks, weights = zip(*self._routes, strict=True)
         return self.graph.op("Concat", *tasks, axis=1), self.graph.op("Concat", *weights, axis=1)
 
-    def _choose(self, gates: Sequence[LayerGates], x: str) -> tuple[str, str]:
+    def _choose(self, gates: Sequence[LayerGates], tokens: str) -> tuple[str, str]:
         """Task numbers and gate values of the experts with the largest contributions, both `[batch, layers, k]`."""
         graph = self.graph
         weight = graph.constant(np.concatenate([gate.weight for gate in gates], axis=1))  # [d_in, layers T]
-        values = graph.op("MatMul", self.token_mean(x), weight)  # [batch, 1, layers T]
+        values = graph.op("MatMul", self.token_mean(tokens), weight)  # [batch, 1, layers T]
         values = graph.op("Reshape", values, graph.integers(-1, len(gates), self._tasks))
         values = graph.op("Add", values, graph.constant(np.stack([gate.bias for gate in gates])))
         values = graph.op("Mul", values, self._factor)
@@ -91,14 +91,14 @@ class RoutedExperts(PlainLayers):
         return tasks, graph.op("GatherElements", values, tasks, axis=2)
 
     def _expert_sum(self, slot: LayerSlot, first_pages: str, weights: str, x: str) -> str:
-        """`sum c B A x` of one layer `[batch, N, d_out]` for the tasks that start at `first_pages` in the bank."""
+        """`sum c B A x` of one layer `[batch, n, d_out]` for the tasks that start at `first_pages` in the bank."""
         graph = self.graph
         A = self._matrices(first_pages, slot.first_page, slot.pages_of_A, slot.rank, slot.d_in)
         B = self._matrices(first_pages, slot.first_page + slot.pages_of_A, slot.pages_of_B, slot.rank, slot.d_out)
-        h = graph.op("MatMul", x, graph.op("Transpose", A, perm=[0, 2, 1]))  # [batch, N, k rank]
-        h = graph.op("Reshape", h, graph.integers(0, self.architecture.tokens, -1, slot.rank))
-        h = graph.op("Mul", h, graph.op("Reshape", weights, graph.integers(0, 1, -1, 1)))  # [batch, N, k, rank]
-        h = graph.op("Reshape", h, graph.integers(0, self.architecture.tokens, -1))
+        h = graph.op("MatMul", x, graph.op("Transpose", A, perm=[0, 2, 1]))  # [batch, n, k rank]
+        h = graph.op("Reshape", h, graph.integers(0, 0, -1, slot.rank))
+        h = graph.op("Mul", h, graph.op("Reshape", weights, graph.integers(0, 1, -1, 1)))  # [batch, n, k, rank]
+        h = graph.op("Reshape", h, graph.integers(0, 0, -1))
         return graph.op("MatMul", h, B)
 
     def _matrices(self, first_pages: str, offset: int, pages: int, rank: int, columns: int) -> str:

@@ -8,6 +8,7 @@ and transposed MatMul by itself; what pays is to compute of the last block only 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -18,8 +19,8 @@ from mingle_edge_export.graph import Array, Graph, WeightFile
 class PlainLayers:
     """The parameters of the plain backbone. Subclasses add experts."""
 
-    whole_last_block = False
-    """Whether something reads all tokens of the last block, not the class token alone."""
+    class_token_from: Literal["q", "fc2"] = "q"
+    """The linear of the last block from which on only the class token is computed: `fc2` where gates read all tokens."""
 
     def __init__(self, graph: Graph, architecture: VisionArchitecture, backbone: Mapping[str, Array], file: WeightFile) -> None:
         """Constants of `graph`, with their values in `file`; backbone: internal name -> value."""
@@ -33,14 +34,17 @@ class PlainLayers:
         """A parameter that is not the weight of a linear layer."""
         return self.graph.weight(name, self.backbone[name], self.file)
 
-    def experts(self, layers: Sequence[str], x: str) -> Sequence[str | None]:
-        """What experts add to each of some layers that read the same input `[batch, N, d_in]`."""
+    def experts(self, layers: Sequence[str], x: str, tokens: str) -> Sequence[str | None]:
+        """What experts add to each of some layers that read the same input; see `linear`."""
         return [None] * len(layers)
 
-    def linear(self, layers: Sequence[str], x: str) -> list[str]:
-        """Outputs `[batch, N, d_out]` of some layers that read the same input."""
+    def linear(self, layers: Sequence[str], x: str, tokens: str | None = None) -> list[str]:
+        """Outputs `[batch, n, d_out]` of some layers that read the same input `[batch, n, d_in]`.
+
+        tokens: the input of all tokens `[batch, N, d_in]`, which gates read, where x is not that.
+        """
         outputs = []
-        for layer, expert in zip(layers, self.experts(layers, x), strict=True):
+        for layer, expert in zip(layers, self.experts(layers, x, tokens or x), strict=True):
             weight = f"{layer}.weight"  # stored [d_in, d_out]: ONNX Runtime prepacks only what needs no transposing
             y = self.graph.op("MatMul", x, self.graph.weight(weight, self.backbone[weight].T, self.file))
             if expert is not None:
@@ -76,9 +80,7 @@ class Tower:
         last = self._architecture.layers - 1
         for i in range(last):
             x = self.block(i, x)
-        x = self.block(last, x, class_token_only=not self._layers.whole_last_block)
-        if self._layers.whole_last_block:
-            x = self._class_token(x)
+        x = self.block(last, x, class_token_from=self._layers.class_token_from)  # [batch, 1, width]
         (y,) = self._layers.linear(["projection"], self._layer_norm(x, "ln_post"))  # [batch, 1, output_dim]
         y = self._graph.op("Reshape", y, self._graph.integers(-1, self._architecture.output_dim))
         return self._graph.op("Div", y, self._graph.op("ReduceL2", y, axes=[1], keepdims=1))
@@ -95,11 +97,11 @@ class Tower:
         x = graph.op("Concat", graph.op("Expand", self._layers.vector("class_token"), shape), x, axis=1)
         return self._layer_norm(graph.op("Add", x, self._layers.vector("positions")), "ln_pre")
 
-    def block(self, i: int, x: str, *, class_token_only: bool = False) -> str:
-        """One block; with `class_token_only` its output is `[batch, 1, width]`, exactly the class token's."""
+    def block(self, i: int, x: str, class_token_from: Literal["q", "fc2"] | None = None) -> str:
+        """One block. From the linear `class_token_from` on it computes the class token `[batch, 1, width]` alone, exactly."""
         name = f"blocks.{i}"
         y = self._layer_norm(x, f"{name}.ln_1")
-        if class_token_only:
+        if class_token_from == "q":
             (q,) = self._layers.linear([f"{name}.q"], self._class_token(y))
             k, v = self._layers.linear([f"{name}.k", f"{name}.v"], y)
             x = self._class_token(x)
@@ -108,7 +110,10 @@ class Tower:
         (y,) = self._layers.linear([f"{name}.out"], self._attention(q, k, v))
         x = self._graph.op("Add", x, y)
         (y,) = self._layers.linear([f"{name}.fc1"], self._layer_norm(x, f"{name}.ln_2"))
-        (y,) = self._layers.linear([f"{name}.fc2"], self._activation(y))
+        y = tokens = self._activation(y)
+        if class_token_from == "fc2":
+            x, y = self._class_token(x), self._class_token(y)
+        (y,) = self._layers.linear([f"{name}.fc2"], y, tokens)
         return self._graph.op("Add", x, y)
 
     def _attention(self, q: str, k: str, v: str) -> str:

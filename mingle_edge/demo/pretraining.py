@@ -6,6 +6,8 @@ every word of the tasks and a little of what it looks like, as CLIP does, and is
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 
 from mingle_edge.demo.canvas import (
@@ -24,16 +26,17 @@ from mingle_edge.demo.satellite import LANDS, draw_land
 from mingle_edge.demo.signs import SIGNS, draw_sign
 from mingle_edge.demo.textures import TEXTURES, draw_texture
 
+COUNT = 8000
 _HUES = {"red": 0.0, "yellow": 0.15, "green": 0.33, "blue": 0.62, "purple": 0.8}
 _CORNERS = {"triangle": 3, "square": 4, "hexagon": 6, "circle": 30}
 
 
-def captioned_images(seed: int, count: int) -> tuple[Bytes, list[str]]:
-    """`count` images `[count, SIDE, SIDE, 3]`, the five kinds in turn, and the caption of each."""
-    rng = np.random.default_rng([seed, 0])
+def pretraining_images(seed: int = 0) -> tuple[Bytes, list[str]]:
+    """`COUNT` images `[COUNT, SIDE, SIDE, 3]`, the five kinds in turn, and the subject of each, to go into a caption."""
+    rng = np.random.default_rng([seed, zlib.crc32(b"pretraining")])
     kinds = (_shape, _digit, _texture, _sign, _land)
-    pairs = [kinds[i % len(kinds)](rng) for i in range(count)]
-    return np.stack([photograph(rng, image) for image, _ in pairs]), [caption for _, caption in pairs]
+    pairs = [kinds[number % len(kinds)](rng) for number in range(COUNT)]
+    return np.stack([photograph(rng, image) for image, _ in pairs]), [subject for _, subject in pairs]
 
 
 def _shape(rng: np.random.Generator) -> tuple[Floats, str]:
@@ -43,27 +46,27 @@ def _shape(rng: np.random.Generator) -> tuple[Floats, str]:
     points = rng.uniform(0.35, 0.65, 2) + rng.uniform(0.2, 0.4) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     drawing = Drawing(background)
     drawing.polygon(points.astype(np.float32), colour(rng, _HUES[hue], 0.8, 0.8))
-    return drawing.finish(), f"a {hue} {form}."
+    return drawing.finish(), f"{hue} {form}"
 
 
 def _digit(rng: np.random.Generator) -> tuple[Floats, str]:
     label = str(rng.choice(DIGITS))
-    return draw_printed(rng, label), f"the printed digit {label}."
+    return draw_printed(rng, label), f"digit {label}"
 
 
 def _texture(rng: np.random.Generator) -> tuple[Floats, str]:
     label = str(rng.choice(list(TEXTURES)))
-    return _print(rng, draw_texture(rng, label)), f"a print of a {label} texture."
+    return _print(rng, draw_texture(rng, label)), f"{label} texture"
 
 
 def _sign(rng: np.random.Generator) -> tuple[Floats, str]:
     label = str(rng.choice(list(SIGNS)))
-    return _print(rng, draw_sign(rng, label)), f"a print of a {label} traffic sign."
+    return _print(rng, draw_sign(rng, label)), f"{label} traffic sign"
 
 
 def _land(rng: np.random.Generator) -> tuple[Floats, str]:
     label = str(rng.choice(list(LANDS)))
-    return _print(rng, draw_land(rng, label)), f"a print of a {label} from above."
+    return _print(rng, draw_land(rng, label)), f"{label} from above"
 
 
 def _print(rng: np.random.Generator, image: Floats) -> Floats:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.errors import ExpertError
+from mingle_edge_runtime.read_ahead import windows
 from mingle_edge_runtime.session import onnxruntime
 
 
@@ -35,7 +36,7 @@ def map_adapter(path: Path, size: int, task: str) -> Any:
     Raises `ExpertError` naming the task.
     """
     _check_size(path, size, task)
-    _read_ahead(path)
+    _read_ahead(path, size)
     adapter = onnxruntime().LoraAdapter()
     try:
         adapter.Load(str(path))
@@ -44,8 +45,8 @@ def map_adapter(path: Path, size: int, task: str) -> Any:
     return adapter
 
 
-def read_adapter(path: Path, size: int, task: str, required: Collection[str], device: str) -> AdapterValues:
-    """The parameters of a file of `size` bytes, in memory of `device` ("cpu", "cuda").
+def read_adapter(path: Path, size: int, task: str, required: Collection[str], device: str | None) -> AdapterValues:
+    """The parameters of a file of `size` bytes, in memory of `device` ("cuda"), or of the host where it is None.
 
     Raises `ExpertError` naming the task, also where a `required` parameter is missing.
     """
@@ -59,7 +60,7 @@ def read_adapter(path: Path, size: int, task: str, required: Collection[str], de
     missing = sorted(set(required) - values.keys())
     if missing:
         raise ExpertError(f"expert {task!r} in {path} lacks {missing[0]}, which the tower needs: export the bundle again")
-    if device == "cpu":
+    if device is None:
         return AdapterValues(values, owner)
     copies = {name: ort.OrtValue.ortvalue_from_numpy(value.numpy(), device, 0) for name, value in values.items()}
     return AdapterValues(copies, None)
@@ -75,11 +76,12 @@ def _check_size(path: Path, size: int, task: str) -> None:
         raise ExpertError(f"expert {task!r} in {path} has {actual} bytes instead of {size}: copy or export it again")
 
 
-def _read_ahead(path: Path) -> None:
-    """Ask the system to read the whole file now, in large pieces, instead of page by page as a run touches it."""
+def _read_ahead(path: Path, size: int) -> None:
+    """Ask the system to read the whole file now, not page by page as a run touches it."""
     if hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+            for offset, length in windows(0, size):
+                os.posix_fadvise(file.fileno(), offset, length, os.POSIX_FADV_WILLNEED)
 
 
 def _unreadable(path: Path, task: str, error: Exception) -> ExpertError:

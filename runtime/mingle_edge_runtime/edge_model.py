@@ -106,9 +106,8 @@ class EdgeModel:
         """
         if top < 1:
             raise EdgeError(f"top is {top}, must be at least 1")
-        chosen = head or task
-        self._check_tasks([chosen] if chosen else [])
-        heads = {chosen: self._heads[chosen]} if chosen else self._heads
+        chosen = task if head is None else head
+        heads = self._heads if chosen is None else {name: self._heads[name] for name in self._check_tasks(chosen)}
         scale = self._bundle.index.logit_scale
         return [
             predict(embed, route, heads, self._labels, scale, top)
@@ -137,10 +136,8 @@ class EdgeModel:
         return self.scope.stats()
 
     def close(self) -> None:
-        """Give back the memory. Everything but another `close` raises `EdgeError` from then on."""
-        if self._scope is not None:
-            self._scope.close()
-            self._scope = None
+        """Give back the memory once running calls have ended. Everything but another `close` raises `EdgeError` from now on."""
+        self._scope = None
 
     def __enter__(self) -> EdgeModel:
         return self

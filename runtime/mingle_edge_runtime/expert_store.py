@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mingle_edge_runtime.errors import EdgeError
 from mingle_edge_runtime.expert_budget import ExpertStats, check_budget
 
 E = TypeVar("E")
@@ -43,7 +42,6 @@ class ExpertStore(Generic[E]):
         self._residents: OrderedDict[str, _Resident[E]] = OrderedDict()  # least recently used first
         self._pinned: frozenset[str] = frozenset()
         self._changed = threading.Condition()
-        self._closed = False
         self._stats = ExpertStats(budget=budget, notes=tuple(notes))
         check_budget(budget, self._sizes, (), together)
 
@@ -61,12 +59,11 @@ class ExpertStore(Generic[E]):
 
     def prefetch(self, tasks: Iterable[str]) -> None:
         """Open the experts of `tasks`, in order, as long as they fit the budget together with what is pinned."""
-        room = self._stats.budget
-        wanted = list(dict.fromkeys(tasks))
-        kept = sum(self._sizes[task] for task in self._pinned)
-        for task in wanted:
-            kept += self._sizes[task] if task not in self._pinned else 0
-            if room is not None and kept > room:
+        budget = self._stats.budget
+        kept = set(self._pinned)
+        for task in tasks:
+            kept.add(task)
+            if budget is not None and sum(self._sizes[name] for name in kept) > budget:
                 return
             with self._hold(task):
                 pass
@@ -90,13 +87,6 @@ class ExpertStore(Generic[E]):
         with self._changed:
             return self._stats
 
-    def close(self) -> None:
-        """Drop every expert; the store cannot be used afterwards."""
-        with self._changed:
-            self._closed = True
-            self._residents.clear()
-            self._count(resident_bytes=-self._stats.resident_bytes)
-
     @contextmanager
     def _hold(self, task: str) -> Iterator[tuple[E, bool]]:
         """The expert, which stays until the block ends, and whether it had to be waited for."""
@@ -111,8 +101,6 @@ class ExpertStore(Generic[E]):
         waited = False
         with self._changed:
             while True:
-                if self._closed:
-                    raise EdgeError("the bundle is closed: open it again")
                 resident = self._residents.get(task)
                 if resident is None:
                     break
@@ -138,16 +126,14 @@ class ExpertStore(Generic[E]):
                 self._changed.notify_all()
             raise
         with self._changed:
-            if task in self._residents:  # else the store was closed meanwhile
-                self._residents[task].expert = expert
+            self._residents[task].expert = expert
             self._count(bytes_loaded=self._sizes[task])
             self._changed.notify_all()
         return expert
 
     def _release(self, task: str) -> None:
         with self._changed:
-            if task in self._residents:
-                self._residents[task].users -= 1
+            self._residents[task].users -= 1
             self._evict(0)
 
     def _evict(self, needed: int) -> None:
@@ -163,9 +149,7 @@ class ExpertStore(Generic[E]):
             self._count(evictions=1)
 
     def _drop(self, task: str) -> None:
-        resident = self._residents.pop(task, None)
-        if resident:
-            self._count(resident_bytes=-resident.size)
+        self._count(resident_bytes=-self._residents.pop(task).size)
 
     def _count(self, **changes: float) -> None:
         """Called with the lock held."""

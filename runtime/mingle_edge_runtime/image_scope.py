@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.expert_store import ExpertStore
 from mingle_edge_runtime.mixture import mix
 from mingle_edge_runtime.route import Route
-from mingle_edge_runtime.session import DEVICES, Session
+from mingle_edge_runtime.session import DEVICES, Outputs, Session
 
 
 class ImageScope:
@@ -28,18 +30,22 @@ class ImageScope:
         if index.router is None or index.defaults is None:
             raise BundleError(f"{bundle.root} has no router: it is no bundle of the image scope")
         self._bundle = bundle
-        self._tasks = {task.name: task for task in index.tasks}
         self._bound = index.router.confidence_bound
-        self._device = DEVICES.get(providers[0], "cpu")
+        device = DEVICES.get(providers[0])
         self._joins = index.top_k > 1
         # A mapped adapter serves one expert without a copy; experts to be joined are read, and a device has its own copy.
-        self._maps = not self._joins and self._device == "cpu"
-        notes = () if self._maps else (f"experts are copied to memory of the {self._device}, not mapped",)
-        sizes = {task.name: task.expert_bytes for task in index.tasks}
-        self._store = ExpertStore[Any](sizes, self._load, budget, index.top_k, notes)
+        self._maps = not self._joins and device is None
+        routed: Outputs = {"posterior": (len(index.tasks),), "confidence": ()}
+        # The tower follows at once and needs the cores that the router's threads would spin on.
+        self._router = Session(bundle.graph(index.router.file), providers, threads, outputs=routed, spin=False)
+        embedded: Outputs = {"image_embeds": (index.architecture.output_dim,)}
+        self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=embedded)
         self._defaults = _read_defaults(bundle, index.defaults) if self._joins else {}
-        self._router = Session(bundle.graph(index.router.file), providers, threads)
-        self._tower = Session(bundle.graph(index.tower), providers, threads)
+        place = "memory to be joined" if self._joins else f"memory of the {device} device"
+        notes = () if self._maps else (f"experts are copied to {place}, not mapped",)
+        sizes = {task.name: task.expert_bytes for task in index.tasks}
+        read = partial(_read, bundle, self._tower.optional_inputs, None if self._joins else device)
+        self._store = ExpertStore[Any](sizes, partial(_map, bundle) if self._maps else read, budget, index.top_k, notes)
 
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
         """One route per image of `[n, 3, S, S]`."""
@@ -75,10 +81,6 @@ class ImageScope:
         """See `ExpertStore.stats`."""
         return self._store.stats()
 
-    def close(self) -> None:
-        """Drop the experts."""
-        self._store.close()
-
     def _choose(self, posterior: NDArray[np.float32], confidence: np.float32) -> Route:
         """The route of one image from its `posterior [T]` and confidence."""
         everything = tuple(posterior.tolist())
@@ -94,11 +96,10 @@ class ImageScope:
             experts = [held.enter_context(self._store.use(task)) for task in tasks]
             try:
                 outputs = self._run_tower({"pixel_values": pixels}, experts, weights)
-            except Exception as error:  # ONNX Runtime's errors share no base class
-                reason = " ".join(str(error).split())[:200]
-                if tasks:
-                    raise ExpertError(f"the tower does not run with expert {', '.join(tasks)}: {reason}") from error
-                raise BundleError(f"the tower of {self._bundle.root} does not run: {reason}") from error
+            except (BundleError, KeyError, ValueError) as error:  # the latter two where experts do not fit each other
+                if not tasks:
+                    raise
+                raise ExpertError(f"the tower does not run with expert {', '.join(tasks)}: {error}") from error
         embeds: NDArray[np.float32] = outputs["image_embeds"]
         return embeds
 
@@ -113,13 +114,23 @@ class ImageScope:
             return self._tower.run(inputs, values=experts[0].values)
         return self._tower.run(inputs | mix([expert.arrays() for expert in experts], weights, self._defaults))
 
-    def _load(self, task: str) -> Any | AdapterValues:
-        record = self._tasks[task]
-        path = self._bundle.file(str(record.expert))
-        if self._maps:
-            return map_adapter(path, record.expert_bytes, task)
-        device = "cpu" if self._joins else self._device
-        return read_adapter(path, record.expert_bytes, task, self._tower.optional_inputs, device)
+
+# The store opens experts by functions, not methods, of the scope: a scope that is let go is then freed at once.
+
+
+def _map(bundle: Bundle, task: str) -> Any:
+    path, size = _adapter_file(bundle, task)
+    return map_adapter(path, size, task)
+
+
+def _read(bundle: Bundle, required: Collection[str], device: str | None, task: str) -> AdapterValues:
+    path, size = _adapter_file(bundle, task)
+    return read_adapter(path, size, task, required, device)
+
+
+def _adapter_file(bundle: Bundle, task: str) -> tuple[Path, int]:
+    record = next(record for record in bundle.index.tasks if record.name == task)
+    return bundle.file(str(record.expert)), record.expert_bytes
 
 
 def _read_defaults(bundle: Bundle, defaults: Defaults) -> dict[str, NDArray[np.float32]]:

@@ -12,7 +12,7 @@ from mingle_edge_runtime.errors import BudgetError, BundleError
 from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.page_bank import MappedPageBank
 from mingle_edge_runtime.route import LayerRoute, Route
-from mingle_edge_runtime.session import CPU, Session
+from mingle_edge_runtime.session import CPU, Outputs, Session
 
 
 class LayerScope:
@@ -28,12 +28,16 @@ class LayerScope:
         graph = bundle.graph(self._index.tower)
         self._bank: MappedPageBank | None = None
         self._everything = ExpertStats(budget)
+        route = (len(layout.layers), -1)
+        embeds = (self._index.architecture.output_dim,)
+        outputs: Outputs = {"image_embeds": embeds, "route_tasks": route, "route_weights": route}
         if providers[0] == CPU:
             self._bank = self._map(bundle, layout, budget)
-            self._tower = Session(graph, providers, threads, {layout.initializer: self._bank.pages})
+            pages = {layout.initializer: self._bank.pages}
+            self._tower = Session(graph, providers, threads, outputs=outputs, initializers=pages)
         else:
             self._everything = self._copied(bundle.index.files[layout.file].size, budget, providers[0])
-            self._tower = Session(graph, providers, threads)
+            self._tower = Session(graph, providers, threads, outputs=outputs)
 
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
         """One route per image of `[n, 3, S, S]`; takes a run of the whole tower."""
@@ -49,14 +53,15 @@ class LayerScope:
         inputs: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {"pixel_values": pixels}
         if task is not None:
             top_k = 1
+            if self._bank:
+                self._bank.expect(task)
             inputs["task_mask"] = np.array([name == task for name in self._index.task_names], np.float32)
         if top_k is not None:
             inputs["top_k"] = np.array([top_k], np.int64)
-        try:
-            outputs = self._tower.run(inputs)
-        except Exception as error:  # ONNX Runtime's errors share no base class
-            raise BundleError(f"the tower does not run: {' '.join(str(error).split())[:200]}") from error
+        outputs = self._tower.run(inputs)
         tasks, weights = outputs["route_tasks"], outputs["route_weights"]  # [n, layers, k]
+        if tasks.size and not 0 <= tasks.min() <= tasks.max() < len(self._index.tasks):
+            raise BundleError(f"the tower routes to task {tasks.max()}, the bundle has {len(self._index.tasks)}")
         if self._bank:
             self._bank.used(tasks)
         return outputs["image_embeds"], [self._route(*row) for row in zip(tasks, weights, strict=True)]
@@ -74,9 +79,6 @@ class LayerScope:
     def stats(self) -> ExpertStats:
         """See `MappedPageBank.stats`."""
         return self._bank.stats() if self._bank else self._everything
-
-    def close(self) -> None:
-        """Nothing to do: the mapping ends with the last run that uses it."""
 
     def _map(self, bundle: Bundle, layout: PageBank, budget: int | None) -> MappedPageBank:
         return MappedPageBank(bundle.file(layout.file), layout, self._index.task_names, budget, self._index.top_k)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.bundle_index import PageBank
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.expert_budget import ExpertStats, check_budget
+from mingle_edge_runtime.read_ahead import windows
 
 _FLOAT_BYTES = 4
 _Range: TypeAlias = tuple[int, int]
@@ -60,11 +61,19 @@ class MappedPageBank:
 
     def used(self, route_tasks: NDArray[np.int64]) -> None:
         """Account for a run that routed to `route_tasks [n, layers, k]`, and evict what exceeds the budget."""
-        ranges = [(int(t), layer) for layer in range(len(self._bytes)) for t in np.unique(route_tasks[:, layer])]
+        numbers = route_tasks + len(self._tasks) * np.arange(len(self._bytes))[:, None]  # layer * T + task
+        ranges = [(number % len(self._tasks), number // len(self._tasks)) for number in np.unique(numbers).tolist()]
         with self._lock:
             misses = self._touch(ranges)
             self._count(hits=len(ranges) - misses, misses=misses)
             self._evict()
+
+    def expect(self, task: str) -> None:
+        """Ask the system to read a task's pages now, in large pieces, as a run that names the task will touch them all."""
+        ranges = self._ranges(task)
+        with self._lock:
+            if any(item not in self._resident for item in ranges):
+                self._read_ahead(ranges)
 
     def prefetch(self, tasks: Iterable[str]) -> None:
         """Ask the system to read these tasks' pages, in order, as long as they fit the budget with what is pinned."""
@@ -75,9 +84,9 @@ class MappedPageBank:
             if budget is not None and sum(self._sizes[name] for name in kept) > budget:
                 return
             with self._lock:
-                ranges = [(self._tasks[task], layer) for layer in range(len(self._bytes))]
+                ranges = self._ranges(task)
                 self._touch(ranges)
-                self._advise("MADV_WILLNEED", ranges[0], ranges[-1])
+                self._read_ahead(ranges)
                 self._evict()
 
     def pin(self, tasks: Iterable[str]) -> None:
@@ -97,6 +106,9 @@ class MappedPageBank:
         with self._lock:
             return self._stats
 
+    def _ranges(self, task: str) -> list[_Range]:
+        return [(self._tasks[task], layer) for layer in range(len(self._bytes))]
+
     def _touch(self, ranges: Iterable[_Range]) -> int:
         """Make ranges the most recently used; the number of those that were not resident."""
         misses = [item for item in ranges if item not in self._resident]
@@ -115,24 +127,26 @@ class MappedPageBank:
         pinned = {self._tasks[task] for task in self._pinned}
         for item in [item for item in self._resident if item[0] not in pinned]:
             del self._resident[item]
-            self._advise("MADV_DONTNEED", item, item)
+            if self._advises:
+                start, end = self._span(item)
+                self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
             self._count(resident_bytes=-self._bytes[item[1]], evictions=1)
             if self._stats.resident_bytes <= budget:
                 return
 
-    def _advise(self, advice: str, first: _Range, last: _Range) -> None:
-        """madvise from the start of one range to the end of another, rounded outwards to the system's pages."""
+    def _read_ahead(self, ranges: Sequence[_Range]) -> None:
         if not self._advises:
             return
-        start, end = self._offset(first), self._offset(last) + self._bytes[last[1]]
-        start -= start % mmap.PAGESIZE
-        self._map.madvise(getattr(mmap, advice), start, end - start)
+        for item in ranges:
+            for offset, length in windows(*self._span(item)):
+                self._map.madvise(mmap.MADV_WILLNEED, offset, length)
 
-    def _offset(self, item: _Range) -> int:
-        """Bytes from the start of the file."""
+    def _span(self, item: _Range) -> tuple[int, int]:
+        """First byte and end of a range in the file, the first rounded down to the system's pages as madvise asks."""
         task, layer = item
         page = task * self._layout.pages_per_task + self._layout.layers[layer].first_page
-        return page * self._layout.page * _FLOAT_BYTES
+        start = page * self._layout.page * _FLOAT_BYTES
+        return start - start % mmap.PAGESIZE, start + self._bytes[layer]
 
     def _count(self, **changes: float) -> None:
         """Called with the lock held."""

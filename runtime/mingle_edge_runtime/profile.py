@@ -31,6 +31,7 @@ _PERCENTILES = (50, 90, 95, 99)
 _MOST_IMAGES = 64  # kept in memory and taken in turn
 _WARM_UP = 3  # rounds before anything is timed
 _LEAST_ROUNDS = 5
+_PAUSE = 0.005  # seconds, for the threads of the run before to fall asleep
 Progress: TypeAlias = Callable[[int, int], None]
 _Run: TypeAlias = Callable[[NDArray[np.float32]], object]
 _Report: TypeAlias = dict[str, Any]
@@ -71,7 +72,7 @@ def profile(
         memory["first_run"] = asdict(process_memory())
         seconds["preprocess_per_image"] = _seconds(preprocess, batch, bundle.index.preprocess) / len(batch)
         kinds = _kinds(model)
-        _interleave(kinds, pixels, 1, _WARM_UP, _ticker(0, None))
+        _interleave(kinds, pixels, 1, max(_WARM_UP, len(model.tasks)), _ticker(0, None))
         memory["steady"] = asdict(process_memory())
         if against_dense:
             kinds["dense"] = _dense(bundle, resolve_providers(providers), threads)
@@ -121,12 +122,17 @@ def _dense(bundle: Bundle, providers: Sequence[str], threads: int | None) -> _Ru
 def _interleave(
     kinds: dict[str, _Run], pixels: NDArray[np.float32], size: int, rounds: int, tick: Callable[[], None]
 ) -> dict[str, list[float]]:
-    """Seconds of every run by kind; in each round all kinds run on the same `size` images, another one first."""
+    """Seconds of every run by kind; in each round all kinds run on the same `size` images, another one first.
+
+    The order turns round every other time, so that none always follows the same other one.
+    """
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     names = list(kinds)
     for i in range(rounds):
         values = pixels[np.arange(i * size, (i + 1) * size) % len(pixels)]
-        for kind in names[i % len(names) :] + names[: i % len(names)]:
+        order = names[i % len(names) :] + names[: i % len(names)]
+        for kind in order if i % 2 else reversed(order):
+            time.sleep(_PAUSE)
             times[kind].append(_seconds(kinds[kind], values))
             tick()
     return times

@@ -6,7 +6,7 @@ import importlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from mingle_edge_runtime.errors import BundleError, ProviderError
 CPU = "CPUExecutionProvider"
 DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 """Providers that copy their inputs to a device, with ONNX Runtime's name of that device."""
+Outputs: TypeAlias = Mapping[str, tuple[int, ...]]
+"""Name -> shape for one image, -1 for any size."""
 _FATAL_ONLY = 4  # log severity; errors are raised, and a library does not print
 
 
@@ -59,12 +61,18 @@ class Session:
         path: Path,
         providers: Sequence[str],
         threads: int | None = None,
+        *,
+        outputs: Outputs | None = None,
         initializers: Mapping[str, NDArray[np.float32]] | None = None,
+        spin: bool = True,
     ) -> None:
         """Load the graph at `path` on `providers`, full names in order of preference.
 
         threads: of one operator; None lets ONNX Runtime decide (one per physical core).
+        outputs: what a run returns, with the shapes it must have; None: everything the graph has, of any shape.
         initializers: tensors to use in place of the graph's own by that name, not copied on the CPU provider.
+        spin: whether idle threads wait actively for more work, which is faster for this session and slows whatever runs
+        right after it on the same cores.
 
         Raises `BundleError` where the graph does not load, `ProviderError` where it does not load on the first provider.
         """
@@ -73,6 +81,8 @@ class Session:
         options.log_severity_level = _FATAL_ONLY
         options.inter_op_num_threads = 1
         options.intra_op_num_threads = threads or 0
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # ONNX Runtime keeps no reference to these values nor to the arrays under them.
         self._initializers = dict(initializers or {})
         self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._initializers.items()}
@@ -88,29 +98,41 @@ class Session:
                 f"{providers[0]} could not be started for {path.name}: check its driver and libraries; "
                 f"ONNX Runtime fell back to {', '.join(self._session.get_providers())}"
             )
-        self.outputs = [output.name for output in self._session.get_outputs()]
+        self._path = path
         self.optional_inputs = {item.name for item in self._session.get_overridable_initializers()}
+        self._shapes = outputs or {}
+        self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
 
     def run(
         self, inputs: Mapping[str, NDArray[Any]], adapter: Any = None, values: Mapping[str, Any] | None = None
     ) -> dict[str, NDArray[Any]]:
         """Outputs by name.
 
+        inputs: with `pixel_values [n, 3, S, S]` among them.
         adapter: a loaded `onnxruntime.LoraAdapter` whose parameters override optional inputs in this run.
         values: `onnxruntime.OrtValue`s of further inputs, wherever they live.
 
-        Raises whatever ONNX Runtime raises.
+        Raises `BundleError` where the graph does not run on these inputs or returns other shapes than it must.
         """
         ort = onnxruntime()
         options = ort.RunOptions()
         options.log_severity_level = _FATAL_ONLY
         if adapter is not None:
             options.add_active_adapter(adapter)
-        if not values:
-            return dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs), options), strict=True))
-        feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
-        outputs = self._session.run_with_ort_values(self.outputs, feeds | dict(values), options)
-        return {name: output.numpy() for name, output in zip(self.outputs, outputs, strict=True)}
+        try:
+            if values:
+                feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
+                found = self._session.run_with_ort_values(self._outputs, feeds | dict(values), options)
+                arrays = {name: value.numpy() for name, value in zip(self._outputs, found, strict=True)}
+            else:
+                arrays = dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs), options), strict=True))
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise BundleError(f"{self._path} does not run: {_line(error)}") from error
+        for name, shape in self._shapes.items():
+            wanted, actual = (len(inputs["pixel_values"]), *shape), arrays[name].shape
+            if len(actual) != len(wanted) or any(w not in (-1, a) for w, a in zip(wanted, actual, strict=True)):
+                raise BundleError(f"{self._path} returns {name} {list(actual)} instead of {list(wanted)}")
+        return arrays
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -118,4 +140,4 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:200]

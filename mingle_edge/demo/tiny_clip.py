@@ -1,0 +1,176 @@
+"""A tiny CLIP, trained on the spot in three steps: its text tower, its vision tower, and a copy fine-tuned for each task.
+
+The text tower learns to tell subjects apart whatever the template around them, and is then locked: images are pulled towards
+the text embeddings of their captions, as in locked-image tuning (arXiv 2111.07991) with the towers' roles exchanged. So a
+caption is encoded once, not in every step, and text embeddings of the tasks' prompts are the class heads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mingle_edge.architecture import OPENAI_MEAN, OPENAI_STD
+from mingle_edge.demo.canvas import SIDE, Bytes
+from mingle_edge.progress import Progress
+
+WIDTH = 96
+CONFIG: dict[str, Any] = {
+    "embed_dim": 64,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": SIDE, "patch_size": 8, "width": WIDTH, "layers": 4, "head_width": 32},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+}
+CAPTIONS = (
+    "{}.",
+    "the {}.",
+    "a {}.",
+    "a photo of a {}.",
+    "a print of a {}.",
+    "a handwritten {}.",
+    "a satellite photo of a {}.",
+)
+"""Templates the text tower learns to look through."""
+
+TEXT_STEPS, PRETRAINING_STEPS, FINE_TUNING_STEPS = 60, 400, 200
+BATCH = 64  # images
+LOGIT_SCALE = 30.0
+_TEXT_RATE, _PRETRAINING_RATE, _FINE_TUNING_RATE = 2e-3, 1.5e-3, 2.5e-3  # peak learning rates
+_TEXT_LOGIT_SCALE = 10.0
+
+
+def new_model(seed: int) -> open_clip.CLIP:
+    """The untrained model."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = open_clip.CLIP(**CONFIG)
+    model.logit_scale.data.fill_(math.log(LOGIT_SCALE))
+    return model.requires_grad_(False)
+
+
+def to_pixels(images: Bytes) -> Tensor:
+    """Images `[n, SIDE, SIDE, 3]` as the model reads them, `[n, 3, SIDE, SIDE]`; they have its size already."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (OPENAI_MEAN, OPENAI_STD))
+    return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
+
+
+@torch.no_grad()
+def text_embeddings(model: open_clip.CLIP, prompts: Sequence[str]) -> Tensor:
+    """Unit embeddings `[n, dim]`."""
+    embeddings: Tensor = model.encode_text(_tokens(prompts), normalize=True)
+    return embeddings
+
+
+def train_text_tower(model: open_clip.CLIP, subjects: Sequence[str], seed: int, progress: Progress) -> None:
+    """Contrast subjects in one template with the same subjects in another, two random templates a step."""
+    tokens = [_tokens([template.format(subject) for subject in subjects]) for template in CAPTIONS]
+    generator, target = torch.Generator().manual_seed(seed), torch.arange(len(subjects))
+
+    def loss() -> Tensor:
+        one, other = torch.randperm(len(CAPTIONS), generator=generator)[:2].tolist()
+        first, second = (model.encode_text(tokens[i], normalize=True) for i in (one, other))
+        return F.cross_entropy(_TEXT_LOGIT_SCALE * first @ second.T, target)
+
+    parameters = [p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit_scale"))]
+    _train(parameters, loss, TEXT_STEPS, _TEXT_RATE, "text", progress)
+
+
+def pretrain(model: open_clip.CLIP, images: Bytes, subjects: Sequence[str], seed: int, progress: Progress) -> None:
+    """Train the vision tower to find each image's subject by its captions, mean text embedding over `CAPTIONS`."""
+    names, labels = np.unique(subjects, return_inverse=True)
+    per_template = [text_embeddings(model, [template.format(name) for name in names]) for template in CAPTIONS]
+    head = F.normalize(torch.stack(per_template).mean(0), dim=-1)  # [subjects, dim]
+    _fit(model, images, labels, head, seed, PRETRAINING_STEPS, _PRETRAINING_RATE, "pretrain", progress)
+
+
+def fine_tune(
+    model: open_clip.CLIP, images: Bytes, labels: NDArray[np.int64], prompts: Sequence[str], seed: int, progress: Progress
+) -> None:
+    """Train every parameter of the vision tower on one task; the head is the prompts' text embeddings, one of a class."""
+    head = text_embeddings(model, prompts)
+    _fit(model, images, labels, head, seed, FINE_TUNING_STEPS, _FINE_TUNING_RATE, "fine-tune", progress)
+
+
+def save(model: open_clip.CLIP, path: Path, *, visual_only: bool = False) -> None:
+    """Write the state dict under open_clip's names, of the whole model or of the vision tower alone."""
+    state = {n: t.contiguous() for n, t in model.state_dict().items() if n.startswith("visual.") or not visual_only}
+    save_file(state, path)
+
+
+def save_config(path: Path) -> None:
+    """Write the architecture as an open_clip JSON config."""
+    path.write_text(json.dumps(CONFIG, indent=1) + "\n")
+
+
+def _tokens(prompts: Sequence[str]) -> Tensor:
+    tokens: Tensor = open_clip.SimpleTokenizer(context_length=CONFIG["text_cfg"]["context_length"])(list(prompts))
+    return tokens
+
+
+def _fit(
+    model: open_clip.CLIP,
+    images: Bytes,
+    labels: NDArray[np.integer[Any]],
+    head: Tensor,
+    seed: int,
+    steps: int,
+    rate: float,
+    stage: str,
+    progress: Progress,
+) -> None:
+    """Train the vision tower to classify the images under a fixed head `[classes, dim]`."""
+    pixels, target = to_pixels(images), torch.from_numpy(labels)
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss() -> Tensor:
+        chosen = torch.randint(len(pixels), (BATCH,), generator=generator)
+        embeddings = model.encode_image(_shifted(pixels[chosen], generator), normalize=True)  # [BATCH, dim]
+        return F.cross_entropy(LOGIT_SCALE * embeddings @ head.T, target[chosen])
+
+    _train(list(model.visual.parameters()), loss, steps, rate, stage, progress)
+
+
+def _shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image moved by up to one pixel in each direction, edges repeated."""
+    padded = F.pad(pixels, (1, 1, 1, 1), mode="replicate")  # [B, 3, SIDE + 2, SIDE + 2]
+    rows, columns = torch.arange(SIDE) + torch.randint(3, (2, len(pixels), 1), generator=generator)  # [B, SIDE] each
+    image = torch.arange(len(pixels))[:, None, None]
+    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # [B, SIDE, SIDE, 3] -> [B, 3, ...]
+
+
+def _train(
+    parameters: list[torch.nn.Parameter],
+    loss: Callable[[], Tensor],
+    steps: int,
+    rate: float,
+    stage: str,
+    progress: Progress,
+) -> None:
+    """Minimise with AdamW: linear warm-up over a tenth of the steps, then half a cosine to zero."""
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.05)
+    warm_up = steps // 10
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm_up, 1.0) * (1 + math.cos(math.pi * step / steps)) / 2
+    )
+    for step in range(steps):
+        value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
+        progress(stage, step + 1, steps, f"loss {value.item():.3f}")
+    for parameter in parameters:
+        parameter.requires_grad_(False)
