@@ -153,6 +153,16 @@ def test_an_adapter_of_another_tower_is_named(image_bundle, parameters) -> None:
         model.embed(images(0), task="green")
 
 
+def test_an_adapter_that_is_read_must_be_complete(tmp_path) -> None:
+    bundle = write_image_bundle(tmp_path / "joining", Weights(), top_k=2)
+    path = bundle / "experts/green.onnx_adapter"
+    write_adapter(path, {"ln_post.bias": np.zeros(16, np.float32)})
+    rewrite(bundle, lambda record: record["tasks"][1].update(expert_bytes=path.stat().st_size))
+    relist(bundle, "experts/green.onnx_adapter")
+    with EdgeModel.open(bundle) as model, pytest.raises(ExpertError, match=r"expert 'green' .* lacks projection.A"):
+        model.embed(images(1))
+
+
 @pytest.mark.parametrize("name", ["tower.onnx", "router.onnx"])
 @pytest.mark.parametrize("location", ["../secret.bin", "secret.bin"])
 def test_weights_outside_the_bundle_are_not_read(image_bundle, name: str, location: str) -> None:

@@ -1,4 +1,4 @@
-"""Bundles in plain ONNX Runtime, nothing of this project imported: the oldest release they promise to run on, and the present one.
+"""Bundles in plain ONNX Runtime, nothing of this project imported: the oldest release they promise, and the present one.
 
 `MINGLE_ORT_1_20` names the interpreter that has the old one.
 """

@@ -1,6 +1,6 @@
 """What all rendered images share: colours, smooth noise, drawing with antialiasing, and a simulated camera.
 
-Images are float32 `[SIDE, SIDE, 3]` in [0, 1] until `to_uint8`. All randomness comes from the generator that is passed in.
+Images are floats `[SIDE, SIDE, 3]` in [0, 1] until `to_uint8`. All randomness comes from the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 SIDE = 32  # pixels of an image's side
 _OVERSAMPLING = 4  # drawings are made this much larger, then averaged down
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
 Bytes = NDArray[np.uint8]
 Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
 
@@ -34,22 +34,25 @@ def dark_and_light(rng: np.random.Generator) -> tuple[Colour, Colour]:
     )
 
 
-def luminance(image: NDArray[np.floating]) -> NDArray[np.floating]:
+def luminance(image: Floats) -> Floats:
     """Rec. 601 luma of `[..., 3]` RGB, `[...]`."""
-    return image @ np.asarray([0.299, 0.587, 0.114], image.dtype)
+    luma: Floats = image @ np.asarray([0.299, 0.587, 0.114], image.dtype)
+    return luma
 
 
-def blend(mask: NDArray[np.floating], low: Colour, high: Colour) -> Floats:
+def blend(mask: Floats, low: Colour, high: Colour) -> Floats:
     """An image that is `low` where the mask `[SIDE, SIDE]` is 0 and `high` where it is 1."""
     weight = mask[:, :, None]  # [SIDE, SIDE, 1]
-    return (np.asarray(low) * (1 - weight) + np.asarray(high) * weight).astype(np.float32)
+    mixed: Floats = np.asarray(low) * (1 - weight) + np.asarray(high) * weight
+    return mixed
 
 
 def smooth_noise(rng: np.random.Generator, cells: int, side: int = SIDE) -> Floats:
     """Noise `[side, side]` in [0, 1] that varies smoothly over about `cells` cells per side."""
     coarse = rng.uniform(0, 1, (cells + 1, cells + 1)).astype(np.float32)
     fine = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
-    return np.clip(fine, 0, 1).astype(np.float32)
+    noise: Floats = np.clip(fine, 0, 1)
+    return noise
 
 
 class Drawing:
@@ -88,9 +91,10 @@ def photograph(rng: np.random.Generator, image: Floats, noise: float = 0.04) -> 
     return to_uint8(exposed + rng.normal(0, rng.uniform(0.2, 1.0) * noise, image.shape))
 
 
-def to_uint8(image: NDArray[np.floating]) -> Bytes:
+def to_uint8(image: Floats) -> Bytes:
     """Values in [0, 1] (clipped) as bytes."""
-    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    levels: Bytes = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return levels
 
 
 def _rgb(value: Colour) -> tuple[int, int, int]:

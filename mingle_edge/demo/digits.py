@@ -45,7 +45,8 @@ def draw_printed(rng: np.random.Generator, label: str) -> Floats:
 def _ink(rng: np.random.Generator, glyph: Floats) -> Floats:
     mask = np.zeros((SIDE, SIDE), np.float32)
     height, width = glyph.shape
-    top, left = np.clip([(SIDE - height) // 2, (SIDE - width) // 2] + rng.integers(-3, 4, 2), 0, [SIDE - height, SIDE - width])
+    spare = np.asarray([SIDE - height, SIDE - width])
+    top, left = np.clip(spare // 2 + rng.integers(-3, 4, 2), 0, spare)
     mask[top : top + height, left : left + width] = np.clip(glyph, 0, 1)
     ink, paper = dark_and_light(rng)
     stains = rng.uniform(0, 0.25) * smooth_noise(rng, 3)

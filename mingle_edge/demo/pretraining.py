@@ -1,7 +1,7 @@
 """What the tiny CLIP is pretrained on: captioned images of other styles than the tasks'.
 
-Coloured shapes, printed digits, and the subjects of the three rendered tasks as monochrome prints. So the pretrained model knows
-every word of the tasks and a little of what it looks like, as CLIP does, and is still far from solving them.
+Coloured shapes, printed digits, and the subjects of the three rendered tasks as monochrome prints. So the pretrained model
+knows every word of the tasks and a little of what it looks like, as CLIP does, and is still far from solving them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _shape(rng: np.random.Generator) -> tuple[Floats, str]:
     angles = rng.uniform(0, 6.3) + 2 * np.pi * np.arange(_CORNERS[form]) / _CORNERS[form]
     points = rng.uniform(0.35, 0.65, 2) + rng.uniform(0.2, 0.4) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     drawing = Drawing(background)
-    drawing.polygon(points.astype(np.float32), colour(rng, _HUES[hue], 0.8, 0.8))
+    drawing.polygon(points, colour(rng, _HUES[hue], 0.8, 0.8))
     return drawing.finish(), f"{hue} {form}"
 
 

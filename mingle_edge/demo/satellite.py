@@ -15,7 +15,7 @@ def draw_land(rng: np.random.Generator, label: str) -> Floats:
     """A patch `[SIDE, SIDE, 3]` of one land use of `LANDS`, seen through more or less haze."""
     image = LANDS[label](rng)
     haze = rng.uniform(0, 0.3)
-    return (image * (1 - haze) + haze * np.asarray([0.62, 0.66, 0.72])).astype(np.float32)
+    return image * (1 - haze) + haze * np.asarray([0.62, 0.66, 0.72])
 
 
 def _ground(rng: np.random.Generator) -> Floats:
@@ -31,11 +31,11 @@ def _water(rng: np.random.Generator) -> Colour:
 
 def _course(rng: np.random.Generator, bend: float) -> Floats:
     """Points `[n, 2]` of a way across the whole image that wanders by `bend`."""
-    along = np.linspace(-0.8, 0.8, 25, dtype=np.float32)
+    along = np.linspace(-0.8, 0.8, 25)
     across = rng.uniform(-0.25, 0.25) + bend * np.sin(along * rng.uniform(4, 8) + rng.uniform(0, 6.3))
     angle = rng.uniform(0, np.pi)
     x, y = np.cos(angle) * along - np.sin(angle) * across, np.sin(angle) * along + np.cos(angle) * across
-    return np.stack([x, y], axis=1).astype(np.float32) + 0.5
+    return np.stack([x, y], axis=1) + 0.5
 
 
 def _forest(rng: np.random.Generator) -> Floats:
@@ -52,8 +52,8 @@ def _pasture(rng: np.random.Generator) -> Floats:
 
 
 def _crop_field(rng: np.random.Generator) -> Floats:
-    rows, columns = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
-    image = np.zeros((SIDE, SIDE, 3), np.float32)
+    rows, columns = np.mgrid[0:SIDE, 0:SIDE]
+    image = np.zeros((SIDE, SIDE, 3))
     angle, borders = rng.uniform(0, np.pi), np.sort(rng.uniform(0.2, 0.8, 2))
     side = (np.cos(angle) * (columns / SIDE - 0.5) + np.sin(angle) * (rows / SIDE - 0.5)) + 0.5
     for field in range(3):  # three parcels, furrows along or across
@@ -70,7 +70,8 @@ def _lake(rng: np.random.Generator) -> Floats:
     shore = smooth_noise(rng, 2) + 0.15 * smooth_noise(rng, 6)
     water = np.clip((shore - np.quantile(shore, rng.uniform(0.15, 0.5))) * 12, 0, 1)[:, :, None]
     waves = 1 + 0.15 * (smooth_noise(rng, 10) - 0.5)[:, :, None]
-    return (_ground(rng) * (1 - water) + np.asarray(_water(rng), np.float32) * waves * water).astype(np.float32)
+    image: Floats = _ground(rng) * (1 - water) + np.asarray(_water(rng)) * waves * water
+    return image
 
 
 def _river(rng: np.random.Generator) -> Floats:
@@ -92,17 +93,17 @@ def _highway(rng: np.random.Generator) -> Floats:
 def _buildings(rng: np.random.Generator, spacing: float, fill: float, roofs: Callable[[], Colour]) -> Floats:
     """Buildings on a turned lattice with streets between; `fill` is the share of a lot that a roof takes."""
     drawing, angle = Drawing(_ground(rng)), rng.uniform(0, np.pi / 2)
-    turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
+    turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     street, reach = colour(rng, saturation=0.06, value=0.5), int(np.ceil(0.75 / spacing))
     for row in range(-reach, reach + 1):
-        way = np.asarray([[-1, (row + 0.5) * spacing], [1, (row + 0.5) * spacing]], np.float32)
+        way = np.asarray([[-1, (row + 0.5) * spacing], [1, (row + 0.5) * spacing]])
         if row % 2:
             drawing.line(way @ turn.T + 0.5, street, 0.25 * spacing)
         for column in range(-reach, reach + 1):
             size = fill * spacing * rng.uniform(0.75, 1.1, 2)
             corners = _square() * size / 2 + spacing * (np.asarray([column, row]) + rng.normal(0, 0.06, 2))
             if rng.uniform() < 0.85:
-                drawing.polygon(corners.astype(np.float32) @ turn.T + 0.5, roofs())
+                drawing.polygon(corners @ turn.T + 0.5, roofs())
     return drawing.finish()
 
 
@@ -115,7 +116,7 @@ def _industrial(rng: np.random.Generator) -> Floats:
 
 
 def _square() -> Floats:
-    return np.asarray([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float32)
+    return np.asarray([[-1, -1], [1, -1], [1, 1], [-1, 1]])
 
 
 LANDS: dict[str, Land] = {

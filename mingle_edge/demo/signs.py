@@ -21,9 +21,9 @@ class Placement:
     def __init__(self, rng: np.random.Generator) -> None:
         angle, self.radius = rng.normal(0, 0.09), rng.uniform(0.32, 0.48)
         reach = 0.5 - 0.8 * self.radius
-        self.centre = (0.5 + rng.uniform(-reach, reach, 2)).astype(np.float32)
-        turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
-        squeeze = np.diag([rng.uniform(0.82, 1.0), 1.0]).astype(np.float32)  # seen from the side
+        self.centre = 0.5 + rng.uniform(-reach, reach, 2)
+        turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        squeeze = np.diag([rng.uniform(0.82, 1.0), 1.0])  # seen from the side
         self.matrix = self.radius * turn @ squeeze
 
     def __call__(self, points: Floats) -> Floats:
@@ -40,7 +40,7 @@ def draw_sign(rng: np.random.Generator, label: str) -> Floats:
     for _ in range(rng.integers(2, 6)):  # clutter behind the sign: walls, doors, cars
         corner, size = rng.uniform(-0.2, 1, 2), rng.uniform(0.1, 0.5, 2)
         drawing.polygon(_polygon(4, 0.785) * size + corner, colour(rng, saturation=0.45, value=rng.uniform(0.2, 0.8)))
-    foot = np.stack([place.centre, place.centre + np.asarray([0, 1], np.float32)])
+    foot = np.stack([place.centre, place.centre + np.asarray([0, 1])])
     drawing.line(foot, colour(rng, saturation=0.05, value=0.5), 0.04)
     SIGNS[label](rng, drawing, place)
     image = drawing.finish()
@@ -48,7 +48,7 @@ def draw_sign(rng: np.random.Generator, label: str) -> Floats:
 
 
 def _street(rng: np.random.Generator) -> Floats:
-    horizon, rows = rng.uniform(0.3, 0.8), np.arange(SIDE, dtype=np.float32) / SIDE
+    horizon, rows = rng.uniform(0.3, 0.8), np.arange(SIDE) / SIDE
     ground = np.repeat((rows > horizon)[:, None], SIDE, axis=1)
     sky = colour(rng, rng.uniform(0.5, 0.65), 0.25, rng.uniform(0.4, 0.9))
     return blend(0.7 * ground + 0.3 * smooth_noise(rng, 4), sky, colour(rng, rng.uniform(0, 0.35), 0.25, 0.35))
@@ -56,11 +56,11 @@ def _street(rng: np.random.Generator) -> Floats:
 
 def _polygon(corners: int, start: float = 0.0, radius: float = 1.0) -> Floats:
     angles = start + 2 * np.pi * np.arange(corners) / corners
-    return (radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)).astype(np.float32)  # [corners, 2]
+    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # [corners, 2]
 
 
 def _points(*values: tuple[float, float]) -> Floats:
-    return np.asarray(values, np.float32)
+    return np.asarray(values)
 
 
 def _disc(radius: float = 1.0) -> Floats:
@@ -99,7 +99,10 @@ def _speed_limit(rng: np.random.Generator, drawing: Drawing, place: Placement) -
     drawing.polygon(place(_disc()), _paint(rng, _RED))
     drawing.polygon(place(_disc(0.72)), _paint(rng, _WHITE))
     ink = _paint(rng, _BLACK)
-    tens = [_points((-0.45, -0.3), (-0.15, -0.3), (-0.3, 0.3)), _points((-0.15, -0.3), (-0.45, -0.3), (-0.42, 0), (-0.15, 0.3))]
+    tens = [
+        _points((-0.45, -0.3), (-0.15, -0.3), (-0.3, 0.3)),
+        _points((-0.15, -0.3), (-0.42, -0.3), (-0.42, 0), (-0.15, 0), (-0.15, 0.3), (-0.45, 0.3)),
+    ]
     drawing.line(place(tens[rng.integers(2)]), ink, 0.16 * place.radius)
     drawing.line(place(_polygon(12, radius=0.28) * _points((0.6, 1.1)) + _points((0.28, 0.0))), ink, 0.16 * place.radius)
 

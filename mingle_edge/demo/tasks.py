@@ -51,7 +51,7 @@ TASKS = (
 
 
 def make_split(task: DemoTask, split: Split, seed: int = 0) -> LabelledImages:
-    """The images of one split. Splits share no scan and no random number, so they are disjoint; equal seeds give equal images."""
+    """The images of one split, the same for equal seeds. Splits share no scan and no random number, so they are disjoint."""
     rng = np.random.default_rng([seed, zlib.crc32(f"{task.name}/{split}".encode())])
     drawn = _digits(rng, split, seed) if task.draw is None else _rendered(rng, task.draw, task.classes, split)
     images, labels = zip(*((photograph(rng, image), label) for image, label in drawn), strict=True)

@@ -168,7 +168,7 @@ def _train(
     for step in range(steps):
         value = loss()
         optimizer.zero_grad()
-        value.backward()
+        torch.autograd.backward(value)
         optimizer.step()
         schedule.step()
         progress(stage, step + 1, steps, f"loss {value.item():.3f}")
