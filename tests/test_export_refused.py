@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -50,6 +51,14 @@ def test_a_model_without_tasks(tmp_path):
     merged = write_merged(tmp_path / "merged", tasks=0)
     with pytest.raises(OptionError, match="there are no tasks in it yet; merge one first"):
         export_bundle(merged.path, tmp_path / "bundle")
+
+
+def test_a_missing_onnxruntime_names_the_extras(merged, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = CliRunner().invoke(main, ["export", str(merged.path), "-o", str(tmp_path / "bundle")])
+    assert result.exit_code == 2
+    assert re.fullmatch(r"error: .*mingle-edge\[cpu\].*\n", result.output)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_task_is_one_line_and_exit_code_2(merged, tmp_path):

@@ -72,8 +72,11 @@ def _task_tensors(
             for name, shape in architecture.vector_shapes().items()
         }
     head = _normal(random, 2 + task, architecture.output_dim)
+    # Gate values well under 1, as adaptation leaves them: large ones would amplify float rounding from layer to layer.
+    inputs = {layer: architecture.linear_shape(layer)[1] for layer in inside}
     gates = {
-        layer: (_normal(random, architecture.linear_shape(layer)[1]) / np.float32(4), _normal(random, 1)) for layer in inside
+        layer: (_normal(random, d_in) / np.float32(d_in**0.5), np.float32(0.2) * _normal(random, 1))
+        for layer, d_in in inputs.items()
     }
     return TaskTensors(
         expert=expert,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 import mingle_edge
 from mingle_edge.merged_model import MergedModel
@@ -23,6 +26,7 @@ from mingle_edge_export.output_folder import check_space, new_folder
 from mingle_edge_export.parity import Parity, check_parity
 from mingle_edge_export.reference import compute_reference
 from mingle_edge_runtime import bundle as fmt
+from mingle_edge_runtime.session import check_version
 
 MINIMUM_ONNXRUNTIME = "1.20.0"  # the first with adapters
 BACKBONE, DENSE, GOLDEN, HEADS = "backbone.bin", "dense.onnx", "golden.npz", "heads"
@@ -51,9 +55,10 @@ def export_bundle(
 
     top_k: experts per route unless a run says otherwise. tasks: those to export, in this order; all by default.
 
-    Raises `OptionError`, `OutputError`, `ParityError`, or `MergedModelError` for a damaged merged model. Whatever happens,
-    the folder is there whole or not at all.
+    Raises `OptionError`, `OutputError`, `ParityError`; `MergedModelError` for a damaged merged model, and `ProviderError` for a
+    missing or old ONNX Runtime. Whatever happens, the folder is there whole or not at all.
     """
+    check_version(MINIMUM_ONNXRUNTIME)
     merged = _selected(MergedModel.open(merged_path), tasks)
     if not 1 <= top_k <= len(merged.tasks):
         raise OptionError(f"top_k is {top_k}, must be between 1 and the number of tasks, {len(merged.tasks)}")
@@ -79,22 +84,22 @@ def _write(folder: Path, merged: MergedModel, top_k: int, progress: Progress) ->
     backbone = merged.backbone()
     experts = len(merged.tasks) * _size(merged.expert(merged.task_names[0]))
     check_space(folder, _size(backbone) + experts + MARGIN)
-    progress("graphs", 0, 1)
+    progress("backbone", 0, 1)
     with (folder / BACKBONE).open("wb") as file:
         graphs = GraphWriter(merged.architecture, backbone, WeightFile(file, BACKBONE))
         graphs.dense(folder / DENSE)
+        progress("backbone", 1, 1)
         if merged.scope == "image":
             contents = write_image_scope(folder, merged, graphs, progress)
         else:
             contents = write_layer_scope(folder, merged, graphs, top_k, progress)
-    progress("graphs", 1, 1)
     (folder / HEADS).mkdir()
     for name in merged.task_names:
         np.save(folder / HEADS / f"{name}.npy", merged.head(name).astype(np.float32))
     a = merged.architecture
     preprocess = fmt.Preprocess(a.image_size, a.mean, a.std)
     reference = compute_reference(merged, preprocess, progress)
-    np.savez(folder / GOLDEN, allow_pickle=False, **reference.golden())
+    _write_arrays(folder / GOLDEN, reference.golden())
     index = _index(folder, merged, top_k, preprocess, contents)
     (folder / fmt.INDEX_NAME).write_text(json.dumps(index.to_json(), indent=1) + "\n")
     return check_parity(fmt.Bundle.open(folder), reference, contents.norms, progress)
@@ -127,6 +132,14 @@ def _index(folder: Path, merged: MergedModel, top_k: int, preprocess: fmt.Prepro
         defaults=contents.defaults,
         page_bank=contents.page_bank,
     )
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """An `.npz` file that cannot hold pickled objects and is the same whenever it is written."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as file:  # dated 1980, not today
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def _files(folder: Path) -> list[str]:

@@ -6,7 +6,7 @@ class ExportError(Exception):
 
 
 class OptionError(ExportError):
-    """An option does not fit the merged model: a `top_k` out of range, an unknown task, a missing ONNX Runtime."""
+    """An option does not fit the merged model: a `top_k` out of range, a task named twice, no task at all."""
 
 
 class OutputError(ExportError):

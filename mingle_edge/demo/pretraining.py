@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 
 from mingle_edge.demo.canvas import (
+    SIDE,
     Bytes,
     Drawing,
     Floats,
@@ -25,18 +26,24 @@ from mingle_edge.demo.digits import DIGITS, draw_printed
 from mingle_edge.demo.satellite import LANDS, draw_land
 from mingle_edge.demo.signs import SIGNS, draw_sign
 from mingle_edge.demo.textures import TEXTURES, draw_texture
+from mingle_edge.progress import Progress
 
 COUNT = 8000
 _HUES = {"red": 0.0, "yellow": 0.15, "green": 0.33, "blue": 0.62, "purple": 0.8}
 _CORNERS = {"triangle": 3, "square": 4, "hexagon": 6, "circle": 30}
 
 
-def pretraining_images(seed: int = 0) -> tuple[Bytes, list[str]]:
+def pretraining_images(seed: int, progress: Progress) -> tuple[Bytes, list[str]]:
     """`COUNT` images `[COUNT, SIDE, SIDE, 3]`, the five kinds in turn, and the subject of each, to go into a caption."""
     rng = np.random.default_rng([seed, zlib.crc32(b"pretraining")])
     kinds = (_shape, _digit, _texture, _sign, _land)
-    pairs = [kinds[number % len(kinds)](rng) for number in range(COUNT)]
-    return np.stack([photograph(rng, image) for image, _ in pairs]), [subject for _, subject in pairs]
+    images, subjects = np.empty((COUNT, SIDE, SIDE, 3), np.uint8), []
+    for number in range(COUNT):
+        image, subject = kinds[number % len(kinds)](rng)
+        images[number] = photograph(rng, image)
+        subjects.append(subject)
+        progress("captions", number + 1, COUNT)
+    return images, subjects
 
 
 def _shape(rng: np.random.Generator) -> tuple[Floats, str]:

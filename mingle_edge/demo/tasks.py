@@ -19,7 +19,7 @@ from mingle_edge.demo.signs import SIGNS, draw_sign
 from mingle_edge.demo.textures import TEXTURES, draw_texture
 
 Split = Literal["train", "seeds", "test"]
-PER_CLASS: dict[Split, int] = {"test": 30, "seeds": 5, "train": 240}
+PER_CLASS: dict[Split, int] = {"test": 30, "seeds": 5, "train": 300}
 """Images of a class. In this order they also take their share of the handwritten scans, train all that is left."""
 
 

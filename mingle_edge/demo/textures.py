@@ -47,7 +47,7 @@ def _chequered(rng: np.random.Generator, u: Floats, v: Floats) -> Mask:
 
 def _dotted(rng: np.random.Generator, u: Floats, v: Floats) -> Mask:
     shift = 0.5 * rng.integers(0, 2) * (np.floor(v) % 2)
-    distance = np.hypot(_fraction(u + shift) - 0.5, _fraction(v) - 0.5)
+    distance: Floats = np.hypot(_fraction(u + shift) - 0.5, _fraction(v) - 0.5)
     return distance < rng.uniform(0.22, 0.36)
 
 

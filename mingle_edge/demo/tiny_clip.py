@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,23 @@ CAPTIONS = (
 )
 """Templates the text tower learns to look through."""
 
-TEXT_STEPS, PRETRAINING_STEPS, FINE_TUNING_STEPS = 60, 400, 200
 BATCH = 64  # images
 LOGIT_SCALE = 30.0
-_TEXT_RATE, _PRETRAINING_RATE, _FINE_TUNING_RATE = 2e-3, 1.5e-3, 2.5e-3  # peak learning rates
 _TEXT_LOGIT_SCALE = 10.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast one step of the making of the model is trained."""
+
+    stage: str
+    steps: int
+    rate: float  # peak learning rate
+
+
+TEXT = Training("text", 60, 2e-3)
+PRETRAINING = Training("pretrain", 400, 1.5e-3)
+FINE_TUNING = Training("fine-tune", 200, 2.5e-3)
 
 
 def new_model(seed: int) -> open_clip.CLIP:
@@ -83,7 +96,7 @@ def train_text_tower(model: open_clip.CLIP, subjects: Sequence[str], seed: int, 
         return F.cross_entropy(_TEXT_LOGIT_SCALE * first @ second.T, target)
 
     parameters = [p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit_scale"))]
-    _train(parameters, loss, TEXT_STEPS, _TEXT_RATE, "text", progress)
+    _train(parameters, loss, TEXT, progress)
 
 
 def pretrain(model: open_clip.CLIP, images: Bytes, subjects: Sequence[str], seed: int, progress: Progress) -> None:
@@ -91,15 +104,20 @@ def pretrain(model: open_clip.CLIP, images: Bytes, subjects: Sequence[str], seed
     names, labels = np.unique(subjects, return_inverse=True)
     per_template = [text_embeddings(model, [template.format(name) for name in names]) for template in CAPTIONS]
     head = F.normalize(torch.stack(per_template).mean(0), dim=-1)  # [subjects, dim]
-    _fit(model, images, labels, head, seed, PRETRAINING_STEPS, _PRETRAINING_RATE, "pretrain", progress)
+    _fit(model, images, labels, head, seed, PRETRAINING, progress)
 
 
 def fine_tune(
-    model: open_clip.CLIP, images: Bytes, labels: NDArray[np.int64], prompts: Sequence[str], seed: int, progress: Progress
+    model: open_clip.CLIP,
+    images: Bytes,
+    labels: NDArray[np.int64],
+    prompts: Sequence[str],
+    seed: int,
+    progress: Progress,
 ) -> None:
     """Train every parameter of the vision tower on one task; the head is the prompts' text embeddings, one of a class."""
     head = text_embeddings(model, prompts)
-    _fit(model, images, labels, head, seed, FINE_TUNING_STEPS, _FINE_TUNING_RATE, "fine-tune", progress)
+    _fit(model, images, labels, head, seed, FINE_TUNING, progress)
 
 
 def save(model: open_clip.CLIP, path: Path, *, visual_only: bool = False) -> None:
@@ -124,9 +142,7 @@ def _fit(
     labels: NDArray[np.integer[Any]],
     head: Tensor,
     seed: int,
-    steps: int,
-    rate: float,
-    stage: str,
+    training: Training,
     progress: Progress,
 ) -> None:
     """Train the vision tower to classify the images under a fixed head `[classes, dim]`."""
@@ -138,7 +154,7 @@ def _fit(
         embeddings = model.encode_image(_shifted(pixels[chosen], generator), normalize=True)  # [BATCH, dim]
         return F.cross_entropy(LOGIT_SCALE * embeddings @ head.T, target[chosen])
 
-    _train(list(model.visual.parameters()), loss, steps, rate, stage, progress)
+    _train(list(model.visual.parameters()), loss, training, progress)
 
 
 def _shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -149,19 +165,12 @@ def _shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # [B, SIDE, SIDE, 3] -> [B, 3, ...]
 
 
-def _train(
-    parameters: list[torch.nn.Parameter],
-    loss: Callable[[], Tensor],
-    steps: int,
-    rate: float,
-    stage: str,
-    progress: Progress,
-) -> None:
+def _train(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor], training: Training, progress: Progress) -> None:
     """Minimise with AdamW: linear warm-up over a tenth of the steps, then half a cosine to zero."""
     for parameter in parameters:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.05)
-    warm_up = steps // 10
+    optimizer = torch.optim.AdamW(parameters, lr=training.rate, betas=(0.9, 0.95), weight_decay=0.05)
+    steps, warm_up = training.steps, training.steps // 10
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm_up, 1.0) * (1 + math.cos(math.pi * step / steps)) / 2
     )
@@ -171,6 +180,6 @@ def _train(
         torch.autograd.backward(value)
         optimizer.step()
         schedule.step()
-        progress(stage, step + 1, steps, f"loss {value.item():.3f}")
+        progress(training.stage, step + 1, steps, f"loss {value.item():.3f}")
     for parameter in parameters:
         parameter.requires_grad_(False)
