@@ -1,11 +1,14 @@
 """The command line: help that fits 80 columns, exit codes and messages of everything a user can get wrong."""
 
 import re
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import load_file, save_file
 
 from mingle_edge.cli import COMMANDS, main
 
@@ -101,3 +104,85 @@ def test_an_interruption_says_that_nothing_is_lost(run, task_file, tmp_path, mon
     result = run("merge", task_file, "-o", tmp_path / "m")
     assert result.exit_code == 130
     assert "run the same command again to continue" in result.output
+
+
+def other_architecture(folder):
+    """A checkpoint with one block less."""
+    state = load_file(folder / "task1.safetensors")
+    save_file({n: t for n, t in state.items() if ".resblocks.2." not in n}, folder / "task1.safetensors")
+
+
+def not_a_number(folder):
+    state = load_file(folder / "task1.safetensors")
+    state["visual.proj"][0, 0] = np.nan
+    save_file(state, folder / "task1.safetensors")
+
+
+def broken_image(folder):
+    image = next((folder / "seeds" / "task1").glob("*.png"))
+    image.write_bytes(image.read_bytes()[:60])
+
+
+def no_seeds(folder):
+    for image in (folder / "seeds" / "task1").glob("*.png"):
+        image.unlink()
+
+
+def duplicate_name(folder):
+    file = folder / "TASKS.toml"
+    file.write_text(file.read_text().replace('name = "task1"', 'name = "Task0"'))
+
+
+def unknown_setting(folder):
+    file = folder / "TASKS.toml"
+    file.write_text(file.read_text().replace("rank = 8", "ranks = 8"))
+
+
+def wrong_value(folder):
+    file = folder / "TASKS.toml"
+    file.write_text(file.read_text().replace("rank = 8", "rank = 0"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (other_architecture, r"task1\.safetensors"),
+        (not_a_number, r"visual\.proj"),
+        (broken_image, r"seeds/task1/\d+\.png"),
+        (no_seeds, "seeds/task1"),
+        (duplicate_name, "Task0"),
+        (unknown_setting, r"no setting 'ranks'; did you mean 'rank'\?"),
+        (wrong_value, "rank must be at least 1, not 0"),
+    ],
+)
+def test_bad_input_of_a_merge_costs_nothing_and_exits_with_2(run, task_file, image_model, tmp_path, damage, message):
+    """Merging into a finished model: what was merged stays as it was."""
+    shutil.copytree(task_file.parent, tmp_path / "tasks")
+    shutil.copytree(image_model.path, tmp_path / "merged")
+    damage(tmp_path / "tasks")
+    result = run("merge", tmp_path / "tasks" / "TASKS.toml", "--into", tmp_path / "merged")
+    assert result.exit_code == 2, result.output
+    assert re.search(message, result.output)
+    assert "Traceback" not in result.output
+    now = {p.relative_to(tmp_path / "merged"): p.read_bytes() for p in (tmp_path / "merged").rglob("*") if p.is_file()}
+    assert now == {p.relative_to(image_model.path): p.read_bytes() for p in image_model.path.rglob("*") if p.is_file()}
+
+
+def test_export_verify_run_profile_in_a_user_s_order(run, image_model, task_file, tmp_path):
+    bundle = tmp_path / "bundle"
+    for arguments, expected in (
+        (("export", image_model.path, "-o", bundle), "cosine at least"),
+        (("inspect", bundle), "task2"),
+        (("verify", bundle), "."),
+        (("run", bundle, *sorted((task_file.parent / "seeds" / "task0").glob("*.png"))[:2], "--json"), "probabilit"),
+        (("profile", bundle, "--runs", "2", "--against", "dense", "--json", tmp_path / "p.json"), "p50"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 0, (arguments, result.output)
+        assert re.search(expected, result.output), (arguments, result.output)
+    result = run("run", bundle, "--task", "tusk1", next((task_file.parent / "seeds").rglob("*.png")))
+    assert result.exit_code == 2
+    assert "task0, task1, task2" in result.output
+    result = run("export", image_model.path, "-o", bundle)
+    assert result.exit_code == 2
+    assert "new or empty" in result.output

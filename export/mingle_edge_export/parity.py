@@ -129,13 +129,7 @@ def _image_scope(bundle: Bundle, plain: Array, expected: ImageScopeOutputs, wors
 
 def _mixture(bundle: Bundle, tower: Session) -> Callable[[Array], Outputs]:
     """The tower under the first two tasks' experts by the weights of `reference.MIXTURE`."""
-    place = bundle.index.defaults
-    assert place is not None
-    path = bundle.file(place.file)
-    defaults = {
-        name: np.fromfile(path, "<f4", int(np.prod(tensor.shape)), offset=tensor.offset).reshape(tensor.shape)
-        for name, tensor in place.tensors.items()
-    }
+    defaults = bundle.read_defaults()
 
     def run(pixels: Array) -> Outputs:
         first_two = bundle.index.tasks[:2]

@@ -10,6 +10,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mingle_edge_runtime.bundle_files import FileRecord, Progress, check_hashes, check_plain_file
 from mingle_edge_runtime.bundle_index import (
     FORMAT,
@@ -83,6 +86,17 @@ class Bundle:
         path = self.file(name)
         check_external_data(path, self.index.files)
         return path
+
+    def read_defaults(self) -> dict[str, NDArray[np.float32]]:
+        """Image scope: the plain backbone's vectors by internal name, from the file that the graphs share."""
+        defaults = self.index.defaults
+        if defaults is None:
+            raise BundleError(f"{self.root} has no defaults: it is no bundle of the image scope")
+        path = self.file(defaults.file)
+        return {
+            name: np.fromfile(path, "<f4", int(np.prod(tensor.shape)), offset=tensor.offset).reshape(tensor.shape)
+            for name, tensor in defaults.tensors.items()
+        }
 
     def verify_hashes(self, progress: Progress | None = None) -> None:
         """Read every file and compare its sha256 with the recorded one. Raises `BundleError` where they differ."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.adapter import AdapterValues, map_adapter, read_adapter
-from mingle_edge_runtime.bundle import Bundle, Defaults
+from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.errors import BundleError, ExpertError
 from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.expert_store import ExpertStore
@@ -40,7 +40,7 @@ class ImageScope:
         self._router = Session(bundle.graph(index.router.file), providers, threads, outputs=routed, spin=False)
         embedded: Outputs = {"image_embeds": (index.architecture.output_dim,)}
         self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=embedded)
-        self._defaults = _read_defaults(bundle, index.defaults) if self._joins else {}
+        self._defaults = bundle.read_defaults() if self._joins else {}
         place = "memory to be joined" if self._joins else f"memory of the {device} device"
         notes = () if self._maps else (f"experts are copied to {place}, not mapped",)
         sizes = {task.name: task.expert_bytes for task in index.tasks}
@@ -131,12 +131,3 @@ def _read(bundle: Bundle, required: Collection[str], device: str | None, task: s
 def _adapter_file(bundle: Bundle, task: str) -> tuple[Path, int]:
     record = next(record for record in bundle.index.tasks if record.name == task)
     return bundle.file(str(record.expert)), record.expert_bytes
-
-
-def _read_defaults(bundle: Bundle, defaults: Defaults) -> dict[str, NDArray[np.float32]]:
-    """The plain backbone's vectors, read from the file that the graphs share."""
-    path = bundle.file(defaults.file)
-    return {
-        name: np.fromfile(path, "<f4", int(np.prod(tensor.shape)), offset=tensor.offset).reshape(tensor.shape)
-        for name, tensor in defaults.tensors.items()
-    }
