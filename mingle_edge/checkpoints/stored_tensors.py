@@ -7,8 +7,9 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -71,35 +72,47 @@ def open_tensors(path: Path) -> StoredTensors:
     raise CheckpointError(f"{path}: the suffix {path.suffix!r} is none of {suffixes}; save the state dict as one of these")
 
 
+@dataclass(frozen=True)
+class _Stored:
+    path: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
 class _SafetensorsFiles:
+    """Opens a file anew for every read: a map that stays open keeps each page ever read in this process's memory."""
+
     def __init__(self, files: list[Path]) -> None:
         self.files = files
-        self._handle: dict[str, Any] = {}  # of the file that holds each name
+        self._stored: dict[str, _Stored] = {}
         for path in files:
             try:
-                handle: Any = safe_open(path, framework="pt")
+                with safe_open(path, framework="pt") as handle:
+                    for name in sorted(handle.keys()):
+                        piece = handle.get_slice(name)
+                        self._stored[name] = _Stored(path, tuple(piece.get_shape()), str(piece.get_dtype()))
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(
                     f"{path} is damaged or not a safetensors file ({error}); copy or download it again"
                 ) from error
-            self._handle |= dict.fromkeys(handle.keys(), handle)
 
     def names(self) -> list[str]:
-        return list(self._handle)
+        return list(self._stored)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._handle[name].get_slice(name).get_shape())
+        return self._stored[name].shape
 
     def dtype(self, name: str) -> str:
-        stored = str(self._handle[name].get_slice(name).get_dtype())
+        stored = self._stored[name].dtype
         return _SAFETENSORS_TYPES.get(stored, stored)
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
+        path = self._stored[name].path
         try:
-            handle = self._handle[name]
-            tensor: Tensor = handle.get_tensor(name) if rows is None else handle.get_slice(name)[rows]
+            with safe_open(path, framework="pt") as handle:
+                tensor: Tensor = handle.get_tensor(name) if rows is None else handle.get_slice(name)[rows]
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{self.files[0]}: cannot read {name!r} ({error}); copy the file again") from error
+            raise CheckpointError(f"{path}: cannot read {name!r} ({error}); copy the file again") from error
         return tensor
 
 
