@@ -38,8 +38,11 @@ def command(output: Path) -> None:
     have: images, checkpoints, task files, merged models, bundles; and the
     results, report.json and contact-sheet.png.
     """
+    import torch
+
     from mingle_edge.demo.demo import run_demo
 
+    torch.set_num_threads(1)  # a model this small gains little from more, and loses much where the cores are busy
     with ProgressBar() as progress:
         report = run_demo(output, progress=progress)
     click.echo(table(report))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.checkpoints import open_checkpoint
-from mingle_edge.evaluation import EvaluationReport, load_test_sets
+from mingle_edge.evaluation import EvaluationReport, LabelledSet, load_test_sets
 from mingle_edge.images import load_images
 from mingle_edge.merged_model import MergedModel
 from mingle_edge.progress import Progress
@@ -41,24 +41,24 @@ def evaluate_baselines(merged: Path, task_file: Path, progress: Progress) -> dic
         "individual": lambda task, count: towers[task],
         "average": lambda task, count: means[count - 1],
     }
+    sets = load_test_sets(model, task_file)
+    images = [load_images(tests.paths, model.architecture) for tests in sets]
     reports = {}
     for number, (name, state) in enumerate(states.items()):
         progress("baselines", number, len(states), name)
-        reports[name] = _evaluate(model, task_file, state)
+        reports[name] = _evaluate(model, sets, images, state)
     progress("baselines", len(states), len(states))
     return reports
 
 
 @torch.inference_mode()
-def _evaluate(model: MergedModel, task_file: Path, state: State) -> EvaluationReport:
-    sets = load_test_sets(model, task_file)
+def _evaluate(model: MergedModel, sets: list[LabelledSet], images: list[Tensor], state: State) -> EvaluationReport:
     heads = [torch.from_numpy(model.head(name)) for name in model.task_names]
     after_own: dict[str, list[float]] = {protocol: [] for protocol in PROTOCOLS}
     final: dict[str, list[float]] = {protocol: [] for protocol in PROTOCOLS}
     for task, tests in enumerate(sets):
-        images = load_images(tests.paths, model.architecture)
         for count, accuracies in ((task + 1, after_own), (len(sets), final)):
-            embeds = F.normalize(embed_images(images, state(task, count), model.architecture), dim=-1)  # [n, dim]
+            embeds = F.normalize(embed_images(images[task], state(task, count), model.architecture), dim=-1)  # [n, dim]
             within = predict_within(embeds, heads[task]) == tests.labels
             owner, label = predict_among(embeds, heads[:count], model.logit_scale)
             for protocol, correct in zip(PROTOCOLS, (within, within, (owner == task) & (label == tests.labels)), strict=True):

@@ -9,9 +9,9 @@ from pathlib import Path
 from mingle_edge.demo.tasks import TASKS, DemoTask
 from mingle_edge.demo.tiny_clip import WIDTH
 
-# Gates of a small model need larger steps than the default: of 1e-4, 1e-3, 3e-3, 1e-2, 3e-2 and 1e-1 this one leaves the lowest
-# distillation loss on the seed images.
-LEARNING_RATE = 0.03
+# Gates of so narrow a model need larger steps than the default. Of 3e-4, 1e-3, 3e-3, 1e-2 and 3e-2 this one had the best ACC on
+# images that are not in the test set: rendered with another seed, digits from the training scans.
+LEARNING_RATE = 0.01
 BACKBONE, CONFIG = "models/backbone.safetensors", "models/backbone.json"
 
 
