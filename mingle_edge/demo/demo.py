@@ -33,6 +33,8 @@ from mingle_edge_runtime.verify import verify
 SCOPES = ("image", "layer")
 MARK = "ABOUT.txt"
 _MARK_TEXT = "Written by `mingle-edge demo`. A new demo in this folder replaces everything in it.\n"
+SEED = 2
+"""Of everything drawn and trained. Results of 0 and 1 were seen while the demonstration was made; of this one, nothing was."""
 _PROFILE_RUNS = 200
 _SHOWN = 2 * COLUMNS  # images per task on the contact sheet
 _PACKAGES = ("mingle-edge", "torch", "open_clip_torch", "onnx", "onnxruntime", "scikit-learn")
@@ -42,7 +44,7 @@ class DemoFolderError(MingleError):
     """The output folder holds something that is not an earlier demonstration."""
 
 
-def run_demo(output: Path, *, seed: int = 0, progress: Progress = silent) -> dict[str, Any]:
+def run_demo(output: Path, *, seed: int = SEED, progress: Progress = silent) -> dict[str, Any]:
     """Make the tasks and models, then merge, evaluate, export, verify, classify and profile them, all in the folder `output`.
 
     Returns what `report.json` holds: accuracies in percent, times in seconds. Raises `DemoFolderError`, or the error of the
