@@ -73,7 +73,7 @@ def adapt(
     for step, (images, teacher_logits) in enumerate(batches):
         optimizer.zero_grad()
         loss = distillation_loss(student(images), teacher_logits, temperature)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         with torch.no_grad():
             _constrained_step(optimizer, gates, projected)
         losses.append(loss.item())

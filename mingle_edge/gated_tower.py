@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -30,8 +31,8 @@ class CompleteExpert:
     @classmethod
     def from_arrays(
         cls,
-        arrays: Mapping[str, NDArray],  # type: ignore[type-arg]
-        gates: Mapping[str, tuple[NDArray, NDArray]],  # type: ignore[type-arg]
+        arrays: Mapping[str, NDArray[np.float32]],
+        gates: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
         device: torch.device | str = "cpu",
     ) -> CompleteExpert:
         """An expert from the arrays of a merged model."""
@@ -150,7 +151,7 @@ def load_layer_experts(merged: MergedModel, device: torch.device | str) -> dict[
     experts = [merged.expert(name) for name in merged.task_names]
     gates = [merged.gates(name) for name in merged.task_names]
 
-    def stacked(arrays: Sequence[NDArray]) -> Tensor:  # type: ignore[type-arg]
+    def stacked(arrays: Sequence[NDArray[np.float32]]) -> Tensor:
         return torch.stack([torch.from_numpy(array) for array in arrays]).to(device)
 
     return {

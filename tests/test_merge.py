@@ -78,7 +78,10 @@ def test_an_added_task_changes_nothing_of_an_older_one(model, file, tmp_path):
 KILLED_MERGE = """
 import os, signal, sys
 from pathlib import Path
+import torch
 from mingle_edge.merge import merge
+torch.set_num_threads(1)  # as in the test's own process: sums over threads round differently
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts a job in the background ignores it
 renames = 0
 def replace(source, target, original=os.replace):
     global renames
@@ -231,7 +234,9 @@ def test_a_disk_without_room_is_refused_before_any_work(task_file, tmp_path, mon
 FULL_DISK_MERGE = """
 import resource, signal, sys
 from pathlib import Path
+import torch
 from mingle_edge.merge import merge
+torch.set_num_threads(1)
 from mingle_edge.merged_model import MergedModel
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 merge(Path(sys.argv[1]), Path(sys.argv[2]))
