@@ -91,7 +91,7 @@ def test_an_empty_folder_and_missing_parents_are_fine(merged, tmp_path):
     (tmp_path / "bundle").mkdir()
     export_bundle(merged.path, tmp_path / "bundle")
     export_bundle(merged.path, tmp_path / "deep/down/bundle")
-    Bundle.open(tmp_path / "deep/down/bundle")
+    assert Bundle.open(tmp_path / "bundle").index == Bundle.open(tmp_path / "deep/down/bundle").index
 
 
 def test_a_read_only_place(merged):
