@@ -95,12 +95,12 @@ class GatedTower:
     @torch.inference_mode()
     def embed(self, images: Tensor, task: str | None = None) -> Tensor:
         """Embeddings under one named task's expert, or of the plain backbone."""
-        return self.embed_mixture(images, [] if task is None else [task], [1.0])
+        return self.embed_mixture(images, [], []) if task is None else self.embed_mixture(images, [task], [1.0])
 
     @torch.inference_mode()
     def embed_mixture(self, images: Tensor, tasks: Sequence[str], weights: Sequence[float]) -> Tensor:
         """Image scope: embeddings under a weighted mixture of complete experts, the same for all images."""
-        experts = [(c, self._complete_expert(task)) for c, task in zip(weights, tasks, strict=False)]
+        experts = [(c, self._complete_expert(task)) for c, task in zip(weights, tasks, strict=True)]
         parameters = expert_parameters(self.backbone, experts)
         linear = expert_linear(parameters, experts)
         return F.normalize(embed_images(images.to(self.device), parameters, self.architecture, linear), dim=-1)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.durable import flush
 from mingle_edge.errors import MergedModelError
 from mingle_edge.router import RouterStatistics
 from mingle_edge.settings import Settings
@@ -247,17 +248,9 @@ def _write_index(model: MergedModel) -> None:
 
 def _publish(temporary: Path, path: Path) -> None:
     """Flush a finished file to disk and give it its name, so that it is there whole or not at all."""
-    _flush(temporary)
+    flush(temporary)
     os.replace(temporary, path)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(path.parent)
 
 
 def _check_format(index: Path, record: Any) -> None:

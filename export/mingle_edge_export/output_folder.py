@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mingle_edge.durable import flush
 from mingle_edge_export.errors import OutputError
 
 
@@ -32,9 +33,9 @@ def new_folder(target: Path) -> Iterator[Path]:
     try:
         yield partial
         for path in [*partial.rglob("*"), partial]:
-            _flush(path)
+            flush(path)
         partial.rename(final)
-        _flush(final.parent)
+        flush(final.parent)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
@@ -66,14 +67,6 @@ def _claim(partial: Path) -> int:
     for leftover in partial.iterdir():
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return descriptor
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _refused(target: Path, error: OSError) -> OutputError:
