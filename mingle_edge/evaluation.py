@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mingle_edge.device import choose_device
@@ -18,7 +20,7 @@ from mingle_edge.errors import MergedModelError, TaskFileError
 from mingle_edge.gated_tower import GatedTower
 from mingle_edge.gating import Pooling
 from mingle_edge.images import labelled_images, load_images
-from mingle_edge.merged_model import MergedModel
+from mingle_edge.merged_model import MergedModel, TaskRecord
 from mingle_edge.metrics import average_accuracy, backward_transfer
 from mingle_edge.progress import Progress, silent
 from mingle_edge.protocols import PROTOCOLS, predict_among, predict_within
@@ -99,10 +101,14 @@ def load_test_sets(model: MergedModel, task_file: Path) -> list[LabelledSet]:
                 f'{tasks.path}: task {record.name!r} of the merged model has no test images; add test = "dir/<class>/*.png" '
                 f"to its [[task]] table"
             )
-        pairs = labelled_images(source.test, tasks.path.parent, record.classes)
-        labels = torch.tensor([label for _, label in pairs])
-        sets.append(LabelledSet(record.name, [path for path, _ in pairs], labels))
+        sets.append(load_test_set(record, source.test, tasks.path.parent))
     return sets
+
+
+def load_test_set(record: TaskRecord, pattern: str, base: Path) -> LabelledSet:
+    """The labelled images of one task, by a pattern such as `test/<class>/*.png` relative to `base`."""
+    pairs = labelled_images(pattern, base, record.classes)
+    return LabelledSet(record.name, [path for path, _ in pairs], torch.tensor([label for _, label in pairs]))
 
 
 def evaluate(
@@ -144,6 +150,14 @@ def evaluate(
             report.unclaimed.append(100 * (~last.claimed).double().mean().item())
     progress("evaluate", len(sets), len(sets))
     return report
+
+
+def reference_answers(tower: GatedTower, tests: LabelledSet, top_k: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Embeddings `[n, dim]` of a task's test images in the last state: along the route found, and with the task given."""
+    model = tower.merged
+    answering: Answering = LayerScope(tower, top_k, "image") if model.scope == "layer" else ImageScope(tower, top_k)
+    answers = answering.answers(tests, len(model.tasks))
+    return answers.routed.cpu().numpy(), answers.named.cpu().numpy()
 
 
 def _accuracy(

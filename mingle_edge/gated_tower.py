@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from mingle_edge.vision_tower import Linear, Parameters, embed_images, plain_lin
 
 Gate = tuple[Tensor, Tensor]
 """weight [d_in], bias [1]"""
+Observer = Callable[[str, Tensor], None]
+"""Called with the internal name of a linear layer and its input [B, N, d_in]."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,16 @@ class GatedTower:
         self._expert: tuple[str, CompleteExpert] | None = None
         self._layers = load_layer_experts(merged, self.device) if merged.scope == "layer" else {}
         self._router = self._load_router() if merged.scope == "image" and merged.tasks else None
+        self._observer: Observer | None = None
+
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Have `observer` called with what every linear layer reads in embeddings computed within the block."""
+        self._observer = observer
+        try:
+            yield
+        finally:
+            self._observer = None
 
     @torch.inference_mode()
     def embed(self, images: Tensor, task: str | None = None) -> Tensor:
@@ -102,7 +115,7 @@ class GatedTower:
         """Image scope: embeddings under a weighted mixture of complete experts, the same for all images."""
         experts = [(c, self._complete_expert(task)) for c, task in zip(weights, tasks, strict=True)]
         parameters = expert_parameters(self.backbone, experts)
-        linear = expert_linear(parameters, experts)
+        linear = self._reporting(expert_linear(parameters, experts))
         return F.normalize(embed_images(images.to(self.device), parameters, self.architecture, linear), dim=-1)
 
     @torch.inference_mode()
@@ -130,9 +143,22 @@ class GatedTower:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Layer scope: embeddings, and the route of each gated layer: tasks and weights, both `[B, layers, k]`."""
         linear = GatedLinear(self.backbone, self._layers, top_k, pooling, task_mask, routes=[])
-        embeds = F.normalize(embed_images(images.to(self.device), self.backbone, self.architecture, linear), dim=-1)
+        reporting = self._reporting(linear)
+        embeds = F.normalize(embed_images(images.to(self.device), self.backbone, self.architecture, reporting), dim=-1)
         tasks, weights = zip(*(linear.routes or []), strict=True)
         return embeds, torch.stack(tasks, dim=1), torch.stack(weights, dim=1)
+
+    def _reporting(self, linear: Linear) -> Linear:
+        """The same layers, telling the observer, if there is one, what they read."""
+        observer = self._observer
+        if observer is None:
+            return linear
+
+        def reporting(layer: str, x: Tensor) -> Tensor:
+            observer(layer, x)
+            return linear(layer, x)
+
+        return reporting
 
     def _complete_expert(self, task: str) -> CompleteExpert:
         if self._expert is None or self._expert[0] != task:

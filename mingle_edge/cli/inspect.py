@@ -37,7 +37,8 @@ def describe_bundle(path: Path) -> str:
     index = Bundle.open(path).index
     shape = index.architecture
     lines = [
-        f"bundle, format {index.format_version}, {index.scope} scope, {index.precision}, top-k {index.top_k}",
+        f"bundle, format {index.format_version}, {index.scope} scope, top-k {index.top_k}",
+        f"precision: backbone {index.precision}, experts {index.expert_precision}{_fidelity(index)}",
         f"tower: {shape.layers} blocks of width {shape.width}, patch {shape.patch_size}, "
         f"image {shape.image_size}, output {shape.output_dim}",
         _routing(index),
@@ -54,11 +55,18 @@ def describe_bundle(path: Path) -> str:
     return "\n".join([*lines, "", *_table(("task", "labels", "rank", "expert", "checkpoint"), rows)])
 
 
+def _fidelity(index: BundleIndex) -> str:
+    cosine = index.fidelity.cosine
+    return "" if cosine is None else f"; cosine with PyTorch at least {cosine:.5f}"
+
+
 def _routing(index: BundleIndex) -> str:
     if index.router:
         gates = ", learned gates" if index.learned_gates else ""
         bound = f"confidence bound {index.router.confidence_bound:g}"
         return f"router: {index.router.blocks} blocks of the plain backbone, {bound}{gates}"
+    if index.scope == "folded":
+        return "router: none, the task is in the weights"
     return f"router: a gate in each of {len(index.page_bank.layers) if index.page_bank else 0} layers"
 
 

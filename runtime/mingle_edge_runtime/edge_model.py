@@ -7,6 +7,7 @@ from itertools import islice
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.errors import EdgeError, ProviderError, UnknownTaskError
 from mingle_edge_runtime.expert_budget import ExpertStats
+from mingle_edge_runtime.folded_scope import FoldedScope
 from mingle_edge_runtime.image_scope import ImageScope
 from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.prediction import Head, Prediction, predict, read_heads
@@ -21,6 +23,7 @@ from mingle_edge_runtime.preprocess import Pictures, decode, pictures, stack, to
 from mingle_edge_runtime.route import Route
 from mingle_edge_runtime.session import check_version, resolve_providers
 
+Scope: TypeAlias = ImageScope | LayerScope | FoldedScope
 _CHUNK = 32
 """images per run at most, so that memory does not grow with the number of images"""
 
@@ -32,10 +35,10 @@ class EdgeModel:
     or on what ran before.
     """
 
-    def __init__(self, bundle: Bundle, scope: ImageScope | LayerScope, heads: dict[str, Head]) -> None:
+    def __init__(self, bundle: Bundle, scope: Scope, heads: dict[str, Head]) -> None:
         """Use `EdgeModel.open`."""
         self._bundle = bundle
-        self._scope: ImageScope | LayerScope | None = scope
+        self._scope: Scope | None = scope
         self._heads = heads
         self._labels = {task.name: task.labels for task in bundle.index.tasks}
 
@@ -60,8 +63,8 @@ class EdgeModel:
         bundle = Bundle.open(Path(path))
         check_version(bundle.index.minimum_onnxruntime)
         heads = read_heads(bundle)
-        kind = ImageScope if bundle.index.scope == "image" else LayerScope
-        return cls(bundle, kind(bundle, expert_budget, resolve_providers(providers), threads), heads)
+        kinds: dict[str, type[Scope]] = {"image": ImageScope, "layer": LayerScope, "folded": FoldedScope}
+        return cls(bundle, kinds[bundle.index.scope](bundle, expert_budget, resolve_providers(providers), threads), heads)
 
     @property
     def bundle(self) -> Bundle:
@@ -69,7 +72,7 @@ class EdgeModel:
         return self._bundle
 
     @property
-    def scope(self) -> ImageScope | LayerScope:
+    def scope(self) -> Scope:
         """What runs underneath, on `pixel_values [n, 3, S, S]`."""
         if self._scope is None:
             raise EdgeError(f"the bundle {self._bundle.root} is closed: open it again")

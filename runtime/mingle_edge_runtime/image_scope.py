@@ -37,9 +37,10 @@ class ImageScope:
         self._maps = not self._joins and device is None
         routed: Outputs = {"posterior": (len(index.tasks),), "confidence": ()}
         # The tower follows at once and needs the cores that the router's threads would spin on.
-        self._router = Session(bundle.graph(index.router.file), providers, threads, outputs=routed, spin=False)
+        router, one_by_one = bundle.graph(index.router.file), index.one_by_one
+        self._router = Session(router, providers, threads, outputs=routed, spin=False, one_by_one=one_by_one)
         embedded: Outputs = {"image_embeds": (index.architecture.output_dim,)}
-        self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=embedded)
+        self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=embedded, one_by_one=one_by_one)
         self._defaults = bundle.read_defaults() if self._joins else {}
         place = "memory to be joined" if self._joins else f"memory of the {device} device"
         notes = () if self._maps else (f"experts are copied to {place}, not mapped",)

@@ -34,10 +34,12 @@ class LayerScope:
         if providers[0] == CPU:
             self._bank = self._map(bundle, layout, budget)
             pages = {layout.initializer: self._bank.pages}
-            self._tower = Session(graph, providers, threads, outputs=outputs, initializers=pages)
+            self._tower = Session(
+                graph, providers, threads, outputs=outputs, initializers=pages, one_by_one=self._index.one_by_one
+            )
         else:
             self._everything = self._copied(bundle.index.files[layout.file].size, budget, providers[0])
-            self._tower = Session(graph, providers, threads, outputs=outputs)
+            self._tower = Session(graph, providers, threads, outputs=outputs, one_by_one=self._index.one_by_one)
 
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
         """One route per image of `[n, 3, S, S]`; takes a run of the whole tower."""

@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.expert_budget import ExpertStats, check_budget
 from mingle_edge_runtime.read_ahead import windows
 
-_FLOAT_BYTES = 4
 _Range: TypeAlias = tuple[int, int]
 """task, layer"""
 
@@ -38,7 +37,8 @@ class MappedPageBank:
         self._layout = layout
         self._together = together
         self._tasks = {task: i for i, task in enumerate(tasks)}
-        self._bytes = [layer.pages * layout.page * _FLOAT_BYTES for layer in layout.layers]
+        self._page_bytes = layout.page * np.dtype(layout.dtype).itemsize
+        self._bytes = [layer.pages * self._page_bytes for layer in layout.layers]
         self._sizes = dict.fromkeys(tasks, sum(self._bytes))
         self._resident: OrderedDict[_Range, None] = OrderedDict()  # least recently used first
         self._pinned: frozenset[str] = frozenset()
@@ -56,7 +56,8 @@ class MappedPageBank:
             raise BundleError(f"{path} cannot be mapped: {error}") from error
         if self._advises:
             self._map.madvise(mmap.MADV_RANDOM)  # the neighbour of a routed page is not needed: no read-ahead
-        self.pages: NDArray[np.float32] = np.frombuffer(self._map, "<f4").reshape(-1, layout.page)
+        dtype = np.dtype(layout.dtype).newbyteorder("<")
+        self.pages: NDArray[Any] = np.frombuffer(self._map, dtype).reshape(-1, layout.page)
         """`[tasks * pages_per_task, page]`, read-only"""
 
     def used(self, route_tasks: NDArray[np.int64]) -> None:
@@ -145,7 +146,7 @@ class MappedPageBank:
         """First byte and end of a range in the file, the first rounded down to the system's pages as madvise asks."""
         task, layer = item
         page = task * self._layout.pages_per_task + self._layout.layers[layer].first_page
-        start = page * self._layout.page * _FLOAT_BYTES
+        start = page * self._page_bytes
         return start - start % mmap.PAGESIZE, start + self._bytes[layer]
 
     def _count(self, **changes: float) -> None:

@@ -65,6 +65,7 @@ class Session:
         outputs: Outputs | None = None,
         initializers: Mapping[str, NDArray[np.float32]] | None = None,
         spin: bool = True,
+        one_by_one: bool = False,
     ) -> None:
         """Load the graph at `path` on `providers`, full names in order of preference.
 
@@ -73,6 +74,8 @@ class Session:
         initializers: tensors to use in place of the graph's own by that name, not copied on the CPU provider.
         spin: whether idle threads wait actively for more work, which is faster for this session and slows whatever runs
         right after it on the same cores.
+        one_by_one: run the images of a batch one at a time, where they would otherwise share something (see
+        `BundleIndex.one_by_one`).
 
         Raises `BundleError` where the graph does not load, `ProviderError` where it does not load on the first provider.
         """
@@ -99,7 +102,9 @@ class Session:
                 f"ONNX Runtime fell back to {', '.join(self._session.get_providers())}"
             )
         self._path = path
-        self.optional_inputs = {item.name for item in self._session.get_overridable_initializers()}
+        self._one_by_one = one_by_one
+        self.optional_inputs: dict[str, Any] = {item.name: item.shape for item in self._session.get_overridable_initializers()}
+        """shapes by name"""
         self._shapes = outputs or {}
         self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
 
@@ -114,6 +119,10 @@ class Session:
 
         Raises `BundleError` where the graph does not run on these inputs or returns other shapes than it must.
         """
+        pixels = inputs["pixel_values"]
+        if self._one_by_one and len(pixels) > 1:
+            singles = [self.run({**inputs, "pixel_values": pixels[i : i + 1]}, adapter, values) for i in range(len(pixels))]
+            return {name: np.concatenate([single[name] for single in singles]) for name in singles[0]}
         ort = onnxruntime()
         options = ort.RunOptions()
         options.log_severity_level = _FATAL_ONLY
