@@ -240,6 +240,35 @@ def test_a_budget_under_one_run_is_refused_with_the_minimum(bundles, kind) -> No
         model.pin("red")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_budget_may_change_while_threads_run_and_changes_no_bit(bundles, kind) -> None:
+    with EdgeModel.open(bundles[kind], threads=1) as model:
+        least = kind[1] * model.bundle.index.tasks[0].expert_bytes
+        expected = [model.embed(image) for image in IMAGES]
+        stop = threading.Event()
+
+        def change() -> None:
+            while not stop.is_set():
+                for budget in (least, None, 2 * least):
+                    model.set_expert_budget(budget)
+                with pytest.raises(BudgetError, match=f"needs {least}"):
+                    model.set_expert_budget(least - 1)
+
+        def work(start: int) -> None:
+            for step in range(30):
+                i = (start * 3 + step) % 8
+                np.testing.assert_array_equal(model.embed(IMAGES[i]), expected[i])
+
+        with ThreadPoolExecutor(4) as pool:
+            changing = pool.submit(change)
+            list(pool.map(work, range(3)))
+            stop.set()
+            changing.result()
+        assert model.stats().budget == 2 * least
+        model.set_expert_budget(least)
+        assert model.stats().resident_bytes <= least
+
+
 def test_a_provider_that_copies_makes_all_layers_experts_resident_and_says_so(bundles, monkeypatch) -> None:
     with EdgeModel.open(bundles["layer", 2]) as model:
         expected = model.embed(IMAGES)
@@ -251,6 +280,10 @@ def test_a_provider_that_copies_makes_all_layers_experts_resident_and_says_so(bu
         size = sum(task.expert_bytes for task in model.bundle.index.tasks)
         assert model.stats().resident_bytes == size
         assert model.stats().notes == ("CPUExecutionProvider copied all experts to its device",)
+        model.set_expert_budget(size)
+        with pytest.raises(BudgetError, match=f"all experts resident, {size} bytes: a budget of {size - 1}"):
+            model.set_expert_budget(size - 1)
+        assert model.stats().budget == size
     with pytest.raises(BudgetError, match=f"CPUExecutionProvider keeps all experts resident, {size} bytes: a budget of"):
         EdgeModel.open(bundles["layer", 2], expert_budget=size - 1)
 

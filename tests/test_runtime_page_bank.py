@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mingle_edge_runtime import BudgetError, BundleError
 from mingle_edge_runtime.bundle import LayerPages, PageBank
 from mingle_edge_runtime.page_bank import MappedPageBank
+from mingle_edge_runtime.replacement_policy import HALF_LIFE
 
 TASKS = ("a", "b", "c", "d")
 PAGE = 4096  # float32 values; 16 KiB, a multiple of every common page size
@@ -56,19 +57,34 @@ def present(bank: MappedPageBank, task: int, layer: int) -> np.ndarray:
 routes = st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=2, unique=True), min_size=3, max_size=3)
 
 
-@given(st.lists(st.lists(routes, min_size=1, max_size=2), max_size=12), st.sampled_from([None, 2 * TASK_BYTES, 3 * TASK_BYTES]))
-def test_least_recently_used_ranges_go_first(file, runs, budget: int | None) -> None:
-    bank = MappedPageBank(file, LAYOUT, TASKS, budget, together=2)
-    resident: list[tuple[int, int]] = []  # the model: least recently used first
+@given(
+    st.lists(st.lists(routes, min_size=1, max_size=2), max_size=12),
+    st.lists(st.sampled_from([None, 2 * TASK_BYTES, 3 * TASK_BYTES]), min_size=1, max_size=3),
+)
+def test_ranges_worth_least_go_first_also_when_the_budget_changes(file, runs, budgets: list[int | None]) -> None:
+    bank = MappedPageBank(file, LAYOUT, TASKS, None, together=2)
+    resident = set[tuple[int, int]]()  # the model
+    uses: dict[tuple[int, int], list[int]] = {}
     requests = 0
-    for run in runs:
+
+    def worth(item: tuple[int, int], now: int) -> float:
+        """What LRFU says, by its definition."""
+        return sum(0.5 ** ((now - use) / HALF_LIFE) for use in uses[item])
+
+    for now, run in enumerate(runs):
+        budget = budgets[now % len(budgets)]
+        bank.set_budget(budget)
         route = np.array(run)  # [n, layers, k]
         touch(bank, route)
-        used = [(int(t), layer) for layer in range(3) for t in np.unique(route[:, layer])]
+        used = {(int(t), layer) for layer in range(3) for t in np.unique(route[:, layer])}
         requests += len(used)
-        resident = [item for item in resident if item not in used] + used
-        while budget is not None and sum(LAYER_BYTES[layer] for _, layer in resident) > budget:
-            resident.pop(0)
+        for arrived in (set(), used):  # a smaller budget takes effect at once, a run's ranges are dropped after it
+            for item in arrived:
+                uses.setdefault(item, []).append(now)
+            resident |= arrived
+            while budget is not None and sum(LAYER_BYTES[layer] for _, layer in resident) > budget:
+                # Ranges that were always used together are worth the same: then tasks and layers in their order.
+                resident.remove(min(resident, key=lambda item: (round(worth(item, now), 9), item)))
         assert bank.stats().resident_bytes == sum(LAYER_BYTES[layer] for _, layer in resident)
     stats = bank.stats()
     assert stats.hits + stats.misses == requests
@@ -107,6 +123,20 @@ def test_budgets_without_room_for_a_run_are_refused(file) -> None:
     bank = MappedPageBank(file, LAYOUT, TASKS, 2 * TASK_BYTES, together=1)
     with pytest.raises(BudgetError, match=f"pinning a, c beside the others needs {3 * TASK_BYTES}"):
         bank.pin(["a", "c"])
+
+
+def test_a_smaller_budget_takes_effect_at_once_or_is_refused_with_the_minimum(file) -> None:
+    bank = MappedPageBank(file, LAYOUT, TASKS, None, together=1)
+    for task in range(4):
+        touch(bank, np.full((1, 3, 1), task))
+    bank.pin(["d"])
+    with pytest.raises(BudgetError, match=f"pinning d beside the others needs {2 * TASK_BYTES}"):
+        bank.set_budget(2 * TASK_BYTES - 1)
+    assert (bank.stats().budget, bank.stats().resident_bytes) == (None, 4 * TASK_BYTES)
+    bank.set_budget(2 * TASK_BYTES)
+    assert (bank.stats().resident_bytes, bank.stats().evictions, bank.stats().overshoot_bytes) == (2 * TASK_BYTES, 6, 0)
+    if sys.platform == "linux":
+        assert not any(present(bank, task, layer).any() for task in range(2) for layer in range(3))
 
 
 def test_a_batch_may_overshoot_and_is_counted(file) -> None:

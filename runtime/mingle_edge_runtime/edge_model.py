@@ -131,6 +131,16 @@ class EdgeModel:
         """
         self.scope.pin(self._check_tasks(tasks))
 
+    def set_expert_budget(self, budget: int | None) -> None:
+        """Keep at most `budget` bytes of experts resident from now on; None keeps all that are used.
+
+        Experts that are neither pinned nor in use are given up at once, those in use when their runs end. No result changes.
+
+        Raises `BudgetError` naming the least that is possible where one run, beside what is pinned, needs more; the old
+        budget then stays.
+        """
+        self.scope.set_budget(budget)
+
     def stats(self) -> ExpertStats:
         """Traffic of experts since the bundle was opened."""
         return self.scope.stats()

@@ -77,6 +77,10 @@ class ImageScope:
         """See `ExpertStore.pin`."""
         self._store.pin(tasks)
 
+    def set_budget(self, budget: int | None) -> None:
+        """See `ExpertStore.set_budget`."""
+        self._store.set_budget(budget)
+
     def stats(self) -> ExpertStats:
         """See `ExpertStore.stats`."""
         return self._store.stats()

@@ -28,6 +28,7 @@ class LayerScope:
         graph = bundle.graph(self._index.tower)
         self._bank: MappedPageBank | None = None
         self._everything = ExpertStats(budget)
+        self._provider = providers[0]
         route = (len(layout.layers), -1)
         embeds = (self._index.architecture.output_dim,)
         outputs: Outputs = {"image_embeds": embeds, "route_tasks": route, "route_weights": route}
@@ -76,6 +77,14 @@ class LayerScope:
         if self._bank:
             self._bank.pin(tasks)
 
+    def set_budget(self, budget: int | None) -> None:
+        """See `MappedPageBank.set_budget`."""
+        if self._bank:
+            self._bank.set_budget(budget)
+        else:
+            _check_whole(self._everything.resident_bytes, budget, self._provider)
+            self._everything = self._everything.under(budget)
+
     def stats(self) -> ExpertStats:
         """See `MappedPageBank.stats`."""
         return self._bank.stats() if self._bank else self._everything
@@ -85,8 +94,7 @@ class LayerScope:
 
     def _copied(self, size: int, budget: int | None, provider: str) -> ExpertStats:
         """The counters of a provider that copies all experts, `size` bytes, to its device when it loads the graph."""
-        if budget is not None and budget < size:
-            raise BudgetError(f"{provider} keeps all experts resident, {size} bytes: a budget of {budget} is too small")
+        _check_whole(size, budget, provider)
         note = f"{provider} copied all experts to its device"
         return ExpertStats(budget, resident_bytes=size, peak_bytes=size, bytes_loaded=size, notes=(note,))
 
@@ -101,3 +109,9 @@ class LayerScope:
         order = np.argsort(-counts, kind="stable")
         shares = counts[order] / counts.sum()
         return Route(tuple(names[t] for t in chosen[order]), tuple(shares.tolist()), layers=layers)
+
+
+def _check_whole(size: int, budget: int | None, provider: str) -> None:
+    """Raise `BudgetError` where `budget` bytes cannot hold all experts, `size` bytes, which a copying provider keeps."""
+    if budget is not None and budget < size:
+        raise BudgetError(f"{provider} keeps all experts resident, {size} bytes: a budget of {budget} is too small")

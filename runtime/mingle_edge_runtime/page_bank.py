@@ -2,14 +2,13 @@
 
 The tower's graph chooses experts layer by layer and gathers their pages from an initializer that is this mapping, so the
 system reads a page when it is first needed. After a run the bank accounts for the ranges (task, layer) that it used and
-tells the system to drop the least recently used ones beyond the budget (`madvise`).
+tells the system to drop (`madvise`) those beyond the budget that `replacement_policy` finds worth least.
 """
 
 from __future__ import annotations
 
 import mmap
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -21,6 +20,7 @@ from mingle_edge_runtime.bundle_index import PageBank
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.expert_budget import ExpertStats, check_budget
 from mingle_edge_runtime.read_ahead import windows
+from mingle_edge_runtime.replacement_policy import LRFU
 
 _FLOAT_BYTES = 4
 _Range: TypeAlias = tuple[int, int]
@@ -40,8 +40,10 @@ class MappedPageBank:
         self._tasks = {task: i for i, task in enumerate(tasks)}
         self._bytes = [layer.pages * layout.page * _FLOAT_BYTES for layer in layout.layers]
         self._sizes = dict.fromkeys(tasks, sum(self._bytes))
-        self._resident: OrderedDict[_Range, None] = OrderedDict()  # least recently used first
+        self._resident: set[_Range] = set()
+        self._policy = LRFU[_Range]()
         self._pinned: frozenset[str] = frozenset()
+        self._rules = threading.Lock()  # held while pins or the budget change, so that they always fit each other
         self._lock = threading.Lock()
         self._advises = hasattr(mmap.mmap, "madvise")
         notes = ["pages are read inside the run: stall_seconds does not count them"]
@@ -66,7 +68,7 @@ class MappedPageBank:
         with self._lock:
             misses = self._touch(ranges)
             self._count(hits=len(ranges) - misses, misses=misses)
-            self._evict()
+            self._evict(self._stats.budget)
 
     def expect(self, task: str) -> None:
         """Ask the system to read a task's pages now, in large pieces, as a run that names the task will touch them all."""
@@ -87,7 +89,7 @@ class MappedPageBank:
                 ranges = self._ranges(task)
                 self._touch(ranges)
                 self._read_ahead(ranges)
-                self._evict()
+                self._evict(self._stats.budget)
 
     def pin(self, tasks: Iterable[str]) -> None:
         """Read exactly these tasks' pages and keep them; those pinned before are pinned no longer.
@@ -95,11 +97,23 @@ class MappedPageBank:
         Raises `BudgetError` where they leave no room for one image's other experts.
         """
         pinned = frozenset(tasks)
-        check_budget(self._stats.budget, self._sizes, pinned, self._together)
-        with self._lock:
-            self._pinned = pinned
-            self._count(pinned_bytes=sum(self._sizes[task] for task in pinned) - self._stats.pinned_bytes)
+        with self._rules:
+            check_budget(self._stats.budget, self._sizes, pinned, self._together)
+            with self._lock:
+                self._pinned = pinned
+                self._count(pinned_bytes=sum(self._sizes[task] for task in pinned) - self._stats.pinned_bytes)
         self.prefetch(sorted(pinned))
+
+    def set_budget(self, budget: int | None) -> None:
+        """Keep to another budget from now on: what is not pinned and exceeds it is dropped at once.
+
+        Raises `BudgetError`, and keeps the old one, where it is too small for the pinned experts and one image.
+        """
+        with self._rules:
+            check_budget(budget, self._sizes, self._pinned, self._together)
+            with self._lock:
+                self._evict(budget)
+                self._stats = self._stats.under(budget)
 
     def stats(self) -> ExpertStats:
         """A snapshot of the counters; an expert counts layer by layer."""
@@ -109,24 +123,22 @@ class MappedPageBank:
     def _ranges(self, task: str) -> list[_Range]:
         return [(self._tasks[task], layer) for layer in range(len(self._bytes))]
 
-    def _touch(self, ranges: Iterable[_Range]) -> int:
-        """Make ranges the most recently used; the number of those that were not resident."""
+    def _touch(self, ranges: Sequence[_Range]) -> int:
+        """Count a use of these ranges together; the number of those that were not resident."""
         misses = [item for item in ranges if item not in self._resident]
         size = sum(self._bytes[layer] for _, layer in misses)
-        for item in ranges:
-            self._resident[item] = None
-            self._resident.move_to_end(item)
+        self._policy.use(ranges)
+        self._resident.update(misses)
         self._count(resident_bytes=size, bytes_loaded=size)
         return len(misses)
 
-    def _evict(self) -> None:
-        """Drop least recently used ranges from memory until the rest fits the budget."""
-        budget = self._stats.budget
+    def _evict(self, budget: int | None) -> None:
+        """Drop the ranges worth least from memory until the rest fits `budget`."""
         if budget is None or self._stats.resident_bytes <= budget:
             return
         pinned = {self._tasks[task] for task in self._pinned}
-        for item in [item for item in self._resident if item[0] not in pinned]:
-            del self._resident[item]
+        for item in self._policy.order(sorted(item for item in self._resident if item[0] not in pinned)):
+            self._resident.remove(item)
             if self._advises:
                 start, end = self._span(item)
                 self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
