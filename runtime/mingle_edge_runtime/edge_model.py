@@ -46,12 +46,15 @@ class EdgeModel:
         expert_budget: int | None = None,
         providers: Sequence[str] | None = None,
         threads: int | None = None,
+        low_memory: bool = False,
     ) -> EdgeModel:
         """Open the bundle folder at `path`. No expert is read before an image needs it.
 
         expert_budget: bytes of experts to keep resident; None keeps all that were used.
         providers: ONNX Runtime execution providers in order of preference, CPU when None.
         threads: threads of one operator; None lets ONNX Runtime decide.
+        low_memory: use the weights where the system maps them from the bundle, without a copy in the layout that is fastest:
+        memory that others may take when they need it more, a shorter opening, slower runs.
 
         Raises `BundleError`, `ProviderError`, `BudgetError`.
         """
@@ -61,7 +64,7 @@ class EdgeModel:
         check_version(bundle.index.minimum_onnxruntime)
         heads = read_heads(bundle)
         kind = ImageScope if bundle.index.scope == "image" else LayerScope
-        return cls(bundle, kind(bundle, expert_budget, resolve_providers(providers), threads), heads)
+        return cls(bundle, kind(bundle, expert_budget, resolve_providers(providers), threads, low_memory), heads)
 
     @property
     def bundle(self) -> Bundle:
@@ -119,6 +122,13 @@ class EdgeModel:
         """The experts each image would use. In the image scope this runs the router alone, and no expert is read."""
         scope = self.scope
         return [route for pixels in self._chunks(images) for route in scope.route(pixels)]
+
+    def prepare_routing(self) -> None:
+        """Load the router now, not with the first image that needs a route.
+
+        Where every task is named it is never loaded, and its weights take no memory. A bundle of the layer scope has none.
+        """
+        self.scope.prepare_routing()
 
     def prefetch(self, tasks: str | Iterable[str]) -> None:
         """Make these tasks' experts resident before they are needed, in order, as far as the budget allows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -24,7 +25,9 @@ from mingle_edge_runtime.session import DEVICES, Outputs, Session
 class ImageScope:
     """Routes images, keeps experts in a store, runs the tower once per group of equal routes."""
 
-    def __init__(self, bundle: Bundle, budget: int | None, providers: Sequence[str], threads: int | None) -> None:
+    def __init__(
+        self, bundle: Bundle, budget: int | None, providers: Sequence[str], threads: int | None, low_memory: bool
+    ) -> None:
         """See `EdgeModel.open`; providers are full names."""
         index = bundle.index
         if index.router is None or index.defaults is None:
@@ -37,9 +40,12 @@ class ImageScope:
         self._maps = not self._joins and device is None
         routed: Outputs = {"posterior": (len(index.tasks),), "confidence": ()}
         # The tower follows at once and needs the cores that the router's threads would spin on.
-        self._router = Session(bundle.graph(index.router.file), providers, threads, outputs=routed, spin=False)
+        options: Any = {"outputs": routed, "spin": False, "prepack": not low_memory}
+        self._open_router = partial(Session, bundle.graph(index.router.file), providers, threads, **options)
+        self._router: Session | None = None
+        self._router_lock = threading.Lock()
         embedded: Outputs = {"image_embeds": (index.architecture.output_dim,)}
-        self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=embedded)
+        self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=embedded, prepack=not low_memory)
         self._defaults = bundle.read_defaults() if self._joins else {}
         place = "memory to be joined" if self._joins else f"memory of the {device} device"
         notes = () if self._maps else (f"experts are copied to {place}, not mapped",)
@@ -47,9 +53,16 @@ class ImageScope:
         read = partial(_read, bundle, self._tower.optional_inputs, None if self._joins else device)
         self._store = ExpertStore[Any](sizes, partial(_map, bundle) if self._maps else read, budget, index.top_k, notes)
 
+    def prepare_routing(self) -> Session:
+        """The router's session, opened by whoever needs it first: its copy of its weights is for those who need routes."""
+        with self._router_lock:
+            if self._router is None:
+                self._router = self._open_router()
+            return self._router
+
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
         """One route per image of `[n, 3, S, S]`."""
-        outputs = self._router.run({"pixel_values": pixels})
+        outputs = self.prepare_routing().run({"pixel_values": pixels})
         return [self._choose(*row) for row in zip(outputs["posterior"], outputs["confidence"], strict=True)]
 
     def embed(self, pixels: NDArray[np.float32], task: str | None = None) -> tuple[NDArray[np.float32], list[Route]]:

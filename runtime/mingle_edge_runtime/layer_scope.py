@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,9 @@ from mingle_edge_runtime.session import CPU, Outputs, Session
 class LayerScope:
     """Runs the tower and keeps the account of the pages it used."""
 
-    def __init__(self, bundle: Bundle, budget: int | None, providers: Sequence[str], threads: int | None) -> None:
+    def __init__(
+        self, bundle: Bundle, budget: int | None, providers: Sequence[str], threads: int | None, low_memory: bool
+    ) -> None:
         """See `EdgeModel.open`; providers are full names."""
         self._index = bundle.index
         layout = self._index.page_bank
@@ -35,10 +38,14 @@ class LayerScope:
         if providers[0] == CPU:
             self._bank = self._map(bundle, layout, budget)
             pages = {layout.initializer: self._bank.pages}
-            self._tower = Session(graph, providers, threads, outputs=outputs, initializers=pages)
+            options: Any = {"initializers": pages}
         else:
             self._everything = self._copied(bundle.index.files[layout.file].size, budget, providers[0])
-            self._tower = Session(graph, providers, threads, outputs=outputs)
+            options = {}
+        self._tower = Session(graph, providers, threads, outputs=outputs, prepack=not low_memory, **options)
+
+    def prepare_routing(self) -> None:
+        """Nothing to do: the tower routes."""
 
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
         """One route per image of `[n, 3, S, S]`; takes a run of the whole tower."""

@@ -65,6 +65,7 @@ class Session:
         outputs: Outputs | None = None,
         initializers: Mapping[str, NDArray[np.float32]] | None = None,
         spin: bool = True,
+        prepack: bool = True,
     ) -> None:
         """Load the graph at `path` on `providers`, full names in order of preference.
 
@@ -73,6 +74,8 @@ class Session:
         initializers: tensors to use in place of the graph's own by that name, not copied on the CPU provider.
         spin: whether idle threads wait actively for more work, which is faster for this session and slows whatever runs
         right after it on the same cores.
+        prepack: whether ONNX Runtime copies the weights into the layout its kernels are fastest with; if not, they stay mapped
+        from their file, and slower to use.
 
         Raises `BundleError` where the graph does not load, `ProviderError` where it does not load on the first provider.
         """
@@ -83,6 +86,8 @@ class Session:
         options.intra_op_num_threads = threads or 0
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         # ONNX Runtime keeps no reference to these values nor to the arrays under them.
         self._initializers = dict(initializers or {})
         self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._initializers.items()}
