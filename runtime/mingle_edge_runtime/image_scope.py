@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.adapter import AdapterValues, map_adapter, read_adapter
+from mingle_edge_runtime.adapter import AdapterValues, MappedAdapter, map_adapter, read_adapter
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.errors import BundleError, ExpertError
 from mingle_edge_runtime.expert_budget import ExpertStats
@@ -40,12 +40,15 @@ class ImageScope:
         self._maps = not self._joins and device is None
         routed: Outputs = {"posterior": (len(index.tasks),), "confidence": ()}
         # The tower follows at once and needs the cores that the router's threads would spin on.
-        options: Any = {"outputs": routed, "spin": False, "prepack": not low_memory}
-        self._open_router = partial(Session, bundle.graph(index.router.file), providers, threads, **options)
+        options: Any = {"weights": bundle.weights(index.router.file), "prepack": not low_memory}
+        self._open_router = partial(
+            Session, bundle.graph(index.router.file), providers, threads, outputs=routed, spin=False, **options
+        )
         self._router: Session | None = None
         self._router_lock = threading.Lock()
         embedded: Outputs = {"image_embeds": (index.architecture.output_dim,)}
-        self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=embedded, prepack=not low_memory)
+        options = {"weights": bundle.weights(index.tower), "prepack": not low_memory}
+        self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=embedded, **options)
         self._defaults = bundle.read_defaults() if self._joins else {}
         place = "memory to be joined" if self._joins else f"memory of the {device} device"
         notes = () if self._maps else (f"experts are copied to {place}, not mapped",)
@@ -135,7 +138,7 @@ class ImageScope:
 # The store opens experts by functions, not methods, of the scope: a scope that is let go is then freed at once.
 
 
-def _map(bundle: Bundle, task: str) -> Any:
+def _map(bundle: Bundle, task: str) -> MappedAdapter:
     path, size = _adapter_file(bundle, task)
     return map_adapter(path, size, task)
 

@@ -38,10 +38,10 @@ class LayerScope:
         if providers[0] == CPU:
             self._bank = self._map(bundle, layout, budget)
             pages = {layout.initializer: self._bank.pages}
-            options: Any = {"initializers": pages}
+            options: Any = {"initializers": pages, "weights": bundle.weights(self._index.tower)}
         else:
             self._everything = self._copied(bundle.index.files[layout.file].size, budget, providers[0])
-            options = {}
+            options = {"weights": bundle.weights(self._index.tower)}
         self._tower = Session(graph, providers, threads, outputs=outputs, prepack=not low_memory, **options)
 
     def prepare_routing(self) -> None:

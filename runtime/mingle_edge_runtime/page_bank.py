@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.bundle_index import PageBank
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.expert_budget import ExpertStats, check_budget
-from mingle_edge_runtime.read_ahead import windows
+from mingle_edge_runtime.mapped_file import MappedFile
+from mingle_edge_runtime.read_ahead import read_in
 from mingle_edge_runtime.replacement_policy import LRFU
 
 _FLOAT_BYTES = 4
@@ -46,18 +48,19 @@ class MappedPageBank:
         self._rules = threading.Lock()  # held while pins or the budget change, so that they always fit each other
         self._lock = threading.Lock()
         self._advises = hasattr(mmap.mmap, "madvise")
-        notes = ["pages are read inside the run: stall_seconds does not count them"]
+        notes = ["pages of routed experts are read inside the run: stall_seconds counts those of named tasks alone"]
         if not self._advises:
             notes.append("this system has no madvise: the budget is counted, not enforced")
         self._stats = ExpertStats(budget=budget, notes=tuple(notes))
         check_budget(budget, self._sizes, (), together)
-        try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{path} cannot be mapped: {error}") from error
+        self._path = path
+        self._file = MappedFile(path, len(tasks) * layout.pages_per_task * layout.page * _FLOAT_BYTES, str(path))
+        self._map = self._file.map()
         if self._advises:
-            self._map.madvise(mmap.MADV_RANDOM)  # the neighbour of a routed page is not needed: no read-ahead
+            # A run reads each range from its first page to its last. Told so, the system reads it in large pieces, and little
+            # beyond it: after a routed run on a cold file it held 43.1 MB for 42.5 MB in use, against 52.4 MB unadvised; with
+            # MADV_RANDOM exactly 42.5, but page by page, in 1.1 s more.
+            self._map.madvise(mmap.MADV_SEQUENTIAL)
         self.pages: NDArray[np.float32] = np.frombuffer(self._map, "<f4").reshape(-1, layout.page)
         """`[tasks * pages_per_task, page]`, read-only"""
 
@@ -71,24 +74,28 @@ class MappedPageBank:
             self._evict(self._stats.budget)
 
     def expect(self, task: str) -> None:
-        """Ask the system to read a task's pages now, in large pieces, as a run that names the task will touch them all."""
-        ranges = self._ranges(task)
-        with self._lock:
-            if any(item not in self._resident for item in ranges):
-                self._read_ahead(ranges)
+        """Read a task's pages, as the run that names it will touch them all. Raises `BundleError` where that fails."""
+        if not self._holds(task):
+            started = time.perf_counter()
+            self._read(task)
+            with self._lock:
+                self._count(stall_seconds=time.perf_counter() - started)
 
     def prefetch(self, tasks: Iterable[str]) -> None:
-        """Ask the system to read these tasks' pages, in order, as long as they fit the budget with what is pinned."""
+        """Read these tasks' pages, in order, as long as they fit the budget together with what is pinned.
+
+        Raises `BundleError` where that fails.
+        """
         budget = self._stats.budget
         kept = set(self._pinned)
         for task in tasks:
             kept.add(task)
             if budget is not None and sum(self._sizes[name] for name in kept) > budget:
                 return
+            if not self._holds(task):
+                self._read(task)
             with self._lock:
-                ranges = self._ranges(task)
-                self._touch(ranges)
-                self._read_ahead(ranges)
+                self._touch(self._ranges(task))
                 self._evict(self._stats.budget)
 
     def pin(self, tasks: Iterable[str]) -> None:
@@ -146,12 +153,18 @@ class MappedPageBank:
             if self._stats.resident_bytes <= budget:
                 return
 
-    def _read_ahead(self, ranges: Sequence[_Range]) -> None:
-        if not self._advises:
-            return
-        for item in ranges:
-            for offset, length in windows(*self._span(item)):
-                self._map.madvise(mmap.MADV_WILLNEED, offset, length)
+    def _holds(self, task: str) -> bool:
+        with self._lock:
+            return self._resident.issuperset(self._ranges(task))
+
+    def _read(self, task: str) -> None:
+        """Read a task's pages at once: they follow each other in the file."""
+        spans = [self._span(item) for item in self._ranges(task)]
+        self._file.check()
+        try:
+            read_in(self._map, spans[0][0], spans[-1][1])
+        except OSError as error:
+            raise BundleError(f"{self._path} cannot be read: copy or export it again ({error.strerror})") from error
 
     def _span(self, item: _Range) -> tuple[int, int]:
         """First byte and end of a range in the file, the first rounded down to the system's pages as madvise asks."""

@@ -6,12 +6,16 @@ import importlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.errors import BundleError, ProviderError
+from mingle_edge_runtime.mapped_file import MappedFile
+
+if TYPE_CHECKING:
+    from mingle_edge_runtime.adapter import MappedAdapter
 
 CPU = "CPUExecutionProvider"
 DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
@@ -66,6 +70,7 @@ class Session:
         initializers: Mapping[str, NDArray[np.float32]] | None = None,
         spin: bool = True,
         prepack: bool = True,
+        weights: Sequence[MappedFile] = (),
     ) -> None:
         """Load the graph at `path` on `providers`, full names in order of preference.
 
@@ -76,6 +81,7 @@ class Session:
         right after it on the same cores.
         prepack: whether ONNX Runtime copies the weights into the layout its kernels are fastest with; if not, they stay mapped
         from their file, and slower to use.
+        weights: the graph's external data, looked at before every run.
 
         Raises `BundleError` where the graph does not load, `ProviderError` where it does not load on the first provider.
         """
@@ -104,26 +110,30 @@ class Session:
                 f"ONNX Runtime fell back to {', '.join(self._session.get_providers())}"
             )
         self._path = path
+        self._weights = weights
         self.optional_inputs = {item.name for item in self._session.get_overridable_initializers()}
         self._shapes = outputs or {}
         self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
 
     def run(
-        self, inputs: Mapping[str, NDArray[Any]], adapter: Any = None, values: Mapping[str, Any] | None = None
+        self, inputs: Mapping[str, NDArray[Any]], adapter: MappedAdapter | None = None, values: Mapping[str, Any] | None = None
     ) -> dict[str, NDArray[Any]]:
         """Outputs by name.
 
         inputs: with `pixel_values [n, 3, S, S]` among them.
-        adapter: a loaded `onnxruntime.LoraAdapter` whose parameters override optional inputs in this run.
+        adapter: whose parameters override optional inputs in this run.
         values: `onnxruntime.OrtValue`s of further inputs, wherever they live.
 
-        Raises `BundleError` where the graph does not run on these inputs or returns other shapes than it must.
+        Raises `BundleError` where the graph does not run on these inputs or returns other shapes than it must, or a file that
+        it reads its weights from has become shorter; `ExpertError` where the adapter's has.
         """
+        for file in self._weights:
+            file.check()
         ort = onnxruntime()
         options = ort.RunOptions()
         options.log_severity_level = _FATAL_ONLY
         if adapter is not None:
-            options.add_active_adapter(adapter)
+            options.add_active_adapter(adapter.ready())
         try:
             if values:
                 feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
