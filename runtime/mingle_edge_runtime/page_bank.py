@@ -57,9 +57,9 @@ class MappedPageBank:
         self._file = MappedFile(path, len(tasks) * layout.pages_per_task * layout.page * _FLOAT_BYTES, str(path))
         self._map = self._file.map()
         if self._advises:
-            # A run reads each range from its first page to its last. Told so, the system reads it in large pieces, and little
-            # beyond it: after a routed run on a cold file it held 43.1 MB for 42.5 MB in use, against 52.4 MB unadvised; with
-            # MADV_RANDOM exactly 42.5, but page by page, in 1.1 s more.
+            # A run reads each range from its first page to its last. Told so, the system reads ahead in it and maps nothing
+            # else; without advice it also reads what lies before a page, and with MADV_RANDOM one page at a time, which takes
+            # 10 x as long on a cold file (benchmarks/cold_expert.py).
             self._map.madvise(mmap.MADV_SEQUENTIAL)
         self.pages: NDArray[np.float32] = np.frombuffer(self._map, "<f4").reshape(-1, layout.page)
         """`[tasks * pages_per_task, page]`, read-only"""
