@@ -240,6 +240,89 @@ def test_a_budget_under_one_run_is_refused_with_the_minimum(bundles, kind) -> No
         model.pin("red")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_low_memory_changes_no_result_beyond_rounding_and_nothing_else_changes_its_results(bundles, kind) -> None:
+    with EdgeModel.open(bundles[kind], threads=1) as model:
+        usual = model.embed(IMAGES)
+        least = kind[1] * model.bundle.index.tasks[0].expert_bytes
+    with EdgeModel.open(bundles[kind], threads=1, low_memory=True) as model:
+        fresh = [model.embed(image) for image in IMAGES]
+        np.testing.assert_allclose(model.embed(IMAGES), usual, atol=1e-6)
+    with EdgeModel.open(bundles[kind], least, threads=1, low_memory=True) as model:
+        for i in (7, 0, 3, 5, 1, 6, 0):
+            np.testing.assert_array_equal(model.embed(IMAGES[i]), fresh[i])
+
+
+def test_low_memory_reaches_every_session(bundles, monkeypatch) -> None:
+    for kind in KINDS:
+        for low_memory in (False, True):
+            opened: list[Session] = []
+            for scope in (image_scope, layer_scope):
+                monkeypatch.setattr(scope, "Session", lambda *a, into=opened, **k: into.append(Session(*a, **k)) or into[-1])
+            with EdgeModel.open(bundles[kind], low_memory=low_memory) as model:
+                model.embed(IMAGES)
+            assert len(opened) == (2 if kind[0] == "image" else 1)
+            for session in opened:
+                entry = "session.disable_prepacking"
+                options = session._session.get_session_options()
+                if low_memory:
+                    assert options.get_session_config_entry(entry) == "1"
+                else:
+                    with pytest.raises(RuntimeError, match=entry):
+                        options.get_session_config_entry(entry)
+
+
+def test_the_router_is_opened_once_by_the_first_who_needs_a_route(bundles, monkeypatch) -> None:
+    opened: list[str] = []
+
+    def record(path: Path, *arguments, **options) -> Session:
+        opened.append(path.name)
+        return Session(path, *arguments, **options)
+
+    monkeypatch.setattr(image_scope, "Session", record)
+    with EdgeModel.open(bundles["image", 1]) as model:
+        model.embed(IMAGES, task="red")
+        assert opened == ["tower.onnx"]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(model.embed, [IMAGES] * 4))
+        assert opened == ["tower.onnx", "router.onnx"]
+    with EdgeModel.open(bundles["image", 1]) as model:
+        model.prepare_routing()
+        model.route(IMAGES)
+        assert opened == 2 * ["tower.onnx", "router.onnx"]
+    with EdgeModel.open(bundles["layer", 1]) as model:
+        model.prepare_routing()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_budget_may_change_while_threads_run_and_changes_no_bit(bundles, kind) -> None:
+    with EdgeModel.open(bundles[kind], threads=1) as model:
+        least = kind[1] * model.bundle.index.tasks[0].expert_bytes
+        expected = [model.embed(image) for image in IMAGES]
+        stop = threading.Event()
+
+        def change() -> None:
+            while not stop.is_set():
+                for budget in (least, None, 2 * least):
+                    model.set_expert_budget(budget)
+                with pytest.raises(BudgetError, match=f"needs {least}"):
+                    model.set_expert_budget(least - 1)
+
+        def work(start: int) -> None:
+            for step in range(30):
+                i = (start * 3 + step) % 8
+                np.testing.assert_array_equal(model.embed(IMAGES[i]), expected[i])
+
+        with ThreadPoolExecutor(4) as pool:
+            changing = pool.submit(change)
+            list(pool.map(work, range(3)))
+            stop.set()
+            changing.result()
+        assert model.stats().budget == 2 * least
+        model.set_expert_budget(least)
+        assert model.stats().resident_bytes <= least
+
+
 def test_a_provider_that_copies_makes_all_layers_experts_resident_and_says_so(bundles, monkeypatch) -> None:
     with EdgeModel.open(bundles["layer", 2]) as model:
         expected = model.embed(IMAGES)
@@ -251,6 +334,10 @@ def test_a_provider_that_copies_makes_all_layers_experts_resident_and_says_so(bu
         size = sum(task.expert_bytes for task in model.bundle.index.tasks)
         assert model.stats().resident_bytes == size
         assert model.stats().notes == ("CPUExecutionProvider copied all experts to its device",)
+        model.set_expert_budget(size)
+        with pytest.raises(BudgetError, match=f"all experts resident, {size} bytes: a budget of {size - 1}"):
+            model.set_expert_budget(size - 1)
+        assert model.stats().budget == size
     with pytest.raises(BudgetError, match=f"CPUExecutionProvider keeps all experts resident, {size} bytes: a budget of"):
         EdgeModel.open(bundles["layer", 2], expert_budget=size - 1)
 

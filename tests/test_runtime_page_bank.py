@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mingle_edge_runtime import BudgetError, BundleError
 from mingle_edge_runtime.bundle import LayerPages, PageBank
 from mingle_edge_runtime.page_bank import MappedPageBank
+from mingle_edge_runtime.replacement_policy import HALF_LIFE
 
 TASKS = ("a", "b", "c", "d")
 PAGE = 4096  # float32 values; 16 KiB, a multiple of every common page size
@@ -58,19 +59,34 @@ def present(bank: MappedPageBank, task: int, layer: int) -> np.ndarray:
 routes = st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=2, unique=True), min_size=3, max_size=3)
 
 
-@given(st.lists(st.lists(routes, min_size=1, max_size=2), max_size=12), st.sampled_from([None, 2 * TASK_BYTES, 3 * TASK_BYTES]))
-def test_least_recently_used_ranges_go_first(file, runs, budget: int | None) -> None:
-    bank = MappedPageBank(file, LAYOUT, TASKS, budget, together=2)
-    resident: list[tuple[int, int]] = []  # the model: least recently used first
+@given(
+    st.lists(st.lists(routes, min_size=1, max_size=2), max_size=12),
+    st.lists(st.sampled_from([None, 2 * TASK_BYTES, 3 * TASK_BYTES]), min_size=1, max_size=3),
+)
+def test_ranges_worth_least_go_first_also_when_the_budget_changes(file, runs, budgets: list[int | None]) -> None:
+    bank = MappedPageBank(file, LAYOUT, TASKS, None, together=2)
+    resident = set[tuple[int, int]]()  # the model
+    uses: dict[tuple[int, int], list[int]] = {}
     requests = 0
-    for run in runs:
+
+    def worth(item: tuple[int, int], now: int) -> float:
+        """What LRFU says, by its definition."""
+        return sum(0.5 ** ((now - use) / HALF_LIFE) for use in uses[item])
+
+    for now, run in enumerate(runs):
+        budget = budgets[now % len(budgets)]
+        bank.set_budget(budget)
         route = np.array(run)  # [n, layers, k]
         touch(bank, route)
-        used = [(int(t), layer) for layer in range(3) for t in np.unique(route[:, layer])]
+        used = {(int(t), layer) for layer in range(3) for t in np.unique(route[:, layer])}
         requests += len(used)
-        resident = [item for item in resident if item not in used] + used
-        while budget is not None and sum(LAYER_BYTES[layer] for _, layer in resident) > budget:
-            resident.pop(0)
+        for arrived in (set(), used):  # a smaller budget takes effect at once, a run's ranges are dropped after it
+            for item in arrived:
+                uses.setdefault(item, []).append(now)
+            resident |= arrived
+            while budget is not None and sum(LAYER_BYTES[layer] for _, layer in resident) > budget:
+                # Ranges that were always used together are worth the same: then tasks and layers in their order.
+                resident.remove(min(resident, key=lambda item: (round(worth(item, now), 9), item)))
         assert bank.stats().resident_bytes == sum(LAYER_BYTES[layer] for _, layer in resident)
     stats = bank.stats()
     assert stats.hits + stats.misses == requests
@@ -111,6 +127,20 @@ def test_budgets_without_room_for_a_run_are_refused(file) -> None:
         bank.pin(["a", "c"])
 
 
+def test_a_smaller_budget_takes_effect_at_once_or_is_refused_with_the_minimum(file) -> None:
+    bank = MappedPageBank(file, LAYOUT, TASKS, None, together=1)
+    for task in range(4):
+        touch(bank, np.full((1, 3, 1), task))
+    bank.pin(["d"])
+    with pytest.raises(BudgetError, match=f"pinning d beside the others needs {2 * TASK_BYTES}"):
+        bank.set_budget(2 * TASK_BYTES - 1)
+    assert (bank.stats().budget, bank.stats().resident_bytes) == (None, 4 * TASK_BYTES)
+    bank.set_budget(2 * TASK_BYTES)
+    assert (bank.stats().resident_bytes, bank.stats().evictions, bank.stats().overshoot_bytes) == (2 * TASK_BYTES, 6, 0)
+    if sys.platform == "linux":
+        assert not any(present(bank, task, layer).any() for task in range(2) for layer in range(3))
+
+
 def test_a_batch_may_overshoot_and_is_counted(file) -> None:
     bank = MappedPageBank(file, LAYOUT, TASKS, TASK_BYTES, together=1)
     touch(bank, np.arange(4).repeat(3).reshape(4, 3, 1))
@@ -129,18 +159,23 @@ def test_what_is_about_to_be_used_is_asked_for_window_by_window(file, monkeypatc
     advised: list[tuple[int, int, int]] = []
     monkeypatch.setattr(mmap, "mmap", Recorded)
     bank = MappedPageBank(file, LAYOUT, TASKS, None, together=1)
-    assert advised == [(mmap.MADV_RANDOM, 0, 0)]
+    assert advised == [(mmap.MADV_SEQUENTIAL, 0, 0)]
     advised.clear()
     bank.expect("c")
-    assert {advice for advice, _, _ in advised} == {mmap.MADV_WILLNEED}
-    asked = [offset for _, start, length in advised for offset in range(start, start + length, mmap.PAGESIZE)]
-    assert asked == list(range(2 * TASK_BYTES, 3 * TASK_BYTES, mmap.PAGESIZE))
-    assert max(length for _, _, length in advised) <= 128 << 10
+    asked = [(start, length) for advice, start, length in advised if advice == mmap.MADV_WILLNEED]
+    offsets = [offset for start, length in asked for offset in range(start, start + length, mmap.PAGESIZE)]
+    assert offsets == list(range(2 * TASK_BYTES, 3 * TASK_BYTES, mmap.PAGESIZE))
+    assert max(length for _, length in asked) <= 128 << 10
     assert bank.stats().bytes_loaded == 0
+    assert bank.stats().stall_seconds > 0
+    if sys.platform == "linux":
+        assert all(present(bank, 2, layer).all() for layer in range(3))  # before anything touched them
     advised.clear()
+    stall = bank.stats().stall_seconds
     touch(bank, np.full((1, 3, 1), 2))
     bank.expect("c")
     assert advised == []
+    assert bank.stats().stall_seconds == stall
 
 
 def test_without_madvise_the_budget_is_counted_and_it_says_so(file, monkeypatch) -> None:
@@ -158,7 +193,7 @@ def test_without_madvise_the_budget_is_counted_and_it_says_so(file, monkeypatch)
     assert bank.stats().notes[-1] == "this system has no madvise: the budget is counted, not enforced"
 
 
-def test_an_empty_file_is_named(tmp_path) -> None:
-    (tmp_path / "experts.bin").write_bytes(b"")
-    with pytest.raises(BundleError, match=r"experts.bin cannot be mapped"):
+def test_a_file_of_another_size_is_named(tmp_path) -> None:
+    (tmp_path / "experts.bin").write_bytes(bytes(100))
+    with pytest.raises(BundleError, match=rf"experts.bin has 100 bytes instead of {4 * TASK_BYTES}: copy or export it again"):
         MappedPageBank(tmp_path / "experts.bin", LAYOUT, TASKS, None, 1)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mingle_edge_runtime import BudgetError
 from mingle_edge_runtime.expert_store import ExpertStore
+from mingle_edge_runtime.replacement_policy import HALF_LIFE
 
 SIZES = {"a": 10, "b": 20, "c": 30, "d": 40}
 
@@ -34,26 +35,43 @@ def store(budget: int | None, together: int = 1) -> tuple[ExpertStore[str], Load
     return ExpertStore(SIZES, loads, budget, together, ()), loads
 
 
-@given(st.lists(st.sampled_from(sorted(SIZES))), st.integers(40, 100))
-def test_least_recently_used_goes_first(requests: list[str], budget: int) -> None:
-    experts, loads = store(budget)
-    resident: list[str] = []  # the model: least recently used first
-    for task in requests:
+def worth(uses: list[int], now: int) -> float:
+    """What LRFU says of an item used at these requests, by its definition."""
+    return sum(0.5 ** ((now - use) / HALF_LIFE) for use in uses)
+
+
+@given(
+    st.lists(st.sampled_from(sorted(SIZES)), max_size=60),
+    st.lists(st.tuples(st.integers(0, 59), st.integers(40, 100)), max_size=3).map(dict),
+)
+def test_what_is_worth_least_goes_first_also_when_the_budget_changes(requests: list[str], budgets: dict[int, int]) -> None:
+    experts, loads = store(100)
+    budget, resident = 100, set[str]()  # the model
+    uses: dict[str, list[int]] = {task: [] for task in SIZES}
+
+    def shrink(limit: int, now: int) -> None:
+        while sum(SIZES[name] for name in resident) > limit:
+            resident.remove(min(resident, key=lambda name: worth(uses[name], now)))
+
+    for now, task in enumerate(requests):
+        if now in budgets:
+            budget = budgets[now]
+            experts.set_budget(budget)
+            shrink(budget, now)
+            assert experts.stats().resident_bytes == sum(SIZES[name] for name in resident)
         with experts.use(task) as expert:
             assert expert == task
-        if task in resident:
-            resident.remove(task)
-        else:
-            while sum(SIZES[name] for name in resident) + SIZES[task] > budget:
-                resident.pop(0)
-        resident.append(task)
+        uses[task].append(now)
+        if task not in resident:
+            shrink(budget - SIZES[task], now)
+        resident.add(task)
         assert experts.stats().resident_bytes == sum(SIZES[name] for name in resident) <= budget
     stats = experts.stats()
     assert stats.hits + stats.misses == len(requests)
     assert stats.misses == loads.counts.total() == stats.evictions + len(resident)
     assert stats.bytes_loaded == sum(SIZES[task] * count for task, count in loads.counts.items())
     assert stats.overshoot_bytes == 0
-    assert stats.peak_bytes <= budget
+    assert stats.peak_bytes <= 100
 
 
 @given(st.data())
@@ -93,6 +111,30 @@ def test_pins_replace_each_other_and_must_leave_room() -> None:
         pass
     with experts.use("b"):
         assert loads.counts["b"] == 2
+
+
+def test_a_budget_that_cannot_hold_one_run_is_refused_and_the_old_one_stays() -> None:
+    experts, _ = store(100)
+    experts.pin(["b"])
+    for task in "bd":
+        with experts.use(task):
+            pass
+    with pytest.raises(BudgetError, match="59 bytes is too small: pinning b beside the others needs 60"):
+        experts.set_budget(59)
+    assert (experts.stats().budget, experts.stats().resident_bytes, experts.stats().evictions) == (100, 60, 0)
+    experts.set_budget(None)
+    with experts.use("a"), experts.use("c"):
+        assert experts.stats().resident_bytes == 100
+
+
+def test_a_smaller_budget_waits_for_what_is_in_use() -> None:
+    experts, _ = store(None)
+    with experts.use("d"):
+        with experts.use("c"), experts.use("b"):
+            experts.set_budget(40)
+            assert (experts.stats().resident_bytes, experts.stats().overshoot_bytes) == (90, 50)
+        assert experts.stats().resident_bytes == 40
+    assert experts.stats().evictions == 2
 
 
 def test_prefetch_stops_at_the_budget() -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime.  [default: one per core]")
 @click.option("--provider", help="Execution provider of ONNX Runtime.  [default: cpu]")
+@click.option("--low-memory", is_flag=True, help="Leave the weights in the files, mapped: less memory, slower.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def command(
     bundle: Path,
@@ -36,6 +37,7 @@ def command(
     expert_budget: int | None,
     threads: int | None,
     provider: str | None,
+    low_memory: bool,
     as_json: bool,
 ) -> None:
     """Classify each IMAGE with BUNDLE.
@@ -46,7 +48,7 @@ def command(
     from mingle_edge_runtime import EdgeModel
 
     providers = [provider] if provider else None
-    with EdgeModel.open(bundle, expert_budget, providers, threads) as model:
+    with EdgeModel.open(bundle, expert_budget, providers, threads, low_memory) as model:
         predictions = model.classify(images, task, top, head)
     if as_json:
         records = [{"image": str(image)} | asdict(found) for image, found in zip(images, predictions, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.errors import ExpertError
-from mingle_edge_runtime.read_ahead import windows
+from mingle_edge_runtime.mapped_file import MappedFile
+from mingle_edge_runtime.read_ahead import read_in
 from mingle_edge_runtime.session import onnxruntime
 
 
@@ -30,19 +30,34 @@ class AdapterValues:
         return {name: value.numpy() for name, value in self.values.items()}
 
 
-def map_adapter(path: Path, size: int, task: str) -> Any:
-    """The `onnxruntime.LoraAdapter` of a file of `size` bytes: mapped, so that a run reads it without a copy.
+@dataclass(frozen=True)
+class MappedAdapter:
+    """An adapter that a run reads from its file without a copy."""
+
+    file: MappedFile
+    adapter: Any
+    """`onnxruntime.LoraAdapter`"""
+
+    def ready(self) -> Any:
+        """The adapter, for the run that follows at once. Raises `ExpertError` where the file has become shorter."""
+        self.file.check()
+        return self.adapter
+
+
+def map_adapter(path: Path, size: int, task: str) -> MappedAdapter:
+    """The adapter in a file of `size` bytes, all of it read into the system's cache.
 
     Raises `ExpertError` naming the task.
     """
-    _check_size(path, size, task)
-    _read_ahead(path, size)
+    file = MappedFile(path, size, f"expert {task!r} in {path}", ExpertError)
     adapter = onnxruntime().LoraAdapter()
     try:
+        with file.map() as mapping:  # ONNX Runtime's own mapping cannot be reached
+            read_in(mapping, 0, size)
         adapter.Load(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise _unreadable(path, task, error) from error
-    return adapter
+    return MappedAdapter(file, adapter)
 
 
 def read_adapter(path: Path, size: int, task: str, required: Collection[str], device: str | None) -> AdapterValues:
@@ -50,12 +65,13 @@ def read_adapter(path: Path, size: int, task: str, required: Collection[str], de
 
     Raises `ExpertError` naming the task, also where a `required` parameter is missing.
     """
-    _check_size(path, size, task)
+    file = MappedFile(path, size, f"expert {task!r} in {path}", ExpertError)
     ort = onnxruntime()
     try:
         owner = ort.AdapterFormat.read_adapter(str(path))
     except RuntimeError as error:
         raise _unreadable(path, task, error) from error
+    file.check()
     values = owner.get_parameters()
     missing = sorted(set(required) - values.keys())
     if missing:
@@ -64,24 +80,6 @@ def read_adapter(path: Path, size: int, task: str, required: Collection[str], de
         return AdapterValues(values, owner)
     copies = {name: ort.OrtValue.ortvalue_from_numpy(value.numpy(), device, 0) for name, value in values.items()}
     return AdapterValues(copies, None)
-
-
-def _check_size(path: Path, size: int, task: str) -> None:
-    """A mapped file that is shorter than its contents say would end the process on the first access."""
-    try:
-        actual = path.stat().st_size
-    except OSError as error:
-        raise _unreadable(path, task, error) from error
-    if actual != size:
-        raise ExpertError(f"expert {task!r} in {path} has {actual} bytes instead of {size}: copy or export it again")
-
-
-def _read_ahead(path: Path, size: int) -> None:
-    """Ask the system to read the whole file now, not page by page as a run touches it."""
-    if hasattr(os, "posix_fadvise"):
-        with path.open("rb") as file:
-            for offset, length in windows(0, size):
-                os.posix_fadvise(file.fileno(), offset, length, os.POSIX_FADV_WILLNEED)
 
 
 def _unreadable(path: Path, task: str, error: Exception) -> ExpertError:

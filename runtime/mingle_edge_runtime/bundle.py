@@ -7,7 +7,7 @@ file it lists; it reads none of them. Hashes are checked by `Bundle.verify_hashe
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from mingle_edge_runtime.bundle_index import (
 from mingle_edge_runtime.bundle_rules import check_rules
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.external_data import check_external_data
+from mingle_edge_runtime.mapped_file import MappedFile
 
 __all__ = [
     "FORMAT",
@@ -62,6 +63,7 @@ class Bundle:
 
     root: Path
     index: BundleIndex
+    _locations: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
@@ -85,9 +87,18 @@ class Bundle:
 
         Raises `BundleError` where that is not a file of the bundle.
         """
-        path = self.file(name)
-        check_external_data(path, self.index.files)
-        return path
+        self._external_data(name)
+        return self.file(name)
+
+    def weights(self, name: str) -> list[MappedFile]:
+        """The files that a graph reads its weights from, open. Raises `BundleError` as `graph` does."""
+        locations = self._external_data(name)
+        return [MappedFile(self.file(file), self.index.files[file].size, str(self.file(file))) for file in locations]
+
+    def _external_data(self, name: str) -> list[str]:
+        if name not in self._locations:
+            self._locations[name] = check_external_data(self.file(name), self.index.files)
+        return self._locations[name]
 
     def read_defaults(self) -> dict[str, NDArray[np.float32]]:
         """Image scope: the plain backbone's vectors by internal name, from the file that the graphs share."""

@@ -49,12 +49,15 @@ class EdgeModel:
         expert_budget: int | None = None,
         providers: Sequence[str] | None = None,
         threads: int | None = None,
+        low_memory: bool = False,
     ) -> EdgeModel:
         """Open the bundle folder at `path`. No expert is read before an image needs it.
 
         expert_budget: bytes of experts to keep resident; None keeps all that were used.
         providers: ONNX Runtime execution providers in order of preference, CPU when None.
         threads: threads of one operator; None lets ONNX Runtime decide.
+        low_memory: use the weights where the system maps them from the bundle, without a copy in the layout that is fastest:
+        memory that others may take when they need it more, a shorter opening, slower runs.
 
         Raises `BundleError`, `ProviderError`, `BudgetError`.
         """
@@ -64,7 +67,8 @@ class EdgeModel:
         check_version(bundle.index.minimum_onnxruntime)
         heads = read_heads(bundle)
         kinds: dict[str, type[Scope]] = {"image": ImageScope, "layer": LayerScope, "folded": FoldedScope}
-        return cls(bundle, kinds[bundle.index.scope](bundle, expert_budget, resolve_providers(providers), threads), heads)
+        scope = kinds[bundle.index.scope]
+        return cls(bundle, scope(bundle, expert_budget, resolve_providers(providers), threads, low_memory), heads)
 
     @property
     def bundle(self) -> Bundle:
@@ -123,6 +127,13 @@ class EdgeModel:
         scope = self.scope
         return [route for pixels in self._chunks(images) for route in scope.route(pixels)]
 
+    def prepare_routing(self) -> None:
+        """Load the router now, not with the first image that needs a route.
+
+        Where every task is named it is never loaded, and its weights take no memory. A bundle of the layer scope has none.
+        """
+        self.scope.prepare_routing()
+
     def prefetch(self, tasks: str | Iterable[str]) -> None:
         """Make these tasks' experts resident before they are needed, in order, as far as the budget allows."""
         self.scope.prefetch(self._check_tasks(tasks))
@@ -133,6 +144,16 @@ class EdgeModel:
         Raises `BudgetError` where they leave no room for a run of another task.
         """
         self.scope.pin(self._check_tasks(tasks))
+
+    def set_expert_budget(self, budget: int | None) -> None:
+        """Keep at most `budget` bytes of experts resident from now on; None keeps all that are used.
+
+        Experts that are neither pinned nor in use are given up at once, those in use when their runs end. No result changes.
+
+        Raises `BudgetError` naming the least that is possible where one run, beside what is pinned, needs more; the old
+        budget then stays.
+        """
+        self.scope.set_budget(budget)
 
     def stats(self) -> ExpertStats:
         """Traffic of experts since the bundle was opened."""

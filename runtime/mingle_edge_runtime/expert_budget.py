@@ -44,6 +44,10 @@ class ExpertStats:
             overshoot_bytes=max(stats.overshoot_bytes, excess),
         )
 
+    def under(self, budget: int | None) -> ExpertStats:
+        """These counters with another budget from now on."""
+        return replace(self, budget=budget).plus()
+
 
 def check_budget(budget: int | None, sizes: Mapping[str, int], pinned: Collection[str], together: int) -> None:
     """Raise `BudgetError` where `budget` bytes cannot hold the `pinned` experts beside any `together` others.

@@ -1,20 +1,20 @@
 """Experts of the image scope, opened on demand under a byte budget and kept while they are useful.
 
-The least recently used expert is closed first; pinned experts and those in use never are. Results do not depend on the
-budget: an expert is the same bytes whenever it is opened.
+The expert that `replacement_policy` finds worth least is closed first; pinned experts and those in use never are. Results
+do not depend on the budget: an expert is the same bytes whenever it is opened.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from mingle_edge_runtime.expert_budget import ExpertStats, check_budget
+from mingle_edge_runtime.replacement_policy import LRFU
 
 E = TypeVar("E")
 
@@ -39,8 +39,10 @@ class ExpertStore(Generic[E]):
         self._sizes = dict(sizes)
         self._load = load
         self._together = together
-        self._residents: OrderedDict[str, _Resident[E]] = OrderedDict()  # least recently used first
+        self._residents: dict[str, _Resident[E]] = {}
+        self._policy = LRFU[str]()
         self._pinned: frozenset[str] = frozenset()
+        self._rules = threading.Lock()  # held while pins or the budget change, so that they always fit each other
         self._changed = threading.Condition()
         self._stats = ExpertStats(budget=budget, notes=tuple(notes))
         check_budget(budget, self._sizes, (), together)
@@ -74,13 +76,24 @@ class ExpertStore(Generic[E]):
         Raises `BudgetError` where they leave no room for the largest of the others.
         """
         tasks = frozenset(tasks)
-        check_budget(self._stats.budget, self._sizes, tasks, self._together)
-        with ExitStack() as held:
+        with self._rules, ExitStack() as held:
+            check_budget(self._stats.budget, self._sizes, tasks, self._together)
             for task in tasks:
                 held.enter_context(self._hold(task))
             with self._changed:
                 self._pinned = tasks
                 self._count(pinned_bytes=sum(self._sizes[task] for task in tasks) - self._stats.pinned_bytes)
+
+    def set_budget(self, budget: int | None) -> None:
+        """Keep to another budget from now on: what is neither pinned nor in use and exceeds it is closed at once.
+
+        Raises `BudgetError`, and keeps the old one, where it is too small for the pinned experts and one run.
+        """
+        with self._rules:
+            check_budget(budget, self._sizes, self._pinned, self._together)
+            with self._changed:
+                self._evict(budget)
+                self._stats = self._stats.under(budget)
 
     def stats(self) -> ExpertStats:
         """A snapshot of the counters."""
@@ -100,18 +113,18 @@ class ExpertStore(Generic[E]):
         """The expert with one more user, and whether it had to be waited for."""
         waited = False
         with self._changed:
+            self._policy.use([task])
             while True:
                 resident = self._residents.get(task)
                 if resident is None:
                     break
                 if resident.expert is not None:
                     resident.users += 1
-                    self._residents.move_to_end(task)
                     return resident.expert, waited
                 waited = True
                 self._changed.wait()
             size = self._sizes[task]
-            self._evict(size)
+            self._evict(self._stats.budget, size)
             self._residents[task] = _Resident(None, size, users=1)
             self._count(resident_bytes=size)
         return self._open(task), True
@@ -134,15 +147,14 @@ class ExpertStore(Generic[E]):
     def _release(self, task: str) -> None:
         with self._changed:
             self._residents[task].users -= 1
-            self._evict(0)
+            self._evict(self._stats.budget)
 
-    def _evict(self, needed: int) -> None:
-        """Close least recently used experts until `needed` more bytes fit, or none is left that may be closed."""
-        budget = self._stats.budget
+    def _evict(self, budget: int | None, needed: int = 0) -> None:
+        """Close the experts worth least until `needed` more bytes fit `budget`, or none is left that may be closed."""
         if budget is None:
             return
         idle = [task for task, resident in self._residents.items() if not resident.users and task not in self._pinned]
-        for task in idle:
+        for task in self._policy.order(idle):
             if self._stats.resident_bytes + needed <= budget:
                 return
             self._drop(task)

@@ -29,17 +29,19 @@ _KEY, _VALUE = 1, 2  # fields of an entry of TensorProto.external_data
 _LONGEST_VARINT = 10  # bytes
 
 
-def check_external_data(path: Path, allowed: Collection[str]) -> None:
-    """Raise `BundleError` where the graph at `path` has external data in a file not `allowed`, or is no ONNX file.
+def check_external_data(path: Path, allowed: Collection[str]) -> list[str]:
+    """The files that the graph at `path` has external data in, relative to its folder.
 
-    allowed: paths relative to the folder of the graph.
+    Raises `BundleError` where one is not `allowed`, or this is no ONNX file.
     """
     try:
-        locations = set(_locations(memoryview(path.read_bytes()), "model"))
+        locations = sorted(set(_locations(memoryview(path.read_bytes()), "model")))
     except (IndexError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path} is not an ONNX file: copy or export it again") from error
-    for location in sorted(locations - set(allowed)):
-        raise BundleError(f"{path} reads weights from {location!r}, which is no file of the bundle: do not use it")
+    for location in locations:
+        if location not in allowed:
+            raise BundleError(f"{path} reads weights from {location!r}, which is no file of the bundle: do not use it")
+    return locations
 
 
 def _locations(message: memoryview, kind: str) -> Iterator[str]:

@@ -16,13 +16,25 @@ from mingle_edge_runtime.session import Session
 class FoldedScope:
     """Runs the tower; every route is the one task."""
 
-    def __init__(self, bundle: Bundle, budget: int | None, providers: Sequence[str], threads: int | None) -> None:
+    def __init__(
+        self, bundle: Bundle, budget: int | None, providers: Sequence[str], threads: int | None, low_memory: bool = False
+    ) -> None:
         """See `EdgeModel.open`; providers are full names."""
         index = bundle.index
-        outputs = {"image_embeds": (index.architecture.output_dim,)}
         self._route = Route(index.task_names, (1.0,))
-        self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=outputs, one_by_one=index.one_by_one)
+        self._tower = Session(
+            bundle.graph(index.tower),
+            providers,
+            threads,
+            outputs={"image_embeds": (index.architecture.output_dim,)},
+            prepack=not low_memory,
+            weights=bundle.weights(index.tower),
+            one_by_one=index.one_by_one,
+        )
         self._stats = ExpertStats(budget)
+
+    def prepare_routing(self) -> None:
+        """Nothing to do: there is one route."""
 
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
         """The one route for each image of `[n, 3, S, S]`."""
@@ -37,6 +49,10 @@ class FoldedScope:
 
     def pin(self, tasks: Iterable[str]) -> None:
         """Nothing: there is no expert to keep."""
+
+    def set_budget(self, budget: int | None) -> None:
+        """Nothing but a number: there is no expert."""
+        self._stats = ExpertStats(budget)
 
     def stats(self) -> ExpertStats:
         """Counters that stay at zero."""

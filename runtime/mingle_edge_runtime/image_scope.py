@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.adapter import AdapterValues, map_adapter, read_adapter
+from mingle_edge_runtime.adapter import AdapterValues, MappedAdapter, map_adapter, read_adapter
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.errors import BundleError, ExpertError
 from mingle_edge_runtime.expert_budget import ExpertStats
@@ -24,7 +25,9 @@ from mingle_edge_runtime.session import DEVICES, Outputs, Session
 class ImageScope:
     """Routes images, keeps experts in a store, runs the tower once per group of equal routes."""
 
-    def __init__(self, bundle: Bundle, budget: int | None, providers: Sequence[str], threads: int | None) -> None:
+    def __init__(
+        self, bundle: Bundle, budget: int | None, providers: Sequence[str], threads: int | None, low_memory: bool
+    ) -> None:
         """See `EdgeModel.open`; providers are full names."""
         index = bundle.index
         if index.router is None or index.defaults is None:
@@ -37,10 +40,16 @@ class ImageScope:
         self._maps = not self._joins and device is None
         routed: Outputs = {"posterior": (len(index.tasks),), "confidence": ()}
         # The tower follows at once and needs the cores that the router's threads would spin on.
-        router, one_by_one = bundle.graph(index.router.file), index.one_by_one
-        self._router = Session(router, providers, threads, outputs=routed, spin=False, one_by_one=one_by_one)
+        shared: Any = {"prepack": not low_memory, "one_by_one": index.one_by_one}
+        routing = {"weights": bundle.weights(index.router.file), **shared}
+        self._open_router = partial(
+            Session, bundle.graph(index.router.file), providers, threads, outputs=routed, spin=False, **routing
+        )
+        self._router: Session | None = None
+        self._router_lock = threading.Lock()
         embedded: Outputs = {"image_embeds": (index.architecture.output_dim,)}
-        self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=embedded, one_by_one=one_by_one)
+        weights = bundle.weights(index.tower)
+        self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=embedded, weights=weights, **shared)
         self._defaults = bundle.read_defaults() if self._joins else {}
         place = "memory to be joined" if self._joins else f"memory of the {device} device"
         notes = () if self._maps else (f"experts are copied to {place}, not mapped",)
@@ -48,9 +57,16 @@ class ImageScope:
         read = partial(_read, bundle, self._tower.optional_inputs, None if self._joins else device)
         self._store = ExpertStore[Any](sizes, partial(_map, bundle) if self._maps else read, budget, index.top_k, notes)
 
+    def prepare_routing(self) -> Session:
+        """The router's session, opened by whoever needs it first: its copy of its weights is for those who need routes."""
+        with self._router_lock:
+            if self._router is None:
+                self._router = self._open_router()
+            return self._router
+
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
         """One route per image of `[n, 3, S, S]`."""
-        outputs = self._router.run({"pixel_values": pixels})
+        outputs = self.prepare_routing().run({"pixel_values": pixels})
         return [self._choose(*row) for row in zip(outputs["posterior"], outputs["confidence"], strict=True)]
 
     def embed(self, pixels: NDArray[np.float32], task: str | None = None) -> tuple[NDArray[np.float32], list[Route]]:
@@ -77,6 +93,10 @@ class ImageScope:
     def pin(self, tasks: Iterable[str]) -> None:
         """See `ExpertStore.pin`."""
         self._store.pin(tasks)
+
+    def set_budget(self, budget: int | None) -> None:
+        """See `ExpertStore.set_budget`."""
+        self._store.set_budget(budget)
 
     def stats(self) -> ExpertStats:
         """See `ExpertStore.stats`."""
@@ -119,7 +139,7 @@ class ImageScope:
 # The store opens experts by functions, not methods, of the scope: a scope that is let go is then freed at once.
 
 
-def _map(bundle: Bundle, task: str) -> Any:
+def _map(bundle: Bundle, task: str) -> MappedAdapter:
     path, size = _adapter_file(bundle, task)
     return map_adapter(path, size, task)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,9 @@ from mingle_edge_runtime.session import CPU, Outputs, Session
 class LayerScope:
     """Runs the tower and keeps the account of the pages it used."""
 
-    def __init__(self, bundle: Bundle, budget: int | None, providers: Sequence[str], threads: int | None) -> None:
+    def __init__(
+        self, bundle: Bundle, budget: int | None, providers: Sequence[str], threads: int | None, low_memory: bool
+    ) -> None:
         """See `EdgeModel.open`; providers are full names."""
         self._index = bundle.index
         layout = self._index.page_bank
@@ -28,18 +31,22 @@ class LayerScope:
         graph = bundle.graph(self._index.tower)
         self._bank: MappedPageBank | None = None
         self._everything = ExpertStats(budget)
+        self._provider = providers[0]
         route = (len(layout.layers), -1)
         embeds = (self._index.architecture.output_dim,)
         outputs: Outputs = {"image_embeds": embeds, "route_tasks": route, "route_weights": route}
         if providers[0] == CPU:
             self._bank = self._map(bundle, layout, budget)
             pages = {layout.initializer: self._bank.pages}
-            self._tower = Session(
-                graph, providers, threads, outputs=outputs, initializers=pages, one_by_one=self._index.one_by_one
-            )
+            options: Any = {"initializers": pages, "weights": bundle.weights(self._index.tower)}
         else:
             self._everything = self._copied(bundle.index.files[layout.file].size, budget, providers[0])
-            self._tower = Session(graph, providers, threads, outputs=outputs, one_by_one=self._index.one_by_one)
+            options = {"weights": bundle.weights(self._index.tower)}
+        options |= {"prepack": not low_memory, "one_by_one": self._index.one_by_one}
+        self._tower = Session(graph, providers, threads, outputs=outputs, **options)
+
+    def prepare_routing(self) -> None:
+        """Nothing to do: the tower routes."""
 
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
         """One route per image of `[n, 3, S, S]`; takes a run of the whole tower."""
@@ -78,6 +85,14 @@ class LayerScope:
         if self._bank:
             self._bank.pin(tasks)
 
+    def set_budget(self, budget: int | None) -> None:
+        """See `MappedPageBank.set_budget`."""
+        if self._bank:
+            self._bank.set_budget(budget)
+        else:
+            _check_whole(self._everything.resident_bytes, budget, self._provider)
+            self._everything = self._everything.under(budget)
+
     def stats(self) -> ExpertStats:
         """See `MappedPageBank.stats`."""
         return self._bank.stats() if self._bank else self._everything
@@ -87,8 +102,7 @@ class LayerScope:
 
     def _copied(self, size: int, budget: int | None, provider: str) -> ExpertStats:
         """The counters of a provider that copies all experts, `size` bytes, to its device when it loads the graph."""
-        if budget is not None and budget < size:
-            raise BudgetError(f"{provider} keeps all experts resident, {size} bytes: a budget of {budget} is too small")
+        _check_whole(size, budget, provider)
         note = f"{provider} copied all experts to its device"
         return ExpertStats(budget, resident_bytes=size, peak_bytes=size, bytes_loaded=size, notes=(note,))
 
@@ -103,3 +117,9 @@ class LayerScope:
         order = np.argsort(-counts, kind="stable")
         shares = counts[order] / counts.sum()
         return Route(tuple(names[t] for t in chosen[order]), tuple(shares.tolist()), layers=layers)
+
+
+def _check_whole(size: int, budget: int | None, provider: str) -> None:
+    """Raise `BudgetError` where `budget` bytes cannot hold all experts, `size` bytes, which a copying provider keeps."""
+    if budget is not None and budget < size:
+        raise BudgetError(f"{provider} keeps all experts resident, {size} bytes: a budget of {budget} is too small")

@@ -6,12 +6,16 @@ import importlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.errors import BundleError, ProviderError
+from mingle_edge_runtime.mapped_file import MappedFile
+
+if TYPE_CHECKING:
+    from mingle_edge_runtime.adapter import MappedAdapter
 
 CPU = "CPUExecutionProvider"
 DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
@@ -66,6 +70,8 @@ class Session:
         initializers: Mapping[str, NDArray[np.float32]] | None = None,
         spin: bool = True,
         one_by_one: bool = False,
+        prepack: bool = True,
+        weights: Sequence[MappedFile] = (),
     ) -> None:
         """Load the graph at `path` on `providers`, full names in order of preference.
 
@@ -76,6 +82,9 @@ class Session:
         right after it on the same cores.
         one_by_one: run the images of a batch one at a time, where they would otherwise share something (see
         `BundleIndex.one_by_one`).
+        prepack: whether ONNX Runtime copies the weights into the layout its kernels are fastest with; if not, they stay mapped
+        from their file, and slower to use.
+        weights: the graph's external data, looked at before every run.
 
         Raises `BundleError` where the graph does not load, `ProviderError` where it does not load on the first provider.
         """
@@ -86,6 +95,8 @@ class Session:
         options.intra_op_num_threads = threads or 0
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         # ONNX Runtime keeps no reference to these values nor to the arrays under them.
         self._initializers = dict(initializers or {})
         self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._initializers.items()}
@@ -102,6 +113,7 @@ class Session:
                 f"ONNX Runtime fell back to {', '.join(self._session.get_providers())}"
             )
         self._path = path
+        self._weights = weights
         self._one_by_one = one_by_one
         self.optional_inputs: dict[str, Any] = {item.name: item.shape for item in self._session.get_overridable_initializers()}
         """shapes by name"""
@@ -109,25 +121,28 @@ class Session:
         self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
 
     def run(
-        self, inputs: Mapping[str, NDArray[Any]], adapter: Any = None, values: Mapping[str, Any] | None = None
+        self, inputs: Mapping[str, NDArray[Any]], adapter: MappedAdapter | None = None, values: Mapping[str, Any] | None = None
     ) -> dict[str, NDArray[Any]]:
         """Outputs by name.
 
         inputs: with `pixel_values [n, 3, S, S]` among them.
-        adapter: a loaded `onnxruntime.LoraAdapter` whose parameters override optional inputs in this run.
+        adapter: whose parameters override optional inputs in this run.
         values: `onnxruntime.OrtValue`s of further inputs, wherever they live.
 
-        Raises `BundleError` where the graph does not run on these inputs or returns other shapes than it must.
+        Raises `BundleError` where the graph does not run on these inputs or returns other shapes than it must, or a file that
+        it reads its weights from has become shorter; `ExpertError` where the adapter's has.
         """
         pixels = inputs["pixel_values"]
         if self._one_by_one and len(pixels) > 1:
             singles = [self.run({**inputs, "pixel_values": pixels[i : i + 1]}, adapter, values) for i in range(len(pixels))]
             return {name: np.concatenate([single[name] for single in singles]) for name in singles[0]}
+        for file in self._weights:
+            file.check()
         ort = onnxruntime()
         options = ort.RunOptions()
         options.log_severity_level = _FATAL_ONLY
         if adapter is not None:
-            options.add_active_adapter(adapter)
+            options.add_active_adapter(adapter.ready())
         try:
             if values:
                 feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}

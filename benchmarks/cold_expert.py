@@ -1,0 +1,196 @@
+"""The first use of an expert whose file is not in the system's cache, against reading the same bytes with `read()`.
+
+    python benchmarks/cold_expert.py BUNDLE [--rounds 15] [--threads N] [--json FILE]
+
+Needs Linux, and a BUNDLE of two tasks or more on a real disk (not tmpfs). Before every measurement the bytes are dropped from
+the cache and `mincore` asked whether they are gone. Everything takes turns; figures are medians in milliseconds, and times
+`sequential`: reading the same bytes with `read()`, 1 MiB at a time. The device's read-ahead window, on which much depends, is
+printed first.
+
+The upper part brings a mapped expert into memory in several ways, the last the runtime's. The lower part runs the model:
+`stall` is what a first run takes more than the runs after it, `reported` what the runtime counts of it as stall_seconds. In
+the layer scope `routed` is a run whose experts nobody could name before it, under the advices a mapping can be given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import mmap
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from mingle_edge_runtime import EdgeModel
+from mingle_edge_runtime.machine import machine_record
+from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.read_ahead import read_in
+from mingle_edge_runtime.verify import read_golden
+
+Span: TypeAlias = tuple[int, int]  # first byte and end
+PIECE = 1 << 20  # bytes
+ADVICES = {
+    "MADV_SEQUENTIAL": mmap.MADV_SEQUENTIAL,
+    "MADV_NORMAL": mmap.MADV_NORMAL,
+    "MADV_RANDOM": mmap.MADV_RANDOM,
+}
+MADV_POPULATE_READ = 22  # Linux 5.14
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", type=Path, help="also write all figures to this file")
+    arguments = parser.parse_args()
+    case = Case(arguments.bundle, arguments.threads)
+    size = sum(end - start for start, end in case.named)
+    print(f"{size / 1e6:.1f} MB of {case.path.name}; read-ahead window of the device: {case.read_ahead_kib()} KiB")
+    raw = case.ways(arguments.rounds)
+    first = case.first_runs(arguments.rounds)
+    for name, figures in (raw | first).items():
+        print(f"{name:<36}" + "".join(f"   {key} {value:8.2f}" for key, value in figures.items()))
+    if arguments.json:
+        report = {"machine": machine_record(), "read_ahead_kib": case.read_ahead_kib(), "ways": raw, "first_runs": first}
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+class Case:
+    """A bundle, and the bytes of its experts that are to be cold."""
+
+    def __init__(self, bundle: Path, threads: int | None) -> None:
+        self.open = lambda: EdgeModel.open(bundle, threads=threads)
+        with self.open() as model:
+            self.task, self.other = model.tasks[0], model.tasks[-1]
+            self.pixels = preprocess(read_golden(model.bundle)["images"], model.bundle.index.preprocess)[:1]
+            index = model.bundle.index
+            self.layered = index.page_bank is not None
+            if index.page_bank is None:
+                self.path = model.bundle.file(str(index.tasks[0].expert))
+                self.named: list[Span] = [(0, index.tasks[0].expert_bytes)]
+                return
+            layout = index.page_bank
+            self.path = model.bundle.file(layout.file)
+            page = 4 * layout.page
+            whole = page * layout.pages_per_task
+            self.named = [(0, whole)]
+            (route,) = model.scope.embed(self.pixels)[1]
+            # What the run that warms the tower up has not used.
+            self.routed = [
+                (first, first + pages.pages * page)
+                for pages, chosen in zip(layout.layers, route.layers, strict=True)
+                for task in chosen.tasks
+                if task != self.other
+                for first in [whole * model.tasks.index(task) + pages.first_page * page]
+            ]
+
+    def ways(self, rounds: int) -> dict[str, dict[str, float]]:
+        """Ways to bring the named task's bytes into memory, the last the runtime's own."""
+        (span,) = self.named
+        ways: dict[str, Callable[[mmap.mmap], None]] = {
+            "sequential": lambda mapping: self.sequential(self.named),
+            "touched": lambda mapping: None,
+            "touched, MADV_RANDOM": lambda mapping: mapping.madvise(mmap.MADV_RANDOM),
+            "one request for all": lambda mapping: mapping.madvise(mmap.MADV_WILLNEED, *span),
+            "MADV_POPULATE_READ alone": lambda mapping: mapping.madvise(MADV_POPULATE_READ, *span),
+            "read() first": lambda mapping: self.sequential(self.named),
+            "read_in, the runtime's way": lambda mapping: read_in(mapping, *span),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, way in ways.items():
+                self.drop(self.named)
+                with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+                    started = time.perf_counter()
+                    way(mapping)
+                    if name != "sequential":
+                        np.frombuffer(mapping, np.uint8)[span[0] : span[1] : mmap.PAGESIZE].sum()
+                    seconds[name].append(time.perf_counter() - started)
+        base = float(np.median(seconds["sequential"]))
+        return {
+            name: {"ms": 1e3 * float(np.median(times)), "x sequential": float(np.median(times)) / base}
+            for name, times in seconds.items()
+        }
+
+    def first_runs(self, rounds: int) -> dict[str, dict[str, float]]:
+        """What a run with cold experts takes more than the runs after it."""
+        kinds: dict[str, tuple[str | None, int | None]] = {"first run, named": (self.task, None)}
+        if self.layered:
+            kinds |= {f"first run, routed, {name}": (None, advice) for name, advice in ADVICES.items()}
+        found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in kinds}
+        for _ in range(rounds):
+            for name, (task, advice) in kinds.items():
+                spans = self.named if task else self.routed
+                self.drop(spans)
+                started = time.perf_counter()
+                self.sequential(spans)
+                sequential = time.perf_counter() - started
+                self.drop(spans)
+                found[name].append((sequential, *self.first_run(task, spans, advice)))
+        figures = {}
+        for name, rows in found.items():
+            sequential, first, steady, reported = np.median(rows, axis=0).tolist()
+            stall = float(np.median([row[1] - row[2] for row in rows]))
+            milliseconds = {"sequential": sequential, "first": first, "steady": steady, "stall": stall, "reported": reported}
+            figures[name] = {key: 1e3 * value for key, value in milliseconds.items()} | {"x sequential": stall / sequential}
+        return figures
+
+    def first_run(self, task: str | None, spans: Sequence[Span], advice: int | None) -> tuple[float, float, float]:
+        """Seconds of the first run, of later ones, and of stalls by the runtime's account."""
+        with self.open() as model:
+            if advice is not None:
+                model.scope._bank._map.madvise(advice)
+            if task is None:
+                model.prepare_routing()
+            for _ in range(3):
+                model.scope.embed(self.pixels, self.other)
+            self.drop(spans)
+            before, times = model.stats().stall_seconds, []
+            for _ in range(6):
+                started = time.perf_counter()
+                model.scope.embed(self.pixels, task)
+                times.append(time.perf_counter() - started)
+            return times[0], float(np.median(times[1:])), model.stats().stall_seconds - before
+
+    def sequential(self, spans: Sequence[Span]) -> None:
+        """Read the bytes with `read()`."""
+        piece = bytearray(PIECE)
+        with self.path.open("rb", buffering=0) as file:
+            for start, end in spans:
+                file.seek(start)
+                for offset in range(start, end, PIECE):
+                    file.readinto(memoryview(piece)[: min(PIECE, end - offset)])
+
+    def drop(self, spans: Sequence[Span]) -> None:
+        """Take the file out of the system's cache, and make sure that these bytes are out."""
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+                pages = np.frombuffer(mapping, np.uint8)
+                cached = np.zeros(-(-len(pages) // mmap.PAGESIZE), np.uint8)
+                address, where = ctypes.c_void_p(pages.ctypes.data), ctypes.c_void_p(cached.ctypes.data)
+                if ctypes.CDLL(None, use_errno=True).mincore(address, ctypes.c_size_t(len(pages)), where):
+                    sys.exit(f"mincore failed: {os.strerror(ctypes.get_errno())}")
+                del pages
+        left = sum(int((cached[start // mmap.PAGESIZE : -(-end // mmap.PAGESIZE)] & 1).sum()) for start, end in spans)
+        if left:
+            sys.exit(f"{left} pages of {self.path} stay in the cache: close what else uses the bundle")
+
+    def read_ahead_kib(self) -> int | None:
+        """Of the device that the bundle lies on, where the system tells."""
+        device = os.stat(self.path).st_dev
+        setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+        return int(setting.read_text()) if setting.exists() else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The memory account of a bundle: what each step costs, in fresh processes, beside the tower without experts.
+
+    python benchmarks/memory_account.py BUNDLE [--threads N] [--budget BYTES] [--repeats 3] [--json FILE]
+
+Every process imports, opens, runs one image, runs on until nothing more is loaded, and says after each step what it has in
+memory: anonymous (must stay), of files (given back when others need it), and at its peak. What is compared runs in turn.
+`named` names one task for every image, `routed` finds it, `all` names each in turn, `budget` does so under the smallest budget
+or the one given; `low` opens with low_memory, `dense low` is the tower without experts, likewise unpacked.
+
+"over dense" is steady resident memory beyond that of the dense tower of the same kind; the target for `named` is 1.1 x the
+expert's bytes + 8 MB. "experts" are bytes of expert files in the process's memory; Linux maps all of a folio where a page of
+it is touched. Latency is the median of the steady runs. Images are the bundle's golden ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.machine import machine_record
+
+STEPS = ("opened", "first run", "steady")
+RUNS = 12  # until steady, and at least once for each task
+CHILD = """
+import json, sys, time
+from dataclasses import asdict
+from itertools import cycle, islice
+from pathlib import Path
+import numpy as np
+import onnxruntime
+from mingle_edge_runtime import EdgeModel
+from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.memory import mapped_bytes, process_memory
+from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.session import Session
+from mingle_edge_runtime.verify import read_golden
+
+path, kind, threads, budget, runs = json.loads(sys.argv[1])
+account = {"imported": asdict(process_memory())}
+started = time.perf_counter()
+low = kind.endswith("low")
+if kind.startswith("dense"):
+    bundle = Bundle.open(path)
+    session = Session(bundle.graph(bundle.index.dense), ["CPUExecutionProvider"], threads, prepack=not low)
+    tasks, run = ("",), lambda pixels, task: session.run({"pixel_values": pixels})
+else:
+    model = EdgeModel.open(path, budget, threads=threads, low_memory=low)
+    bundle, names = model.bundle, model.tasks
+    tasks = {"named": names[:1], "routed": (None,)}.get(kind.split()[0], names)
+    run = model.scope.embed
+open_seconds = time.perf_counter() - started
+account["opened"] = asdict(process_memory())
+pixels = preprocess(read_golden(bundle)["images"], bundle.index.preprocess)
+seconds = []
+for i, task in enumerate(islice(cycle(tasks), max(runs, 2 * len(tasks)))):
+    started = time.perf_counter()
+    run(pixels[i % len(pixels)][None], task)
+    seconds.append(time.perf_counter() - started)
+    if i == 0:
+        account["first run"] = asdict(process_memory())
+account["steady"] = asdict(process_memory())
+mapped = mapped_bytes(Path(path)) or {}
+experts = [task.expert for task in bundle.index.tasks] + [bundle.index.page_bank.file if bundle.index.page_bank else None]
+print(json.dumps({
+    "account": account,
+    "seconds": {"open": open_seconds, "first_run": seconds[0], "steady": float(np.median(seconds[len(seconds) // 2:]))},
+    "mapped": mapped,
+    "experts": sum(mapped.get(name, 0) for name in experts if name),
+}))
+"""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--budget", type=int, help="bytes  [default: the least possible]")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="also write all figures to this file")
+    arguments = parser.parse_args()
+    index = Bundle.open(arguments.bundle).index
+    expert = max(task.expert_bytes for task in index.tasks)
+    budgets = {"budget": arguments.budget or index.top_k * expert}
+    kinds = ["dense", "named", "routed", "all", "budget", "dense low", "named low", "all low"]
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    for _ in range(arguments.repeats):
+        for kind in kinds:
+            asked = [str(arguments.bundle.resolve()), kind, arguments.threads, budgets.get(kind), RUNS]
+            run = subprocess.run([sys.executable, "-c", CHILD, json.dumps(asked)], capture_output=True, text=True, check=True)
+            found[kind].append(json.loads(run.stdout))
+    middle = {kind: median(results) for kind, results in found.items()}
+    target = 1.1 * expert + 8e6
+    print(f"expert {expert / 1e6:.1f} MB; target over dense with one task in use: {target / 1e6:.1f} MB")
+    print(
+        f"{'MB':<11}{'':<11}"
+        + "".join(f"{step:>26}" for step in STEPS)
+        + "   peak  experts  over dense   open s  first s  run ms"
+    )
+    for kind, result in middle.items():
+        base = middle["dense low" if kind.endswith("low") else "dense"]
+        over = resident(result) - resident(base)
+        moments = "".join(f"{moment(result['account'][step]):>26}" for step in STEPS)
+        peak, seconds = result["account"]["steady"]["peak"], result["seconds"]
+        print(
+            f"{kind:<11}{moments}{peak / 1e6:7.0f}{result['experts'] / 1e6:9.1f}{over / 1e6:12.1f}"
+            f"{seconds['open']:9.2f}{seconds['first_run']:9.3f}{seconds['steady'] * 1e3:8.1f}"
+        )
+    if arguments.json:
+        report = {
+            "machine": machine_record(),
+            "expert_bytes": expert,
+            "target_over_dense": target,
+            "kinds": middle,
+            "all": found,
+        }
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def resident(result: dict[str, Any]) -> int:
+    """Bytes when steady."""
+    return int(result["account"]["steady"]["resident"])
+
+
+def moment(memory: dict[str, Any]) -> str:
+    """One step in the table, in MB: all, and in it anonymous and of files where the system tells."""
+    split = [memory["anonymous"], memory["file"]]
+    parts = f" ({' + '.join(f'{part / 1e6:.0f}' for part in split)})" if None not in split else ""
+    return f"{memory['resident'] / 1e6:.0f}{parts}"
+
+
+def median(results: list[Any]) -> Any:
+    """Number by number of equally built results; of what is no number, the first."""
+    first = results[0]
+    if isinstance(first, dict):
+        return {key: median([result[key] for result in results if key in result]) for key in first}
+    return float(np.median(results)) if isinstance(first, (int, float)) else first
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Files that shrink under a mapping: an error that names them, in processes of their own, as a signal could end them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_bundle import Weights, images, write_image_bundle, write_layer_bundle
+
+from mingle_edge_runtime import BundleError, ExpertError
+from mingle_edge_runtime.mapped_file import MappedFile
+from mingle_edge_runtime.read_ahead import read_in
+
+CUT = """
+import os, sys
+import numpy as np
+from mingle_edge_runtime import EdgeModel
+bundle, file, low_memory, first, then = sys.argv[1:]
+images = np.load(bundle + "/../images.npy")
+with EdgeModel.open(bundle, threads=1, low_memory=bool(low_memory)) as model:
+    expected = model.embed(images, task=first or None)
+    size = os.path.getsize(f"{bundle}/{file}")
+    content = open(f"{bundle}/{file}", "rb").read()
+    os.truncate(f"{bundle}/{file}", 5)
+    try:
+        model.embed(images, task=then or None)
+    except Exception as error:
+        print(type(error).__name__, error)
+    with open(f"{bundle}/{file}", "r+b") as whole:
+        whole.write(content)
+    np.testing.assert_array_equal(model.embed(images, task=first or None), expected)
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Images, to be served by bundles beside them."""
+    folder = tmp_path_factory.mktemp("cut")
+    np.save(folder / "images.npy", images(0))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("scope", "file", "low_memory", "first", "then", "error"),
+    [
+        ("image", "experts/red.onnx_adapter", "", "red", "red", "ExpertError"),  # resident
+        ("image", "experts/red.onnx_adapter", "", "", "", "ExpertError"),  # found by its route
+        ("image", "experts/blue.onnx_adapter", "", "red", "blue", "ExpertError"),  # not opened before
+        ("image", "backbone.bin", "", "red", "red", "ExpertError"),
+        ("image", "backbone.bin", "yes", "", "", "ExpertError"),
+        ("layer", "experts.bin", "", "red", "red", "BundleError"),
+        ("layer", "experts.bin", "", "red", "blue", "BundleError"),
+        ("layer", "experts.bin", "", "", "", "BundleError"),
+        ("layer", "backbone.bin", "yes", "red", "red", "BundleError"),
+    ],
+)
+def test_a_file_cut_between_runs_is_an_error(
+    root: Path, tmp_path: Path, scope: str, file: str, low_memory: str, first: str, then: str, error: str
+) -> None:
+    bundle = {"image": write_image_bundle, "layer": write_layer_bundle}[scope](root / tmp_path.name, Weights())
+    size = (bundle / file).stat().st_size
+    command = [sys.executable, "-c", CUT, str(bundle), file, low_memory, first, then]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, (run.returncode, run.stderr)
+    assert run.stdout.startswith(f"{error} ")
+    assert f"{bundle}/{file}" in run.stdout
+    assert f"from {size} to 5 bytes" in run.stdout or f"has 5 bytes instead of {size}" in run.stdout
+    assert "copy or export it again" in run.stdout
+
+
+UNCHECKED = """
+import sys
+from pathlib import Path
+from mingle_edge_runtime.mapped_file import MappedFile
+path = Path(sys.argv[1])
+file = MappedFile(path, 1 << 20, "it")
+mapping = file.map()
+path.write_bytes(b"short")
+mapping[1 << 19]
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal of a lost page differs elsewhere")
+def test_without_the_check_a_signal_ends_the_process(tmp_path) -> None:
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    run = subprocess.run([sys.executable, "-c", UNCHECKED, str(tmp_path / "file")], capture_output=True)
+    assert run.returncode == -signal.SIGBUS
+
+
+def test_only_a_shorter_file_is_refused_and_a_renamed_one_is_not_looked_at(tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+    file = MappedFile(path, 100, "the file", ExpertError)
+    os.truncate(path, 200)
+    file.check()
+    (tmp_path / "other").write_bytes(b"short")
+    (tmp_path / "other").rename(path)
+    file.check()
+    with pytest.raises(BundleError, match="the file has 5 bytes instead of 100: copy or export it again"):
+        MappedFile(path, 100, "the file")
+    with pytest.raises(ExpertError, match=r"the file cannot be read: copy or export it again \(No such file"):
+        MappedFile(tmp_path / "absent", 100, "the file", ExpertError)
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_what_is_read_in_is_in_memory(tmp_path, monkeypatch, supported: bool) -> None:
+    if not supported:  # an older kernel: EINVAL for an advice it does not know
+        monkeypatch.setattr("mingle_edge_runtime.read_ahead._MADV_POPULATE_READ", 9999)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    with MappedFile(path, 1 << 20, "it").map() as mapping:
+        read_in(mapping, 1 << 18, 1 << 19)
+        if sys.platform == "linux":
+            address = np.frombuffer(mapping, np.uint8).ctypes.data
+            page = os.sysconf("SC_PAGE_SIZE")
+            with open("/proc/self/pagemap", "rb") as pagemap:
+                pagemap.seek(8 * (address // page))
+                present = np.frombuffer(pagemap.read(8 * (1 << 20) // page), np.uint64) >> np.uint64(63)
+            assert present.reshape(4, -1)[1].all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells before a signal does")
+def test_reading_in_what_is_gone_is_an_error(tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    with MappedFile(path, 1 << 20, "it").map() as mapping:
+        os.truncate(path, 1 << 18)
+        with pytest.raises(OSError, match="Bad address"):
+            read_in(mapping, 0, 1 << 20)
