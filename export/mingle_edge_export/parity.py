@@ -134,7 +134,7 @@ def _mixture(bundle: Bundle, tower: Session) -> Callable[[Array], Outputs]:
     def run(pixels: Array) -> Outputs:
         first_two = bundle.index.tasks[:2]
         experts = [
-            read_adapter(bundle.file(str(task.expert)), task.expert_bytes, task.name, tower.optional_inputs, None)
+            read_adapter(bundle.file(str(task.expert)), task.expert_bytes, task.name, tower.optional_inputs)
             for task in first_two
         ]
         return tower.run({"pixel_values": pixels} | mix([expert.arrays() for expert in experts], MIXTURE, defaults))

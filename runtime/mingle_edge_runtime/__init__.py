@@ -24,6 +24,7 @@ from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import (
     BudgetError,
     BundleError,
+    DeviceMemoryError,
     EdgeError,
     ExpertError,
     ImageError,
@@ -38,6 +39,7 @@ __all__ = [
     "BudgetError",
     "Bundle",
     "BundleError",
+    "DeviceMemoryError",
     "EdgeError",
     "EdgeModel",
     "ExpertError",

@@ -45,8 +45,8 @@ def map_adapter(path: Path, size: int, task: str) -> Any:
     return adapter
 
 
-def read_adapter(path: Path, size: int, task: str, required: Collection[str], device: str | None) -> AdapterValues:
-    """The parameters of a file of `size` bytes, in memory of `device` ("cuda"), or of the host where it is None.
+def read_adapter(path: Path, size: int, task: str, required: Collection[str]) -> AdapterValues:
+    """The parameters of a file of `size` bytes, in memory of the host.
 
     Raises `ExpertError` naming the task, also where a `required` parameter is missing.
     """
@@ -60,10 +60,7 @@ def read_adapter(path: Path, size: int, task: str, required: Collection[str], de
     missing = sorted(set(required) - values.keys())
     if missing:
         raise ExpertError(f"expert {task!r} in {path} lacks {missing[0]}, which the tower needs: export the bundle again")
-    if device is None:
-        return AdapterValues(values, owner)
-    copies = {name: ort.OrtValue.ortvalue_from_numpy(value.numpy(), device, 0) for name, value in values.items()}
-    return AdapterValues(copies, None)
+    return AdapterValues(values, owner)
 
 
 def _check_size(path: Path, size: int, task: str) -> None:

@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.errors import BundleError, EdgeError, ProviderError
+from mingle_edge_runtime.bound_inputs import BoundInputs
+from mingle_edge_runtime.device_memory import is_out_of_memory
+from mingle_edge_runtime.errors import BundleError, DeviceMemoryError, EdgeError, ProviderError
 
 CPU = "CPUExecutionProvider"
-DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
-"""Providers that copy their inputs to a device, with ONNX Runtime's name of that device."""
 Outputs: TypeAlias = Mapping[str, tuple[int, ...]]
 """Name -> shape for one image, -1 for any size."""
 _FATAL_ONLY = 4  # log severity; errors are raised, and a library does not print
@@ -109,31 +109,40 @@ class Session:
         self._shapes = outputs or {}
         self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
 
+    def bind(self, values: Mapping[str, Any]) -> BoundInputs:
+        """`onnxruntime.OrtValue`s of some inputs, wherever they live, bound once for many runs."""
+        return BoundInputs(self._session, values)
+
     def run(
-        self, inputs: Mapping[str, NDArray[Any]], adapter: Any = None, values: Mapping[str, Any] | None = None
+        self, inputs: Mapping[str, NDArray[Any]], adapter: Any = None, bound: BoundInputs | None = None
     ) -> dict[str, NDArray[Any]]:
         """Outputs by name.
 
         inputs: with `pixel_values [n, 3, S, S]` among them.
         adapter: a loaded `onnxruntime.LoraAdapter` whose parameters override optional inputs in this run.
-        values: `onnxruntime.OrtValue`s of further inputs, wherever they live.
+        bound: further inputs, from `bind`; ONNX Runtime ignores an adapter beside them, so it must be None then.
 
-        Raises `BundleError` where the graph does not run on these inputs or returns other shapes than it must.
+        Raises `BundleError` where the graph does not run on these inputs or returns other shapes than it must,
+        `DeviceMemoryError` where the device has no memory left for the run.
         """
-        ort = onnxruntime()
-        options = ort.RunOptions()
+        options = onnxruntime().RunOptions()
         options.log_severity_level = _FATAL_ONLY
         if adapter is not None:
             options.add_active_adapter(adapter)
         try:
-            if values:
-                feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
-                found = self._session.run_with_ort_values(self._outputs, feeds | dict(values), options)
-                arrays = {name: value.numpy() for name, value in zip(self._outputs, found, strict=True)}
+            if bound is not None:
+                found = bound.run(inputs, self._outputs, options)
             else:
-                arrays = dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs), options), strict=True))
+                found = self._session.run(self._outputs, dict(inputs), options)
         except Exception as error:  # ONNX Runtime's errors share no base class
+            if is_out_of_memory(error):
+                count = len(inputs["pixel_values"])
+                raise DeviceMemoryError(
+                    f"no memory left to run {self._path.name} on {count} images: run fewer at once, or lower the expert budget "
+                    f"({_line(error)})"
+                ) from error
             raise BundleError(f"{self._path} does not run: {_line(error)}") from error
+        arrays = dict(zip(self._outputs, found, strict=True))
         for name, shape in self._shapes.items():
             wanted, actual = (len(inputs["pixel_values"]), *shape), arrays[name].shape
             if len(actual) != len(wanted) or any(w not in (-1, a) for w, a in zip(wanted, actual, strict=True)):
