@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
-from tiny_bundle import SPEC, TASKS, Weights, images, write_image_bundle
+from tiny_bundle import SPEC, TASKS, Weights, images, write_image_bundle, write_layer_bundle
 from tiny_merged import write_merged
 
 from mingle_edge_export import export_bundle
@@ -224,3 +226,29 @@ def test_a_provider_without_memory_of_its_own_is_named(folder, monkeypatch) -> N
         assert model.stats().notes == (
             "experts stay in this machine's memory: CPUExecutionProvider copies what it needs of them in every run",
         )
+
+
+@pytest.mark.parametrize("write", [write_image_bundle, write_layer_bundle])
+def test_nodes_that_a_provider_leaves_to_the_cpu_are_counted(tmp_path, write) -> None:
+    """The CPU wheels have one more provider, which takes no node of these graphs."""
+    folder = write(tmp_path / "bundle", Weights())
+    operators = Counter(node.op_type for node in onnx.load(folder / "tower.onnx", load_external_data=False).graph.node)
+    with EdgeModel.open(folder) as model:
+        alone = model.placement()
+        assert list(alone["tower.onnx"]) == [CPU]
+        for operator in ("ReduceL2", "Div", "TopK", "Gather", "Einsum"):  # those that nothing is fused with
+            assert alone["tower.onnx"][CPU].get(operator, 0) == operators[operator]
+        assert not [note for note in model.stats().notes if "run on" in note]
+    with EdgeModel.open(folder, providers=["azure"]) as model:
+        assert model.placement() == alone
+        total = sum(alone["tower.onnx"][CPU].values())
+        (note,) = [note for note in model.stats().notes if "run on" in note]
+        assert note.startswith(f"{total} of {total} nodes of tower.onnx run on {CPU} instead of AzureExecutionProvider: Add ")
+
+
+def test_an_old_onnx_runtime_cannot_tell_where_nodes_run(folder, monkeypatch) -> None:
+    monkeypatch.delattr(ort.InferenceSession.__base__, "get_provider_graph_assignment_info")
+    with EdgeModel.open(folder, providers=["azure"]) as model:
+        assert model.placement() == {"router.onnx": {}, "tower.onnx": {}}
+        expected = "which nodes of tower.onnx run on AzureExecutionProvider is only told by onnxruntime 1.24 or newer"
+        assert expected in model.stats().notes

@@ -19,7 +19,7 @@ from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.prediction import Head, Prediction, predict, read_heads
 from mingle_edge_runtime.preprocess import Pictures, decode, pictures, stack, to_pixel_values
 from mingle_edge_runtime.route import Route
-from mingle_edge_runtime.session import check_version, resolve_providers
+from mingle_edge_runtime.session import Placement, check_version, resolve_providers
 
 _CHUNK = 32
 """images per run at most, so that memory does not grow with the number of images"""
@@ -134,6 +134,14 @@ class EdgeModel:
     def stats(self) -> ExpertStats:
         """Traffic of experts since the bundle was opened."""
         return self.scope.stats()
+
+    def placement(self) -> dict[str, Placement]:
+        """Graph -> execution provider -> operator -> number of nodes that this provider runs.
+
+        A provider leaves what it cannot run to the next one, in the end to the CPU; `stats().notes` say so, too. Nothing is
+        known of a graph where ONNX Runtime is older than 1.24.
+        """
+        return self.scope.placement()
 
     def close(self) -> None:
         """Give back the memory once running calls have ended. Everything but another `close` raises `EdgeError` from now on."""

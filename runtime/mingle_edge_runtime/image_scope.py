@@ -20,7 +20,7 @@ from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.expert_store import ExpertStore
 from mingle_edge_runtime.mixture import mix
 from mingle_edge_runtime.route import Route
-from mingle_edge_runtime.session import CPU, Outputs, Session
+from mingle_edge_runtime.session import CPU, Outputs, Placement, Session
 
 
 class ImageScope:
@@ -57,7 +57,7 @@ class ImageScope:
         if providers[0] != CPU and (self._joins or device is None):
             notes.append(f"experts stay in this machine's memory: {providers[0]} copies what it needs of them in every run")
         sizes = {task.name: task.expert_bytes for task in index.tasks}
-        self._store = ExpertStore[Any](sizes, load, budget, index.top_k, notes)
+        self._store = ExpertStore[Any](sizes, load, budget, index.top_k, [*notes, *self._tower.fallback()])
 
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
         """One route per image of `[n, 3, S, S]`."""
@@ -92,6 +92,10 @@ class ImageScope:
     def stats(self) -> ExpertStats:
         """See `ExpertStore.stats`."""
         return self._store.stats()
+
+    def placement(self) -> dict[str, Placement]:
+        """See `EdgeModel.placement`."""
+        return {session.path.name: session.placement() for session in (self._router, self._tower)}
 
     def _choose(self, posterior: NDArray[np.float32], confidence: np.float32) -> Route:
         """The route of one image from its `posterior [T]` and confidence."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from mingle_edge_runtime.errors import BudgetError, BundleError
 from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.page_bank import MappedPageBank
 from mingle_edge_runtime.route import LayerRoute, Route
-from mingle_edge_runtime.session import CPU, Outputs, Session
+from mingle_edge_runtime.session import CPU, Outputs, Placement, Session
 
 
 class LayerScope:
@@ -38,6 +39,8 @@ class LayerScope:
         else:
             self._everything = self._copied(bundle.index.files[layout.file].size, budget, providers[0])
             self._tower = Session(graph, providers, threads, outputs=outputs)
+            notes = (*self._everything.notes, *self._tower.fallback())
+            self._everything = replace(self._everything, notes=notes)
 
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
         """One route per image of `[n, 3, S, S]`; takes a run of the whole tower."""
@@ -79,6 +82,10 @@ class LayerScope:
     def stats(self) -> ExpertStats:
         """See `MappedPageBank.stats`."""
         return self._bank.stats() if self._bank else self._everything
+
+    def placement(self) -> dict[str, Placement]:
+        """See `EdgeModel.placement`."""
+        return {self._tower.path.name: self._tower.placement()}
 
     def _map(self, bundle: Bundle, layout: PageBank, budget: int | None) -> MappedPageBank:
         return MappedPageBank(bundle.file(layout.file), layout, self._index.task_names, budget, self._index.top_k)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +17,8 @@ from mingle_edge_runtime.device_memory import is_out_of_memory
 from mingle_edge_runtime.errors import BundleError, DeviceMemoryError, EdgeError, ProviderError
 
 CPU = "CPUExecutionProvider"
+Placement: TypeAlias = Mapping[str, Mapping[str, int]]
+"""Provider -> operator -> number of nodes; empty where ONNX Runtime is too old to tell, before 1.24."""
 Outputs: TypeAlias = Mapping[str, tuple[int, ...]]
 """Name -> shape for one image, -1 for any size."""
 _FATAL_ONLY = 4  # log severity; errors are raised, and a library does not print
@@ -85,6 +88,7 @@ class Session:
         options.intra_op_num_threads = threads or 0
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `placement`; takes 1 ms
         if trace is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(trace)
@@ -103,7 +107,8 @@ class Session:
                 f"{providers[0]} could not be started for {path.name}: check its driver and libraries; "
                 f"ONNX Runtime fell back to {', '.join(self._session.get_providers())}"
             )
-        self._path = path
+        self.path = path
+        self._provider = providers[0]
         self._traces = trace is not None
         self.optional_inputs = {item.name for item in self._session.get_overridable_initializers()}
         self._shapes = outputs or {}
@@ -138,16 +143,40 @@ class Session:
             if is_out_of_memory(error):
                 count = len(inputs["pixel_values"])
                 raise DeviceMemoryError(
-                    f"no memory left to run {self._path.name} on {count} images: run fewer at once, or lower the expert budget "
+                    f"no memory left to run {self.path.name} on {count} images: run fewer at once, or lower the expert budget "
                     f"({_line(error)})"
                 ) from error
-            raise BundleError(f"{self._path} does not run: {_line(error)}") from error
+            raise BundleError(f"{self.path} does not run: {_line(error)}") from error
         arrays = dict(zip(self._outputs, found, strict=True))
         for name, shape in self._shapes.items():
             wanted, actual = (len(inputs["pixel_values"]), *shape), arrays[name].shape
             if len(actual) != len(wanted) or any(w not in (-1, a) for w, a in zip(wanted, actual, strict=True)):
-                raise BundleError(f"{self._path} returns {name} {list(actual)} instead of {list(wanted)}")
+                raise BundleError(f"{self.path} returns {name} {list(actual)} instead of {list(wanted)}")
         return arrays
+
+    def placement(self) -> Placement:
+        """Which provider runs how many nodes, as the graph was divided before each provider fused its own."""
+        if not hasattr(self._session, "get_provider_graph_assignment_info"):
+            return {}
+        counts: dict[str, Counter[str]] = {}
+        for part in self._session.get_provider_graph_assignment_info():
+            counts.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+        return counts
+
+    def fallback(self) -> list[str]:
+        """What a user of a provider other than the CPU should know: nodes that run elsewhere than on the first provider."""
+        if self._provider == CPU:
+            return []
+        placement = self.placement()
+        if not placement:
+            return [f"which nodes of {self.path.name} run on {self._provider} is only told by onnxruntime 1.24 or newer"]
+        total = sum(sum(operators.values()) for operators in placement.values())
+        return [
+            f"{sum(operators.values())} of {total} nodes of {self.path.name} run on {provider} instead of {self._provider}: "
+            + ", ".join(f"{operator} {count}" for operator, count in sorted(operators.items()))
+            for provider, operators in placement.items()
+            if provider != self._provider
+        ]
 
     def end_trace(self) -> Path:
         """Stop recording and write ONNX Runtime's trace, Chrome's JSON format with times in microseconds.
@@ -155,7 +184,7 @@ class Session:
         Raises `EdgeError` where the session was opened without `trace`, or the trace has ended already.
         """
         if not self._traces:
-            raise EdgeError(f"no trace of {self._path.name} is being recorded: open the session with `trace`")
+            raise EdgeError(f"no trace of {self.path.name} is being recorded: open the session with `trace`")
         self._traces = False
         return Path(self._session.end_profiling())
 

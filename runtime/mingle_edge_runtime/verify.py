@@ -32,6 +32,8 @@ class Verification:
     """their size together"""
     cosines: dict[str, float]
     """per golden output, the smallest cosine among its images"""
+    notes: tuple[str, ...]
+    """what this provider does differently, nodes that it leaves to another one included"""
 
     def check(self) -> None:
         """Raise `BundleError` naming the worst output where one has a cosine under `LEAST_COSINE`."""
@@ -59,13 +61,14 @@ def verify(
     with EdgeModel.open(path, None, providers, threads) as model:
         pixels = preprocess(golden["images"], bundle.index.preprocess)
         actual = _compute(model, pixels)
+        notes = model.stats().notes
     cosines: dict[str, float] = {}
     for name, array in actual.items():
         expected = golden.get(name, np.empty(0))
         if expected.shape != array.shape:
             raise _misfit(bundle, f"{name} is {list(expected.shape)} instead of {list(array.shape)}")
         cosines |= _cosines(name, array, expected, bundle)
-    return Verification(len(bundle.index.files), sum(file.size for file in bundle.index.files.values()), cosines)
+    return Verification(len(bundle.index.files), sum(file.size for file in bundle.index.files.values()), cosines, notes)
 
 
 def read_golden(bundle: Bundle) -> dict[str, NDArray[Any]]:
