@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import SPEC, TASKS, Weights, flat, images, write_image_bundle, write_layer_bundle
+from tiny_bundle import SIDE, SPEC, TASKS, Weights, flat, images, write_image_bundle, write_layer_bundle
 
 from mingle_edge_runtime import BudgetError, EdgeError, EdgeModel, ProviderError, UnknownTaskError, layer_scope
 from mingle_edge_runtime.preprocess import preprocess
@@ -99,10 +99,16 @@ def test_labels_compete_as_the_application_asks(bundles, kind) -> None:
         assert free[i].route.tasks == route.tasks
 
 
-def test_no_images_give_empty_results(bundles) -> None:
-    with EdgeModel.open(bundles["image", 1]) as model:
-        assert model.embed([]).shape == (0, 16)
-        assert model.classify([]) == model.route([]) == []
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("nothing", [[], np.empty((0, 12, 9, 3), np.uint8), iter(())])
+def test_no_images_give_empty_results(bundles, kind, nothing) -> None:
+    with EdgeModel.open(bundles[kind]) as model:
+        for task in (None, "red"):
+            assert model.embed(nothing, task).shape == (0, 16)
+            assert model.classify(nothing, task) == []
+        assert model.route(nothing) == []
+        assert model.scope.embed(np.empty((0, 3, SIDE, SIDE), np.float32))[0].shape == (0, 16)
+        assert model.scope.embed(np.empty((0, 3, SIDE, SIDE), np.float32), "red")[0].shape == (0, 16)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -61,6 +61,8 @@ class ImageScope:
 
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
         """One route per image of `[n, 3, S, S]`."""
+        if not len(pixels):
+            return []
         outputs = self._router.run({"pixel_values": pixels})
         return [self._choose(*row) for row in zip(outputs["posterior"], outputs["confidence"], strict=True)]
 
@@ -108,6 +110,8 @@ class ImageScope:
         return Route(names, tuple(weights.tolist()), everything, float(confidence))
 
     def _run(self, pixels: NDArray[np.float32], tasks: Sequence[str], weights: Sequence[float]) -> NDArray[np.float32]:
+        if not len(pixels):  # kernels exist that divide by the number of images, and end the process
+            return np.empty((0, self._bundle.index.architecture.output_dim), np.float32)
         try:
             return self._run_once(pixels, tasks, weights)
         except DeviceMemoryError as error:
