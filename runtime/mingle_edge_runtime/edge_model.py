@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -20,6 +21,7 @@ from mingle_edge_runtime.prediction import Head, Prediction, predict, read_heads
 from mingle_edge_runtime.preprocess import Pictures, decode, pictures, stack, to_pixel_values
 from mingle_edge_runtime.route import Route
 from mingle_edge_runtime.session import Placement, check_version, resolve_providers
+from mingle_edge_runtime.submissions import Submissions
 
 _CHUNK = 32
 """images per run at most, so that memory does not grow with the number of images"""
@@ -37,6 +39,7 @@ class EdgeModel:
         self._bundle = bundle
         self._scope: ImageScope | LayerScope | None = scope
         self._heads = heads
+        self._submissions = Submissions[Prediction]()
         self._labels = {task.name: task.labels for task in bundle.index.tasks}
 
     @classmethod
@@ -104,16 +107,23 @@ class EdgeModel:
 
         Raises what `embed` raises.
         """
-        if top < 1:
-            raise EdgeError(f"top is {top}, must be at least 1")
-        chosen = task if head is None else head
-        heads = self._heads if chosen is None else {name: self._heads[name] for name in self._check_tasks(chosen)}
-        scale = self._bundle.index.logit_scale
-        return [
-            predict(embed, route, heads, self._labels, scale, top)
-            for embeds, routes in self._runs(images, task)
-            for embed, route in zip(embeds, routes, strict=True)
-        ]
+        predictions = self._predictor(task, top, head)
+        return [found for embeds, routes in self._runs(images, task) for found in predictions(embeds, routes)]
+
+    def submit(
+        self, images: Pictures, task: str | None = None, top: int = 5, head: str | None = None
+    ) -> Future[list[Prediction]]:
+        """`classify` in the background, in the order of the calls: images are decoded while those before them run.
+
+        Returns at once while fewer than 8 calls wait to begin, else as soon as one of them has begun, so that a producer
+        that is too fast is slowed down. `images` is iterated in the background, and an array must not change before the
+        future is done. Whatever images, experts and runs raise arrives through the future; it can be cancelled until its
+        first image is decoded.
+
+        Raises `UnknownTaskError` itself.
+        """
+        scope, predictions = self.scope, self._predictor(task, top, head)
+        return self._submissions.submit(self._chunks(images), lambda pixels: predictions(*scope.embed(pixels, task)))
 
     def route(self, images: Pictures) -> list[Route]:
         """The experts each image would use. In the image scope this runs the router alone, and no expert is read."""
@@ -144,8 +154,12 @@ class EdgeModel:
         return self.scope.placement()
 
     def close(self) -> None:
-        """Give back the memory once running calls have ended. Everything but another `close` raises `EdgeError` from now on."""
+        """Finish what was submitted, and give back the memory once running calls have ended.
+
+        Everything but another `close` raises `EdgeError` from now on. To leave work undone, cancel its futures before.
+        """
         self._scope = None
+        self._submissions.close()
 
     def __enter__(self) -> EdgeModel:
         return self
@@ -159,6 +173,20 @@ class EdgeModel:
         self._check_tasks([task] if task is not None else [])
         for pixels in self._chunks(images):
             yield scope.embed(pixels, task)
+
+    def _predictor(
+        self, task: str | None, top: int, head: str | None
+    ) -> Callable[[NDArray[np.float32], Sequence[Route]], list[Prediction]]:
+        """What turns embeddings `[m, dim]` and m routes into predictions; arguments as in `classify`, and checked."""
+        if top < 1:
+            raise EdgeError(f"top is {top}, must be at least 1")
+        self._check_tasks([task] if task is not None else [])
+        chosen = task if head is None else head
+        heads = self._heads if chosen is None else {name: self._heads[name] for name in self._check_tasks(chosen)}
+        scale = self._bundle.index.logit_scale
+        return lambda embeds, routes: [
+            predict(embed, route, heads, self._labels, scale, top) for embed, route in zip(embeds, routes, strict=True)
+        ]
 
     def _chunks(self, images: Pictures) -> Iterator[NDArray[np.float32]]:
         """`pixel_values [m, 3, S, S]` of at most `_CHUNK` images at a time."""
