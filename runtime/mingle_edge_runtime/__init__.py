@@ -34,6 +34,8 @@ from mingle_edge_runtime.errors import (
 from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.prediction import Prediction
 from mingle_edge_runtime.route import LayerRoute, Route
+from mingle_edge_runtime.route_reuse import StreamStats
+from mingle_edge_runtime.stream import Stream
 
 __all__ = [
     "BudgetError",
@@ -49,5 +51,7 @@ __all__ = [
     "Prediction",
     "ProviderError",
     "Route",
+    "Stream",
+    "StreamStats",
     "UnknownTaskError",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from os import PathLike
@@ -20,7 +20,9 @@ from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.prediction import Head, Prediction, predict, read_heads
 from mingle_edge_runtime.preprocess import Pictures, decode, pictures, stack, to_pixel_values
 from mingle_edge_runtime.route import Route
+from mingle_edge_runtime.route_reuse import AUDIT_EVERY, THRESHOLD
 from mingle_edge_runtime.session import Placement, check_version, resolve_providers
+from mingle_edge_runtime.stream import Predictor, Stream
 from mingle_edge_runtime.submissions import Submissions
 
 _CHUNK = 32
@@ -125,6 +127,25 @@ class EdgeModel:
         scope, predictions = self.scope, self._predictor(task, top, head)
         return self._submissions.submit(self._chunks(images), lambda pixels: predictions(*scope.embed(pixels, task)))
 
+    def stream(self, reuse: bool = False, threshold: float = THRESHOLD, audit_every: int = AUDIT_EVERY) -> Stream:
+        """Frames of one camera.
+
+        reuse: keep a route while the picture hardly moves, instead of finding one for every frame. This saves the router's
+        time and may be wrong; `Stream.stats` says how often it was. Image scope only.
+        threshold: change of the picture, relative to its contrast, up to which it hardly moves. audit_every: of the frames
+        that would reuse a route, every n-th finds its own to compare.
+
+        Raises `EdgeError` for what cannot be.
+        """
+        if not threshold >= 0 or audit_every < 1:
+            raise EdgeError(f"threshold is {threshold} and must be at least 0, audit_every is {audit_every} and at least 1")
+        return Stream(
+            lambda: self.scope,
+            self._bundle.index.preprocess,
+            lambda top, head: self._predictor(None, top, head),
+            (threshold, audit_every) if reuse else None,
+        )
+
     def route(self, images: Pictures) -> list[Route]:
         """The experts each image would use. In the image scope this runs the router alone, and no expert is read."""
         scope = self.scope
@@ -174,9 +195,7 @@ class EdgeModel:
         for pixels in self._chunks(images):
             yield scope.embed(pixels, task)
 
-    def _predictor(
-        self, task: str | None, top: int, head: str | None
-    ) -> Callable[[NDArray[np.float32], Sequence[Route]], list[Prediction]]:
+    def _predictor(self, task: str | None, top: int, head: str | None) -> Predictor:
         """What turns embeddings `[m, dim]` and m routes into predictions; arguments as in `classify`, and checked."""
         if top < 1:
             raise EdgeError(f"top is {top}, must be at least 1")

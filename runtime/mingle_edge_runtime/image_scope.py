@@ -71,13 +71,17 @@ class ImageScope:
         if task is not None:
             return self._run(pixels, (task,), (1.0,)), [Route((task,), (1.0,))] * len(pixels)
         routes = self.route(pixels)
+        return self.embed_routed(pixels, routes), routes
+
+    def embed_routed(self, pixels: NDArray[np.float32], routes: Sequence[Route]) -> NDArray[np.float32]:
+        """`[n, dim]` embeddings of unit length by n given routes, run by run of equal ones."""
         groups: dict[tuple[tuple[str, ...], tuple[float, ...]], list[int]] = {}
         for i, route in enumerate(routes):
             groups.setdefault((route.tasks, route.weights), []).append(i)
         embeds = np.empty((len(pixels), self._bundle.index.architecture.output_dim), np.float32)
         for (tasks, weights), members in groups.items():
             embeds[members] = self._run(pixels[members], tasks, weights)
-        return embeds, routes
+        return embeds
 
     def embed_plain(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """`[n, dim]` embeddings of the plain backbone."""
