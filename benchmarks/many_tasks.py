@@ -2,10 +2,10 @@
 
     python benchmarks/many_tasks.py BUNDLE [--tasks 200] [--rounds 15] [--threads N] [--json FILE] [-o FOLDER]
 
-BUNDLE is of the image scope and exported here. Two copies of it are written to FOLDER (a temporary one unless given), one as it is
-and one with further tasks: heads, rows of the router that never win, and expert files of full size that hold nothing (sparse, so
-they take no disk). Every image is claimed by a task in both, and routes must be equal. Opening and memory are measured in
-processes of their own, in turn; latencies interleaved in one process. Ratios are of medians, many tasks over few.
+BUNDLE is of the image scope and exported here. Two copies of it are written to FOLDER (a temporary one unless given), one as
+it is and one with further tasks: heads, rows of the router that never win, and expert files of full size that hold nothing
+(sparse, so they take no disk). Every image is claimed by a task in both, and routes must be equal. Opening and memory are
+measured in processes of their own, in turn; latencies interleaved in one process. Ratios are of medians, many tasks over few.
 """
 
 from __future__ import annotations

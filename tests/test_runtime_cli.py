@@ -66,6 +66,21 @@ def test_verify_passes_on_what_was_written(folder, scope: str) -> None:
     assert "outputs: all as recorded" in result.output
 
 
+def test_verify_says_what_a_provider_leaves_to_the_cpu(folder) -> None:
+    result = call("verify", folder / "image", "--provider", "azure")
+    assert result.exit_code == 0, result.output
+    assert "nodes of tower.onnx run on CPUExecutionProvider instead of AzureExecutionProvider" in result.output
+
+
+@pytest.mark.parametrize("command", [["run", "IMAGE"], ["verify"], ["profile"]])
+def test_a_provider_that_is_not_there_is_refused_with_those_that_are(folder, command) -> None:
+    name, *rest = [argument.replace("IMAGE", str(folder / "pictures/red.png")) for argument in command]
+    result = call(name, folder / "image", *rest, "--provider", "cuda")
+    assert result.exit_code == 2
+    assert "error: provider 'cuda' is not available; this ONNX Runtime has " in result.output
+    assert "CPUExecutionProvider" in result.output
+
+
 def test_verify_fails_on_damage(tmp_path) -> None:
     bundle = write_image_bundle(tmp_path / "bundle", Weights())
     content = bytearray((bundle / "backbone.bin").read_bytes())

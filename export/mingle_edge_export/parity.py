@@ -153,8 +153,13 @@ def _image_scope(bundle: Bundle, plain: Array, expected: ImageScopeOutputs, wors
     tower = Session(bundle.graph(bundle.index.tower), [CPU], one_by_one=bundle.index.one_by_one)
     yield "tower without expert", _runner(tower), partial(worst.embeds, plain)
     for task in bundle.index.tasks:
-        adapter = map_adapter(bundle.file(str(task.expert)), task.expert_bytes, task.name)
-        yield f"expert {task.name}", _runner(tower, adapter), partial(worst.embeds, expected.experts[task.name])
+        path, compare = bundle.file(str(task.expert)), partial(worst.embeds, expected.experts[task.name])
+        if bundle.index.expands:
+            read = read_adapter(path, task.expert_bytes, task.name, tower.optional_inputs)
+            yield f"expert {task.name}", _runner(tower, **read.arrays()), compare
+        else:
+            adapter = map_adapter(path, task.expert_bytes, task.name)
+            yield f"expert {task.name}", _runner(tower, adapter), compare
     if expected.mixture is not None:
         yield "mixture of two", _mixture(bundle, tower), partial(worst.embeds, expected.mixture)
 
@@ -166,7 +171,7 @@ def _mixture(bundle: Bundle, tower: Session) -> Callable[[Array], Outputs]:
     def run(pixels: Array) -> Outputs:
         first_two = bundle.index.tasks[:2]
         experts = [
-            read_adapter(bundle.file(str(task.expert)), task.expert_bytes, task.name, tower.optional_inputs, None)
+            read_adapter(bundle.file(str(task.expert)), task.expert_bytes, task.name, tower.optional_inputs)
             for task in first_two
         ]
         return tower.run({"pixel_values": pixels} | mix([expert.arrays() for expert in experts], MIXTURE, defaults))

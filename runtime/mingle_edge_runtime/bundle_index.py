@@ -179,11 +179,11 @@ class BundleIndex:
     @property
     def one_by_one(self) -> bool:
         """Whether images must be run one at a time: int8 activations share one scale with all that is in the run."""
-        return self.precision == "int8" or self.expert_precision == "int8" or self._expanded
+        return self.precision == "int8" or self.expert_precision == "int8" or self.expands
 
     @property
-    def _expanded(self) -> bool:
-        """Whether experts are stored in 4 bits and multiplied in 8."""
+    def expands(self) -> bool:
+        """Whether experts are stored in 4 bits and multiplied in 8, so that they are expanded when they are opened."""
         return self.scope == "image" and self.expert_precision == "int4"
 
     @property

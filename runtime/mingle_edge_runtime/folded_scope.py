@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.route import Route
-from mingle_edge_runtime.session import Session
+from mingle_edge_runtime.session import Placement, Session
 
 
 class FoldedScope:
@@ -31,7 +31,7 @@ class FoldedScope:
             weights=bundle.weights(index.tower),
             one_by_one=index.one_by_one,
         )
-        self._stats = ExpertStats(budget)
+        self._stats = ExpertStats(budget, notes=tuple(self._tower.fallback()))
 
     def prepare_routing(self) -> None:
         """Nothing to do: there is one route."""
@@ -52,7 +52,11 @@ class FoldedScope:
 
     def set_budget(self, budget: int | None) -> None:
         """Nothing but a number: there is no expert."""
-        self._stats = ExpertStats(budget)
+        self._stats = self._stats.under(budget)
+
+    def placement(self) -> dict[str, Placement]:
+        """See `EdgeModel.placement`."""
+        return {self._tower.path.name: self._tower.placement()}
 
     def stats(self) -> ExpertStats:
         """Counters that stay at zero."""

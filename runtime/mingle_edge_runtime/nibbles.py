@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.errors import BundleError
+from mingle_edge_runtime.errors import ExpertError
 
 Arrays = dict[str, NDArray[Any]]
+NIBBLES = "_nibbles"
+"""How the name of a parameter in 4 bits ends."""
 _BLOCK = 32  # codes that share a scale
 _LARGEST = 127  # magnitude of an 8-bit code
 
@@ -22,9 +24,9 @@ def expand(stored: Mapping[str, NDArray[Any]], shapes: Mapping[str, Any]) -> Arr
     """The optional inputs of the tower for an expert as its file stores it.
 
     stored: `<layer>.A_nibbles [rank, bytes]` with `<layer>.A_block_scales [rank, blocks]`, likewise B, and everything that is
-    not in 4 bits. shapes: of the tower's optional inputs by name. Raises `BundleError` where they do not fit each other.
+    not in 4 bits. shapes: of the tower's optional inputs by name. Raises `ExpertError` where they do not fit each other.
     """
-    kept = {name: value for name, value in stored.items() if not name.endswith(("_nibbles", "_block_scales"))}
+    kept = {name: value for name, value in stored.items() if not name.endswith((NIBBLES, "_block_scales"))}
     for name in stored:
         layer, _, kind = name.rpartition(".")
         if kind != "A_nibbles":
@@ -33,7 +35,7 @@ def expand(stored: Mapping[str, NDArray[Any]], shapes: Mapping[str, Any]) -> Arr
             A, A_scales = _codes(stored[name], stored[f"{layer}.A_block_scales"], shapes[f"{layer}.A_codes"][0])
             B, B_scales = _codes(stored[f"{layer}.B_nibbles"], stored[f"{layer}.B_block_scales"], shapes[f"{layer}.B_codes"][1])
         except (KeyError, ValueError) as error:
-            raise BundleError(f"{layer}: 4-bit codes do not fit the tower ({error}): export the bundle again") from error
+            raise ExpertError(f"{layer}: 4-bit codes do not fit the tower ({error}): export the bundle again") from error
         scale = A_scales * B_scales * np.float32(_LARGEST)
         kept |= {f"{layer}.A_codes": np.ascontiguousarray(A.T), f"{layer}.B_codes": B, f"{layer}.scale": scale}
     return kept

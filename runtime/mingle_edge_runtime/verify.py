@@ -35,6 +35,8 @@ class Verification:
     """per golden output, the smallest cosine among its images"""
     least_cosine: float
     """that each must have: the bundle's own bound, at most `LEAST_COSINE`"""
+    notes: tuple[str, ...]
+    """what this provider does differently, nodes that it leaves to another one included"""
 
     def check(self) -> None:
         """Raise `BundleError` naming the worst output where one has a smaller cosine than it must."""
@@ -62,6 +64,7 @@ def verify(
     with EdgeModel.open(path, None, providers, threads) as model:
         pixels = preprocess(golden["images"], bundle.index.preprocess)
         actual = _compute(model, pixels)
+        notes = model.stats().notes
     cosines: dict[str, float] = {}
     for name, array in actual.items():
         expected = golden.get(name, np.empty(0))
@@ -70,7 +73,7 @@ def verify(
         cosines |= _cosines(name, array, expected, bundle)
     size = sum(file.size for file in bundle.index.files.values())
     least = min(LEAST_COSINE, bundle.index.fidelity.least_cosine)
-    return Verification(len(bundle.index.files), size, cosines, least)
+    return Verification(len(bundle.index.files), size, cosines, least, notes)
 
 
 def read_golden(bundle: Bundle) -> dict[str, NDArray[Any]]:
