@@ -22,7 +22,7 @@ from mingle_edge.merged_model import MergedModel
 from mingle_edge.metrics import average_accuracy, backward_transfer
 from mingle_edge.progress import Progress, silent
 from mingle_edge.protocols import PROTOCOLS, predict_among, predict_within
-from mingle_edge.router import discriminants
+from mingle_edge.router_depth import deepest
 from mingle_edge.task_file import read_task_file
 from mingle_edge.vision_tower import router_features
 
@@ -172,8 +172,9 @@ class ImageScope:
         """See `Answering`."""
         model = self.tower.merged
         names = model.task_names[:count]
-        router = discriminants([model.router_statistics(name) for name in names])
-        posterior, confidence = map(torch.from_numpy, router.posterior(self._router_features(tests).numpy()))
+        router = model.select(names).router()  # of the depth that these tasks ask for
+        features = self._router_features(tests).numpy()[:, : len(router.weight)]
+        posterior, confidence = map(torch.from_numpy, router.posterior(features))
         claimed = confidence >= router.confidence_bound
         weights, tasks = posterior.topk(min(self.top_k, count), dim=1)
         weights = weights / weights.sum(1, keepdim=True)
@@ -200,9 +201,10 @@ class ImageScope:
         return groups
 
     def _router_features(self, tests: LabelledSet) -> Tensor:
-        """Features `[n, F]` in float64; they do not depend on the state and are kept for the next one."""
+        """Features `[n, F]` in float64 of the largest depth; they do not depend on the state and are kept for the next one."""
         if self._features is None or self._features[0] != tests.task:
-            tower, count = self.tower, self.tower.merged.settings.router_blocks
+            tower = self.tower
+            count = deepest(tower.merged.settings.router_blocks, tower.architecture.layers)
             parts = []
             for numbers in tests.batches():
                 images = load_images([tests.paths[n] for n in numbers], tower.architecture).to(tower.device)
