@@ -22,6 +22,7 @@ from mingle_edge.merged_model import MergedModel
 from mingle_edge.metrics import average_accuracy, backward_transfer
 from mingle_edge.progress import Progress, silent
 from mingle_edge.protocols import PROTOCOLS, predict_among, predict_within
+from mingle_edge.router import Discriminants
 from mingle_edge.router_depth import deepest
 from mingle_edge.task_file import read_task_file
 from mingle_edge.vision_tower import router_features
@@ -54,6 +55,7 @@ class EvaluationReport:
     images: list[int]  # test images per task
     own_route: list[float] = field(default_factory=list)  # image scope: images routed to their own task, percent
     unclaimed: list[float] = field(default_factory=list)  # image scope: images no task claims, percent
+    router_blocks: int | None = None  # image scope: blocks the router reads after the last merge
 
     def acc(self, protocol: str) -> float:
         """Mean final accuracy over tasks."""
@@ -131,6 +133,7 @@ def evaluate(
         after_own={p: [] for p in PROTOCOLS},
         final={p: [] for p in PROTOCOLS},
         images=[len(tests.paths) for tests in sets],
+        router_blocks=model.router_depth if model.scope == "image" else None,
     )
     for i, tests in enumerate(sets):
         progress("evaluate", i, len(sets), tests.task)
@@ -166,13 +169,16 @@ class ImageScope:
         self.tower = tower
         self.top_k = top_k
         self._features: tuple[str, Tensor] | None = None
+        self._routers: dict[int, Discriminants] = {}  # by the number of tasks there are
 
     @torch.inference_mode()
     def answers(self, tests: LabelledSet, count: int) -> Answers:
         """See `Answering`."""
         model = self.tower.merged
         names = model.task_names[:count]
-        router = model.select(names).router()  # of the depth that these tasks ask for
+        if count not in self._routers:
+            self._routers[count] = model.select(names).router()  # of the depth that these tasks ask for
+        router = self._routers[count]
         features = self._router_features(tests).numpy()[:, : len(router.weight)]
         posterior, confidence = map(torch.from_numpy, router.posterior(features))
         claimed = confidence >= router.confidence_bound

@@ -102,6 +102,7 @@ class Covariance:
 
     scale: Array  # [F], of the features
     rows: Array  # [Q, F] of scaled features; rows' rows = correlation matrix
+    gram: Array  # rows rows' or rows' rows, whichever is smaller
     shrinkage: float  # weight of the identity
     degrees: int  # of freedom of the estimate
 
@@ -112,18 +113,17 @@ class Covariance:
         factor = np.concatenate([s.factor for s in statistics]).astype(np.float64) / np.sqrt(degrees)  # [Q, F]
         scale = _deviation((factor**2).sum(axis=0))
         rows = factor / scale
-        small = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
-        shrinkage = oas_shrinkage(float((rows**2).sum()), float((small**2).sum()), rows.shape[1], degrees)
-        return cls(scale, rows, shrinkage, degrees)
+        gram = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
+        shrinkage = oas_shrinkage(float(np.trace(gram)), float((gram**2).sum()), rows.shape[1], degrees)
+        return cls(scale, rows, gram, shrinkage, degrees)
 
     def inverse(self, weight: float = 1.0) -> Callable[[Array], Array]:
         """`X [F, k] -> ((1 - s) weight rows' rows + s I)^-1 X`, on the smaller side of the rows (Woodbury)."""
         share, rows = (1 - self.shrinkage) * weight, self.rows
+        small = np.linalg.inv(share * self.gram + self.shrinkage * np.eye(len(self.gram)))
         if len(rows) > rows.shape[1]:
-            full = np.linalg.inv(share * rows.T @ rows + self.shrinkage * np.eye(rows.shape[1]))
-            return lambda x: full @ x
-        small = np.linalg.inv(share * rows @ rows.T + self.shrinkage * np.eye(len(rows)))
-        return lambda x: (x - share * rows.T @ (small @ (rows @ x))) / self.shrinkage
+            return lambda x: small @ x
+        return lambda x: (x - share * (rows.T @ (small @ (rows @ x)))) / self.shrinkage
 
 
 def discriminants(statistics: Sequence[RouterStatistics]) -> Discriminants:
