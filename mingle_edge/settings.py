@@ -22,7 +22,7 @@ class Settings:
 
     # Image scope: the router.
     router_blocks: int | Literal["auto"] = "auto"  # blocks of the plain backbone it reads; auto: by leave-one-out on the seeds
-    router_augmentations: int = 20  # mild variations of each seed image its statistics are taken from
+    router_augmentations: int = 16  # mild variations of each seed image its statistics are taken from
     learned_gates: bool = False  # adapt a gate per layer on top of the route
 
     # Gates and their test-time adaptation (section 3.2).
