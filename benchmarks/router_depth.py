@@ -68,7 +68,6 @@ def main() -> None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-@torch.inference_mode()
 def route_suite(suite: int) -> dict[str, Any]:
     """Errors in percent by depth, of left-out seeds and on test images, of one suite of the demonstration."""
     with tempfile.TemporaryDirectory() as name:
@@ -92,7 +91,8 @@ def route_suite(suite: int) -> dict[str, Any]:
     tests = []
     for task in TASKS:
         pixels = tiny_clip.to_pixels(make_split(task, "test", suite).images)
-        tests.append(router_features(pixels, backbone, architecture, depths).double().numpy())
+        with torch.inference_mode():
+            tests.append(router_features(pixels, backbone, architecture, depths).double().numpy())
     size = 2 * architecture.width
     by_depth = [[s.first(size * (m + 1)) for s in statistics] for m in range(depths + 1)]
     left_out = [mean_of_tasks(left_out_errors(of_depth)) for of_depth in by_depth]
@@ -108,9 +108,8 @@ def pretrained(folder: Path, suite: int) -> tuple[Parameters, VisionArchitecture
     """The demonstration's backbone, as it trains and writes it."""
     images, subjects = pretraining_images(suite, silent)
     model = tiny_clip.new_model(suite)
-    with torch.inference_mode(False):
-        tiny_clip.train_text_tower(model, sorted(set(subjects)), suite, silent)
-        tiny_clip.pretrain(model, images, subjects, suite, silent)
+    tiny_clip.train_text_tower(model, sorted(set(subjects)), suite, silent)
+    tiny_clip.pretrain(model, images, subjects, suite, silent)
     print(f"suite {suite}: pretrained", file=sys.stderr, flush=True)
     tiny_clip.save_config(folder / "model.json")
     tiny_clip.save(model, folder / "backbone.safetensors")

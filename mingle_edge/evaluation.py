@@ -22,7 +22,6 @@ from mingle_edge.merged_model import MergedModel
 from mingle_edge.metrics import average_accuracy, backward_transfer
 from mingle_edge.progress import Progress, silent
 from mingle_edge.protocols import PROTOCOLS, predict_among, predict_within
-from mingle_edge.router import Discriminants
 from mingle_edge.router_depth import deepest
 from mingle_edge.task_file import read_task_file
 from mingle_edge.vision_tower import router_features
@@ -169,16 +168,15 @@ class ImageScope:
         self.tower = tower
         self.top_k = top_k
         self._features: tuple[str, Tensor] | None = None
-        self._routers: dict[int, Discriminants] = {}  # by the number of tasks there are
+        self._routers = {len(tower.merged.tasks): tower.router}  # by the number of tasks there are
 
     @torch.inference_mode()
     def answers(self, tests: LabelledSet, count: int) -> Answers:
         """See `Answering`."""
         model = self.tower.merged
         names = model.task_names[:count]
-        if count not in self._routers:
-            self._routers[count] = model.select(names).router()  # of the depth that these tasks ask for
-        router = self._routers[count]
+        if (router := self._routers.get(count)) is None:
+            router = self._routers[count] = model.select(names).router()  # of the depth that these tasks ask for
         features = self._router_features(tests).numpy()[:, : len(router.weight)]
         posterior, confidence = map(torch.from_numpy, router.posterior(features))
         claimed = confidence >= router.confidence_bound
