@@ -24,7 +24,7 @@ from mingle_edge.merged_model import MergedModel, TaskRecord
 from mingle_edge.metrics import average_accuracy, backward_transfer
 from mingle_edge.progress import Progress, silent
 from mingle_edge.protocols import PROTOCOLS, predict_among, predict_within
-from mingle_edge.router import discriminants
+from mingle_edge.router_depth import deepest
 from mingle_edge.task_file import read_task_file
 from mingle_edge.vision_tower import router_features
 
@@ -56,6 +56,7 @@ class EvaluationReport:
     images: list[int]  # test images per task
     own_route: list[float] = field(default_factory=list)  # image scope: images routed to their own task, percent
     unclaimed: list[float] = field(default_factory=list)  # image scope: images no task claims, percent
+    router_blocks: int | None = None  # image scope: blocks the router reads after the last merge
 
     def acc(self, protocol: str) -> float:
         """Mean final accuracy over tasks."""
@@ -137,6 +138,7 @@ def evaluate(
         after_own={p: [] for p in PROTOCOLS},
         final={p: [] for p in PROTOCOLS},
         images=[len(tests.paths) for tests in sets],
+        router_blocks=model.router_depth if model.scope == "image" else None,
     )
     for i, tests in enumerate(sets):
         progress("evaluate", i, len(sets), tests.task)
@@ -180,14 +182,17 @@ class ImageScope:
         self.tower = tower
         self.top_k = top_k
         self._features: tuple[str, Tensor] | None = None
+        self._routers = {len(tower.merged.tasks): tower.router}  # by the number of tasks there are
 
     @torch.inference_mode()
     def answers(self, tests: LabelledSet, count: int) -> Answers:
         """See `Answering`."""
         model = self.tower.merged
         names = model.task_names[:count]
-        router = discriminants([model.router_statistics(name) for name in names])
-        posterior, confidence = map(torch.from_numpy, router.posterior(self._router_features(tests).numpy()))
+        if (router := self._routers.get(count)) is None:
+            router = self._routers[count] = model.select(names).router()  # of the depth that these tasks ask for
+        features = self._router_features(tests).numpy()[:, : len(router.weight)]
+        posterior, confidence = map(torch.from_numpy, router.posterior(features))
         claimed = confidence >= router.confidence_bound
         weights, tasks = posterior.topk(min(self.top_k, count), dim=1)
         weights = weights / weights.sum(1, keepdim=True)
@@ -214,9 +219,10 @@ class ImageScope:
         return groups
 
     def _router_features(self, tests: LabelledSet) -> Tensor:
-        """Features `[n, F]` in float64; they do not depend on the state and are kept for the next one."""
+        """Features `[n, F]` in float64 of the largest depth; they do not depend on the state and are kept for the next one."""
         if self._features is None or self._features[0] != tests.task:
-            tower, count = self.tower, self.tower.merged.settings.router_blocks
+            tower = self.tower
+            count = deepest(tower.merged.settings.router_blocks, tower.architecture.layers)
             parts = []
             for numbers in tests.batches():
                 images = load_images([tests.paths[n] for n in numbers], tower.architecture).to(tower.device)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear, Pooling, gate_values
 from mingle_edge.merged_model import MergedModel
-from mingle_edge.router import Discriminants, discriminants
+from mingle_edge.router import Discriminants
 from mingle_edge.vision_tower import Linear, Parameters, embed_images, plain_linear, router_features
 
 Gate = tuple[Tensor, Tensor]
@@ -93,7 +93,7 @@ class GatedTower:
         self.backbone = {name: torch.from_numpy(a).to(self.device) for name, a in merged.backbone().items()}
         self._expert: tuple[str, CompleteExpert] | None = None
         self._layers = load_layer_experts(merged, self.device) if merged.scope == "layer" else {}
-        self._router = self._load_router() if merged.scope == "image" and merged.tasks else None
+        self._router = merged.router() if merged.scope == "image" and merged.tasks else None
         self._observer: Observer | None = None
 
     @contextmanager
@@ -123,8 +123,8 @@ class GatedTower:
         """Image scope: the router's posterior `[B, T]` and confidence `[B]`, in float64."""
         if self._router is None:
             raise ValueError("only a merged model of scope 'image' with at least one task has a router")
-        count = self.merged.settings.router_blocks
-        features = router_features(images.to(self.device), self.backbone, self.architecture, count)
+        depth = self.merged.router_depth
+        features = router_features(images.to(self.device), self.backbone, self.architecture, depth)
         posterior, confidence = self._router.posterior(features.double().cpu().numpy())
         return torch.from_numpy(posterior), torch.from_numpy(confidence)
 
@@ -165,9 +165,6 @@ class GatedTower:
             arrays, gates = self.merged.expert(task), self.merged.gates(task)
             self._expert = (task, CompleteExpert.from_arrays(arrays, gates, self.device))
         return self._expert[1]
-
-    def _load_router(self) -> Discriminants:
-        return discriminants([self.merged.router_statistics(name) for name in self.merged.task_names])
 
 
 def load_layer_experts(merged: MergedModel, device: torch.device | str) -> dict[str, GatedExperts]:

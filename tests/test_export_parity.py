@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tiny_merged import ARCHITECTURE, write_merged
 
 from mingle_edge_export import ParityError, export_bundle, image_scope
+from mingle_edge_export.bundle_graphs import GraphWriter
 from mingle_edge_export.expert_inputs import ExpertInputs
 from mingle_edge_export.graph import Graph, WeightFile
 from mingle_edge_export.route_parity import RouteMismatchError, agreeing_routes
@@ -87,9 +88,8 @@ def another_vector(self, tensor):
     return right_location(self, "ln_post.weight" if tensor == "ln_pre.weight" else tensor)
 
 
-def wrong_router(statistics):
-    right = right_discriminants(statistics)
-    return dataclasses.replace(right, bias=right.bias + np.array([0.0, 0.5, 0.0]))
+def wrong_router(self, path, blocks, router):
+    right_router(self, path, blocks, dataclasses.replace(router, bias=router.bias + np.array([0.0, 0.5, 0.0])))
 
 
 def class_token_alone(self, x, width):
@@ -99,7 +99,7 @@ def class_token_alone(self, x, width):
 
 
 right_op, right_expert, right_location = Graph.op, ExpertInputs._with_expert, WeightFile.location
-right_values, right_discriminants = image_scope.expert_values, image_scope.discriminants
+right_values, right_router = image_scope.expert_values, GraphWriter.router
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ right_values, right_discriminants = image_scope.expert_values, image_scope.discr
         ("image", ExpertInputs, "_with_expert", doubled_expert, "expert task0, batch 1: cosine"),
         ("image", image_scope, "expert_values", lost_factor, "expert task0, batch 1: cosine"),
         ("image", WeightFile, "location", another_vector, "mixture of two, batch 1: cosine"),
-        ("image", image_scope, "discriminants", wrong_router, "router, batch 1: probabilities differ by"),
+        ("image", GraphWriter, "router", wrong_router, "router, batch 1: probabilities differ by"),
         ("layer", Graph, "op", rewired("Abs", "Identity"), "top 1, batch 1: image 0 takes other experts in gated layer"),
         ("layer", RoutedExperts, "token_mean", class_token_alone, "top 1, batch 1: image 0 takes other experts"),
     ],

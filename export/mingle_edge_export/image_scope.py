@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mingle_edge.merged_model import MergedModel
 from mingle_edge.progress import Progress
-from mingle_edge.router import discriminants
 from mingle_edge_export.adapters import write_adapter
 from mingle_edge_export.bundle_graphs import GraphWriter
 from mingle_edge_export.contents import Contents, StoredExpert
@@ -19,9 +18,9 @@ TOWER, DENSE, ROUTER, EXPERTS = "tower.onnx", "dense.onnx", "router.onnx", "expe
 def write_image_scope(folder: Path, merged: MergedModel, graphs: GraphWriter, progress: Progress) -> Contents:
     """Write the graphs and the adapters into `folder`."""
     architecture, names = merged.architecture, merged.task_names
-    router = discriminants([merged.router_statistics(name) for name in names])
+    router = merged.router()
     graphs.dense(folder / DENSE)
-    graphs.router(folder / ROUTER, merged.settings.router_blocks, router)
+    graphs.router(folder / ROUTER, merged.router_depth, router)
     kinds = ("patch_embedding", *merged.settings.carrying(), "projection")
     carrying = [layer for layer in architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
     gated = [layer for layer in carrying if merged.settings.learned_gates and layer.startswith("blocks.")]
@@ -43,7 +42,7 @@ def write_image_scope(folder: Path, merged: MergedModel, graphs: GraphWriter, pr
         tower=TOWER,
         dense=DENSE,
         experts=stored,
-        router=fmt.Router(ROUTER, merged.settings.router_blocks, router.confidence_bound),
+        router=fmt.Router(ROUTER, merged.router_depth, router.confidence_bound),
         defaults=fmt.Defaults(graphs.weights.name, {name: fmt.DefaultTensor(*place) for name, place in vectors.items()}),
         learned_gates=bool(gated),
     )
