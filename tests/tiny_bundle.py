@@ -128,7 +128,7 @@ class BundleWriter:
             precision="fp32",
             expert_precision="fp32",
             exact_layers=(),
-            fidelity=fmt.Fidelity(0.99999),
+            fidelity=fmt.Fidelity(0.9999),
             minimum_onnxruntime="1.20.0",
             producer={"onnx": onnx.__version__},
             source=fmt.Source("0" * 64, dict.fromkeys(TASKS, "1" * 64)),

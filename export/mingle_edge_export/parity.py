@@ -16,7 +16,7 @@ from mingle_edge_export.fidelity import MAX_ABS, Bounds
 from mingle_edge_export.graph import Array
 from mingle_edge_export.reference import MIXTURE, ImageScopeOutputs, Reference, Routed, compared_top_k
 from mingle_edge_export.route_parity import RouteMismatchError, agreeing_routes
-from mingle_edge_runtime.adapter import map_adapter, read_adapter
+from mingle_edge_runtime.adapter import AdapterValues, map_adapter, read_adapter
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.mixture import mix
 from mingle_edge_runtime.session import CPU, Session
@@ -113,19 +113,22 @@ class _Worst:
 
     def routed(self, expected: Routed, norms: Array, what: str, outputs: Outputs, count: int) -> None:
         """Routes, and the embeddings of images whose routes agree everywhere."""
-        if not self._exact:
+        if self._exact:
+            try:
+                agree = agreeing_routes(
+                    (expected.tasks[:count], expected.weights[:count]),
+                    (outputs["route_tasks"], outputs["route_weights"]),
+                    norms,
+                )
+            except RouteMismatchError as error:
+                raise _failed(f"{what}: {error}", self._exact) from error
+            self._count(agree)
+            self._near_ties += int((~agree).sum())
+        else:
             tasks = outputs["route_tasks"]  # [count, layers, k]
-            self._count((tasks[..., None] == expected.tasks[:count, :, None]).any(axis=-1))
-            self._embeds(what, outputs["image_embeds"], expected.embeds[:count])
-            return
-        try:
-            agree = agreeing_routes(
-                (expected.tasks[:count], expected.weights[:count]), (outputs["route_tasks"], outputs["route_weights"]), norms
-            )
-        except RouteMismatchError as error:
-            raise _failed(f"{what}: {error}", self._exact) from error
-        self._count(agree)
-        self._near_ties += int((~agree).sum())
+            same = (tasks[..., None] == expected.tasks[:count, :, None]).any(axis=-1)
+            self._count(same)
+            agree = same.all(axis=(1, 2))  # where top_k is all tasks, every image: the dense form is always compared
         if agree.any():
             self._embeds(what, outputs["image_embeds"][agree], expected.embeds[:count][agree])
 
@@ -156,7 +159,7 @@ def _image_scope(bundle: Bundle, plain: Array, expected: ImageScopeOutputs, wors
         path, compare = bundle.file(str(task.expert)), partial(worst.embeds, expected.experts[task.name])
         if bundle.index.expands:
             read = read_adapter(path, task.expert_bytes, task.name, tower.optional_inputs)
-            yield f"expert {task.name}", _runner(tower, **read.arrays()), compare
+            yield f"expert {task.name}", partial(_run_values, tower, read), compare
         else:
             adapter = map_adapter(path, task.expert_bytes, task.name)
             yield f"expert {task.name}", _runner(tower, adapter), compare
@@ -188,6 +191,10 @@ def _layer_scope(bundle: Bundle, expected: Mapping[int, Routed], norms: Array, w
 
 def _runner(session: Session, adapter: Any = None, **inputs: NDArray[Any]) -> Callable[[Array], Outputs]:
     return lambda pixels: session.run({"pixel_values": pixels} | inputs, adapter=adapter)
+
+
+def _run_values(session: Session, expert: AdapterValues, pixels: Array) -> Outputs:
+    return session.run({"pixel_values": pixels} | expert.arrays())
 
 
 def _failed(figures: str, exact: bool) -> ParityError:

@@ -75,8 +75,9 @@ def read_adapter(path: Path, size: int, task: str, inputs: Mapping[str, Any]) ->
     file.check()
     values = owner.get_parameters()
     if any(name.endswith(NIBBLES) for name in values):
-        owner = expand({name: value.numpy() for name, value in values.items()}, inputs)
-        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in owner.items()}
+        arrays = expand({name: value.numpy() for name, value in values.items()}, inputs)
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        owner = (owner, arrays)  # what is not in 4 bits still lies in the adapter's memory
     missing = sorted(inputs.keys() - values.keys())
     if missing:
         raise ExpertError(f"expert {task!r} in {path} lacks {missing[0]}, which the tower needs: export the bundle again")

@@ -127,12 +127,12 @@ class PageBank:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How closely the bundle computes what the merged model computes in PyTorch."""
+    """How closely the bundle computes what the merged model computes in PyTorch, and must compute the golden outputs."""
 
-    least_cosine: float
-    """that the export demanded of every embedding, and `verify` demands of the golden ones"""
+    golden_cosine: float
+    """at least, between an output of any machine and the golden one"""
     cosine: float | None = None
-    """the smallest that was measured"""
+    """the smallest between an embedding and PyTorch's"""
     route_agreement: float | None = None
     """share of routes that are PyTorch's"""
 

@@ -72,7 +72,7 @@ def _check_numbers(index: BundleIndex) -> None:
     _require(1 <= side <= 4096, f"preprocess.image_size is {side}, must be between 1 and 4096")
     _require(min(index.preprocess.std) > 0, f"preprocess.std is {index.preprocess.std}, must be positive")
     _require(index.architecture.output_dim > 0, "architecture.output_dim must be positive")
-    for name in ("least_cosine", "cosine", "route_agreement"):
+    for name in ("golden_cosine", "cosine", "route_agreement"):
         value = getattr(index.fidelity, name)
         _require(value is None or -1 <= value <= 1.001, f"fidelity.{name} is {value}, must be at most 1")
     _require(index.scope != "folded" or count == 1, f"a folded bundle has one task, tasks has {count}")

@@ -19,9 +19,6 @@ from mingle_edge_runtime.folded_scope import FoldedScope
 from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.preprocess import preprocess
 
-LEAST_COSINE = 0.9999
-"""between an output of this machine and the golden one"""
-
 
 @dataclass(frozen=True)
 class Verification:
@@ -34,7 +31,7 @@ class Verification:
     cosines: dict[str, float]
     """per golden output, the smallest cosine among its images"""
     least_cosine: float
-    """that each must have: the bundle's own bound, at most `LEAST_COSINE`"""
+    """that each must have, as the bundle says"""
     notes: tuple[str, ...]
     """what this provider does differently, nodes that it leaves to another one included"""
 
@@ -63,7 +60,7 @@ def verify(
     golden = read_golden(bundle)
     with EdgeModel.open(path, None, providers, threads) as model:
         pixels = preprocess(golden["images"], bundle.index.preprocess)
-        actual = _compute(model, pixels)
+        actual = golden_outputs(model, pixels)
         notes = model.stats().notes
     cosines: dict[str, float] = {}
     for name, array in actual.items():
@@ -72,8 +69,7 @@ def verify(
             raise _misfit(bundle, f"{name} is {list(expected.shape)} instead of {list(array.shape)}")
         cosines |= _cosines(name, array, expected, bundle)
     size = sum(file.size for file in bundle.index.files.values())
-    least = min(LEAST_COSINE, bundle.index.fidelity.least_cosine)
-    return Verification(len(bundle.index.files), size, cosines, least, notes)
+    return Verification(len(bundle.index.files), size, cosines, bundle.index.fidelity.golden_cosine, notes)
 
 
 def read_golden(bundle: Bundle) -> dict[str, NDArray[Any]]:
@@ -90,7 +86,7 @@ def read_golden(bundle: Bundle) -> dict[str, NDArray[Any]]:
     return golden
 
 
-def _compute(model: EdgeModel, pixels: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+def golden_outputs(model: EdgeModel, pixels: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """This machine's values of the golden arrays, by their names."""
     scope = model.scope
     if isinstance(scope, LayerScope):
