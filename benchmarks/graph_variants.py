@@ -1,9 +1,10 @@
-"""Ways to write the same graphs, timed against each other: why the exporter builds what it builds.
+"""What a graph costs: scopes, precisions, and other ways to write the same, timed against the dense tower in fp32.
 
-    python benchmarks/graph_variants.py [--model ViT-B-32] [--threads 1] [--batch 1] [--runs 30] [--json FILE]
+    python benchmarks/graph_variants.py [--model ViT-B-32] [--threads 1] [--batch 1] [--runs 30] [--only NAME ...] [--json FILE]
 
 All graphs are of one random backbone with 8 tasks of rank 64. Runs are interleaved; a ratio is the median of the ratios of
-neighbouring runs to the exported dense tower. With one thread the clock is that thread's, so other load disturbs it less.
+neighbouring runs to the exported dense tower, in brackets the quartiles. With one thread the clock is that thread's, so other
+load disturbs it less. `--list` prints the names of all variants; those of PyTorch need as many threads as are asked for.
 """
 
 from __future__ import annotations
@@ -13,71 +14,87 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
-from onnx import helper
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge_export.adapters import write_adapter
 from mingle_edge_export.bundle_graphs import EMBEDS, PIXELS, GraphWriter
 from mingle_edge_export.expert_inputs import expert_values
-from mingle_edge_export.graph import Graph, WeightFile
+from mingle_edge_export.graph import MICROSOFT, Graph, WeightFile
 from mingle_edge_export.page_bank import PageLayout, write_expert
-from mingle_edge_export.routed_experts import LayerGates, RoutedExperts
-from mingle_edge_export.tower import PlainLayers, Tower
+from mingle_edge_export.routed_experts import BLOCK_SCALES, LayerGates, RoutedExperts
+from mingle_edge_export.tower import PlainLayers, Tokens, Tower
+from mingle_edge_export.weight_precision import Precision
+from mingle_edge_runtime.adapter import read_adapter
 from mingle_edge_runtime.machine import machine_record
 
 TASKS, RANK = 8, 64
+STEM = ("patch_embedding",)  # what the exporter leaves in fp32
 MODELS = {
     "ViT-B-32": VisionArchitecture(224, 32, 768, 12, 12, 3072, 512, "quick_gelu"),
     "ViT-B-16": VisionArchitecture(224, 16, 768, 12, 12, 3072, 512, "quick_gelu"),
     "ViT-L-14": VisionArchitecture(224, 14, 1024, 24, 16, 4096, 768, "quick_gelu"),
 }
+PAIRS: tuple[tuple[Precision, Precision], ...] = (
+    ("fp32", "fp32"),
+    ("fp32", "fp16"),
+    ("fp32", "int8"),
+    ("int8", "int8"),
+    ("int8", "fp32"),
+    ("int4", "int4"),
+)
 Run = Callable[[], Any]
 
 
 class WholeLastBlock(Tower):
     """Computes all tokens of the last block, and then drops all but the class token."""
 
-    def block(self, i: int, x: str, class_token_from: Literal["q", "fc2"] | None = None) -> str:
+    def block(self, i: int, x: Tokens, class_token_from: Literal["q", "fc2"] | None = None) -> Tokens:
         """A block without the short cut."""
         x = super().block(i, x)
-        return self._class_token(x) if class_token_from else x
+        return self._class_token(x, self._architecture.width) if class_token_from else x
 
 
 class FusedAttention(Tower):
     """`com.microsoft.MultiHeadAttention` in place of eight standard nodes."""
 
-    def _attention(self, q: str, k: str, v: str) -> str:
-        return self._graph.op("MultiHeadAttention", q, k, v, domain="com.microsoft", num_heads=self._architecture.heads)
+    def _attention(self, q: Tokens, k: Tokens, v: Tokens) -> Tokens:
+        graph, width = self._graph, self._architecture.width
+        by_image = [graph.op("Reshape", x.value, graph.integers(-1, x.count, width)) for x in (q, k, v)]
+        y = graph.op("MultiHeadAttention", *by_image, domain=MICROSOFT, num_heads=self._architecture.heads)
+        return Tokens(graph.op("Reshape", y, graph.integers(-1, width)), q.count)
 
 
-class GemmLayers(PlainLayers):
-    """Gemm on flattened tokens, with the bias inside, in place of MatMul and Add."""
+class MatMulAndAdd(PlainLayers):
+    """MatMul on tokens by image and Add of the bias, in place of one Gemm on all rows."""
 
-    def linear(self, layers: Sequence[str], x: str, tokens: str | None = None) -> list[str]:
+    def linear(self, layers: Sequence[str], x: Tokens, tokens: Tokens | None = None) -> list[Tokens]:
         """Outputs of some layers without experts."""
         outputs = []
         for layer in layers:
             d_out, d_in = self.architecture.linear_shape(layer)
-            rows = self.graph.op("Reshape", x, self.graph.integers(-1, d_in))
+            by_image = self.graph.op("Reshape", x.value, self.graph.integers(-1, x.count, d_in))
             weight = self.graph.weight(f"{layer}.weight", self.backbone[f"{layer}.weight"].T, self.file)
-            bias = [self.vector(f"{layer}.bias")] if f"{layer}.bias" in self.backbone else []
-            y = self.graph.op("Gemm", rows, weight, *bias)
-            shape = self.graph.op("Concat", self.graph.op("Shape", x, start=0, end=2), self.graph.integers(d_out), axis=0)
-            outputs.append(self.graph.op("Reshape", y, shape))
+            y = self.graph.op("MatMul", by_image, weight)
+            if f"{layer}.bias" in self.backbone:
+                y = self.graph.op("Add", y, self.vector(f"{layer}.bias"))
+            outputs.append(Tokens(self.graph.op("Reshape", y, self.graph.integers(-1, d_out)), x.count))
         return outputs
 
 
 class ReduceMeanGates(RoutedExperts):
     """The mean token as one ReduceMean in place of a product with a constant row."""
 
-    def token_mean(self, x: str) -> str:
-        """`[batch, 1, d]`"""
-        return self.graph.op("ReduceMean", x, axes=[1], keepdims=1)
+    def token_mean(self, x: Tokens, width: int) -> str:
+        """`[batch, 1, width]`"""
+        by_image = self.graph.op("Reshape", x.value, self.graph.integers(-1, x.count, width))
+        return self.graph.op("ReduceMean", by_image, axes=[1], keepdims=1)
 
 
 def main() -> None:
@@ -88,20 +105,30 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--only", nargs="+", help="names of variants, beside the dense tower")
+    parser.add_argument("--list", action="store_true", help="print the names of variants and stop")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        runs = open_variants(Path(name), MODELS[arguments.model], arguments.batch, arguments.threads, arguments.only)
+        bench = Bench(Path(name), MODELS[arguments.model], arguments.batch, arguments.threads)
+        variants = bench.variants()
+        if arguments.list:
+            print("\n".join(variants))
+            return
+        chosen = list(variants) if arguments.only is None else ["dense fp32", *arguments.only]
+        runs = {variant: variants[variant]() for variant in chosen}
         figures = measure(runs, arguments.runs, time.thread_time if arguments.threads == 1 else time.perf_counter)
     for variant, figure in figures.items():
-        print(f"{variant:<44} {figure['median_ms']:8.1f} ms  {figure['ratio_to_dense']:.3f} x")
+        low, high = figure["quartiles"]
+        ratio = f"{figure['ratio_to_dense']:.3f} x  ({low:.3f} to {high:.3f})"
+        print(f"{variant:<44} {figure['median_ms']:8.1f} ms  {ratio}")
     if arguments.json:
-        asked = {key: value for key, value in vars(arguments).items() if key != "json"}
-        arguments.json.write_text(json.dumps({"asked": asked, "machine": machine_record(), "variants": figures}, indent=1))
+        asked = {key: value for key, value in vars(arguments).items() if key not in ("json", "list")}
+        record = {"asked": asked, "machine": machine_record(), "variants": figures}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def measure(runs: dict[str, Run], count: int, clock: Callable[[], float]) -> dict[str, dict[str, float]]:
-    """Median milliseconds, and median ratio to the first; interleaved."""
+def measure(runs: dict[str, Run], count: int, clock: Callable[[], float]) -> dict[str, dict[str, Any]]:
+    """Median milliseconds, and median and quartiles of the ratios to the first; interleaved."""
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -111,93 +138,183 @@ def measure(runs: dict[str, Run], count: int, clock: Callable[[], float]) -> dic
             run()
             seconds[name].append(clock() - started)
     dense = np.array(next(iter(seconds.values())))
-    return {
-        name: {"median_ms": 1000 * float(np.median(times)), "ratio_to_dense": float(np.median(np.array(times) / dense))}
-        for name, times in seconds.items()
-    }
+    figures = {}
+    for name, times in seconds.items():
+        low, middle, high = np.percentile(np.array(times) / dense, (25, 50, 75)).tolist()
+        figures[name] = {"median_ms": 1000 * float(np.median(times)), "ratio_to_dense": middle, "quartiles": [low, high]}
+    return figures
 
 
-def open_variants(
-    folder: Path, architecture: VisionArchitecture, batch: int, threads: int, only: list[str] | None
-) -> dict[str, Run]:
-    """Every variant ready to run, the exported dense tower first."""
-    write_graphs(folder, architecture)
-    pixels = np.random.default_rng(1).standard_normal((batch, 3, architecture.image_size, architecture.image_size))
-    feeds: dict[str, Any] = {PIXELS: pixels.astype(np.float32)}
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
+@dataclass(frozen=True)
+class Bench:
+    """Random models of one architecture, and sessions of their graphs."""
 
-    def runner(graph: str, adapter: str | None = None, **inputs: Any) -> Run:
-        session = onnxruntime.InferenceSession(folder / f"{graph}.onnx", options, providers=["CPUExecutionProvider"])
-        call = onnxruntime.RunOptions()
-        loaded = onnxruntime.LoraAdapter()
-        if adapter:
-            loaded.Load(str(folder / adapter))
-            call.add_active_adapter(loaded)
-        return lambda: (session.run(None, feeds | inputs, call), loaded)
+    folder: Path
+    architecture: VisionArchitecture
+    batch: int
+    threads: int
 
-    variants: dict[str, Callable[[], Run]] = {
-        "dense": lambda: runner("dense"),
-        "dense, whole last block": lambda: runner("whole"),
-        "dense, fused attention": lambda: runner("fused"),
-        "dense, Gemm": lambda: runner("gemm"),
-        "image scope, no expert": lambda: runner("inputs"),
-        "image scope, one expert": lambda: runner("inputs", "expert"),
-        "image scope, one expert with learned gates": lambda: runner("gated", "gated_expert"),
-        "layer scope, top 1": lambda: runner("bank"),
-        "layer scope, top 1, ReduceMean": lambda: runner("reduce_mean"),
-        "layer scope, top 2": lambda: runner("bank", top_k=np.array([2])),
-        "layer scope, all 8": lambda: runner("bank", top_k=np.array([TASKS])),
-    }
-    return {name: open_one() for name, open_one in variants.items() if only is None or name in ("dense", *only)}
+    def variants(self) -> dict[str, Callable[[], Run]]:
+        """Ways to open every variant, the exported dense tower first. Graphs are written when one of them is opened."""
+        write, few = self._write, ("patch_embedding", "q", "k", "v", "fc1", "projection")
+        opened: dict[str, Callable[[], Run]] = {"dense fp32": lambda: self._session(write("fp32", "fp32") / "dense.onnx")}
+        for name, layers, tower in (
+            ("whole last block", PlainLayers, WholeLastBlock),
+            ("fused attention", PlainLayers, FusedAttention),
+            ("MatMul and Add", MatMulAndAdd, Tower),
+        ):
+            opened[f"dense fp32, {name}"] = partial(self._other_dense, layers, tower)
+        for precision in ("fp16", "int8", "int4"):
+            expert_precision: Precision = "int8" if precision == "int8" else precision
+            opened[f"dense {precision}"] = partial(self._opened, precision, expert_precision, "dense.onnx")
+        for pair in PAIRS:
+            title = pair[0] if pair[0] == pair[1] else f"{pair[0]}, experts {pair[1]}"
+            opened[f"image {title}, named"] = partial(self._named, *pair)
+            opened[f"layer {title}, top 1"] = partial(self._opened, *pair, "bank.onnx")
+        opened |= {
+            "image fp32, no expert": partial(self._opened, "fp32", "fp32", "inputs.onnx"),
+            "image fp32, named, q k v fc1": partial(self._named, "fp32", "fp32", few),
+            "image fp32, named, learned gates": partial(self._named, "fp32", "fp32", None, True),
+            "layer fp32, top 2": partial(self._opened, "fp32", "fp32", "bank.onnx", top_k=np.array([2])),
+            f"layer fp32, all {TASKS}": partial(self._opened, "fp32", "fp32", "bank.onnx", top_k=np.array([TASKS])),
+            "layer fp32, top 1, ReduceMean": self._reduce_mean,
+            f"PyTorch, {TASKS} experts materialised": self._materialised,
+        }
+        return opened
+
+    def _opened(self, precision: Precision, expert_precision: Precision, graph: str, **inputs: Any) -> Run:
+        return self._session(self._write(precision, expert_precision) / graph, None, inputs)
+
+    def _named(
+        self, precision: Precision, expert_precision: Precision, kinds: Sequence[str] | None = None, gated: bool = False
+    ) -> Run:
+        folder = self._write(precision, expert_precision, kinds, gated)
+        return self._session(folder / "inputs.onnx", folder / "expert")
+
+    def _session(self, graph: Path, adapter: Path | None = None, inputs: dict[str, Any] | None = None) -> Run:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        side = self.architecture.image_size
+        pixels = np.random.default_rng(1).standard_normal((self.batch, 3, side, side)).astype(np.float32)
+        feeds = {PIXELS: pixels} | (inputs or {})
+        call, loaded = onnxruntime.RunOptions(), onnxruntime.LoraAdapter()
+        if adapter is not None:
+            shapes = {item.name: item.shape for item in session.get_overridable_initializers()}
+            stored = onnxruntime.AdapterFormat.read_adapter(str(adapter)).get_parameters()
+            if stored.keys() == shapes.keys():
+                loaded.Load(str(adapter))
+                call.add_active_adapter(loaded)
+            else:  # in 4 bits
+                expert = read_adapter(adapter, adapter.stat().st_size, "task", shapes)
+                feeds |= {name: array.copy() for name, array in expert.arrays().items()}
+        return lambda: (session.run(None, feeds, call), loaded)
+
+    def _other_dense(self, layers: type[PlainLayers], tower: type[Tower]) -> Run:
+        return self._other(f"{layers.__name__}{tower.__name__}", layers, tower)
+
+    def _reduce_mean(self) -> Run:
+        self._write("fp32", "fp32")
+        layout, gates = self._layout("fp32"), self._gates(np.random.default_rng(2))
+        return self._other("reduce_mean", ReduceMeanGates, Tower, layout, gates, "experts.bin", 1)
+
+    def _other(self, name: str, layers: type[PlainLayers], tower: type[Tower], *more: Any) -> Run:
+        """A graph like the exporter's with other layers or another tower."""
+        folder, backbone = self._write("fp32", "fp32"), self._backbone()
+        graph, side = Graph(name), self.architecture.image_size
+        graph.input(PIXELS, ["batch", 3, side, side])
+        with (folder / f"{name}.bin").open("wb") as file:
+            built = layers(graph, self.architecture, backbone, WeightFile(file, f"{name}.bin"), *more)
+            graph.output(EMBEDS, tower(built).embeddings(PIXELS), ["batch", self.architecture.output_dim])
+            graph.save(folder / f"{name}.onnx")
+        return self._session(folder / f"{name}.onnx")
+
+    def _materialised(self) -> Run:
+        """The published form: every linear layer of a block forms `W + sum g B A` anew in every forward."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+        random = torch.Generator().manual_seed(0)
+        a = self.architecture
+        layers = []
+        for layer in a.block_linears():
+            d_out, d_in = a.linear_shape(layer)
+            weight = torch.randn(d_out, d_in, generator=random) * 0.02
+            A = torch.randn(TASKS, RANK, d_in, generator=random) * 0.02
+            B = torch.randn(TASKS, d_out, RANK, generator=random) * 0.02
+            layers.append((weight, A, B, torch.randn(self.batch, a.tokens, d_in, generator=random)))
+        gates = torch.rand(TASKS, 1, 1, generator=random)
+
+        @torch.inference_mode()
+        def run() -> None:
+            for weight, A, B, x in layers:
+                torch.nn.functional.linear(x, weight + (gates * (B @ A)).sum(0))
+
+        return run
+
+    def _write(
+        self,
+        precision: Precision,
+        expert_precision: Precision,
+        kinds: Sequence[str] | None = None,
+        gated: bool = False,
+    ) -> Path:
+        """A folder with all graphs of a pair of precisions; kinds: of layers with experts, all when None."""
+        folder = self.folder / "-".join([precision, expert_precision, *(kinds or []), *(["gated"] if gated else [])])
+        if folder.exists():
+            return folder
+        folder.mkdir()
+        a, backbone = self.architecture, self._backbone()
+        random = np.random.default_rng(1)
+        carrying = [layer for layer in a.linear_layers() if kinds is None or layer.rsplit(".", 1)[-1] in kinds]
+        layout, scales = self._layout(expert_precision), []
+        with (folder / "experts.bin").open("wb") as file:
+            for _ in range(TASKS):
+                expert = {f"{layer}.A": _normal(random, RANK, a.linear_shape(layer)[1]) for layer in a.linear_layers()}
+                expert |= {f"{layer}.B": _normal(random, a.linear_shape(layer)[0], RANK) for layer in a.linear_layers()}
+                scales.append(write_expert(file, layout, expert))
+        blocks = [task.blocks for task in scales if task.blocks is not None]
+        if blocks:
+            (folder / f"{BLOCK_SCALES}.bin").write_bytes(np.concatenate(blocks).tobytes())
+        rows = {layer: np.stack([task.rows[layer] for task in scales]) for layer in scales[0].rows}
+        gates_in = [layer for layer in carrying if gated and layer.startswith("blocks.")]
+        values = expert_values(a, backbone, expert, {}, carrying, gates_in, expert_precision)
+        write_adapter(folder / "expert", values)
+        with (folder / "backbone.bin").open("wb") as file:
+            exact = STEM if precision in ("int8", "int4") else ()
+            writer = GraphWriter(a, backbone, WeightFile(file, "backbone.bin"), precision, expert_precision, exact)
+            writer.dense(folder / "dense.onnx")
+            writer.tower_with_inputs(folder / "inputs.onnx", carrying, gates_in)
+            gates, scale_file = self._gates(np.random.default_rng(2), rows), f"{BLOCK_SCALES}.bin" if blocks else None
+            writer.tower_with_bank(folder / "bank.onnx", layout, gates, "experts.bin", 1, scale_file)
+        return folder
+
+    def _backbone(self) -> dict[str, np.ndarray]:
+        random = np.random.default_rng(0)
+        return {
+            name: _normal(random, *shape) + np.float32(len(shape) == 1 and name.endswith("weight"))
+            for name, shape in self.architecture.parameter_shapes().items()
+        }
+
+    def _layout(self, precision: Precision) -> PageLayout:
+        return PageLayout.of(self.architecture, dict.fromkeys(self.architecture.block_linears(), RANK), precision)
+
+    def _gates(self, random: np.random.Generator, rows: dict[str, np.ndarray] | None = None) -> dict[str, LayerGates]:
+        ones = np.ones(TASKS, np.float32)
+        return {
+            layer: LayerGates(
+                _normal(random, self.architecture.linear_shape(layer)[1], TASKS),
+                _normal(random, TASKS),
+                ones,
+                (rows or {}).get(layer),
+            )
+            for layer in self.architecture.block_linears()
+        }
 
 
-def write_graphs(folder: Path, architecture: VisionArchitecture) -> None:
-    """All graphs, their weights and experts, of random numbers."""
-    random = np.random.default_rng(0)
-
-    def normal(*shape: int) -> np.ndarray:
-        return random.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
-
-    backbone = {
-        name: normal(*shape) + np.float32(len(shape) == 1 and name.endswith("weight"))
-        for name, shape in architecture.parameter_shapes().items()
-    }
-    shapes = {layer: architecture.linear_shape(layer) for layer in architecture.linear_layers()}
-    gated = architecture.block_linears()
-    layout = PageLayout.of(architecture, dict.fromkeys(gated, RANK))
-    gates = {layer: LayerGates(normal(shapes[layer][1], TASKS), normal(TASKS), np.ones(TASKS, np.float32)) for layer in gated}
-    with (folder / "experts.bin").open("wb") as file:
-        for _ in range(TASKS):
-            expert = {f"{layer}.A": normal(RANK, d_in) for layer, (_, d_in) in shapes.items()}
-            expert |= {f"{layer}.B": normal(d_out, RANK) for layer, (d_out, _) in shapes.items()}
-            write_expert(file, layout, expert)
-    write_adapter(folder / "expert", expert_values(architecture, backbone, expert, {}, list(shapes)))
-    write_adapter(folder / "gated_expert", expert_values(architecture, backbone, expert, {}, list(shapes), gated))
-    with (folder / "backbone.bin").open("wb") as file:
-        weights = WeightFile(file, "backbone.bin")
-        writer = GraphWriter(architecture, backbone, weights)
-        writer.dense(folder / "dense.onnx")
-        writer.tower_with_inputs(folder / "inputs.onnx", list(shapes))
-        writer.tower_with_inputs(folder / "gated.onnx", list(shapes), gated)
-        writer.tower_with_bank(folder / "bank.onnx", layout, gates, "experts.bin", 1)
-        plain = (architecture, backbone, weights)
-        save(folder / "whole.onnx", plain, PlainLayers, WholeLastBlock)
-        save(folder / "fused.onnx", plain, PlainLayers, FusedAttention)
-        save(folder / "gemm.onnx", plain, GemmLayers, Tower)
-        save(folder / "reduce_mean.onnx", (*plain, layout, gates, "experts.bin", 1), ReduceMeanGates, Tower)
-
-
-def save(path: Path, parameters: tuple[Any, ...], layers: type[PlainLayers], tower: type[Tower]) -> None:
-    """A variant: like the exporter, but with other ways to build layers or tower, and free to use fused operators."""
-    graph = Graph(path.stem)
-    size = parameters[0].image_size
-    graph.input(PIXELS, ["batch", 3, size, size])
-    graph.output(EMBEDS, tower(layers(graph, *parameters)).embeddings(PIXELS), ["batch", parameters[0].output_dim])
-    model = graph.model()
-    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    path.write_bytes(model.SerializeToString())
+def _normal(random: np.random.Generator, *shape: int) -> np.ndarray:
+    return random.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
 
 
 if __name__ == "__main__":
