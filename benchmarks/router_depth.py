@@ -4,9 +4,11 @@
 
 For each suite, that is seed of `mingle-edge demo`: the backbone is pretrained, the seeds' statistics are taken as `merge`
 takes them, and of every depth are printed the leave-one-out error on the seeds, what it is above the best depth's with the
-standard error of that difference, the error on the test images, and which depth is chosen, by the seeds alone. The demonstration's own suite is 2; all others below 12 were seen while the
-rule was made. About a minute a suite. Then the time of the router's graph by depth over that of the dense tower, ViT-B/32 of
-random weights, interleaved, one thread on its own clock.
+standard error of that difference, the error on the test images, and which depth is chosen, by the seeds alone. Suites below
+12 were seen while the rule was made (2 is the demonstration's own). About a minute a suite.
+
+Then the time of the router's graph by depth over that of the dense tower: ViT-B/32 of random weights, interleaved, one thread
+on its own clock.
 """
 
 from __future__ import annotations
