@@ -8,8 +8,8 @@ task every 20 to 80 frames, a quarter of them dissolves. Every frame is also rou
 complete: frames that ran with another route than their own. The threshold is chosen on the tuning streams (the largest with
 an error of at most 1% of all frames) and reported on others, of other pictures and, for digits, other writers' scans.
 
-`--latency` times frames of such a stream on a bundle, best one of full size: each is run with its task named, routed, and
-with the route of a stream that reuses, interleaved; ratios are of sums, as a frame that is routed takes longer than the others.
+`--latency` times frames of such a stream on a bundle, best one of full size: each is told its route, finds it, and runs with
+the route of a stream that reuses, interleaved; ratios are of sums, as a frame that is routed takes longer than the others.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     figures: dict[str, object] = {}
+    if arguments.latency:
+        figures["latency"] = latency(arguments.latency, arguments.timed, arguments.threads)
     with EdgeModel.open(arguments.bundle, threads=1) as model:
         for number, purpose in enumerate(SCANS):
             seeds = range(number * arguments.streams, (number + 1) * arguments.streams)
             figures[purpose] = error_rates(model, purpose, seeds, arguments.frames)
     allowed = [row["threshold"] for row in figures["tuning"] if row["error"] <= 0.01]
     figures["chosen"], figures["default"] = max(allowed, default=0), THRESHOLD
-    if arguments.latency:
-        figures["latency"] = latency(arguments.latency, arguments.timed, arguments.threads)
     print(json.dumps(figures | {"machine": machine_record()}, indent=1))
 
 
@@ -95,30 +95,30 @@ def error_rates(model: EdgeModel, purpose: str, seeds: range, count: int) -> lis
 
 
 def latency(path: Path, count: int, threads: int) -> dict[str, object]:
-    """Seconds per frame with the task named, always routed, and with reuse at the default threshold."""
+    """Time of a frame that is told its own route, that finds it, and with reuse at the default threshold."""
     frames, _ = video("report", 1000, count)
     with EdgeModel.open(path, threads=threads) as model:
         model.prefetch(model.tasks)
-        pixels = preprocess(frames, model.bundle.index.preprocess)
+        rows = [preprocess([frame], model.bundle.index.preprocess) for frame in frames]
         scope = model.scope
         reuse = RouteReuse(lambda values: scope.route(values)[0], THRESHOLD, AUDIT_EVERY)
-        routes = [route.tasks[0] if route.tasks else model.tasks[0] for route in scope.route(pixels[:8])]
+        known = {id(row): scope.route(row)[0] for row in rows}
         ways = {
-            "named": lambda values: scope.embed(values, routes[0]),
+            "named": lambda values: scope.embed_routed(values, [known[id(values)]]),
             "routed": lambda values: scope.embed(values),
             "reuse": lambda values: scope.embed_routed(values, [reuse.route(values)]),
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for name in (*ways, *ways):
-            ways[name](pixels[:1])
+            ways[name](rows[0])
         names = list(ways)
         for i in range(count):
             for name in names[i % 3 :] + names[: i % 3]:
                 started = time.perf_counter()
-                ways[name](pixels[i : i + 1])
+                ways[name](rows[i])
                 seconds[name].append(time.perf_counter() - started)
         stats = reuse.stats()
-        signal = min(timed(reuse._grid, pixels[0]) for _ in range(200))
+        signal = min(timed(reuse._grid, rows[0][0]) for _ in range(200))
     quick = [sum(sorted(found)[: len(found) * 3 // 4]) for found in seconds.values()]  # without the slowest quarter
     return {
         "milliseconds": {name: 1e3 * float(np.mean(found)) for name, found in seconds.items()},
