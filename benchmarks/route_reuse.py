@@ -9,7 +9,7 @@ complete: frames that ran with another route than their own. The threshold is ch
 an error of at most 1% of all frames) and reported on others, of other pictures and, for digits, other writers' scans.
 
 `--latency` times frames of such a stream on a bundle, best one of full size: each is told its route, finds it, and runs with
-the route of a stream that reuses, interleaved; ratios are of sums, as a frame that is routed takes longer than the others.
+the route of a stream that reuses, interleaved; a stream's figure is the medians of reused and of routed frames by their shares.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from PIL import Image
 from mingle_edge.demo.canvas import photograph
 from mingle_edge.demo.digits import draw_handwritten, handwritten_digits
 from mingle_edge.demo.tasks import TASKS, DemoTask
-from mingle_edge_runtime import EdgeModel, StreamStats
+from mingle_edge_runtime import EdgeModel, Route, StreamStats
 from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.preprocess import preprocess
 from mingle_edge_runtime.route_reuse import AUDIT_EVERY, THRESHOLD, RouteReuse
@@ -101,16 +101,27 @@ def latency(path: Path, count: int, threads: int) -> dict[str, object]:
         model.prefetch(model.tasks)
         rows = [preprocess([frame], model.bundle.index.preprocess) for frame in frames]
         scope = model.scope
-        reuse = RouteReuse(lambda values: scope.route(values)[0], THRESHOLD, AUDIT_EVERY)
+        asked: list[bool] = []  # per frame of the stream, whether it was routed
+
+        def find(values: NDArray[np.float32]) -> Route:
+            asked[-1] = True
+            return scope.route(values)[0]
+
+        def run_stream(values: NDArray[np.float32]) -> None:
+            asked.append(False)
+            scope.embed_routed(values, [reuse.route(values)])
+
+        reuse = RouteReuse(find, THRESHOLD, AUDIT_EVERY)
         known = {id(row): scope.route(row)[0] for row in rows}
         ways = {
             "named": lambda values: scope.embed_routed(values, [known[id(values)]]),
             "routed": lambda values: scope.embed(values),
-            "reuse": lambda values: scope.embed_routed(values, [reuse.route(values)]),
+            "reuse": run_stream,
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for name in (*ways, *ways):
-            ways[name](rows[0])
+        for way in (*ways.values(), *ways.values()):
+            way(rows[0])
+        asked.clear()
         names = list(ways)
         for i in range(count):
             for name in names[i % 3 :] + names[: i % 3]:
@@ -119,14 +130,18 @@ def latency(path: Path, count: int, threads: int) -> dict[str, object]:
                 seconds[name].append(time.perf_counter() - started)
         stats = reuse.stats()
         signal = min(timed(reuse._grid, rows[0][0]) for _ in range(200))
-    quick = [sum(sorted(found)[: len(found) * 3 // 4]) for found in seconds.values()]  # without the slowest quarter
+    named, routed = np.median(seconds["named"]), np.median(seconds["routed"])
+    reused = np.median([second for second, found in zip(seconds["reuse"], asked, strict=True) if not found])
+    share = np.mean(asked)
     return {
-        "milliseconds": {name: 1e3 * float(np.mean(found)) for name, found in seconds.items()},
-        "over_named": {name: sum(found) / sum(seconds["named"]) for name, found in seconds.items()},
-        "over_named_without_slowest_quarter": {name: q / quick[0] for name, q in zip(names, quick, strict=True)},
+        "milliseconds": {"named": 1e3 * named, "routed": 1e3 * routed, "reused": 1e3 * reused},
+        "routed_over_named": routed / named,
+        "reused_over_named": reused / named,
+        "stream_over_named": ((1 - share) * reused + share * (routed + signal)) / named,
+        "stream_over_named_by_sums": sum(seconds["reuse"]) / sum(seconds["named"]),
         "signal_milliseconds": 1e3 * signal,
-        "reused": stats.reused / stats.frames,
-        "audited": stats.audited / stats.frames,
+        "routed_share": share,
+        "audited_share": stats.audited / stats.frames,
         "threads": threads,
     }
 

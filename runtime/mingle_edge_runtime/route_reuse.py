@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mingle_edge_runtime.route import Route
 
-THRESHOLD = 0.2
+THRESHOLD = 0.4
 """change over contrast; chosen on the tuning streams of `benchmarks/route_reuse.py`, which reports what it does on others"""
 AUDIT_EVERY = 50
 _CELLS = 8  # per side: 4 or 16 save no more at the same error
