@@ -85,4 +85,5 @@ class RouteReuse:
             cells = np.arange(side) * min(_CELLS, side) // side  # the cell of each row, and of each column
             member = (cells == np.arange(cells[-1] + 1)[:, None]).astype(np.float32)  # [cells, S]
             self._pool = (member / member.sum(1, keepdims=True)).astype(np.float32)
-        return np.asarray(self._pool @ image @ self._pool.T, np.float32)
+        grid: NDArray[np.float32] = (self._pool @ image @ self._pool.T).astype(np.float32)
+        return grid
