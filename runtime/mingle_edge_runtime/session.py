@@ -107,7 +107,8 @@ class Session:
         self._session.disable_fallback()
         if providers[0] not in self._session.get_providers():
             raise ProviderError(
-                f"{providers[0]} could not be started for {path.name}: check its driver and libraries; "
+                f"{providers[0]} could not be started for {path.name}: check its driver and libraries "
+                "(call onnxruntime.preload_dlls() first where pip installed them); "
                 f"ONNX Runtime fell back to {', '.join(self._session.get_providers())}"
             )
         self.path = path
