@@ -123,6 +123,23 @@ def test_an_image_does_not_depend_on_its_batch_mates(bundles, kind) -> None:
     np.testing.assert_allclose(many, np.tile(together, (5, 1)), atol=1e-6)
 
 
+def test_a_batch_of_mixed_routes_runs_once_per_route(bundles, monkeypatch) -> None:
+    sizes: list[int] = []
+    original = Session.run
+
+    def run(self: Session, inputs, *arguments, **options):
+        if self.path.name == "tower.onnx":
+            sizes.append(len(inputs["pixel_values"]))
+        return original(self, inputs, *arguments, **options)
+
+    monkeypatch.setattr(Session, "run", run)
+    with EdgeModel.open(bundles["image", 1]) as model:
+        embeds = model.embed(IMAGES)
+        assert sorted(sizes) == sorted(COLOURS.count(colour) for colour in range(4))
+        for embed, image in zip(embeds, IMAGES, strict=True):
+            np.testing.assert_allclose(model.embed(image)[0], embed, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_neither_budget_nor_history_changes_a_bit(bundles, kind) -> None:
     with EdgeModel.open(bundles[kind], threads=1) as model:

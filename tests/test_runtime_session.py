@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +45,26 @@ def test_a_session_without_a_trace_writes_none(bundle, tmp_path, monkeypatch) ->
     with pytest.raises(EdgeError, match="no trace"):
         session.end_trace()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("one_at_a_time", "most"), [([CPU], 1), ([], 4)])
+def test_a_provider_that_allows_one_run_at_a_time_gets_one(bundle, monkeypatch, one_at_a_time, most: int) -> None:
+    monkeypatch.setattr("mingle_edge_runtime.session._ONE_RUN_AT_A_TIME", frozenset(one_at_a_time))
+    session = Session(bundle / "dense.onnx", [CPU], 1)
+    together = threading.Barrier(most)
+    running: list[int] = []
+    seen: list[int] = []
+
+    class Watched:
+        def run(self, *_: object) -> list[np.ndarray]:
+            running.append(1)
+            together.wait(10)
+            seen.append(len(running))
+            together.wait(10)
+            running.pop()
+            return [np.zeros((2, 16), np.float32)]
+
+    session._session = Watched()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(session.run, [{"pixel_values": PIXELS}] * 4))
+    assert seen == [most] * 4

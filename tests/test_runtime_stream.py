@@ -134,6 +134,32 @@ def test_a_slow_drift_is_noticed() -> None:
     assert 5 <= router.asked <= 10
 
 
+@pytest.mark.parametrize(
+    ("tasks", "posterior", "allowed"),
+    [
+        (1, (0.0, 1.0, 0.0), 1.0),
+        (1, (0.02, 0.98, 0.0), 0.96**16),
+        (1, (0.5, 0.5, 0.0), 0.0),
+        (2, (0.1, 0.5, 0.4), 0.3**16),
+        (3, (0.1, 0.5, 0.4), 1.0),  # all tasks: there is no other
+        (0, (0.1, 0.5, 0.4), 1.0),  # the plain backbone: the posterior does not tell
+    ],
+)
+def test_an_unsure_route_allows_less_change(tasks: int, posterior: tuple[float, ...], allowed: float) -> None:
+    contrast = float(np.std(still(0).reshape(3, 8, 2, 8, 2).mean((2, 4))))
+    for change in (0.5, 0.9, 1.1, 2):
+        asked: list[int] = []
+
+        def find(_: np.ndarray, asked: list[int] = asked) -> Route:
+            asked.append(1)
+            return Route(("a", "b", "c")[:tasks], (1.0,) * tasks, posterior, 1.0)
+
+        reuse = RouteReuse(find, 0.8, NEVER)
+        reuse.route(still(0))
+        reuse.route(still(0.8 * contrast * allowed * change))
+        assert len(asked) == 1 + (change > 1 and allowed > 1e-4)
+
+
 @pytest.mark.parametrize("side", [1, 7, 8, 30, 224])
 def test_a_picture_without_contrast_is_routed_again_when_it_changes_at_all(side: int) -> None:
     router = Router()

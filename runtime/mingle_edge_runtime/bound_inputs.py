@@ -30,6 +30,7 @@ class BoundInputs:
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for name in outputs:
             binding.bind_output(name)  # on the host, of the size that this run finds
+        binding.synchronize_inputs()  # some devices copy in the background
         self._session.run_with_iobinding(binding, options)
         arrays: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
         for name, array in inputs.items():  # a waiting binding keeps no images

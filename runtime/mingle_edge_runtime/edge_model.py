@@ -134,7 +134,8 @@ class EdgeModel:
 
         reuse: keep a route while the picture hardly moves, instead of finding one for every frame. This saves the router's
         time and may be wrong; `Stream.stats` says how often it was. Image scope only.
-        threshold: change of the picture, relative to its contrast, up to which it hardly moves. audit_every: of the frames
+        threshold: change of the picture, relative to its contrast, up to which it hardly moves; less after a route that was
+        not sure. audit_every: of the frames
         that would reuse a route, every n-th finds its own to compare.
 
         Raises `EdgeError` for what cannot be.

@@ -152,6 +152,8 @@ class ExpertStore(Generic[E]):
                 expert = self._load(task)
             except DeviceMemoryError as error:
                 self.make_room(error)
+                expert = None
+            if expert is None:  # the error has let go of the part that was loaded
                 expert = self._load(task)
         except BaseException:
             with self._changed:

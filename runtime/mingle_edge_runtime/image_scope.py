@@ -148,7 +148,7 @@ class ImageScope:
             return self._run_once(pixels, tasks, weights)
         except DeviceMemoryError as error:
             self._store.make_room(error)
-            return self._run_once(pixels, tasks, weights)
+        return self._run_once(pixels, tasks, weights)  # now that the error, too, has let go of its experts
 
     def _run_once(self, pixels: NDArray[np.float32], tasks: Sequence[str], weights: Sequence[float]) -> NDArray[np.float32]:
         with ExitStack() as held:

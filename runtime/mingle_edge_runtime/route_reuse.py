@@ -2,7 +2,7 @@
 
 The signal is linear in the pixels and costs next to nothing: means of `pixel_values` over a coarse grid, whose root mean square
 change since the frame that was *routed* is compared with that frame's own contrast. A cut changes it at once, a slow drift adds
-up, as frames are never compared with their neighbours.
+up, as frames are never compared with their neighbours. The less sure that frame's route was, the less change is allowed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from mingle_edge_runtime.route import Route
 
-THRESHOLD = 0.2
+THRESHOLD = 0.6
 """change over contrast; chosen on the tuning streams of `benchmarks/route_reuse.py`, which reports what it does on others"""
 AUDIT_EVERY = 50
 _CELLS = 8  # per side: 4 or 16 save no more at the same error
+_CAUTION = 16  # exponent of the margin, chosen likewise: 8 and 32 are no better
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class RouteReuse:
     """The routes of one camera's frames, in their order."""
 
     def __init__(self, find: Callable[[NDArray[np.float32]], Route], threshold: float, audit_every: int) -> None:
-        """find: the route of `pixel_values [1, 3, S, S]`. threshold: reuse at most up to this change over contrast.
+        """find: the route of `pixel_values [1, 3, S, S]`. threshold: reuse at most up to this change over contrast, where the
+        route was sure; times `margin^16` where its margin, in probability, over the next best task was under 1.
 
         audit_every: of the frames that would reuse a route, every n-th is routed instead and compared.
         """
@@ -51,6 +53,7 @@ class RouteReuse:
         self._threshold = threshold
         self._audit_every = audit_every
         self._route: Route | None = None
+        self._tolerance = 0.0
         self._routed: NDArray[np.float32] = np.empty(0, np.float32)  # grid of the frame that was routed last
         self._stats = StreamStats()
         self._pool: NDArray[np.float32] = np.empty((0, 0), np.float32)
@@ -68,6 +71,7 @@ class RouteReuse:
             disagreed = stats.disagreed + (route.tasks != known.tasks)
             stats = replace(stats, audited=stats.audited + 1, disagreed=disagreed)
         self._stats, self._route, self._routed = stats, route, grid
+        self._tolerance = self._threshold * _margin(route) ** _CAUTION
         return route
 
     def stats(self) -> StreamStats:
@@ -76,7 +80,7 @@ class RouteReuse:
 
     def _still(self, grid: NDArray[np.float32]) -> bool:
         change = float(np.square(grid - self._routed).mean())
-        return change <= self._threshold**2 * float(self._routed.var())
+        return change <= self._tolerance**2 * float(self._routed.var())
 
     def _grid(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Means over the cells of a grid, `[3, S, S]` -> `[3, cells, cells]`."""
@@ -87,3 +91,10 @@ class RouteReuse:
             self._pool = (member / member.sum(1, keepdims=True)).astype(np.float32)
         grid: NDArray[np.float32] = (self._pool @ image @ self._pool.T).astype(np.float32)
         return grid
+
+
+def _margin(route: Route) -> float:
+    """How much more probable the last task of a route is than the first that is not in it; 1 where nothing tells."""
+    count = len(route.tasks)
+    best = sorted(route.posterior or (), reverse=True)
+    return best[count - 1] - best[count] if 0 < count < len(best) else 1.0

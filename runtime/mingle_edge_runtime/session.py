@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import re
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,6 +27,7 @@ Placement: TypeAlias = Mapping[str, Mapping[str, int]]
 """Provider -> operator -> number of nodes; empty where ONNX Runtime is too old to tell, before 1.24."""
 Outputs: TypeAlias = Mapping[str, tuple[int, ...]]
 """Name -> shape for one image, -1 for any size."""
+_ONE_RUN_AT_A_TIME = frozenset(["DmlExecutionProvider"])  # it allows no overlapping runs of one session
 _FATAL_ONLY = 4  # log severity; errors are raised, and a library does not print
 
 
@@ -118,11 +121,13 @@ class Session:
         self._session.disable_fallback()
         if providers[0] not in self._session.get_providers():
             raise ProviderError(
-                f"{providers[0]} could not be started for {path.name}: check its driver and libraries; "
+                f"{providers[0]} could not be started for {path.name}: check its driver and libraries "
+                "(call onnxruntime.preload_dlls() first where pip installed them); "
                 f"ONNX Runtime fell back to {', '.join(self._session.get_providers())}"
             )
         self.path = path
         self._provider = providers[0]
+        self._turn = threading.Lock() if providers[0] in _ONE_RUN_AT_A_TIME else nullcontext()
         self._traces = trace is not None
         self._weights = weights
         self._one_by_one = one_by_one
@@ -159,10 +164,11 @@ class Session:
         if adapter is not None:
             options.add_active_adapter(adapter.ready())
         try:
-            if bound is not None:
-                found = bound.run(inputs, self._outputs, options)
-            else:
-                found = self._session.run(self._outputs, dict(inputs), options)
+            with self._turn:
+                if bound is not None:
+                    found = bound.run(inputs, self._outputs, options)
+                else:
+                    found = self._session.run(self._outputs, dict(inputs), options)
         except Exception as error:  # ONNX Runtime's errors share no base class
             if is_out_of_memory(error):
                 count = len(inputs["pixel_values"])

@@ -1,0 +1,194 @@
+"""A bundle on a provider that copies experts to its device, against the CPU provider: parity, latency, memory at budgets.
+
+    python benchmarks/cuda.py BUNDLE [BUNDLE ...] [--provider cuda] [--runs 50] [--json FILE]
+
+Name bundles of several precisions (fp32, fp16) to have them side by side. With `--provider cpu` it runs anywhere: the CPU is
+then the device, and experts are copied and bound as on a GPU, which proves script and path before there is a GPU.
+
+parity: the largest absolute difference and smallest cosine of embeddings (plain, every task named, routed), and the share of
+equal routes. latency: milliseconds at batch 1, 8 and 32, interleaved, ratios of medians to the dense tower on the same
+provider; "adapter" is the CPU provider's own path, mapped files, and only there. memory: a process of its own per budget that
+uses all experts in turn, twice; on a GPU what nvidia-smi says beyond what was in use before, so let nothing else run there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_runtime import Bundle, EdgeModel
+from mingle_edge_runtime.image_scope import ImageScope
+from mingle_edge_runtime.layer_scope import LayerScope
+from mingle_edge_runtime.machine import machine_record
+from mingle_edge_runtime.memory import process_memory
+from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.session import CPU, Session, resolve_providers
+from mingle_edge_runtime.verify import read_golden
+
+BATCHES = (1, 8, 32)
+IMAGES = 32
+
+
+def main() -> None:
+    """Measure every bundle and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
+    parser.add_argument("--provider", default="cuda")
+    parser.add_argument("--runs", type=int, default=50, help="timed rounds at batch 1; fewer at larger ones")
+    parser.add_argument("--threads", type=int, help="of the CPU provider")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--memory-at", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    providers = resolve_providers([arguments.provider])
+    if arguments.memory_at is not None:
+        print(json.dumps(memory(arguments.bundles[0], providers, arguments.memory_at)))
+        return
+    figures: dict[str, Any] = {"provider": providers[0], "machine": machine_record(), "gpu": smi("name,driver_version")}
+    for path in arguments.bundles:
+        bundle = Bundle.open(path)
+        figures[path.name] = {"precision": bundle.index.precision, "scope": bundle.index.scope}
+        figures[path.name] |= compare(bundle, providers, arguments.runs, arguments.threads)
+        figures[path.name]["memory"] = [memory_apart(path, arguments.provider, budget) for budget in budgets(bundle)]
+    print(json.dumps(figures, indent=1))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def on_device(
+    bundle: Bundle, providers: list[str], budget: int | None = None, threads: int | None = None
+) -> ImageScope | LayerScope:
+    """The bundle with its experts on the provider's device, the CPU provider's being the CPU itself."""
+    if bundle.index.scope == "layer":
+        return LayerScope(bundle, budget, providers, threads)
+    return ImageScope(bundle, budget, providers, threads, device="cpu" if providers[0] == CPU else None)
+
+
+def compare(bundle: Bundle, providers: list[str], runs: int, threads: int | None) -> dict[str, Any]:
+    """Placement, parity and latency."""
+    golden = read_golden(bundle)["images"]
+    pixels = preprocess(golden[np.arange(IMAGES) % len(golden)], bundle.index.preprocess)
+    pixels += np.float32(0.1) * np.random.default_rng(0).standard_normal(pixels.shape, dtype=np.float32)
+    device = on_device(bundle, providers, threads=threads)
+    with EdgeModel.open(bundle.root, threads=threads) as host:
+        found = {"parity": parity(device, host, pixels)}
+        tasks = cycle(bundle.index.task_names)
+        dense = Session(bundle.graph(bundle.index.dense), providers, threads)
+        ways: dict[str, Callable[[NDArray[np.float32]], object]] = {
+            "dense": lambda values: dense.run({"pixel_values": values}),
+            "named": lambda values: device.embed(values, next(tasks)),
+            "routed": lambda values: device.embed(values),
+        }
+        if providers[0] == CPU:
+            ways["adapter"] = lambda values: host.scope.embed(values, next(tasks))
+        found["latency"] = {f"batch {size}": latency(ways, pixels[:size], max(5, runs // size)) for size in BATCHES}
+    return found | {"placement": placement(device), "notes": device.stats().notes}
+
+
+def parity(device: ImageScope | LayerScope, host: EdgeModel, pixels: NDArray[np.float32]) -> dict[str, Any]:
+    """Differences between the device's embeddings and the CPU provider's."""
+    pairs = {task: (device.embed(pixels, task)[0], host.scope.embed(pixels, task)[0]) for task in host.tasks}
+    ours, theirs = device.embed(pixels), host.scope.embed(pixels)
+    equal = [a.tasks == b.tasks for a, b in zip(ours[1], theirs[1], strict=True)]
+    pairs["routed alike"] = (ours[0][equal], theirs[0][equal])
+    if isinstance(device, ImageScope) and isinstance(host.scope, ImageScope):
+        pairs["plain"] = (device.embed_plain(pixels), host.scope.embed_plain(pixels))
+    return {
+        "max_abs": max(float(np.abs(a - b).max(initial=0)) for a, b in pairs.values()),
+        "min_cosine": min(float((a * b).sum(1).min(initial=1)) for a, b in pairs.values()),
+        "equal_routes": float(np.mean(equal)),
+    }
+
+
+def latency(ways: dict[str, Callable[[Any], object]], values: NDArray[np.float32], rounds: int) -> dict[str, Any]:
+    """Milliseconds and ratios to the dense tower, run by run in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for i in range(-3, rounds):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            time.sleep(0.005)  # for the threads of the run before to fall asleep
+            started = time.perf_counter()
+            ways[name](values)
+            if i >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    dense = seconds["dense"]
+    return {
+        name: {
+            "p50": 1e3 * float(np.median(times)),
+            "p99": 1e3 * float(np.percentile(times, 99)),
+            "over_dense": float(np.median(times) / np.median(dense)),
+            "quartiles": np.percentile(np.divide(times, dense), (25, 75)).tolist(),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def placement(device: ImageScope | LayerScope) -> dict[str, dict[str, int]]:
+    """Nodes of each graph by provider."""
+    return {
+        graph: {provider: sum(operators.values()) for provider, operators in found.items()}
+        for graph, found in device.placement().items()
+    }
+
+
+def budgets(bundle: Bundle) -> list[int]:
+    """Bytes for the experts of one run, of half the tasks, and of all; the layer scope on a device knows only all."""
+    sizes = sorted((task.expert_bytes for task in bundle.index.tasks), reverse=True)
+    counts = {bundle.index.top_k, max(bundle.index.top_k, len(sizes) // 2), len(sizes)}
+    return [sum(sizes)] if bundle.index.scope == "layer" else [sum(sizes[:count]) for count in sorted(counts)]
+
+
+def memory_apart(path: Path, provider: str, budget: int) -> dict[str, Any]:
+    """`memory` in a process of its own."""
+    command = [sys.executable, __file__, str(path), "--provider", provider, "--memory-at", str(budget)]
+    found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
+def memory(path: Path, providers: list[str], budget: int) -> dict[str, Any]:
+    """Bytes on the device, or of this process on the CPU, and traffic, after all experts were used in turn, twice."""
+    bundle = Bundle.open(path)
+    before = used_bytes(providers)
+    scope = on_device(bundle, providers, budget)
+    pixels = preprocess(read_golden(bundle)["images"][:1], bundle.index.preprocess)
+    for task in (*bundle.index.task_names, *bundle.index.task_names):
+        scope.embed(pixels, task)
+    stats = scope.stats()
+    return {
+        "budget": budget,
+        "used_bytes": used_bytes(providers) - before,
+        "resident_expert_bytes": stats.resident_bytes,
+        "bytes_loaded": stats.bytes_loaded,
+        "evictions": stats.evictions,
+        "stall_milliseconds_per_miss": 1e3 * stats.stall_seconds / max(1, stats.misses),
+        "notes": stats.notes,
+    }
+
+
+def used_bytes(providers: list[str]) -> int:
+    """Memory in use on the first GPU, or of this process."""
+    used = smi("memory.used") if providers[0] != CPU else None
+    return process_memory().resident if used is None else int(used.split()[0]) << 20
+
+
+def smi(query: str) -> str | None:
+    """What nvidia-smi says of the first GPU; None where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", "--id=0"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+if __name__ == "__main__":
+    main()
