@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mingle_edge.device import choose_device
@@ -18,11 +20,11 @@ from mingle_edge.errors import MergedModelError, TaskFileError
 from mingle_edge.gated_tower import GatedTower
 from mingle_edge.gating import Pooling
 from mingle_edge.images import labelled_images, load_images
-from mingle_edge.merged_model import MergedModel
+from mingle_edge.merged_model import MergedModel, TaskRecord
 from mingle_edge.metrics import average_accuracy, backward_transfer
 from mingle_edge.progress import Progress, silent
 from mingle_edge.protocols import PROTOCOLS, predict_among, predict_within
-from mingle_edge.router import discriminants
+from mingle_edge.router_depth import deepest
 from mingle_edge.task_file import read_task_file
 from mingle_edge.vision_tower import router_features
 
@@ -54,6 +56,7 @@ class EvaluationReport:
     images: list[int]  # test images per task
     own_route: list[float] = field(default_factory=list)  # image scope: images routed to their own task, percent
     unclaimed: list[float] = field(default_factory=list)  # image scope: images no task claims, percent
+    router_blocks: int | None = None  # image scope: blocks the router reads after the last merge
 
     def acc(self, protocol: str) -> float:
         """Mean final accuracy over tasks."""
@@ -99,10 +102,14 @@ def load_test_sets(model: MergedModel, task_file: Path) -> list[LabelledSet]:
                 f'{tasks.path}: task {record.name!r} of the merged model has no test images; add test = "dir/<class>/*.png" '
                 f"to its [[task]] table"
             )
-        pairs = labelled_images(source.test, tasks.path.parent, record.classes)
-        labels = torch.tensor([label for _, label in pairs])
-        sets.append(LabelledSet(record.name, [path for path, _ in pairs], labels))
+        sets.append(load_test_set(record, source.test, tasks.path.parent))
     return sets
+
+
+def load_test_set(record: TaskRecord, pattern: str, base: Path) -> LabelledSet:
+    """The labelled images of one task, by a pattern such as `test/<class>/*.png` relative to `base`."""
+    pairs = labelled_images(pattern, base, record.classes)
+    return LabelledSet(record.name, [path for path, _ in pairs], torch.tensor([label for _, label in pairs]))
 
 
 def evaluate(
@@ -131,6 +138,7 @@ def evaluate(
         after_own={p: [] for p in PROTOCOLS},
         final={p: [] for p in PROTOCOLS},
         images=[len(tests.paths) for tests in sets],
+        router_blocks=model.router_depth if model.scope == "image" else None,
     )
     for i, tests in enumerate(sets):
         progress("evaluate", i, len(sets), tests.task)
@@ -144,6 +152,14 @@ def evaluate(
             report.unclaimed.append(100 * (~last.claimed).double().mean().item())
     progress("evaluate", len(sets), len(sets))
     return report
+
+
+def reference_answers(tower: GatedTower, tests: LabelledSet, top_k: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Embeddings `[n, dim]` of a task's test images in the last state: along the route found, and with the task given."""
+    model = tower.merged
+    answering: Answering = LayerScope(tower, top_k, "image") if model.scope == "layer" else ImageScope(tower, top_k)
+    answers = answering.answers(tests, len(model.tasks))
+    return answers.routed.cpu().numpy(), answers.named.cpu().numpy()
 
 
 def _accuracy(
@@ -166,14 +182,17 @@ class ImageScope:
         self.tower = tower
         self.top_k = top_k
         self._features: tuple[str, Tensor] | None = None
+        self._routers = {len(tower.merged.tasks): tower.router}  # by the number of tasks there are
 
     @torch.inference_mode()
     def answers(self, tests: LabelledSet, count: int) -> Answers:
         """See `Answering`."""
         model = self.tower.merged
         names = model.task_names[:count]
-        router = discriminants([model.router_statistics(name) for name in names])
-        posterior, confidence = map(torch.from_numpy, router.posterior(self._router_features(tests).numpy()))
+        if (router := self._routers.get(count)) is None:
+            router = self._routers[count] = model.select(names).router()  # of the depth that these tasks ask for
+        features = self._router_features(tests).numpy()[:, : len(router.weight)]
+        posterior, confidence = map(torch.from_numpy, router.posterior(features))
         claimed = confidence >= router.confidence_bound
         weights, tasks = posterior.topk(min(self.top_k, count), dim=1)
         weights = weights / weights.sum(1, keepdim=True)
@@ -200,9 +219,10 @@ class ImageScope:
         return groups
 
     def _router_features(self, tests: LabelledSet) -> Tensor:
-        """Features `[n, F]` in float64; they do not depend on the state and are kept for the next one."""
+        """Features `[n, F]` in float64 of the largest depth; they do not depend on the state and are kept for the next one."""
         if self._features is None or self._features[0] != tests.task:
-            tower, count = self.tower, self.tower.merged.settings.router_blocks
+            tower = self.tower
+            count = deepest(tower.merged.settings.router_blocks, tower.architecture.layers)
             parts = []
             for numbers in tests.batches():
                 images = load_images([tests.paths[n] for n in numbers], tower.architecture).to(tower.device)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear, Pooling, gate_values
 from mingle_edge.merged_model import MergedModel
-from mingle_edge.router import Discriminants, discriminants
+from mingle_edge.router import Discriminants
 from mingle_edge.vision_tower import Linear, Parameters, embed_images, plain_linear, router_features
 
 Gate = tuple[Tensor, Tensor]
 """weight [d_in], bias [1]"""
+Observer = Callable[[str, Tensor], None]
+"""Called with the internal name of a linear layer and its input [B, N, d_in]."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,17 @@ class GatedTower:
         self.backbone = {name: torch.from_numpy(a).to(self.device) for name, a in merged.backbone().items()}
         self._expert: tuple[str, CompleteExpert] | None = None
         self._layers = load_layer_experts(merged, self.device) if merged.scope == "layer" else {}
-        self._router = self._load_router() if merged.scope == "image" and merged.tasks else None
+        self._router = merged.router() if merged.scope == "image" and merged.tasks else None
+        self._observer: Observer | None = None
+
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Have `observer` called with what every linear layer reads in embeddings computed within the block."""
+        self._observer = observer
+        try:
+            yield
+        finally:
+            self._observer = None
 
     @torch.inference_mode()
     def embed(self, images: Tensor, task: str | None = None) -> Tensor:
@@ -102,7 +115,7 @@ class GatedTower:
         """Image scope: embeddings under a weighted mixture of complete experts, the same for all images."""
         experts = [(c, self._complete_expert(task)) for c, task in zip(weights, tasks, strict=True)]
         parameters = expert_parameters(self.backbone, experts)
-        linear = expert_linear(parameters, experts)
+        linear = self._reporting(expert_linear(parameters, experts))
         return F.normalize(embed_images(images.to(self.device), parameters, self.architecture, linear), dim=-1)
 
     @torch.inference_mode()
@@ -110,8 +123,8 @@ class GatedTower:
         """Image scope: the router's posterior `[B, T]` and confidence `[B]`, in float64."""
         if self._router is None:
             raise ValueError("only a merged model of scope 'image' with at least one task has a router")
-        count = self.merged.settings.router_blocks
-        features = router_features(images.to(self.device), self.backbone, self.architecture, count)
+        depth = self.merged.router_depth
+        features = router_features(images.to(self.device), self.backbone, self.architecture, depth)
         posterior, confidence = self._router.posterior(features.double().cpu().numpy())
         return torch.from_numpy(posterior), torch.from_numpy(confidence)
 
@@ -130,18 +143,28 @@ class GatedTower:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Layer scope: embeddings, and the route of each gated layer: tasks and weights, both `[B, layers, k]`."""
         linear = GatedLinear(self.backbone, self._layers, top_k, pooling, task_mask, routes=[])
-        embeds = F.normalize(embed_images(images.to(self.device), self.backbone, self.architecture, linear), dim=-1)
+        reporting = self._reporting(linear)
+        embeds = F.normalize(embed_images(images.to(self.device), self.backbone, self.architecture, reporting), dim=-1)
         tasks, weights = zip(*(linear.routes or []), strict=True)
         return embeds, torch.stack(tasks, dim=1), torch.stack(weights, dim=1)
+
+    def _reporting(self, linear: Linear) -> Linear:
+        """The same layers, telling the observer, if there is one, what they read."""
+        observer = self._observer
+        if observer is None:
+            return linear
+
+        def reporting(layer: str, x: Tensor) -> Tensor:
+            observer(layer, x)
+            return linear(layer, x)
+
+        return reporting
 
     def _complete_expert(self, task: str) -> CompleteExpert:
         if self._expert is None or self._expert[0] != task:
             arrays, gates = self.merged.expert(task), self.merged.gates(task)
             self._expert = (task, CompleteExpert.from_arrays(arrays, gates, self.device))
         return self._expert[1]
-
-    def _load_router(self) -> Discriminants:
-        return discriminants([self.merged.router_statistics(name) for name in self.merged.task_names])
 
 
 def load_layer_experts(merged: MergedModel, device: torch.device | str) -> dict[str, GatedExperts]:

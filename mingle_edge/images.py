@@ -1,4 +1,4 @@
-"""Folders of images: listing, checking, and loading them as CLIP sees them."""
+"""Folders of images: listing, checking, and loading them as CLIP sees them, upright and with 8 bits per channel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import open_clip
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
@@ -42,7 +42,7 @@ def check_images(paths: Sequence[Path]) -> None:
     broken = []
     for path in paths:
         try:
-            _decode(path, lambda image: image.load())
+            _decode(path, Image.Image.load)
         except ImageFolderError as error:
             broken.append(str(error))
     if broken:
@@ -133,9 +133,17 @@ def _is_image(path: Path, root: Path) -> bool:
 
 
 def _decode(path: Path, use: Callable[[Image.Image], T]) -> T:
-    """`use` of an opened image; whatever decoding raises becomes one error that names the file."""
+    """`use` of a decoded image; whatever decoding raises becomes one error that names the file.
+
+    What the runtime does with a file on a device is done here, too: an image is turned upright as its EXIF orientation says,
+    and refused with more than 8 bits per channel, which Pillow would clip to 255 instead of scaling them.
+    """
     try:
         with Image.open(path) as image:
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode in ("I", "F") or ";" in image.mode:
+                raise ValueError(f"more than 8 bits per channel, mode {image.mode}")
             return use(image)
     except Exception as error:  # Pillow's decoders raise much besides OSError on broken files
         raise ImageFolderError(f"{path} cannot be decoded ({error}); replace or remove it") from error

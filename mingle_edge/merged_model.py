@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +21,13 @@ from safetensors.numpy import save_file
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.durable import flush
 from mingle_edge.errors import MergedModelError
-from mingle_edge.router import RouterStatistics
+from mingle_edge.router import Discriminants, RouterStatistics, discriminants
+from mingle_edge.router_depth import choose_depth
 from mingle_edge.settings import Settings
 
 FORMAT = "mingle-edge merged model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # 1 has a fixed router_blocks and no coordinates
 INDEX = "mingle.json"
 ROUTER, GATES, NULL_SPACE = "router.safetensors", "gates.safetensors", "null_space.safetensors"
 
@@ -136,9 +139,29 @@ class MergedModel:
         return {layer: (rows[f"{layer}/weight"], rows[f"{layer}/bias"]) for layer in layers}
 
     def router_statistics(self, task: str) -> RouterStatistics:
-        """What the image router keeps of a task."""
+        """What the image router keeps of a task, of the features of the largest depth it may be of."""
         rows = self._read(ROUTER, prefix=f"{self.task(task).name}/")
-        return RouterStatistics(rows["mean"], rows["factor"], int(rows["count"][0]))
+        return RouterStatistics(rows["mean"], rows["factor"], int(rows["count"][0]), rows.get("coordinates"))
+
+    @cached_property
+    def router_depth(self) -> int:
+        """Image scope: the blocks of the plain backbone that the router of these tasks reads.
+
+        Unless the setting fixes it, it is chosen from the statistics of these tasks and nothing else.
+        """
+        blocks = self.settings.router_blocks
+        if blocks != "auto":
+            return blocks
+        return choose_depth([self.router_statistics(name) for name in self.task_names], self._features_per_depth)
+
+    def router(self) -> Discriminants:
+        """Image scope: the discriminants of these tasks at `router_depth`."""
+        features = (self.router_depth + 1) * self._features_per_depth
+        return discriminants([self.router_statistics(name).first(features) for name in self.task_names])
+
+    @property
+    def _features_per_depth(self) -> int:
+        return 2 * self.architecture.width
 
     def null_space(self, task: str) -> Arrays:
         """Directions `[added, d]` that this task added to each layer's protected subspace."""
@@ -179,6 +202,8 @@ def commit_task(model: MergedModel, record: TaskRecord, tensors: TaskTensors) ->
             "factor": tensors.router.factor,
             "count": np.array([tensors.router.count], dtype=np.float32),
         }
+        if tensors.router.coordinates is not None:
+            rows["coordinates"] = tensors.router.coordinates
         _append(model, ROUTER, record.name, rows)
     if tensors.gates:
         gates = {f"{layer}/weight": weight for layer, (weight, _) in tensors.gates.items()}
@@ -257,8 +282,8 @@ def _check_format(index: Path, record: Any) -> None:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise MergedModelError(f"{index}: is not the index of a merged model (field format is not {FORMAT!r})")
     version = record.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise MergedModelError(
-            f"{index}: format version {version}; this release reads {FORMAT_VERSION}, "
+            f"{index}: format version {version}; this release reads {' and '.join(map(str, READABLE_VERSIONS))}, "
             "use the release of mingle-edge that wrote it, or a newer one"
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints import Checkpoint, check_checkpoint, open_checkpoint, read_architecture
+from mingle_edge.errors import TaskFileError
 from mingle_edge.images import check_images, list_images
 from mingle_edge.progress import Progress
 from mingle_edge.settings import Settings
@@ -49,6 +50,11 @@ def prepare(tasks: TaskFile, progress: Progress) -> PreparedMerge:
     base = tasks.path.parent
     settings = Settings.from_mapping(tasks.settings, f"{tasks.path}: [settings]")
     architecture = read_architecture(tasks.backbone.model, base, tasks.backbone.weights)
+    if settings.router_blocks != "auto" and settings.router_blocks > architecture.layers:
+        raise TaskFileError(
+            f"{tasks.path}: [settings]: router_blocks is {settings.router_blocks}, and the tower has {architecture.layers} "
+            'blocks; give at most that many, or "auto"'
+        )
     seeds = [list_images(task.seeds) for task in tasks.tasks]
     for paths in seeds:
         check_images(paths)

@@ -19,7 +19,7 @@ BATCH = 64  # images
 
 
 def mild_variations(images: Tensor, count: int, architecture: VisionArchitecture, generator: torch.Generator) -> Tensor:
-    """The preprocessed images `[B, 3, H, W]` and `count` variations of each: `[B (1 + count), 3, H, W]`.
+    """The preprocessed images `[B, 3, H, W]`, each followed by `count` variations of it: `[B, 1 + count, 3, H, W]`.
 
     Shifted by up to a sixteenth of the side (edges repeated), with gain, offset and noise on the pixel values.
     """
@@ -35,7 +35,7 @@ def mild_variations(images: Tensor, count: int, architecture: VisionArchitecture
     gain, offset = (torch.rand(len(varied), 1, 1, 1, generator=generator) * 2 - 1 for _ in range(2))
     noise = NOISE * torch.randn(varied.shape, generator=generator)
     varied = (varied * (1 + GAIN * gain) + OFFSET * offset + noise).clamp(0, 1)
-    return torch.cat([images, (varied - mean) / std])
+    return torch.cat([images[:, None], ((varied - mean) / std).reshape(len(images), count, *images.shape[1:])], dim=1)
 
 
 @torch.inference_mode()
@@ -57,6 +57,7 @@ def router_statistics(
     for start in range(0, len(seeds), per_batch):
         indices = list(range(start, min(start + per_batch, len(seeds))))
         images = mild_variations(seeds.load(indices), count, architecture, generator).to(device)
-        features.append(router_features(images, backbone, architecture, blocks).cpu())
+        of_batch = router_features(images.flatten(0, 1), backbone, architecture, blocks)
+        features.append(of_batch.reshape(len(indices), 1 + count, -1).cpu())
         progress("router", indices[-1] + 1, len(seeds))
-    return RouterStatistics.from_features(torch.cat(features).numpy(), len(seeds))
+    return RouterStatistics.from_features(torch.cat(features).numpy())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mingle_edge.errors import TaskFileError
 
@@ -20,8 +21,8 @@ class Settings:
     semantics: Literal["mingle-edge", "official"] = "mingle-edge"  # which defaults the settings below take
 
     # Image scope: the router.
-    router_blocks: int = 2  # blocks of the plain backbone it reads
-    router_augmentations: int = 24  # mild variations of each seed image its statistics are taken from
+    router_blocks: int | Literal["auto"] = "auto"  # blocks of the plain backbone it reads; auto: by leave-one-out on the seeds
+    router_augmentations: int = 16  # mild variations of each seed image its statistics are taken from
     learned_gates: bool = False  # adapt a gate per layer on top of the route
 
     # Gates and their test-time adaptation (section 3.2).
@@ -78,7 +79,7 @@ class Settings:
             if getattr(self, name) < 1:
                 raise TaskFileError(f"{where}: {name} must be at least 1, not {getattr(self, name)}")
         for name in ("router_blocks", "router_augmentations", "seed", "relaxation"):
-            if getattr(self, name) < 0:
+            if getattr(self, name) != "auto" and getattr(self, name) < 0:
                 raise TaskFileError(f"{where}: {name} must not be negative, and is {getattr(self, name)}")
         for name in ("learning_rate", "temperature"):
             if not getattr(self, name) > 0:
@@ -108,11 +109,18 @@ OFFICIAL = Settings(
 
 
 def _check_type(where: str, name: str, value: Any, hint: Any) -> None:
-    if choices := get_args(hint):
-        if value not in choices:
-            raise TaskFileError(f"{where}: {name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
-        return
-    accepted = (int, float) if hint is float else (hint,)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        kind = {int: "a whole number", float: "a number", bool: "true or false"}[hint]
-        raise TaskFileError(f"{where}: {name} must be {kind}, not {value!r}")
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if not any(_is_of(value, kind) for kind in kinds):
+        raise TaskFileError(f"{where}: {name} must be {' or '.join(map(_described, kinds))}, not {value!r}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if choices := get_args(kind):
+        return value in choices
+    return isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _described(kind: Any) -> str:
+    if choices := get_args(kind):
+        return f"one of {', '.join(map(repr, choices))}" if len(choices) > 1 else repr(choices[0])
+    return {int: "a whole number", float: "a number", bool: "true or false"}[kind]

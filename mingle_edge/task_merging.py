@@ -17,6 +17,7 @@ from mingle_edge.gated_tower import CompleteExpert, load_layer_experts
 from mingle_edge.merged_model import Arrays, MergedModel, TaskTensors
 from mingle_edge.prepared import PreparedTask
 from mingle_edge.progress import Progress
+from mingle_edge.router_depth import deepest
 from mingle_edge.router_features import router_statistics
 from mingle_edge.seeds import SeedImages, task_generator
 from mingle_edge.vision_tower import Parameters
@@ -62,7 +63,7 @@ class TaskMerger:
             learner.seeds,
             self.backbone,
             architecture,
-            blocks=settings.router_blocks,
+            blocks=deepest(settings.router_blocks, architecture.layers),
             augmentations=settings.router_augmentations,
             generator=task_generator(settings.seed, learner.task, "router"),
             device=self.device,

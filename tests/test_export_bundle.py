@@ -120,7 +120,7 @@ def test_an_adapter_holds_every_optional_input(exported):
         assert set(values) == inputs
         expert = merged.expert(task.name)
         for layer in merged.architecture.linear_layers():
-            np.testing.assert_array_equal(values[f"{layer}.A"], expert[f"{layer}.A"].T)
+            np.testing.assert_array_equal(values[f"{layer}.A"], expert[f"{layer}.A"])
             np.testing.assert_array_equal(values[f"{layer}.B"], expert[f"{layer}.B"].T)
         for name in merged.architecture.vector_shapes():
             np.testing.assert_array_equal(values[name], expert[name])

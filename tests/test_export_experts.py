@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from tiny_merged import ARCHITECTURE, write_merged
 
 from mingle_edge_export.graph import Graph, WeightFile
-from mingle_edge_export.page_bank import PAGE, PageLayout, write_expert
-from mingle_edge_export.routed_experts import LayerGates, RoutedExperts, expert_norm
+from mingle_edge_export.page_bank import PAGE_VALUES, PageLayout, write_expert
+from mingle_edge_export.routed_experts import BLOCK_SCALES, LayerGates, RoutedExperts, expert_norm
+from mingle_edge_export.tower import Tokens
 
 LAYERS = ["blocks.0.q", "blocks.0.v"]  # read the same input
 WIDTH, TOKENS = ARCHITECTURE.width, ARCHITECTURE.tokens
@@ -44,18 +46,28 @@ class Layers:
         }
         self.rank = max(ranks)
 
-    def session(self, folder, top_k: int) -> ort.InferenceSession:
+    def session(self, folder, top_k: int, precision: str = "fp32") -> ort.InferenceSession:
         """Both layers as one graph `x [batch, N, width]` -> `y0`, `y1`, `tasks`, `weights`."""
-        layout = PageLayout.of(ARCHITECTURE, dict.fromkeys(LAYERS, self.rank))
+        layout = PageLayout.of(ARCHITECTURE, dict.fromkeys(LAYERS, self.rank), precision)
         with (folder / "experts.bin").open("wb") as bank, (folder / "backbone.bin").open("wb") as file:
-            for expert in self.experts:
-                write_expert(bank, layout, expert)
+            scales = [write_expert(bank, layout, expert) for expert in self.experts]
+            gates = self.gates
+            if precision == "int8":
+                rows = {layer: np.stack([task.rows[layer] for task in scales]) for layer in LAYERS}
+                gates = {layer: dataclasses.replace(gate, row_scales=rows[layer]) for layer, gate in gates.items()}
+            if precision == "int4":
+                (folder / f"{BLOCK_SCALES}.bin").write_bytes(np.concatenate([task.blocks for task in scales]).tobytes())
             graph = Graph("layers")
             x = graph.input("x", ["batch", TOKENS, WIDTH])
             weights = WeightFile(file, "backbone.bin")
-            layers = RoutedExperts(graph, ARCHITECTURE, self.backbone, weights, layout, self.gates, "experts.bin", top_k)
-            for i, y in enumerate(layers.linear(LAYERS, x)):
-                graph.output(f"y{i}", y, ["batch", TOKENS, WIDTH])
+            blocks = f"{BLOCK_SCALES}.bin" if precision == "int4" else None
+            layers = RoutedExperts(
+                graph, ARCHITECTURE, self.backbone, weights, layout, gates, "experts.bin", top_k, block_scales=blocks
+            )
+            rows = Tokens(graph.op("Reshape", x, graph.integers(-1, WIDTH)), TOKENS)
+            for i, y in enumerate(layers.linear(LAYERS, rows)):
+                by_image = graph.op("Reshape", y.value, graph.integers(-1, TOKENS, WIDTH))
+                graph.output(f"y{i}", by_image, ["batch", TOKENS, WIDTH])
             tasks, values = layers.routes()
             graph.output("tasks", tasks, ["batch", 2, "k"], kind=7)
             graph.output("weights", values, ["batch", 2, "k"])
@@ -102,6 +114,23 @@ def test_routed_layers_compute_what_the_formula_says(tmp_path_factory, ranks, ba
         assert (weights[:, i][mask[tasks[:, i]] == 0] == 0).all()
 
 
+@pytest.mark.parametrize(("precision", "error"), [("fp16", 2e-3), ("int8", 0.03), ("int4", 0.25)])
+@given(ranks=st.lists(st.integers(1, 48), min_size=1, max_size=4), seed=st.integers(0, 999), data=st.data())
+def test_what_an_expert_adds_keeps_its_precision(tmp_path_factory, precision, error, ranks, seed, data):
+    """One image, as images with integer activations are run; the error is relative to what the experts add."""
+    layers, count = Layers(ranks, seed), len(ranks)
+    k = data.draw(st.integers(1, count), "k")
+    session = layers.session(tmp_path_factory.mktemp("layers"), k, precision)
+    x = np.random.default_rng(seed + 1).standard_normal((1, TOKENS, WIDTH)).astype(np.float32)
+    outputs = session.run(["y0", "y1"], {"x": x})
+    for output, layer in zip(outputs, LAYERS, strict=True):
+        exact, _ = layers.reference(layer, x.astype(np.float64), k, np.ones(count))
+        plain = x @ layers.backbone[f"{layer}.weight"].T.astype(np.float64) + layers.backbone[f"{layer}.bias"]
+        added = np.linalg.norm(exact - plain)
+        assert np.linalg.norm(output - exact) <= error * added + 1e-4
+        assert np.linalg.norm(output - exact) < np.linalg.norm(output - plain)
+
+
 def test_top_k_has_the_default_it_was_exported_with(tmp_path):
     session = Layers([3, 4, 5], 0).session(tmp_path, top_k=2)
     tasks = session.run(["tasks"], {"x": np.ones((1, TOKENS, WIDTH), np.float32)})[0]
@@ -110,24 +139,30 @@ def test_top_k_has_the_default_it_was_exported_with(tmp_path):
         session.run(None, {"x": np.ones((1, TOKENS, WIDTH), np.float32), "top_k": np.array([4])})
 
 
-@given(ranks=st.dictionaries(st.sampled_from(ARCHITECTURE.block_linears()), st.integers(1, 300), min_size=1))
-def test_layers_own_consecutive_pages_in_order_of_depth(ranks):
-    layout = PageLayout.of(ARCHITECTURE, ranks)
+@given(
+    ranks=st.dictionaries(st.sampled_from(ARCHITECTURE.block_linears()), st.integers(1, 300), min_size=1),
+    precision=st.sampled_from(["fp32", "fp16", "int8", "int4"]),
+)
+def test_layers_own_consecutive_pages_in_order_of_depth(ranks, precision):
+    layout = PageLayout.of(ARCHITECTURE, ranks, precision)
+    page, page_bytes = PAGE_VALUES[precision], layout.page_elements * layout.dtype.itemsize
+    assert page_bytes % 4096 == 0
     assert [slot.layer for slot in layout.slots] == [layer for layer in ARCHITECTURE.block_linears() if layer in ranks]
     end = 0
     for slot in layout.slots:
         d_out, d_in = ARCHITECTURE.linear_shape(slot.layer)
         assert slot.first_page == end
-        assert slot.pages_of_A * PAGE >= slot.rank * d_in > (slot.pages_of_A - 1) * PAGE
-        assert slot.pages_of_B * PAGE >= slot.rank * d_out > (slot.pages_of_B - 1) * PAGE
+        assert slot.pages_of_A * page >= slot.rank * d_in > (slot.pages_of_A - 1) * page
+        assert slot.pages_of_B * page >= slot.rank * d_out > (slot.pages_of_B - 1) * page
         end += slot.pages
-    assert layout.bytes_per_task == 4 * PAGE * end
+    assert layout.bytes_per_task == page_bytes * end
 
 
-def test_an_expert_of_smaller_rank_is_written_as_one_filled_up_with_zeros(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+def test_an_expert_of_smaller_rank_is_written_as_one_filled_up_with_zeros(tmp_path, precision):
     merged = write_merged(tmp_path / "merged", scope="layer", rank=3)
     layers = merged.architecture.block_linears()
-    layout = PageLayout.of(ARCHITECTURE, dict.fromkeys(layers, 90))  # A and B take several pages
+    layout = PageLayout.of(ARCHITECTURE, dict.fromkeys(layers, 90), precision)  # A and B take several pages
     expert = merged.expert("task0")
     padded = {
         name: np.pad(value, ((0, 87), (0, 0)) if name.endswith(".A") else ((0, 0), (0, 87))) for name, value in expert.items()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tiny_merged import ARCHITECTURE, write_merged
 
 from mingle_edge_export import ParityError, export_bundle, image_scope
+from mingle_edge_export.bundle_graphs import GraphWriter
 from mingle_edge_export.expert_inputs import ExpertInputs
 from mingle_edge_export.graph import Graph, WeightFile
 from mingle_edge_export.route_parity import RouteMismatchError, agreeing_routes
@@ -73,9 +74,9 @@ def baked_batch(self, name, *inputs, **attributes):
     return self.integers(1) if name == "Shape" else right_op(self, name, *inputs, **attributes)
 
 
-def doubled_expert(self, layer, *inputs):
-    y = right_expert(self, layer, *inputs)
-    return self.graph.op("Add", y, y) if layer == "blocks.1.fc2" else y
+def doubled_expert(self, layer, x, tokens, y):
+    z = right_expert(self, layer, x, tokens, y)
+    return self.graph.op("Add", z, self.graph.op("Sub", z, y)) if layer == "blocks.1.fc2" else z
 
 
 def lost_factor(*arguments):
@@ -87,18 +88,18 @@ def another_vector(self, tensor):
     return right_location(self, "ln_post.weight" if tensor == "ln_pre.weight" else tensor)
 
 
-def wrong_router(statistics):
-    right = right_discriminants(statistics)
-    return dataclasses.replace(right, bias=right.bias + np.array([0.0, 0.5, 0.0]))
+def wrong_router(self, path, blocks, router):
+    right_router(self, path, blocks, dataclasses.replace(router, bias=router.bias + np.array([0.0, 0.5, 0.0])))
 
 
-def class_token_alone(self, x):
+def class_token_alone(self, x, width):
     """What a gate reads in place of the mean over tokens."""
-    return self.graph.op("Slice", x, *(self.graph.integers(i) for i in (0, 1, 1)))
+    by_image = self.graph.op("Reshape", x.value, self.graph.integers(-1, x.count, width))
+    return self.graph.op("Slice", by_image, *(self.graph.integers(i) for i in (0, 1, 1)))
 
 
-right_op, right_expert, right_location = Graph.op, ExpertInputs._expert, WeightFile.location
-right_values, right_discriminants = image_scope.expert_values, image_scope.discriminants
+right_op, right_expert, right_location = Graph.op, ExpertInputs._with_expert, WeightFile.location
+right_values, right_router = image_scope.expert_values, GraphWriter.router
 
 
 @pytest.mark.parametrize(
@@ -106,10 +107,10 @@ right_values, right_discriminants = image_scope.expert_values, image_scope.discr
     [
         ("image", Graph, "op", rewired("Sigmoid", "Tanh"), r"dense tower, batch 1: cosine 0\.\d+ \(at least 0.99999\)"),
         ("image", Graph, "op", baked_batch, r"dense tower, batch 2: does not run \("),
-        ("image", ExpertInputs, "_expert", doubled_expert, "expert task0, batch 1: cosine"),
+        ("image", ExpertInputs, "_with_expert", doubled_expert, "expert task0, batch 1: cosine"),
         ("image", image_scope, "expert_values", lost_factor, "expert task0, batch 1: cosine"),
         ("image", WeightFile, "location", another_vector, "mixture of two, batch 1: cosine"),
-        ("image", image_scope, "discriminants", wrong_router, "router, batch 1: probabilities differ by"),
+        ("image", GraphWriter, "router", wrong_router, "router, batch 1: probabilities differ by"),
         ("layer", Graph, "op", rewired("Abs", "Identity"), "top 1, batch 1: image 0 takes other experts in gated layer"),
         ("layer", RoutedExperts, "token_mean", class_token_alone, "top 1, batch 1: image 0 takes other experts"),
     ],

@@ -80,6 +80,22 @@ class TestBroken:
         with pytest.raises(ImageFolderError, match=r"bomb\.png cannot be decoded .*decompression bomb"):
             check_images(list_images(tmp_path))
 
+    @pytest.mark.parametrize(
+        ("mode", "suffix", "message"),
+        [
+            ("I;16", "png", "more than 8 bits per channel, mode I;16"),
+            ("F", "tif", "more than 8 bits per channel, mode F"),
+        ],
+    )
+    def test_modes_that_a_device_refuses_are_refused_before_work_begins(
+        self, tmp_path: Path, mode: str, suffix: str, message: str
+    ) -> None:
+        path = tmp_path / f"image.{suffix}"
+        Image.new(mode, (8, 8)).save(path)
+        for call in (check_images, lambda paths: load_images(paths, TINY)):
+            with pytest.raises(ImageFolderError, match=rf"image\.{suffix} cannot be decoded \({message}"):
+                call([path])
+
 
 class TestLabelled:
     def test_in_the_order_of_classes(self, tmp_path: Path) -> None:

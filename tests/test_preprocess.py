@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from open_clip import image_transform
 from PIL import Image
 
-from mingle_edge.architecture import OPENAI_MEAN, OPENAI_STD
+from mingle_edge.architecture import OPENAI_MEAN, OPENAI_STD, VisionArchitecture
+from mingle_edge.images import load_images
 from mingle_edge_runtime import ImageError
 from mingle_edge_runtime.bundle import Preprocess
 from mingle_edge_runtime.preprocess import preprocess
 
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 
 
 def open_clip_transform(image: Image.Image, spec: Preprocess) -> np.ndarray:
@@ -43,6 +44,72 @@ def test_equals_open_clip_bit_for_bit(image: Image.Image, side: int) -> None:
     ours = preprocess(image, spec)
     assert ours.dtype == np.float32
     np.testing.assert_array_equal(ours[0], open_clip_transform(image, spec))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (3, 2000), (3000, 2000)])
+@pytest.mark.parametrize("mode", MODES)
+def test_any_size_and_mode_equals_open_clip(size: tuple[int, int], mode: str) -> None:
+    spec = Preprocess(24, OPENAI_MEAN, OPENAI_STD)
+    row = np.random.default_rng(0).integers(0, 256, (1, size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(np.repeat(row, size[1], axis=0)).convert(mode)
+    np.testing.assert_array_equal(preprocess(image, spec)[0], open_clip_transform(image, spec))
+
+
+@pytest.mark.parametrize("transparency", [3, bytes(range(256))])
+def test_a_palette_with_transparency_equals_open_clip(tmp_path, transparency: int | bytes) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    path = tmp_path / "palette.png"
+    Image.fromarray(pixels).convert("P").save(path, transparency=transparency)
+    spec = Preprocess(24, OPENAI_MEAN, OPENAI_STD)
+    ours = preprocess(path, spec)[0]  # without Pillow's warning that the transparency is lost, which is what is wanted
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        np.testing.assert_array_equal(ours, open_clip_transform(Image.open(path), spec))
+
+
+UPRIGHT = {  # what an EXIF orientation (CIPA DC-008, tag 274) asks for, of stored pixels [H, W, 3]
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda stored: np.rot90(stored, 1),
+}
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_file_is_turned_upright_here_and_where_models_are_merged(tmp_path, orientation: int, suffix: str) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    path = tmp_path / f"phone.{suffix}"
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(stored).save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+    if suffix == "jpg":  # what is stored then is not what was to be stored
+        stored = np.asarray(Image.open(path))
+    upright = Image.fromarray(np.ascontiguousarray(UPRIGHT[orientation](stored)))
+    architecture = VisionArchitecture(24, 8, 48, 1, 1, 64, 24, "gelu")
+    expected = open_clip_transform(upright, Preprocess(24, OPENAI_MEAN, OPENAI_STD))
+    np.testing.assert_array_equal(preprocess(path, Preprocess(24, OPENAI_MEAN, OPENAI_STD))[0], expected)
+    np.testing.assert_array_equal(load_images([path], architecture)[0].numpy(), expected)
+
+
+def test_a_picture_that_was_opened_already_is_taken_as_it_is(tmp_path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(tmp_path / "p.png", exif=exif)
+    spec = Preprocess(24, OPENAI_MEAN, OPENAI_STD)
+    image = Image.open(tmp_path / "p.png")
+    np.testing.assert_array_equal(preprocess(image, spec)[0], open_clip_transform(image, spec))
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch) -> None:
+    Image.new("1", (300, 300)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
+    with pytest.raises(ImageError, match=r"bomb\.png is too large: Image size \(90000 pixels\) .* or raise PIL.Image"):
+        preprocess(tmp_path / "bomb.png", Preprocess(8, OPENAI_MEAN, OPENAI_STD))
 
 
 def test_every_byte_value_is_scaled_like_torch_does() -> None:
@@ -98,6 +165,7 @@ def test_broken_files_are_named(tmp_path, content: bytes) -> None:
         ([np.zeros((4, 4, 3), np.uint8), 5], "image 1 is a int"),
         (Image.new("I;16", (9, 9)), "more than 8 bits per channel"),
         (Image.new("F", (9, 9)), "more than 8 bits per channel"),
+        (Image.new("I", (9, 9)), "more than 8 bits per channel"),
         (Image.new("L", (1, 600_000)), "too elongated"),
     ],
 )

@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
-from tiny_bundle import SPEC, TASKS, Weights, flat, images, write_image_bundle, write_layer_bundle
+from tiny_bundle import SIDE, SPEC, TASKS, Weights, flat, images, write_image_bundle, write_layer_bundle
 
 from mingle_edge_runtime import BudgetError, EdgeError, EdgeModel, ProviderError, UnknownTaskError, image_scope, layer_scope
 from mingle_edge_runtime.preprocess import preprocess
@@ -100,10 +99,16 @@ def test_labels_compete_as_the_application_asks(bundles, kind) -> None:
         assert free[i].route.tasks == route.tasks
 
 
-def test_no_images_give_empty_results(bundles) -> None:
-    with EdgeModel.open(bundles["image", 1]) as model:
-        assert model.embed([]).shape == (0, 16)
-        assert model.classify([]) == model.route([]) == []
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("nothing", [[], np.empty((0, 12, 9, 3), np.uint8), iter(())])
+def test_no_images_give_empty_results(bundles, kind, nothing) -> None:
+    with EdgeModel.open(bundles[kind]) as model:
+        for task in (None, "red"):
+            assert model.embed(nothing, task).shape == (0, 16)
+            assert model.classify(nothing, task) == []
+        assert model.route(nothing) == []
+        assert model.scope.embed(np.empty((0, 3, SIDE, SIDE), np.float32))[0].shape == (0, 16)
+        assert model.scope.embed(np.empty((0, 3, SIDE, SIDE), np.float32), "red")[0].shape == (0, 16)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -340,24 +345,6 @@ def test_a_provider_that_copies_makes_all_layers_experts_resident_and_says_so(bu
         assert model.stats().budget == size
     with pytest.raises(BudgetError, match=f"CPUExecutionProvider keeps all experts resident, {size} bytes: a budget of"):
         EdgeModel.open(bundles["layer", 2], expert_budget=size - 1)
-
-
-def test_a_provider_with_memory_of_its_own_gets_a_copy_of_each_expert(bundles, monkeypatch) -> None:
-    with EdgeModel.open(bundles["image", 1]) as model:
-        expected = model.embed(IMAGES)
-    copied: list[str] = []
-
-    def copy(array: np.ndarray, device: str = "cpu", number: int = 0) -> ort.OrtValue:
-        copied.append(device)
-        return original(array.copy())
-
-    original = ort.OrtValue.ortvalue_from_numpy
-    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", staticmethod(copy))
-    monkeypatch.setattr(image_scope, "DEVICES", {"CPUExecutionProvider": "cuda"})
-    with EdgeModel.open(bundles["image", 1]) as model:
-        np.testing.assert_array_equal(model.embed(IMAGES), expected)
-        assert copied.count("cuda") == 3 * 3  # tensors of an expert, experts that were used
-        assert model.stats().notes == ("experts are copied to memory of the cuda device, not mapped",)
 
 
 def test_a_provider_that_does_not_start_is_named(bundles) -> None:

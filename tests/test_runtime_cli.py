@@ -73,6 +73,21 @@ def test_verify_passes_on_what_was_written(folder, scope: str) -> None:
     assert "outputs: all as recorded" in result.output
 
 
+def test_verify_says_what_a_provider_leaves_to_the_cpu(folder) -> None:
+    result = call("verify", folder / "image", "--provider", "azure")
+    assert result.exit_code == 0, result.output
+    assert "nodes of tower.onnx run on CPUExecutionProvider instead of AzureExecutionProvider" in result.output
+
+
+@pytest.mark.parametrize("command", [["run", "IMAGE"], ["verify"], ["profile"]])
+def test_a_provider_that_is_not_there_is_refused_with_those_that_are(folder, command) -> None:
+    name, *rest = [argument.replace("IMAGE", str(folder / "pictures/red.png")) for argument in command]
+    result = call(name, folder / "image", *rest, "--provider", "cuda")
+    assert result.exit_code == 2
+    assert "error: provider 'cuda' is not available; this ONNX Runtime has " in result.output
+    assert "CPUExecutionProvider" in result.output
+
+
 def test_verify_fails_on_damage(tmp_path) -> None:
     bundle = write_image_bundle(tmp_path / "bundle", Weights())
     content = bytearray((bundle / "backbone.bin").read_bytes())
@@ -89,7 +104,7 @@ def test_inspect_describes_a_bundle(folder, scope: str) -> None:
     result = call("inspect", folder / scope)
     assert result.exit_code == 0, result.output
     index = Bundle.open(folder / scope).index
-    assert f"bundle, format 1, {scope} scope, fp32, top-k 1" in result.output
+    assert f"bundle, format 2, {scope} scope, top-k 1" in result.output
     for task in TASKS:
         (line,) = [line for line in result.output.splitlines() if line.startswith(f"{task} ")]
         assert line.split()[1:3] == ["4", "2"]

@@ -13,7 +13,7 @@ D_IN, D_OUT = 6, 5
 
 def expert(generator: np.random.Generator, rank: int, gated: bool) -> dict[str, np.ndarray]:
     """A random expert of one layer and one vector."""
-    shapes = {"q.A": (D_IN, rank), "q.B": (rank, D_OUT), "ln.bias": (D_OUT,)}
+    shapes = {"q.A": (rank, D_IN), "q.B": (rank, D_OUT), "ln.bias": (D_OUT,)}
     if gated:
         shapes |= {"q.gate_weight": (D_IN, 1), "q.gate_bias": (1,)}
     arrays = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
@@ -22,7 +22,10 @@ def expert(generator: np.random.Generator, rank: int, gated: bool) -> dict[str, 
 
 def layer(x: np.ndarray, one: dict[str, np.ndarray]) -> np.ndarray:
     """What the tower's graph adds for `x [tokens, D_IN]`, as docs/bundle-format.md says."""
-    inner = x @ one["q.A"]
+    if "q.scale" in one:
+        inner = x @ one["q.A_codes"].astype(np.float64) * one["q.scale"]
+        return inner @ one["q.B_codes"]
+    inner = x @ one["q.A"].T
     if "gate_spread" in one:
         inner = inner * ((x.mean(0) @ one["q.gate_weight"] + one["q.gate_bias"]) @ one["gate_spread"])
     return inner @ one["q.B"]
@@ -42,3 +45,21 @@ def test_a_mixture_acts_as_the_weighted_sum(parts, gated: bool, seed: int) -> No
     np.testing.assert_allclose(joined["ln.bias"], vector, atol=1e-5)
     assert {array.dtype for array in joined.values()} == {np.dtype(np.float32)}
     assert joined.keys() == experts[0].keys()
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.floats(-1, 1)), min_size=1, max_size=4), st.integers(0, 99))
+def test_a_mixture_of_codes_acts_as_the_weighted_sum(parts, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((7, D_IN)).astype(np.float32)
+    experts = [
+        {
+            "q.A_codes": generator.integers(-127, 128, (D_IN, rank), dtype=np.int8),
+            "q.B_codes": generator.integers(-127, 128, (rank, D_OUT), dtype=np.int8),
+            "q.scale": generator.random(rank, dtype=np.float32) / np.float32(127**2),
+        }
+        for rank, _ in parts
+    ]
+    joined = mix(experts, [weight for _, weight in parts], {})
+    expected = sum(weight * layer(x, one) for (_, weight), one in zip(parts, experts, strict=True))
+    np.testing.assert_allclose(layer(x, joined), expected, atol=1e-4)
+    assert [joined[name].dtype for name in experts[0]] == [np.int8, np.int8, np.float32]

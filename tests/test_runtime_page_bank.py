@@ -19,7 +19,9 @@ from mingle_edge_runtime.replacement_policy import HALF_LIFE
 
 TASKS = ("a", "b", "c", "d")
 PAGE = 4096  # float32 values; 16 KiB, a multiple of every common page size
-LAYOUT = PageBank("experts.bin", "experts", PAGE, 48, (LayerPages("x", 0, 16), LayerPages("y", 16, 8), LayerPages("z", 24, 24)))
+LAYOUT = PageBank(
+    "experts.bin", "experts", "float32", PAGE, 48, (LayerPages("x", 0, 16), LayerPages("y", 16, 8), LayerPages("z", 24, 24))
+)
 LAYER_BYTES = [16 * PAGE * 4, 8 * PAGE * 4, 24 * PAGE * 4]
 TASK_BYTES = sum(LAYER_BYTES)
 

@@ -126,6 +126,9 @@ class BundleWriter:
             format=fmt.FORMAT,
             format_version=fmt.FORMAT_VERSION,
             precision="fp32",
+            expert_precision="fp32",
+            exact_layers=(),
+            fidelity=fmt.Fidelity(0.9999),
             minimum_onnxruntime="1.20.0",
             producer={"onnx": onnx.__version__},
             source=fmt.Source("0" * 64, dict.fromkeys(TASKS, "1" * 64)),
@@ -191,10 +194,14 @@ def write_image_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
     plain = [FLATTEN, node("MatMul", "x stem", "xw")]
     dense = [*plain, node("Add", "xw ln_post.bias", "y"), *NORMALISE]
     writer.graph("dense.onnx", dense, EMBEDS, [stem, bias])
-    a = constant("projection.A", np.empty((INPUTS, 0)), np.float32)
+    a = constant("projection.A", np.empty((0, INPUTS)), np.float32)
     b = constant("projection.B", np.empty((0, DIM)), np.float32)
-    optional = (optional_input(a, [INPUTS, "rank"]), optional_input(b, ["rank", DIM]), optional_input(bias, [DIM]))
-    expert = [node("MatMul", "x projection.A", "xa"), node("MatMul", "xa projection.B", "xab"), node("Add", "xw xab", "z")]
+    optional = (optional_input(a, ["rank", INPUTS]), optional_input(b, ["rank", DIM]), optional_input(bias, [DIM]))
+    expert = [
+        node("Gemm", "x projection.A", "xa", transB=1),
+        node("MatMul", "xa projection.B", "xab"),
+        node("Add", "xw xab", "z"),
+    ]
     tower = [*plain, *expert, node("Add", "z ln_post.bias", "y"), *NORMALISE]
     writer.graph("tower.onnx", tower, EMBEDS, [stem, bias, a, b], optional)
     router = [
@@ -208,7 +215,7 @@ def write_image_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
     (root / "experts").mkdir()
     names = [f"experts/{name}.onnx_adapter" for name in TASKS]
     for t, name in enumerate(names):
-        arrays = {"projection.A": weights.A[t], "projection.B": weights.B[t], "ln_post.bias": weights.biases[t]}
+        arrays = {"projection.A": weights.A[t].T, "projection.B": weights.B[t], "ln_post.bias": weights.biases[t]}
         write_adapter(root / name, arrays)
     return writer.finish(
         weights,
@@ -267,7 +274,7 @@ def write_layer_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
         scope="layer",
         top_k=top_k,
         tasks=tasks([2 * LAYERS * PAGE * 4] * len(TASKS), [None] * len(TASKS)),
-        page_bank=fmt.PageBank("experts.bin", "experts", PAGE, 2 * LAYERS, layers),
+        page_bank=fmt.PageBank("experts.bin", "experts", "float32", PAGE, 2 * LAYERS, layers),
     )
 
 

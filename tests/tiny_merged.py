@@ -95,7 +95,7 @@ def _router_statistics(
     images = coarse.repeat(cell, axis=2).repeat(cell, axis=3)
     parameters = {name: torch.from_numpy(value) for name, value in backbone.items()}
     features = router_features(torch.from_numpy(images), parameters, architecture, blocks)
-    return RouterStatistics.from_features(features.numpy(), count=6)
+    return RouterStatistics.from_features(features.numpy().reshape(6, 4, -1))
 
 
 def _parameter(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:

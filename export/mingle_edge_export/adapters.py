@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mingle_edge_export.errors import OutputError
-from mingle_edge_export.graph import Array
 
 VERSION = 1  # of the adapter and of the model it is for; ONNX Runtime stores both and checks neither
 
 
-def write_adapter(path: Path, values: Mapping[str, Array]) -> None:
+def write_adapter(path: Path, values: Mapping[str, NDArray[Any]]) -> None:
     """Write one expert; values: every optional input of the tower by name. Raises `OutputError` where that fails."""
     import onnxruntime
 
@@ -21,7 +22,7 @@ def write_adapter(path: Path, values: Mapping[str, Array]) -> None:
     adapter.set_adapter_version(VERSION)
     adapter.set_model_version(VERSION)
     # The adapter keeps views without owning them: the arrays must outlive export_adapter, or garbage is written.
-    arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in sorted(values.items())}
+    arrays = {name: np.ascontiguousarray(value) for name, value in sorted(values.items())}
     parameters = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
     adapter.set_parameters(parameters)
     try:

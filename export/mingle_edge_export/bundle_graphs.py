@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnx import TensorProto
@@ -15,7 +15,9 @@ from mingle_edge_export.graph import Array, Dims, Graph, WeightFile
 from mingle_edge_export.page_bank import PageLayout
 from mingle_edge_export.routed_experts import LayerGates, RoutedExperts
 from mingle_edge_export.router_graph import add_router
+from mingle_edge_export.smoothing import Smoothing
 from mingle_edge_export.tower import PlainLayers, Tower
+from mingle_edge_export.weight_precision import Precision
 
 PIXELS, EMBEDS = "pixel_values", "image_embeds"
 
@@ -27,23 +29,59 @@ class GraphWriter:
     architecture: VisionArchitecture
     backbone: Mapping[str, Array]  # by internal name
     weights: WeightFile
+    precision: Precision = "fp32"
+    expert_precision: Precision = "fp32"
+    exact: Collection[str] = ()
+    """layers whose weights stay in float32 whatever the precision"""
+    smoothing: Smoothing = field(default_factory=Smoothing)
+    """what the backbone was smoothed by, and experts and gates must be"""
 
     def dense(self, path: Path) -> None:
         """The tower without experts."""
         graph = self._graph("dense")
-        layers = PlainLayers(graph, self.architecture, self.backbone, self.weights)
+        layers = self._plain(graph)
         self._finish(graph, layers, path)
 
     def tower_with_inputs(self, path: Path, carrying: Collection[str], gated: Collection[str] = ()) -> None:
         """The image scope's tower. carrying, gated: layers with experts, and those of them with learned gates."""
         graph = self._graph("tower")
-        layers = ExpertInputs(graph, self.architecture, self.backbone, self.weights, carrying, gated)
+        layers = ExpertInputs(
+            graph,
+            self.architecture,
+            self.backbone,
+            self.weights,
+            carrying,
+            gated,
+            precision=self.precision,
+            exact=self.exact,
+            expert_precision=self.expert_precision,
+        )
         self._finish(graph, layers, path)
 
-    def tower_with_bank(self, path: Path, layout: PageLayout, gates: Mapping[str, LayerGates], bank: str, top_k: int) -> None:
-        """The layer scope's tower; `bank` is the name of the page bank's file beside it."""
+    def tower_with_bank(
+        self,
+        path: Path,
+        layout: PageLayout,
+        gates: Mapping[str, LayerGates],
+        bank: str,
+        top_k: int,
+        block_scales: str | None = None,
+    ) -> None:
+        """The layer scope's tower; bank, block_scales: names of the files of pages and of their scales, beside it."""
         graph = self._graph("tower")
-        layers = RoutedExperts(graph, self.architecture, self.backbone, self.weights, layout, gates, bank, top_k)
+        layers = RoutedExperts(
+            graph,
+            self.architecture,
+            self.backbone,
+            self.weights,
+            layout,
+            gates,
+            bank,
+            top_k,
+            precision=self.precision,
+            exact=self.exact,
+            block_scales=block_scales,
+        )
         embeds = Tower(layers).embeddings(PIXELS)
         tasks, values = layers.routes()
         dims: Dims = ["batch", len(layout.slots), "k"]
@@ -55,11 +93,14 @@ class GraphWriter:
     def router(self, path: Path, blocks: int, router: Discriminants) -> None:
         """The image scope's router on the first `blocks` blocks."""
         graph = self._graph("router")
-        layers = PlainLayers(graph, self.architecture, self.backbone, self.weights)
+        layers = self._plain(graph)
         posterior, confidence = add_router(layers, PIXELS, blocks, router)
         graph.output("posterior", posterior, ["batch", len(router.bias)])
         graph.output("confidence", confidence, ["batch"])
         graph.save(path)
+
+    def _plain(self, graph: Graph) -> PlainLayers:
+        return PlainLayers(graph, self.architecture, self.backbone, self.weights, self.precision, self.exact)
 
     def _graph(self, name: str) -> Graph:
         graph = Graph(name)

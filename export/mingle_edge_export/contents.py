@@ -27,6 +27,8 @@ class Contents:
 
     tower: str
     """path in the bundle"""
+    dense: str
+    """likewise, of the tower without experts"""
     experts: Sequence[StoredExpert]
     """in the order of tasks"""
     learned_gates: bool = False

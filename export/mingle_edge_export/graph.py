@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +18,7 @@ Dims = Sequence[int | str]
 
 OPSET = 17
 IR_VERSION = 8
+MICROSOFT = "com.microsoft"  # operators that ONNX Runtime alone has; used where the standard has none
 ALIGNMENT = 4096  # bytes; offsets of external data are multiples, so that a runtime can map them
 
 
@@ -30,14 +32,14 @@ class WeightFile:
         self._end = 0
         self._tensors: dict[str, tuple[int, tuple[int, ...]]] = {}
 
-    def add(self, tensor: str, value: Array) -> int:
+    def add(self, tensor: str, value: NDArray[Any]) -> int:
         """Write a tensor unless one of that name is there already; its offset in bytes."""
         if tensor not in self._tensors:
             offset = -(-self._end // ALIGNMENT) * ALIGNMENT
             self._file.write(bytes(offset - self._end))
-            self._file.write(np.ascontiguousarray(value, dtype="<f4").tobytes())
+            self._file.write(np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<")).tobytes())
             self._file.flush()  # graphs are checked together with what they point to
-            self._end = offset + 4 * value.size
+            self._end = offset + value.nbytes
             self._tensors[tensor] = (offset, value.shape)
         return self._tensors[tensor][0]
 
@@ -56,6 +58,16 @@ class Graph:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._initializers: dict[str, TensorProto] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._part = ""
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Name the nodes added within the block `<name>/<operator>_<number>`, so that a profile can tell where time goes."""
+        outer, self._part = self._part, f"{name}/"
+        try:
+            yield
+        finally:
+            self._part = outer
 
     def input(self, name: str, dims: Dims, default: NDArray[Any] | None = None) -> str:
         """An input of the graph, float32 unless its default says otherwise; one with a default is optional."""
@@ -66,12 +78,12 @@ class Graph:
         return name
 
     def op(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node of the standard domain and name its only output."""
+        """Add a node, of the standard domain unless `domain` is among the attributes, and name its only output."""
         return self.ops(operator, *inputs, outputs=1, **attributes)[0]
 
     def ops(self, operator: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
         """Add a node with several outputs and name them."""
-        node = f"{operator}_{len(self._nodes)}"
+        node = f"{self._part}{operator}_{len(self._nodes)}"
         names = [node] if outputs == 1 else [f"{node}.{i}" for i in range(outputs)]
         self._nodes.append(helper.make_node(operator, inputs, names, name=node, **attributes))
         return names
@@ -89,11 +101,11 @@ class Graph:
         """A constant vector of int64, as shapes and axes are given."""
         return self.constant(np.array(values, dtype=np.int64))
 
-    def weight(self, name: str, value: Array, file: WeightFile) -> str:
+    def weight(self, name: str, value: NDArray[Any], file: WeightFile) -> str:
         """A constant stored in `file` under its own name."""
         if name not in self._initializers:
             offset = file.add(name, value)
-            self.external(name, value.shape, file.name, offset)
+            self.external(name, value.shape, value.dtype, file.name, offset)
         return name
 
     def optional_weight(self, name: str, value: Array, file: WeightFile) -> str:
@@ -103,10 +115,11 @@ class Graph:
             self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape))
         return name
 
-    def external(self, name: str, shape: Sequence[int], location: str, offset: int = 0) -> str:
-        """A float32 constant whose bytes lie in the file `location` beside the graph, from `offset` on."""
-        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
-        length = 4 * int(np.prod(shape))
+    def external(self, name: str, shape: Sequence[int], dtype: np.dtype[Any], location: str, offset: int = 0) -> str:
+        """A constant whose bytes lie in the file `location` beside the graph, from `offset` on."""
+        kind = helper.np_dtype_to_tensor_dtype(dtype)
+        tensor = TensorProto(name=name, data_type=kind, dims=shape, data_location=TensorProto.EXTERNAL)
+        length = dtype.itemsize * int(np.prod(shape))
         for key, value in (("location", location), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(value))
         self._initializers[name] = tensor
@@ -121,9 +134,10 @@ class Graph:
         """The model, without its external data."""
         initializers = list(self._initializers.values())
         graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, initializers)
+        domains = sorted({node.domain for node in self._nodes} - {""})
         return helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in domains)],
             ir_version=IR_VERSION,
             producer_name="mingle-edge",
         )

@@ -6,21 +6,21 @@ from pathlib import Path
 
 from mingle_edge.merged_model import MergedModel
 from mingle_edge.progress import Progress
-from mingle_edge.router import discriminants
 from mingle_edge_export.adapters import write_adapter
 from mingle_edge_export.bundle_graphs import GraphWriter
 from mingle_edge_export.contents import Contents, StoredExpert
 from mingle_edge_export.expert_inputs import expert_values
 from mingle_edge_runtime import bundle as fmt
 
-TOWER, ROUTER, EXPERTS = "tower.onnx", "router.onnx", "experts"
+TOWER, DENSE, ROUTER, EXPERTS = "tower.onnx", "dense.onnx", "router.onnx", "experts"
 
 
 def write_image_scope(folder: Path, merged: MergedModel, graphs: GraphWriter, progress: Progress) -> Contents:
     """Write the graphs and the adapters into `folder`."""
     architecture, names = merged.architecture, merged.task_names
-    router = discriminants([merged.router_statistics(name) for name in names])
-    graphs.router(folder / ROUTER, merged.settings.router_blocks, router)
+    router = merged.router()
+    graphs.dense(folder / DENSE)
+    graphs.router(folder / ROUTER, merged.router_depth, router)
     kinds = ("patch_embedding", *merged.settings.carrying(), "projection")
     carrying = [layer for layer in architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
     gated = [layer for layer in carrying if merged.settings.learned_gates and layer.startswith("blocks.")]
@@ -30,16 +30,19 @@ def write_image_scope(folder: Path, merged: MergedModel, graphs: GraphWriter, pr
     for i, name in enumerate(names):
         progress("experts", i, len(names), name)
         path = f"{EXPERTS}/{name}.onnx_adapter"
-        expert = merged.expert(name)
-        write_adapter(folder / path, expert_values(architecture, graphs.backbone, expert, merged.gates(name), carrying, gated))
+        expert = graphs.smoothing.parameters(merged.expert(name))
+        gates = graphs.smoothing.gates(merged.gates(name))
+        values = expert_values(architecture, graphs.backbone, expert, gates, carrying, gated, graphs.expert_precision)
+        write_adapter(folder / path, values)
         rank = max(len(value) for key, value in expert.items() if key.endswith(".A"))
         stored.append(StoredExpert(rank, (folder / path).stat().st_size, path))
     progress("experts", len(names), len(names))
     vectors = {name: graphs.weights.location(name) for name in architecture.vector_shapes()}
     return Contents(
         tower=TOWER,
+        dense=DENSE,
         experts=stored,
-        router=fmt.Router(ROUTER, merged.settings.router_blocks, router.confidence_bound),
+        router=fmt.Router(ROUTER, merged.router_depth, router.confidence_bound),
         defaults=fmt.Defaults(graphs.weights.name, {name: fmt.DefaultTensor(*place) for name, place in vectors.items()}),
         learned_gates=bool(gated),
     )

@@ -1,22 +1,33 @@
 """Layer scope: all experts in one file of equal pages, so that a run reads the pages of routed experts and no others.
 
 The layout is that of docs/bundle-format.md: task after task; within a task each layer owns consecutive pages, first A
-`[rank, d_in]`, then B transposed `[rank, d_out]`, each starting on a page.
+`[rank, d_in]` (int8: `[d_in, rank]`), then B transposed `[rank, d_out]`, each starting on a page. A page is a multiple of the
+system's, at every precision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge_export.graph import Array
+from mingle_edge_export.quantization import CODE_UNIT, pack_nibbles, quantize, quantize_blocks
+from mingle_edge_export.weight_precision import Precision
 
-PAGE = 4096  # float32 values
 TENSOR = "experts"  # the bank's initializer in the tower
+PAGE_VALUES = {"fp32": 4096, "fp16": 4096, "int8": 4096, "int4": 8192}
+Element = Literal["float32", "float16", "int8", "uint8"]
+ELEMENTS: dict[Precision, Element] = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "int8": "int8",
+    "int4": "uint8",
+}  # uint8: two values
 
 
 @dataclass(frozen=True)
@@ -27,17 +38,18 @@ class LayerSlot:
     rank: int  # the largest of all tasks; smaller experts are filled up with zeros
     d_in: int
     d_out: int
+    page: int  # values
     first_page: int
 
     @property
     def pages_of_A(self) -> int:
         """Pages from `first_page` on."""
-        return -(-self.rank * self.d_in // PAGE)
+        return -(-self.rank * self.d_in // self.page)
 
     @property
     def pages_of_B(self) -> int:
         """Pages after those of A."""
-        return -(-self.rank * self.d_out // PAGE)
+        return -(-self.rank * self.d_out // self.page)
 
     @property
     def pages(self) -> int:
@@ -51,29 +63,73 @@ class PageLayout:
 
     slots: tuple[LayerSlot, ...]  # in order of depth
     pages_per_task: int
+    precision: Precision = "fp32"
 
     @classmethod
-    def of(cls, architecture: VisionArchitecture, ranks: Mapping[str, int]) -> PageLayout:
+    def of(cls, architecture: VisionArchitecture, ranks: Mapping[str, int], precision: Precision = "fp32") -> PageLayout:
         """The layout for experts of these ranks by layer."""
         slots: list[LayerSlot] = []
         end = 0
         for layer in architecture.block_linears():
             if layer in ranks:
                 d_out, d_in = architecture.linear_shape(layer)
-                slots.append(LayerSlot(layer, ranks[layer], d_in, d_out, end))
+                slots.append(LayerSlot(layer, ranks[layer], d_in, d_out, PAGE_VALUES[precision], end))
                 end += slots[-1].pages
-        return cls(tuple(slots), end)
+        return cls(tuple(slots), end, precision)
+
+    @property
+    def page(self) -> int:
+        """Values on a page."""
+        return PAGE_VALUES[self.precision]
+
+    @property
+    def element(self) -> Element:
+        """Type of the bank's elements."""
+        return ELEMENTS[self.precision]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The same for numpy, little-endian as the file is."""
+        return np.dtype(self.element).newbyteorder("<")
+
+    @property
+    def page_elements(self) -> int:
+        """Elements of `dtype` on a page."""
+        return self.page // 2 if self.precision == "int4" else self.page
 
     @property
     def bytes_per_task(self) -> int:
         """Size of one task's pages."""
-        return 4 * PAGE * self.pages_per_task
+        return self.pages_per_task * self.page_elements * self.dtype.itemsize
 
 
-def write_expert(file: BinaryIO, layout: PageLayout, expert: Mapping[str, Array]) -> None:
+@dataclass(frozen=True)
+class ExpertScales:
+    """What the codes of one task's expert stand for; None where they are the values themselves."""
+
+    rows: Mapping[str, Array]
+    """int8: layer -> `[rank]`, the scale of a row of A times that of the same row of B, in units of `CODE_UNIT`"""
+    blocks: Array | None = None
+    """int4: `[pages_per_task, page / 32]`, a scale for each 32 values"""
+
+
+def write_expert(file: BinaryIO, layout: PageLayout, expert: Mapping[str, Array]) -> ExpertScales:
     """Append one task's pages. expert: `<layer>.A [r, d_in]`, `<layer>.B [d_out, r]`."""
+    rows: dict[str, Array] = {}
+    blocks: list[Array] = []
     for slot in layout.slots:
-        for matrix, pages in ((expert[f"{slot.layer}.A"], slot.pages_of_A), (expert[f"{slot.layer}.B"].T, slot.pages_of_B)):
-            content = np.zeros(pages * PAGE, dtype="<f4")
-            content[: matrix.size] = matrix.ravel()
-            file.write(content.tobytes())
+        A, B = expert[f"{slot.layer}.A"], expert[f"{slot.layer}.B"].T
+        A, B = (np.pad(matrix, ((0, slot.rank - len(matrix)), (0, 0))) for matrix in (A, B))
+        contents: list[NDArray[Any]] = [A, B]
+        if layout.precision == "int8":
+            (A_codes, A_scales), (B_codes, B_scales) = quantize(A, axis=1), quantize(B, axis=1)
+            contents = [A_codes.T, B_codes]
+            rows[slot.layer] = (A_scales * B_scales)[:, 0] / CODE_UNIT
+        for content, pages in zip(contents, (slot.pages_of_A, slot.pages_of_B), strict=True):
+            content = np.pad(content.ravel(), (0, pages * layout.page - content.size)).reshape(pages, layout.page)
+            if layout.precision == "int4":
+                codes, scales = quantize_blocks(content, bits=4)
+                content = pack_nibbles(codes)
+                blocks.append(scales)
+            file.write(np.ascontiguousarray(content, dtype=layout.dtype).tobytes())
+    return ExpertScales(rows, np.concatenate(blocks) if blocks else None)

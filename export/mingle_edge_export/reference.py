@@ -56,10 +56,13 @@ class Reference:
     plain: Array  # [n, dim], the backbone without experts
     by_image: ImageScopeOutputs | None  # image scope
     by_layer: Mapping[int, Routed]  # layer scope: top_k = 1 .. T; of fewer images where top_k is not `compared_top_k`
+    folded: Array | None = None  # [n, dim], under the expert of the task that is folded into the weights
 
     def golden(self) -> dict[str, NDArray[Any]]:
         """The arrays of golden.npz."""
         n = GOLDEN_IMAGES
+        if self.folded is not None:
+            return {"images": self.images[:n], "embeds": self.folded[None, :n]}
         if self.by_image is not None:
             return {"images": self.images[:n], "plain": self.plain[:n], **self.by_image.golden(n)}
         return {"images": self.images[:n], "embeds": np.stack([routed.embeds[:n] for routed in self.by_layer.values()])}
@@ -70,15 +73,18 @@ def compared_top_k(tasks: int) -> list[int]:
     return sorted({1, min(2, tasks), tasks})
 
 
-def compute_reference(merged: MergedModel, spec: Preprocess, progress: Progress) -> Reference:
-    """Run the merged model in PyTorch on the CPU."""
+def compute_reference(merged: MergedModel, spec: Preprocess, fold: str | None, progress: Progress) -> Reference:
+    """Run the merged model in PyTorch on the CPU. fold: the task to be folded, which alone is computed then."""
     images = smooth_images(IMAGES, spec.image_size)
     pixels = preprocess(images, spec)
     x = torch.from_numpy(pixels)
     tower = GatedTower(merged)
+    plain = tower.embed(x).numpy()
+    if fold is not None:
+        return Reference(images, pixels, plain, None, {}, tower.embed(x, fold).numpy())
     by_image = _by_image(tower, x, progress) if merged.scope == "image" else None
     by_layer = _by_layer(tower, x, progress) if merged.scope == "layer" else {}
-    return Reference(images, pixels, tower.embed(x).numpy(), by_image, by_layer)
+    return Reference(images, pixels, plain, by_image, by_layer)
 
 
 def _by_image(tower: GatedTower, x: torch.Tensor, progress: Progress) -> ImageScopeOutputs:

@@ -6,16 +6,21 @@ In every gated layer and for every image: gate values `s = Wg mean_tokens(x) + b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge_export.graph import Array, Graph, WeightFile
-from mingle_edge_export.page_bank import PAGE, TENSOR, LayerSlot, PageLayout
-from mingle_edge_export.tower import PlainLayers
+from mingle_edge_export.graph import MICROSOFT, Array, Graph, WeightFile
+from mingle_edge_export.page_bank import TENSOR, LayerSlot, PageLayout
+from mingle_edge_export.quantization import BLOCK, CODE_UNIT
+from mingle_edge_export.tower import PlainLayers, Tokens
+from mingle_edge_export.weight_precision import Precision
+
+BLOCK_SCALES = "expert_scales"  # initializer of the scales of experts in int4
+_FLOAT = 1  # onnx.TensorProto.DataType
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class LayerGates:
     weight: Array  # [d_in, T]
     bias: Array  # [T]
     norms: Array  # [T], ||B_t A_t||_F
+    row_scales: Array | None = None  # [T, rank], of experts in int8
 
 
 class RoutedExperts(PlainLayers):
@@ -42,47 +48,59 @@ class RoutedExperts(PlainLayers):
         gates: Mapping[str, LayerGates],
         bank: str,
         top_k: int,
+        *,
+        precision: Precision = "fp32",
+        exact: Collection[str] = (),
+        block_scales: str | None = None,
     ) -> None:
-        """gates: by layer, for every slot of the layout. bank: the file of the pages. top_k: unless a run says otherwise."""
-        super().__init__(graph, architecture, backbone, file)
+        """gates: by layer, for every slot of the layout. bank: the file of the pages. top_k: unless a run says otherwise.
+        precision, exact: of the backbone, see `PlainLayers`. block_scales: the file of the scales of experts in int4."""
+        super().__init__(graph, architecture, backbone, file, precision, exact)
         self._slots = {slot.layer: slot for slot in layout.slots}
+        self._layout = layout
         self._gates = gates
         self._tasks = len(next(iter(gates.values())).bias)
         self._pages_per_task = graph.integers(layout.pages_per_task)
-        graph.external(TENSOR, (self._tasks * layout.pages_per_task, PAGE), bank)
+        rows = self._tasks * layout.pages_per_task
+        graph.external(TENSOR, (rows, layout.page_elements), layout.dtype, bank)
+        if block_scales is not None:
+            graph.external(BLOCK_SCALES, (rows, layout.page // BLOCK), np.dtype("<f4"), block_scales)
         self._top_k = graph.input("top_k", [1], np.array([top_k], dtype=np.int64))
         mask = graph.input("task_mask", [self._tasks], np.ones(self._tasks, dtype=np.float32))
         allowed = graph.op("Greater", mask, self._scalar(0))
-        self._factor = graph.op("Cast", allowed, to=1)  # [T], 0 for excluded tasks
+        self._factor = graph.op("Cast", allowed, to=_FLOAT)  # [T], 0 for excluded tasks
         self._penalty = graph.op("Where", allowed, self._scalar(0), self._scalar(-1))  # contributions are not negative
         self._routes: list[tuple[str, str]] = []
 
-    def experts(self, layers: Sequence[str], x: str, tokens: str) -> list[str | None]:
+    def add_experts(self, layers: Sequence[str], x: Tokens, tokens: Tokens, outputs: list[str]) -> list[str]:
         """What the chosen experts add; the layers that carry experts are routed together."""
         slots = [self._slots[layer] for layer in layers if layer in self._slots]
         if not slots:
-            return [None] * len(layers)
-        graph = self.graph
-        tasks, weights = self._choose([self._gates[slot.layer] for slot in slots], tokens)  # [batch, layers, k]
-        self._routes.append((tasks, weights))
-        first_pages = graph.op("Mul", tasks, self._pages_per_task)
-        added = {}
+            return outputs
+        graph, added = self.graph, dict(zip(layers, outputs, strict=True))
+        with graph.part(f"{slots[0].layer}.gate"):
+            tasks, weights = self._choose([self._gates[slot.layer] for slot in slots], tokens, slots[0].d_in)
+            self._routes.append((tasks, weights))
+            first_pages = graph.op("Mul", tasks, self._pages_per_task)  # [batch, layers, k]
         for i, slot in enumerate(slots):
-            pick = graph.constant(np.array(i, dtype=np.int64))
-            pages, scales = (graph.op("Gather", value, pick, axis=1) for value in (first_pages, weights))  # [batch, k]
-            added[slot.layer] = self._expert_sum(slot, pages, scales, x)
-        return [added.get(layer) for layer in layers]
+            with graph.part(f"{slot.layer}.expert"):
+                pick = graph.constant(np.array([i], dtype=np.int64))
+                # [batch, 1, k]; of a single layer that is the whole
+                mine = [graph.op("Gather", v, pick, axis=1) if len(slots) > 1 else v for v in (tasks, first_pages, weights)]
+                expert = self._expert_sum(slot, x, tasks=mine[0], first_pages=mine[1], weights=mine[2])
+                added[slot.layer] = graph.op("Add", added[slot.layer], expert)
+        return list(added.values())
 
     def routes(self) -> tuple[str, str]:
         """Tasks and weights of every gated layer so far, both `[batch, layers, k]`, in order of depth."""
         tasks, weights = zip(*self._routes, strict=True)
         return self.graph.op("Concat", *tasks, axis=1), self.graph.op("Concat", *weights, axis=1)
 
-    def _choose(self, gates: Sequence[LayerGates], tokens: str) -> tuple[str, str]:
+    def _choose(self, gates: Sequence[LayerGates], tokens: Tokens, d_in: int) -> tuple[str, str]:
         """Task numbers and gate values of the experts with the largest contributions, both `[batch, layers, k]`."""
         graph = self.graph
         weight = graph.constant(np.concatenate([gate.weight for gate in gates], axis=1))  # [d_in, layers T]
-        values = graph.op("MatMul", self.token_mean(tokens), weight)  # [batch, 1, layers T]
+        values = graph.op("MatMul", self.token_mean(tokens, d_in), weight)  # [batch, 1, layers T]
         values = graph.op("Reshape", values, graph.integers(-1, len(gates), self._tasks))
         values = graph.op("Add", values, graph.constant(np.stack([gate.bias for gate in gates])))
         values = graph.op("Mul", values, self._factor)
@@ -90,27 +108,72 @@ class RoutedExperts(PlainLayers):
         _, tasks = graph.ops("TopK", graph.op("Add", size, self._penalty), self._top_k, outputs=2, axis=-1)
         return tasks, graph.op("GatherElements", values, tasks, axis=2)
 
-    def _expert_sum(self, slot: LayerSlot, first_pages: str, weights: str, x: str) -> str:
-        """`sum c B A x` of one layer `[batch, n, d_out]` for the tasks that start at `first_pages` in the bank."""
-        graph = self.graph
-        A = self._matrices(first_pages, slot.first_page, slot.pages_of_A, slot.rank, slot.d_in)
-        B = self._matrices(first_pages, slot.first_page + slot.pages_of_A, slot.pages_of_B, slot.rank, slot.d_out)
-        h = graph.op("MatMul", x, graph.op("Transpose", A, perm=[0, 2, 1]))  # [batch, n, k rank]
-        h = graph.op("Reshape", h, graph.integers(0, 0, -1, slot.rank))
-        h = graph.op("Mul", h, graph.op("Reshape", weights, graph.integers(0, 1, -1, 1)))  # [batch, n, k, rank]
-        h = graph.op("Reshape", h, graph.integers(0, 0, -1))
-        return graph.op("MatMul", h, B)
+    def _expert_sum(self, slot: LayerSlot, x: Tokens, *, tasks: str, first_pages: str, weights: str) -> str:
+        """`sum c B A x` of one layer `[batch count, d_out]`; tasks, their first pages in the bank, weights `[batch, 1, k]`."""
+        graph, row_scales = self.graph, self._gates[slot.layer].row_scales
+        A = self._pages(first_pages, slot.first_page, slot.pages_of_A, slot.rank * slot.d_in)
+        B = self._pages(first_pages, slot.first_page + slot.pages_of_A, slot.pages_of_B, slot.rank * slot.d_out)
+        B = graph.op("Reshape", B, graph.integers(0, -1, slot.d_out))  # [batch, k rank, d_out]
+        weights = graph.op("Reshape", weights, graph.integers(0, -1, 1, 1))  # [batch, k, 1, 1]
+        if row_scales is None:
+            h = self._float_rows(slot, x, A, weights)
+            y = graph.op("MatMul", h, self._as_float(B))
+        else:
+            rows = graph.op("Gather", graph.constant(row_scales), tasks)  # [batch, 1, k, rank]
+            rows = graph.op("Reshape", rows, graph.integers(0, -1, 1, slot.rank))  # [batch, k, 1, rank]
+            h = self._integer_rows(slot, x, A, graph.op("Mul", weights, rows))
+            y = self.weights.integer_product(h, B, graph.constant(np.array([CODE_UNIT])))
+        return graph.op("Reshape", y, graph.integers(-1, slot.d_out))
 
-    def _matrices(self, first_pages: str, offset: int, pages: int, rank: int, columns: int) -> str:
-        """`[batch, k rank, columns]`: matrices that occupy `pages` pages from `offset` on in the pages of each task."""
+    def _float_rows(self, slot: LayerSlot, x: Tokens, A: str, weights: str) -> str:
+        """`c (A x)` of all chosen experts `[batch, count, k rank]`."""
         graph = self.graph
+        A = self._as_float(graph.op("Reshape", A, graph.integers(0, -1, slot.d_in)))  # [batch, k rank, d_in]
+        by_image = graph.op("Reshape", x.value, graph.integers(-1, x.count, slot.d_in))
+        h = graph.op("MatMul", by_image, graph.op("Transpose", A, perm=[0, 2, 1]))
+        spread = graph.op("Mul", weights, graph.constant(np.ones((1, slot.rank), dtype=np.float32)))  # [batch, k, 1, rank]
+        return graph.op("Mul", h, graph.op("Reshape", spread, graph.integers(0, 1, -1)))
+
+    def _integer_rows(self, slot: LayerSlot, x: Tokens, A: str, scales: str) -> str:
+        """The same with experts in int8, A as `[d_in, rank]`; scales `[batch, k, 1, rank]` with the weights in them."""
+        graph = self.graph
+        codes, x_scale, zero_point = self.weights.quantized(x.value)
+        codes = graph.op("Reshape", codes, graph.integers(-1, 1, x.count, slot.d_in))
+        A = graph.op("Reshape", A, graph.integers(0, -1, slot.d_in, slot.rank))  # [batch, k, d_in, rank]
+        h = graph.op("Cast", graph.op("MatMulInteger", codes, A, zero_point), to=_FLOAT)  # [batch, k, count, rank]
+        h = graph.op("Mul", h, graph.op("Mul", scales, x_scale))
+        h = graph.op("Transpose", h, perm=[0, 2, 1, 3])
+        return graph.op("Reshape", h, graph.integers(0, x.count, -1))
+
+    def _as_float(self, matrix: str) -> str:
+        return matrix if self._layout.precision in ("fp32", "int4") else self.graph.op("Cast", matrix, to=_FLOAT)
+
+    def _pages(self, first_pages: str, offset: int, pages: int, used: int) -> str:
+        """The first `used` values of `pages` pages from `offset` on in the pages of each task, `[batch, ...]`."""
+        graph, page = self.graph, self._layout.page
         numbers: NDArray[np.int64] = np.arange(offset, offset + pages, dtype=np.int64)
-        rows = graph.op("Add", graph.op("Unsqueeze", first_pages, graph.integers(2)), graph.constant(numbers))
-        matrix = graph.op("Gather", TENSOR, rows)  # [batch, k, pages, PAGE]
-        if pages * PAGE > rank * columns:
-            matrix = graph.op("Reshape", matrix, graph.integers(0, 0, pages * PAGE))
-            matrix = graph.op("Slice", matrix, *(graph.integers(i) for i in (0, rank * columns, 2)))
-        return graph.op("Reshape", matrix, graph.integers(0, -1, columns))
+        rows = graph.op("Add", graph.op("Unsqueeze", first_pages, graph.integers(3)), graph.constant(numbers))
+        values = self._gather(rows)  # [batch, 1, k, pages, page]
+        if pages * page > used:
+            values = graph.op("Reshape", values, graph.integers(0, -1, pages * page))
+            values = graph.op("Slice", values, *(graph.integers(i) for i in (0, used, 2)))
+        return values
+
+    def _gather(self, rows: str) -> str:
+        """The values on these pages of the bank, codes where they have scales of their own rows."""
+        if self._layout.precision != "int4":
+            return self.graph.op("Gather", TENSOR, rows)
+        return self.graph.op(
+            "GatherBlockQuantized",
+            TENSOR,
+            rows,
+            BLOCK_SCALES,
+            domain=MICROSOFT,
+            bits=4,
+            gather_axis=0,
+            quantize_axis=1,
+            block_size=BLOCK,
+        )
 
     def _scalar(self, value: float) -> str:
         return self.graph.constant(np.array(value, dtype=np.float32))

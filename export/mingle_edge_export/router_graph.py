@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mingle_edge.router import Discriminants
-from mingle_edge_export.tower import PlainLayers, Tower
+from mingle_edge_export.graph import Graph
+from mingle_edge_export.tower import PlainLayers, Tokens, Tower
 
 _DOUBLE, _FLOAT = 11, 1  # onnx.TensorProto.DataType
 
@@ -21,6 +24,12 @@ def add_router(layers: PlainLayers, pixel_values: str, blocks: int, router: Disc
     for i in range(blocks):
         x = tower.block(i, x)
         features += _moments(layers, x)
+    with graph.part("router"):
+        return _discriminate(graph, features, router)
+
+
+def _discriminate(graph: Graph, features: Sequence[str], router: Discriminants) -> tuple[str, str]:
+    """Posterior and confidence from the parts of the features, each `[batch, width]`."""
     joined = graph.op("Cast", graph.op("Concat", *features, axis=1), to=_DOUBLE)  # [batch, F]
     v = graph.op("Add", graph.op("MatMul", joined, graph.constant(router.weight)), graph.constant(router.offset))
     posterior = graph.op("Softmax", graph.op("Add", v, graph.constant(router.bias)), axis=1)
@@ -32,10 +41,12 @@ def add_router(layers: PlainLayers, pixel_values: str, blocks: int, router: Disc
     return graph.op("Cast", posterior, to=_FLOAT), graph.op("Cast", confidence, to=_FLOAT)
 
 
-def _moments(layers: PlainLayers, x: str) -> list[str]:
-    """Mean and standard deviation over the tokens of `[batch, N, width]`, both `[batch, width]`."""
+def _moments(layers: PlainLayers, x: Tokens) -> list[str]:
+    """Mean and standard deviation over the tokens of each image, both `[batch, width]`."""
     graph, width = layers.graph, layers.architecture.width
-    mean = layers.token_mean(x)
-    centred = graph.op("Sub", x, mean)
-    deviation = graph.op("Sqrt", layers.token_mean(graph.op("Mul", centred, centred)))
-    return [graph.op("Reshape", value, graph.integers(-1, width)) for value in (mean, deviation)]
+    with graph.part("router"):
+        mean = layers.token_mean(x, width)  # [batch, 1, width]
+        centred = graph.op("Sub", graph.op("Reshape", x.value, graph.integers(-1, x.count, width)), mean)
+        squares = graph.op("Reshape", graph.op("Mul", centred, centred), graph.integers(-1, width))
+        deviation = graph.op("Sqrt", layers.token_mean(Tokens(squares, x.count), width))
+        return [graph.op("Reshape", value, graph.integers(-1, width)) for value in (mean, deviation)]

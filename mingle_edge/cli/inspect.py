@@ -11,6 +11,7 @@ import click
 from mingle_edge.cli.byte_size import format_bytes
 
 if TYPE_CHECKING:
+    from mingle_edge.merged_model import MergedModel
     from mingle_edge_runtime.bundle import BundleIndex
 
 
@@ -37,7 +38,8 @@ def describe_bundle(path: Path) -> str:
     index = Bundle.open(path).index
     shape = index.architecture
     lines = [
-        f"bundle, format {index.format_version}, {index.scope} scope, {index.precision}, top-k {index.top_k}",
+        f"bundle, format {index.format_version}, {index.scope} scope, top-k {index.top_k}",
+        f"precision: backbone {index.precision}, experts {index.expert_precision}{_fidelity(index)}",
         f"tower: {shape.layers} blocks of width {shape.width}, patch {shape.patch_size}, "
         f"image {shape.image_size}, output {shape.output_dim}",
         _routing(index),
@@ -54,11 +56,18 @@ def describe_bundle(path: Path) -> str:
     return "\n".join([*lines, "", *_table(("task", "labels", "rank", "expert", "checkpoint"), rows)])
 
 
+def _fidelity(index: BundleIndex) -> str:
+    cosine = index.fidelity.cosine
+    return "" if cosine is None else f"; cosine with PyTorch at least {cosine:.5f}"
+
+
 def _routing(index: BundleIndex) -> str:
     if index.router:
         gates = ", learned gates" if index.learned_gates else ""
         bound = f"confidence bound {index.router.confidence_bound:g}"
         return f"router: {index.router.blocks} blocks of the plain backbone, {bound}{gates}"
+    if index.scope == "folded":
+        return "router: none, the task is in the weights"
     return f"router: a gate in each of {len(index.page_bank.layers) if index.page_bank else 0} layers"
 
 
@@ -77,14 +86,24 @@ def describe_merged_model(path: Path) -> str:
         f"merged model, {model.scope} scope, rank {settings.rank}, layers {settings.layers}",
         f"tower: {shape.layers} blocks of width {shape.width}, patch {shape.patch_size}, "
         f"image {shape.image_size}, output {shape.output_dim}, {shape.activation}",
-        f"router: {settings.router_blocks} blocks of the plain backbone"
-        if model.scope == "image"
-        else "router: gates per layer",
+        _router(model),
         f"size: {format_bytes(size)}",
         f"backbone: {model.backbone_source}, sha256 {model.backbone_sha256[:16]}",
     ]
     rows = [(task.name, str(len(task.classes)), str(task.seeds), task.source, task.source_sha256[:16]) for task in model.tasks]
     return "\n".join([*lines, "", *_table(("task", "classes", "seeds", "checkpoint", "sha256"), rows)])
+
+
+def _router(model: MergedModel) -> str:
+    from mingle_edge.router_depth import deepest
+
+    if model.scope == "layer":
+        return "router: gates per layer"
+    blocks = model.settings.router_blocks
+    most = deepest(blocks, model.architecture.layers)
+    return f"router: {most} blocks of the plain backbone" + (
+        " at most, as many as the seeds ask for" if blocks == "auto" else ""
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -33,5 +33,7 @@ def command(bundle: Path, threads: int | None, provider: str | None) -> None:
     width = max(map(len, found.cosines))
     for name, cosine in found.cosines.items():
         click.echo(f"  {name:<{width}}  cosine {cosine:.7f}")
+    for note in found.notes:
+        click.echo(f"note: {note}")
     found.check()
     click.echo("outputs: all as recorded")

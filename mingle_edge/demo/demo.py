@@ -158,6 +158,7 @@ def _accuracies(reports: dict[str, EvaluationReport]) -> dict[str, Any]:
             m: {p: dict(zip(r.tasks, r.final[p], strict=True)) for p in PROTOCOLS} for m, r in reports.items()
         },
         "routed_to_own_task": dict(zip(routed.tasks, routed.own_route, strict=True)),
+        "router_blocks": routed.router_blocks,
         "test_images": dict(zip(routed.tasks, routed.images, strict=True)),
     }
 

@@ -24,6 +24,7 @@ from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import (
     BudgetError,
     BundleError,
+    DeviceMemoryError,
     EdgeError,
     ExpertError,
     ImageError,
@@ -33,11 +34,14 @@ from mingle_edge_runtime.errors import (
 from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.prediction import Prediction
 from mingle_edge_runtime.route import LayerRoute, Route
+from mingle_edge_runtime.route_reuse import StreamStats
+from mingle_edge_runtime.stream import Stream
 
 __all__ = [
     "BudgetError",
     "Bundle",
     "BundleError",
+    "DeviceMemoryError",
     "EdgeError",
     "EdgeModel",
     "ExpertError",
@@ -47,5 +51,7 @@ __all__ = [
     "Prediction",
     "ProviderError",
     "Route",
+    "Stream",
+    "StreamStats",
     "UnknownTaskError",
 ]

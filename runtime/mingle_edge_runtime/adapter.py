@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.errors import ExpertError
 from mingle_edge_runtime.mapped_file import MappedFile
+from mingle_edge_runtime.nibbles import NIBBLES, expand
 from mingle_edge_runtime.read_ahead import read_in
 from mingle_edge_runtime.session import onnxruntime
 
@@ -25,7 +25,7 @@ class AdapterValues:
     owner: Any
     """what the values' memory belongs to: ONNX Runtime 1.20 does not keep it alive for them"""
 
-    def arrays(self) -> dict[str, NDArray[np.float32]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Views of the values, valid as long as this object lives."""
         return {name: value.numpy() for name, value in self.values.items()}
 
@@ -60,10 +60,11 @@ def map_adapter(path: Path, size: int, task: str) -> MappedAdapter:
     return MappedAdapter(file, adapter)
 
 
-def read_adapter(path: Path, size: int, task: str, required: Collection[str], device: str | None) -> AdapterValues:
-    """The parameters of a file of `size` bytes, in memory of `device` ("cuda"), or of the host where it is None.
+def read_adapter(path: Path, size: int, task: str, inputs: Mapping[str, Any]) -> AdapterValues:
+    """The parameters of a file of `size` bytes, in memory of the host, those in 4 bits expanded.
 
-    Raises `ExpertError` naming the task, also where a `required` parameter is missing.
+    inputs: the tower's optional inputs and their shapes. Raises `ExpertError` naming the task, also where one of them is
+    missing.
     """
     file = MappedFile(path, size, f"expert {task!r} in {path}", ExpertError)
     ort = onnxruntime()
@@ -73,13 +74,14 @@ def read_adapter(path: Path, size: int, task: str, required: Collection[str], de
         raise _unreadable(path, task, error) from error
     file.check()
     values = owner.get_parameters()
-    missing = sorted(set(required) - values.keys())
+    if any(name.endswith(NIBBLES) for name in values):
+        arrays = expand({name: value.numpy() for name, value in values.items()}, inputs)
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        owner = (owner, arrays)  # what is not in 4 bits still lies in the adapter's memory
+    missing = sorted(inputs.keys() - values.keys())
     if missing:
         raise ExpertError(f"expert {task!r} in {path} lacks {missing[0]}, which the tower needs: export the bundle again")
-    if device is None:
-        return AdapterValues(values, owner)
-    copies = {name: ort.OrtValue.ortvalue_from_numpy(value.numpy(), device, 0) for name, value in values.items()}
-    return AdapterValues(copies, None)
+    return AdapterValues(values, owner)
 
 
 def _unreadable(path: Path, task: str, error: Exception) -> ExpertError:

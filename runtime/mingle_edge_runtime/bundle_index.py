@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from mingle_edge_runtime.bundle_files import FileRecord
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.json_record import RecordError, read_record, write_record
 
 FORMAT = "mingle-edge bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX_NAME = "bundle.json"
+Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
 
 
 @dataclass(frozen=True)
@@ -110,16 +111,30 @@ class LayerPages:
 
 @dataclass(frozen=True)
 class PageBank:
-    """The layer scope's experts: one float32 tensor `[tasks * pages_per_task, page]`, task after task."""
+    """The layer scope's experts: one tensor `[tasks * pages_per_task, page]`, task after task."""
 
     file: str
     initializer: str
     """name of the tower's initializer that the bank is"""
+    dtype: Literal["float32", "float16", "int8", "uint8"]
+    """of the tensor's elements; uint8: two values of 4 bits each"""
     page: int
-    """float32 values per page"""
+    """elements per page"""
     pages_per_task: int
     layers: tuple[LayerPages, ...]
     """in the order of `route_tasks`"""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How closely the bundle computes what the merged model computes in PyTorch, and must compute the golden outputs."""
+
+    golden_cosine: float
+    """at least, between an output of any machine and the golden one"""
+    cosine: float | None = None
+    """the smallest between an embedding and PyTorch's"""
+    route_agreement: float | None = None
+    """share of routes that are PyTorch's"""
 
 
 @dataclass(frozen=True)
@@ -128,8 +143,14 @@ class BundleIndex:
 
     format: str
     format_version: int
-    scope: Literal["image", "layer"]
-    precision: str
+    scope: Literal["image", "layer", "folded"]
+    precision: Precision
+    """of the backbone's weights"""
+    expert_precision: Precision
+    """of experts"""
+    exact_layers: tuple[str, ...]
+    """layers whose weights are fp32 whatever the precision"""
+    fidelity: Fidelity
     minimum_onnxruntime: str
     """dotted version"""
     producer: dict[str, str]
@@ -156,6 +177,16 @@ class BundleIndex:
     """layer scope"""
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether images must be run one at a time: int8 activations share one scale with all that is in the run."""
+        return self.precision == "int8" or self.expert_precision == "int8" or self.expands
+
+    @property
+    def expands(self) -> bool:
+        """Whether experts are stored in 4 bits and multiplied in 8, so that they are expanded when they are opened."""
+        return self.scope == "image" and self.expert_precision == "int4"
+
+    @property
     def task_names(self) -> tuple[str, ...]:
         """In the order of the router's columns and of the page bank."""
         return tuple(task.name for task in self.tasks)
@@ -176,6 +207,8 @@ class BundleIndex:
                 f"{INDEX_NAME}: format_version is {version}, this runtime reads up to {FORMAT_VERSION}: "
                 "upgrade mingle-edge or export again"
             )
+        if isinstance(version, int) and version < FORMAT_VERSION:
+            raise BundleError(f"{INDEX_NAME}: format_version is {version}, this runtime reads {FORMAT_VERSION}: export again")
         try:
             return read_record(cls, value)
         except RecordError as error:

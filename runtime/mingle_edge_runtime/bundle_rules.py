@@ -15,6 +15,7 @@ _VERSION = re.compile(r"\d+(\.\d+)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PAGE_BYTES = 4096  # alignment of mapped data
 _FLOAT_BYTES = 4
+_ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
 
 
 def check_rules(index: BundleIndex) -> None:
@@ -28,9 +29,8 @@ def check_rules(index: BundleIndex) -> None:
         check_relative(name, f"{INDEX_NAME}: {where}")
         _require(name in index.files, f"{where} names {name!r}, which files does not list")
     _check_numbers(index)
-    image = index.scope == "image"
-    for member in ("router", "defaults", "page_bank"):
-        wanted = image == (member != "page_bank")
+    for member, scope in (("router", "image"), ("defaults", "image"), ("page_bank", "layer")):
+        wanted = index.scope == scope
         _require((getattr(index, member) is not None) == wanted, f"{member} must {_be(wanted)} in the {index.scope} scope")
     if index.defaults:
         _check_defaults(index.defaults, index)
@@ -64,7 +64,6 @@ def _referenced(index: BundleIndex) -> Iterator[tuple[str, str]]:
 
 
 def _check_numbers(index: BundleIndex) -> None:
-    _require(index.format_version >= 1, f"format_version is {index.format_version}, must be at least 1")
     _require(bool(_VERSION.fullmatch(index.minimum_onnxruntime)), "minimum_onnxruntime must be a dotted version")
     _require(index.logit_scale > 0, f"logit_scale is {index.logit_scale}, must be positive")
     count = len(index.tasks)
@@ -73,6 +72,10 @@ def _check_numbers(index: BundleIndex) -> None:
     _require(1 <= side <= 4096, f"preprocess.image_size is {side}, must be between 1 and 4096")
     _require(min(index.preprocess.std) > 0, f"preprocess.std is {index.preprocess.std}, must be positive")
     _require(index.architecture.output_dim > 0, "architecture.output_dim must be positive")
+    for name in ("golden_cosine", "cosine", "route_agreement"):
+        value = getattr(index.fidelity, name)
+        _require(value is None or -1 <= value <= 1.001, f"fidelity.{name} is {value}, must be at most 1")
+    _require(index.scope != "folded" or count == 1, f"a folded bundle has one task, tasks has {count}")
 
 
 def _check_tasks(index: BundleIndex) -> None:
@@ -90,7 +93,7 @@ def _check_tasks(index: BundleIndex) -> None:
 
 
 def _bank_bytes(bank: PageBank | None) -> int:
-    return bank.pages_per_task * bank.page * _FLOAT_BYTES if bank else 0
+    return bank.pages_per_task * bank.page * _ITEM_BYTES[bank.dtype] if bank else 0
 
 
 def _check_defaults(defaults: Defaults, index: BundleIndex) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.errors import EdgeError, ProviderError, UnknownTaskError
 from mingle_edge_runtime.expert_budget import ExpertStats
-from mingle_edge_runtime.image_scope import ImageScope
-from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.prediction import Head, Prediction, predict, read_heads
 from mingle_edge_runtime.preprocess import Pictures, decode, pictures, stack, to_pixel_values
 from mingle_edge_runtime.route import Route
-from mingle_edge_runtime.session import check_version, resolve_providers
+from mingle_edge_runtime.route_reuse import AUDIT_EVERY, THRESHOLD
+from mingle_edge_runtime.scope import SCOPES, Scope
+from mingle_edge_runtime.session import Placement, check_version, resolve_providers
+from mingle_edge_runtime.stream import Predictor, Stream
+from mingle_edge_runtime.submissions import Submissions
 
 _CHUNK = 32
 """images per run at most, so that memory does not grow with the number of images"""
@@ -32,11 +35,12 @@ class EdgeModel:
     or on what ran before.
     """
 
-    def __init__(self, bundle: Bundle, scope: ImageScope | LayerScope, heads: dict[str, Head]) -> None:
+    def __init__(self, bundle: Bundle, scope: Scope, heads: dict[str, Head]) -> None:
         """Use `EdgeModel.open`."""
         self._bundle = bundle
-        self._scope: ImageScope | LayerScope | None = scope
+        self._scope: Scope | None = scope
         self._heads = heads
+        self._submissions = Submissions[Prediction]()
         self._labels = {task.name: task.labels for task in bundle.index.tasks}
 
     @classmethod
@@ -63,8 +67,8 @@ class EdgeModel:
         bundle = Bundle.open(Path(path))
         check_version(bundle.index.minimum_onnxruntime)
         heads = read_heads(bundle)
-        kind = ImageScope if bundle.index.scope == "image" else LayerScope
-        return cls(bundle, kind(bundle, expert_budget, resolve_providers(providers), threads, low_memory), heads)
+        scope = SCOPES[bundle.index.scope]
+        return cls(bundle, scope(bundle, expert_budget, resolve_providers(providers), threads, low_memory), heads)
 
     @property
     def bundle(self) -> Bundle:
@@ -72,7 +76,7 @@ class EdgeModel:
         return self._bundle
 
     @property
-    def scope(self) -> ImageScope | LayerScope:
+    def scope(self) -> Scope:
         """What runs underneath, on `pixel_values [n, 3, S, S]`."""
         if self._scope is None:
             raise EdgeError(f"the bundle {self._bundle.root} is closed: open it again")
@@ -107,16 +111,42 @@ class EdgeModel:
 
         Raises what `embed` raises.
         """
-        if top < 1:
-            raise EdgeError(f"top is {top}, must be at least 1")
-        chosen = task if head is None else head
-        heads = self._heads if chosen is None else {name: self._heads[name] for name in self._check_tasks(chosen)}
-        scale = self._bundle.index.logit_scale
-        return [
-            predict(embed, route, heads, self._labels, scale, top)
-            for embeds, routes in self._runs(images, task)
-            for embed, route in zip(embeds, routes, strict=True)
-        ]
+        predictions = self._predictor(task, top, head)
+        return [found for embeds, routes in self._runs(images, task) for found in predictions(embeds, routes)]
+
+    def submit(
+        self, images: Pictures, task: str | None = None, top: int = 5, head: str | None = None
+    ) -> Future[list[Prediction]]:
+        """`classify` in the background, in the order of the calls: images are decoded while those before them run.
+
+        Returns at once while fewer than 8 calls wait to begin, else as soon as one of them has begun, so that a producer
+        that is too fast is slowed down. `images` is iterated in the background, and an array must not change before the
+        future is done. Whatever images, experts and runs raise arrives through the future; it can be cancelled until its
+        first image is decoded.
+
+        Raises `UnknownTaskError` itself.
+        """
+        scope, predictions = self.scope, self._predictor(task, top, head)
+        return self._submissions.submit(self._chunks(images), lambda pixels: predictions(*scope.embed(pixels, task)))
+
+    def stream(self, reuse: bool = False, threshold: float = THRESHOLD, audit_every: int = AUDIT_EVERY) -> Stream:
+        """Frames of one camera.
+
+        reuse: keep a route while the picture hardly moves, instead of finding one for every frame. This saves the router's
+        time and may be wrong; `Stream.stats` says how often it was. Image scope only.
+        threshold: change of the picture, relative to its contrast, up to which it hardly moves. audit_every: of the frames
+        that would reuse a route, every n-th finds its own to compare.
+
+        Raises `EdgeError` for what cannot be.
+        """
+        if not threshold >= 0 or audit_every < 1:
+            raise EdgeError(f"threshold is {threshold} and must be at least 0, audit_every is {audit_every} and at least 1")
+        return Stream(
+            lambda: self.scope,
+            self._bundle.index.preprocess,
+            lambda top, head: self._predictor(None, top, head),
+            (threshold, audit_every) if reuse else None,
+        )
 
     def route(self, images: Pictures) -> list[Route]:
         """The experts each image would use. In the image scope this runs the router alone, and no expert is read."""
@@ -155,9 +185,21 @@ class EdgeModel:
         """Traffic of experts since the bundle was opened."""
         return self.scope.stats()
 
+    def placement(self) -> dict[str, Placement]:
+        """Graph -> execution provider -> operator -> number of nodes that this provider runs.
+
+        A provider leaves what it cannot run to the next one, in the end to the CPU; `stats().notes` say so, too. Nothing is
+        known of a graph where ONNX Runtime is older than 1.24.
+        """
+        return self.scope.placement()
+
     def close(self) -> None:
-        """Give back the memory once running calls have ended. Everything but another `close` raises `EdgeError` from now on."""
+        """Finish what was submitted, and give back the memory once running calls have ended.
+
+        Everything but another `close` raises `EdgeError` from now on. To leave work undone, cancel its futures before.
+        """
         self._scope = None
+        self._submissions.close()
 
     def __enter__(self) -> EdgeModel:
         return self
@@ -171,6 +213,18 @@ class EdgeModel:
         self._check_tasks([task] if task is not None else [])
         for pixels in self._chunks(images):
             yield scope.embed(pixels, task)
+
+    def _predictor(self, task: str | None, top: int, head: str | None) -> Predictor:
+        """What turns embeddings `[m, dim]` and m routes into predictions; arguments as in `classify`, and checked."""
+        if top < 1:
+            raise EdgeError(f"top is {top}, must be at least 1")
+        self._check_tasks([task] if task is not None else [])
+        chosen = task if head is None else head
+        heads = self._heads if chosen is None else {name: self._heads[name] for name in self._check_tasks(chosen)}
+        scale = self._bundle.index.logit_scale
+        return lambda embeds, routes: [
+            predict(embed, route, heads, self._labels, scale, top) for embed, route in zip(embeds, routes, strict=True)
+        ]
 
     def _chunks(self, images: Pictures) -> Iterator[NDArray[np.float32]]:
         """`pixel_values [m, 3, S, S]` of at most `_CHUNK` images at a time."""

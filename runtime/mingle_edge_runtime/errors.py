@@ -27,3 +27,7 @@ class UnknownTaskError(EdgeError):
 
 class BudgetError(EdgeError):
     """An expert budget is malformed or smaller than what a single run needs."""
+
+
+class DeviceMemoryError(EdgeError):
+    """The device has no memory left for an expert or a run, even with no other expert in its memory."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from mingle_edge_runtime.errors import BudgetError
 
+_FULL = "the device's memory was full"
+
 
 @dataclass(frozen=True)
 class ExpertStats:
@@ -48,14 +50,25 @@ class ExpertStats:
         """These counters with another budget from now on."""
         return replace(self, budget=budget).plus()
 
+    def lowered(self, budget: int) -> ExpertStats:
+        """These counters under a budget that the device's memory dictates, with one note that says so."""
+        budget = budget if self.budget is None else min(budget, self.budget)
+        others = tuple(note for note in self.notes if not note.startswith(_FULL))
+        return replace(self, budget=budget, notes=(*others, f"{_FULL}: the expert budget is now {budget} bytes"))
 
-def check_budget(budget: int | None, sizes: Mapping[str, int], pinned: Collection[str], together: int) -> None:
-    """Raise `BudgetError` where `budget` bytes cannot hold the `pinned` experts beside any `together` others.
+
+def least_budget(sizes: Mapping[str, int], pinned: Collection[str], together: int) -> int:
+    """Bytes that the `pinned` experts and any `together` others need.
 
     sizes: bytes of each task's expert. together: how many one image uses at once.
     """
     others = sorted((size for task, size in sizes.items() if task not in pinned), reverse=True)
-    least = sum(sizes[task] for task in pinned) + sum(others[:together])
+    return sum(sizes[task] for task in pinned) + sum(others[:together])
+
+
+def check_budget(budget: int | None, sizes: Mapping[str, int], pinned: Collection[str], together: int) -> None:
+    """Raise `BudgetError` where `budget` bytes are less than `least_budget`."""
+    least = least_budget(sizes, pinned, together)
     if budget is not None and budget < least:
         what = f"pinning {', '.join(sorted(pinned))} beside the others" if pinned else "the largest expert in use"
         raise BudgetError(f"an expert budget of {budget} bytes is too small: {what} needs {least}")

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mingle_edge_runtime.expert_budget import ExpertStats, check_budget
+from mingle_edge_runtime.errors import DeviceMemoryError
+from mingle_edge_runtime.expert_budget import ExpertStats, check_budget, least_budget
 from mingle_edge_runtime.replacement_policy import LRFU
 
 E = TypeVar("E")
@@ -95,6 +96,21 @@ class ExpertStore(Generic[E]):
                 self._evict(budget)
                 self._stats = self._stats.under(budget)
 
+    def make_room(self, error: DeviceMemoryError) -> None:
+        """After `error`: close what is not in use, and lower the budget by an expert, as far as one run allows.
+
+        Raises `DeviceMemoryError` where there is nothing to close.
+        """
+        with self._changed:
+            held = self._stats.resident_bytes
+            for task in self._idle():
+                self._drop(task)
+                self._count(evictions=1)
+            if held == self._stats.resident_bytes:
+                raise error
+            budget = max(least_budget(self._sizes, self._pinned, self._together), held - max(self._sizes.values()))
+            self._stats = self._stats.lowered(budget)
+
     def stats(self) -> ExpertStats:
         """A snapshot of the counters."""
         with self._changed:
@@ -132,7 +148,11 @@ class ExpertStore(Generic[E]):
     def _open(self, task: str) -> E:
         """Open the expert outside the lock, so that other tasks' runs go on."""
         try:
-            expert = self._load(task)
+            try:
+                expert = self._load(task)
+            except DeviceMemoryError as error:
+                self.make_room(error)
+                expert = self._load(task)
         except BaseException:
             with self._changed:
                 self._drop(task)
@@ -153,12 +173,14 @@ class ExpertStore(Generic[E]):
         """Close the experts worth least until `needed` more bytes fit `budget`, or none is left that may be closed."""
         if budget is None:
             return
-        idle = [task for task, resident in self._residents.items() if not resident.users and task not in self._pinned]
-        for task in self._policy.order(idle):
+        for task in self._policy.order(self._idle()):
             if self._stats.resident_bytes + needed <= budget:
                 return
             self._drop(task)
             self._count(evictions=1)
+
+    def _idle(self) -> list[str]:
+        return [task for task, resident in self._residents.items() if not resident.users and task not in self._pinned]
 
     def _drop(self, task: str) -> None:
         self._count(resident_bytes=-self._residents.pop(task).size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,48 +13,68 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.adapter import AdapterValues, MappedAdapter, map_adapter, read_adapter
+from mingle_edge_runtime.bound_inputs import BoundInputs
 from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.errors import BundleError, ExpertError
+from mingle_edge_runtime.device_memory import DEVICES, copy_values, is_out_of_memory
+from mingle_edge_runtime.errors import BundleError, DeviceMemoryError, ExpertError
 from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.expert_store import ExpertStore
 from mingle_edge_runtime.mixture import mix
 from mingle_edge_runtime.route import Route
-from mingle_edge_runtime.session import DEVICES, Outputs, Session
+from mingle_edge_runtime.session import CPU, Outputs, Placement, Session
 
 
 class ImageScope:
     """Routes images, keeps experts in a store, runs the tower once per group of equal routes."""
 
     def __init__(
-        self, bundle: Bundle, budget: int | None, providers: Sequence[str], threads: int | None, low_memory: bool
+        self,
+        bundle: Bundle,
+        budget: int | None,
+        providers: Sequence[str],
+        threads: int | None,
+        low_memory: bool = False,
+        device: str | None = None,
     ) -> None:
-        """See `EdgeModel.open`; providers are full names."""
+        """See `EdgeModel.open`; providers are full names.
+
+        device: where experts are copied to and bound as inputs; the first provider's own memory when None.
+        """
         index = bundle.index
         if index.router is None or index.defaults is None:
             raise BundleError(f"{bundle.root} has no router: it is no bundle of the image scope")
         self._bundle = bundle
         self._bound = index.router.confidence_bound
-        device = DEVICES.get(providers[0])
         self._joins = index.top_k > 1
-        # A mapped adapter serves one expert without a copy; experts to be joined are read, and a device has its own copy.
-        self._maps = not self._joins and device is None
         routed: Outputs = {"posterior": (len(index.tasks),), "confidence": ()}
         # The tower follows at once and needs the cores that the router's threads would spin on.
-        options: Any = {"weights": bundle.weights(index.router.file), "prepack": not low_memory}
+        shared: Any = {"prepack": not low_memory, "one_by_one": index.one_by_one}
+        routing = {"weights": bundle.weights(index.router.file), **shared}
         self._open_router = partial(
-            Session, bundle.graph(index.router.file), providers, threads, outputs=routed, spin=False, **options
+            Session, bundle.graph(index.router.file), providers, threads, outputs=routed, spin=False, **routing
         )
         self._router: Session | None = None
         self._router_lock = threading.Lock()
         embedded: Outputs = {"image_embeds": (index.architecture.output_dim,)}
-        options = {"weights": bundle.weights(index.tower), "prepack": not low_memory}
-        self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=embedded, **options)
+        weights = bundle.weights(index.tower)
+        self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=embedded, weights=weights, **shared)
         self._defaults = bundle.read_defaults() if self._joins else {}
-        place = "memory to be joined" if self._joins else f"memory of the {device} device"
-        notes = () if self._maps else (f"experts are copied to {place}, not mapped",)
+        device = device or DEVICES.get(providers[0])
+        load: Callable[[str], Any] = partial(_map, bundle)  # serves one expert without a copy
+        notes = []
+        if self._joins:
+            load = partial(_read, bundle, self._tower.optional_inputs)
+            notes = ["experts are copied to memory to be joined, not mapped"]
+        elif device is None and index.expands:
+            load = partial(_read, bundle, self._tower.optional_inputs)
+            notes = ["experts are expanded from 4 bits to 8 in memory, not mapped"]
+        elif device is not None:
+            load = partial(_bind, bundle, self._tower, device)
+            notes = [f"experts are copied to memory of the {device} device, not mapped"]
+        if providers[0] != CPU and (self._joins or device is None):
+            notes.append(f"experts stay in this machine's memory: {providers[0]} copies what it needs of them in every run")
         sizes = {task.name: task.expert_bytes for task in index.tasks}
-        read = partial(_read, bundle, self._tower.optional_inputs, None if self._joins else device)
-        self._store = ExpertStore[Any](sizes, partial(_map, bundle) if self._maps else read, budget, index.top_k, notes)
+        self._store = ExpertStore[Any](sizes, load, budget, index.top_k, [*notes, *self._tower.fallback()])
 
     def prepare_routing(self) -> Session:
         """The router's session, opened by whoever needs it first: its copy of its weights is for those who need routes."""
@@ -65,6 +85,8 @@ class ImageScope:
 
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
         """One route per image of `[n, 3, S, S]`."""
+        if not len(pixels):
+            return []
         outputs = self.prepare_routing().run({"pixel_values": pixels})
         return [self._choose(*row) for row in zip(outputs["posterior"], outputs["confidence"], strict=True)]
 
@@ -73,13 +95,17 @@ class ImageScope:
         if task is not None:
             return self._run(pixels, (task,), (1.0,)), [Route((task,), (1.0,))] * len(pixels)
         routes = self.route(pixels)
+        return self.embed_routed(pixels, routes), routes
+
+    def embed_routed(self, pixels: NDArray[np.float32], routes: Sequence[Route]) -> NDArray[np.float32]:
+        """`[n, dim]` embeddings of unit length by n given routes, run by run of equal ones."""
         groups: dict[tuple[tuple[str, ...], tuple[float, ...]], list[int]] = {}
         for i, route in enumerate(routes):
             groups.setdefault((route.tasks, route.weights), []).append(i)
         embeds = np.empty((len(pixels), self._bundle.index.architecture.output_dim), np.float32)
         for (tasks, weights), members in groups.items():
             embeds[members] = self._run(pixels[members], tasks, weights)
-        return embeds, routes
+        return embeds
 
     def embed_plain(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """`[n, dim]` embeddings of the plain backbone."""
@@ -101,6 +127,10 @@ class ImageScope:
         """See `ExpertStore.stats`."""
         return self._store.stats()
 
+    def placement(self) -> dict[str, Placement]:
+        """See `EdgeModel.placement`."""
+        return {session.path.name: session.placement() for session in (self.prepare_routing(), self._tower)}
+
     def _choose(self, posterior: NDArray[np.float32], confidence: np.float32) -> Route:
         """The route of one image from its `posterior [T]` and confidence."""
         everything = tuple(posterior.tolist())
@@ -112,6 +142,15 @@ class ImageScope:
         return Route(names, tuple(weights.tolist()), everything, float(confidence))
 
     def _run(self, pixels: NDArray[np.float32], tasks: Sequence[str], weights: Sequence[float]) -> NDArray[np.float32]:
+        if not len(pixels):  # kernels exist that divide by the number of images, and end the process
+            return np.empty((0, self._bundle.index.architecture.output_dim), np.float32)
+        try:
+            return self._run_once(pixels, tasks, weights)
+        except DeviceMemoryError as error:
+            self._store.make_room(error)
+            return self._run_once(pixels, tasks, weights)
+
+    def _run_once(self, pixels: NDArray[np.float32], tasks: Sequence[str], weights: Sequence[float]) -> NDArray[np.float32]:
         with ExitStack() as held:
             experts = [held.enter_context(self._store.use(task)) for task in tasks]
             try:
@@ -128,11 +167,13 @@ class ImageScope:
     ) -> dict[str, NDArray[Any]]:
         if not experts:
             return self._tower.run(inputs)
-        if self._maps:
-            return self._tower.run(inputs, adapter=experts[0])
-        if len(experts) == 1:
-            return self._tower.run(inputs, values=experts[0].values)
-        return self._tower.run(inputs | mix([expert.arrays() for expert in experts], weights, self._defaults))
+        first, *others = experts
+        if isinstance(first, BoundInputs):
+            return self._tower.run(inputs, bound=first)
+        if not isinstance(first, AdapterValues):
+            return self._tower.run(inputs, adapter=first)
+        arrays = mix([expert.arrays() for expert in experts], weights, self._defaults) if others else first.arrays()
+        return self._tower.run(inputs | arrays)
 
 
 # The store opens experts by functions, not methods, of the scope: a scope that is let go is then freed at once.
@@ -143,9 +184,21 @@ def _map(bundle: Bundle, task: str) -> MappedAdapter:
     return map_adapter(path, size, task)
 
 
-def _read(bundle: Bundle, required: Collection[str], device: str | None, task: str) -> AdapterValues:
+def _read(bundle: Bundle, inputs: Mapping[str, Any], task: str) -> AdapterValues:
     path, size = _adapter_file(bundle, task)
-    return read_adapter(path, size, task, required, device)
+    return read_adapter(path, size, task, inputs)
+
+
+def _bind(bundle: Bundle, tower: Session, device: str, task: str) -> BoundInputs:
+    read = _read(bundle, tower.optional_inputs, task)
+    try:
+        return tower.bind(copy_values(read.values, device))
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        if is_out_of_memory(error):
+            raise DeviceMemoryError(
+                f"no memory left on the {device} device for expert {task!r}: free some, or choose the CPU provider ({error})"
+            ) from error
+        raise ExpertError(f"expert {task!r} cannot be copied to the {device} device: {error}") from error
 
 
 def _adapter_file(bundle: Bundle, task: str) -> tuple[Path, int]:

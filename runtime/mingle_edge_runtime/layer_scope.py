@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from mingle_edge_runtime.errors import BudgetError, BundleError
 from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.page_bank import MappedPageBank
 from mingle_edge_runtime.route import LayerRoute, Route
-from mingle_edge_runtime.session import CPU, Outputs, Session
+from mingle_edge_runtime.session import CPU, Outputs, Placement, Session
 
 
 class LayerScope:
@@ -42,7 +43,9 @@ class LayerScope:
         else:
             self._everything = self._copied(bundle.index.files[layout.file].size, budget, providers[0])
             options = {"weights": bundle.weights(self._index.tower)}
-        self._tower = Session(graph, providers, threads, outputs=outputs, prepack=not low_memory, **options)
+        options |= {"prepack": not low_memory, "one_by_one": self._index.one_by_one}
+        self._tower = Session(graph, providers, threads, outputs=outputs, **options)
+        self._everything = replace(self._everything, notes=(*self._everything.notes, *self._tower.fallback()))
 
     def prepare_routing(self) -> None:
         """Nothing to do: the tower routes."""
@@ -58,6 +61,8 @@ class LayerScope:
 
         task: use this task's experts alone. top_k: experts per layer, the bundle's own number when None.
         """
+        if not len(pixels):  # kernels exist that divide by the number of images, and end the process
+            return np.empty((0, self._index.architecture.output_dim), np.float32), []
         inputs: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {"pixel_values": pixels}
         if task is not None:
             top_k = 1
@@ -95,6 +100,10 @@ class LayerScope:
     def stats(self) -> ExpertStats:
         """See `MappedPageBank.stats`."""
         return self._bank.stats() if self._bank else self._everything
+
+    def placement(self) -> dict[str, Placement]:
+        """See `EdgeModel.placement`."""
+        return {self._tower.path.name: self._tower.placement()}
 
     def _map(self, bundle: Bundle, layout: PageBank, budget: int | None) -> MappedPageBank:
         return MappedPageBank(bundle.file(layout.file), layout, self._index.task_names, budget, self._index.top_k)

@@ -1,36 +1,37 @@
 """Several experts as one: `sum c_t B_t A_t` is the expert of concatenated ranks, so the tower runs once for any k.
 
-Matrices arrive transposed, as the tower's optional inputs have them (`docs/bundle-format.md`).
+Matrices arrive as the tower's optional inputs have them (`docs/bundle-format.md`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Parameters: TypeAlias = Mapping[str, NDArray[np.float32]]
+Parameters: TypeAlias = Mapping[str, NDArray[Any]]
 """The optional inputs of the tower by name."""
 
 
-def mix(experts: Sequence[Parameters], weights: Sequence[float], defaults: Parameters) -> dict[str, NDArray[np.float32]]:
+def mix(experts: Sequence[Parameters], weights: Sequence[float], defaults: Parameters) -> dict[str, NDArray[Any]]:
     """One expert that acts as `sum c_t expert_t`.
 
     experts: k experts with the same names. weights: their k weights c. defaults: the plain backbone's vectors.
     """
     scales = [np.float32(weight) for weight in weights]
-    mixed: dict[str, NDArray[np.float32]] = {}
+    mixed: dict[str, NDArray[Any]] = {}
     for name in experts[0]:
         parts = [expert[name] for expert in experts]
         kind = name.rsplit(".", 1)[-1]
-        if kind in ("A", "gate_weight"):  # [d_in, r] -> [d_in, sum r]
+        if kind in ("A_codes", "gate_weight"):  # [d_in, r] -> [d_in, sum r]
             mixed[name] = np.concatenate(parts, axis=1)
-        elif kind == "B":  # [r, d_out] -> [sum r, d_out]
-            mixed[name] = np.concatenate([scale * part for scale, part in zip(scales, parts, strict=True)])
-        elif kind == "gate_bias":  # [e] -> [sum e]
+        elif kind in ("A", "B_codes", "gate_bias"):  # [r, d] -> [sum r, d]
             mixed[name] = np.concatenate(parts)
+        elif kind in ("B", "scale"):  # [r, ...] -> [sum r, ...]; what is in codes takes its weight in the scale of the row
+            scaled = [scale * part for scale, part in zip(scales, parts, strict=True)]
+            mixed[name] = np.concatenate(scaled).astype(parts[0].dtype)
         elif kind == "gate_spread":  # [e, r] -> [sum e, sum r]
             mixed[name] = _block_diagonal(parts)
         else:

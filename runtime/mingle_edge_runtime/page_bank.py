@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ from mingle_edge_runtime.mapped_file import MappedFile
 from mingle_edge_runtime.read_ahead import read_in
 from mingle_edge_runtime.replacement_policy import LRFU
 
-_FLOAT_BYTES = 4
 _Range: TypeAlias = tuple[int, int]
 """task, layer"""
 
@@ -40,7 +39,8 @@ class MappedPageBank:
         self._layout = layout
         self._together = together
         self._tasks = {task: i for i, task in enumerate(tasks)}
-        self._bytes = [layer.pages * layout.page * _FLOAT_BYTES for layer in layout.layers]
+        self._page_bytes = layout.page * np.dtype(layout.dtype).itemsize
+        self._bytes = [layer.pages * self._page_bytes for layer in layout.layers]
         self._sizes = dict.fromkeys(tasks, sum(self._bytes))
         self._resident: set[_Range] = set()
         self._policy = LRFU[_Range]()
@@ -54,14 +54,15 @@ class MappedPageBank:
         self._stats = ExpertStats(budget=budget, notes=tuple(notes))
         check_budget(budget, self._sizes, (), together)
         self._path = path
-        self._file = MappedFile(path, len(tasks) * layout.pages_per_task * layout.page * _FLOAT_BYTES, str(path))
+        self._file = MappedFile(path, len(tasks) * layout.pages_per_task * self._page_bytes, str(path))
         self._map = self._file.map()
         if self._advises:
             # A run reads each range from its first page to its last. Told so, the system reads ahead in it and maps nothing
             # else; without advice it also reads what lies before a page, and with MADV_RANDOM one page at a time, which takes
             # 10 x as long on a cold file (benchmarks/cold_expert.py).
             self._map.madvise(mmap.MADV_SEQUENTIAL)
-        self.pages: NDArray[np.float32] = np.frombuffer(self._map, "<f4").reshape(-1, layout.page)
+        dtype = np.dtype(layout.dtype).newbyteorder("<")
+        self.pages: NDArray[Any] = np.frombuffer(self._map, dtype).reshape(-1, layout.page)
         """`[tasks * pages_per_task, page]`, read-only"""
 
     def used(self, route_tasks: NDArray[np.int64]) -> None:
@@ -170,7 +171,7 @@ class MappedPageBank:
         """First byte and end of a range in the file, the first rounded down to the system's pages as madvise asks."""
         task, layer = item
         page = task * self._layout.pages_per_task + self._layout.layers[layer].first_page
-        start = page * self._layout.page * _FLOAT_BYTES
+        start = page * self._page_bytes
         return start - start % mmap.PAGESIZE, start + self._bytes[layer]
 
     def _count(self, **changes: float) -> None:

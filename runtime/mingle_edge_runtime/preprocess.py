@@ -13,13 +13,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mingle_edge_runtime.bundle_index import Preprocess
 from mingle_edge_runtime.errors import ImageError
 
 Picture: TypeAlias = str | PathLike[str] | Image.Image | NDArray[Any]
-"""One image: a path, a Pillow image, or a uint8 array `[H, W, 3]` (RGB) or `[H, W]` (gray)."""
+"""One image: a path, a Pillow image, or a uint8 array `[H, W, 3]` (RGB) or `[H, W]` (gray).
+
+A file is turned upright as its EXIF orientation says, as phones store pictures; a Pillow image is taken as it is.
+"""
 Pictures: TypeAlias = Picture | Iterable[Picture]
 """One image or several; a uint8 array `[n, H, W, 3]` is n images."""
 
@@ -68,7 +71,9 @@ def to_pixel_values(picture: Image.Image, spec: Preprocess, name: str) -> NDArra
     left, top = round((width - side) / 2), round((height - side) / 2)
     try:
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-        picture = picture.crop((left, top, left + side, top + side)).convert("RGB")
+        picture = picture.crop((left, top, left + side, top + side))
+        picture.info.pop("transparency", None)  # of a palette, lost anyway; Pillow would warn
+        picture = picture.convert("RGB")
     except (OSError, ValueError) as error:  # a lazily read file that is broken, or a mode without a conversion to RGB
         raise ImageError(f"{name} cannot be converted to RGB: {error}") from error
     values = np.asarray(picture).transpose(2, 0, 1).astype(np.float32)  # [S, S, 3] -> [3, S, S]
@@ -97,7 +102,12 @@ def _read(path: Path) -> Image.Image:
     try:
         with Image.open(path) as picture:
             picture.load()
+            ImageOps.exif_transpose(picture, in_place=True)
             return picture
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{path} is too large: {error} Shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        ) from error
     except OSError as error:
         raise ImageError(f"{path} cannot be read as an image: {error.strerror or error}") from error
     except Exception as error:  # Pillow's decoders raise errors of any type on broken files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,15 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.errors import BundleError, ProviderError
+from mingle_edge_runtime.bound_inputs import BoundInputs
+from mingle_edge_runtime.device_memory import is_out_of_memory
+from mingle_edge_runtime.errors import BundleError, DeviceMemoryError, EdgeError, ProviderError
 from mingle_edge_runtime.mapped_file import MappedFile
 
 if TYPE_CHECKING:
     from mingle_edge_runtime.adapter import MappedAdapter
 
 CPU = "CPUExecutionProvider"
-DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
-"""Providers that copy their inputs to a device, with ONNX Runtime's name of that device."""
+Placement: TypeAlias = Mapping[str, Mapping[str, int]]
+"""Provider -> operator -> number of nodes; empty where ONNX Runtime is too old to tell, before 1.24."""
 Outputs: TypeAlias = Mapping[str, tuple[int, ...]]
 """Name -> shape for one image, -1 for any size."""
 _FATAL_ONLY = 4  # log severity; errors are raised, and a library does not print
@@ -69,8 +72,10 @@ class Session:
         outputs: Outputs | None = None,
         initializers: Mapping[str, NDArray[np.float32]] | None = None,
         spin: bool = True,
+        one_by_one: bool = False,
         prepack: bool = True,
         weights: Sequence[MappedFile] = (),
+        trace: Path | None = None,
     ) -> None:
         """Load the graph at `path` on `providers`, full names in order of preference.
 
@@ -79,9 +84,12 @@ class Session:
         initializers: tensors to use in place of the graph's own by that name, not copied on the CPU provider.
         spin: whether idle threads wait actively for more work, which is faster for this session and slows whatever runs
         right after it on the same cores.
+        one_by_one: run the images of a batch one at a time, where they would otherwise share something (see
+        `BundleIndex.one_by_one`).
         prepack: whether ONNX Runtime copies the weights into the layout its kernels are fastest with; if not, they stay mapped
         from their file, and slower to use.
         weights: the graph's external data, looked at before every run.
+        trace: record the time of every operator from now on; the file of `end_trace` begins with this path.
 
         Raises `BundleError` where the graph does not load, `ProviderError` where it does not load on the first provider.
         """
@@ -94,6 +102,10 @@ class Session:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `placement`; takes 1 ms
+        if trace is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(trace)
         # ONNX Runtime keeps no reference to these values nor to the arrays under them.
         self._initializers = dict(initializers or {})
         self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._initializers.items()}
@@ -109,45 +121,96 @@ class Session:
                 f"{providers[0]} could not be started for {path.name}: check its driver and libraries; "
                 f"ONNX Runtime fell back to {', '.join(self._session.get_providers())}"
             )
-        self._path = path
+        self.path = path
+        self._provider = providers[0]
+        self._traces = trace is not None
         self._weights = weights
-        self.optional_inputs = {item.name for item in self._session.get_overridable_initializers()}
+        self._one_by_one = one_by_one
+        self.optional_inputs: dict[str, Any] = {item.name: item.shape for item in self._session.get_overridable_initializers()}
+        """shapes by name"""
         self._shapes = outputs or {}
         self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
 
+    def bind(self, values: Mapping[str, Any]) -> BoundInputs:
+        """`onnxruntime.OrtValue`s of some inputs, wherever they live, bound once for many runs."""
+        return BoundInputs(self._session, values)
+
     def run(
-        self, inputs: Mapping[str, NDArray[Any]], adapter: MappedAdapter | None = None, values: Mapping[str, Any] | None = None
+        self, inputs: Mapping[str, NDArray[Any]], adapter: MappedAdapter | None = None, bound: BoundInputs | None = None
     ) -> dict[str, NDArray[Any]]:
         """Outputs by name.
 
         inputs: with `pixel_values [n, 3, S, S]` among them.
         adapter: whose parameters override optional inputs in this run.
-        values: `onnxruntime.OrtValue`s of further inputs, wherever they live.
+        bound: further inputs, from `bind`; ONNX Runtime ignores an adapter beside them, so it must be None then.
 
         Raises `BundleError` where the graph does not run on these inputs or returns other shapes than it must, or a file that
-        it reads its weights from has become shorter; `ExpertError` where the adapter's has.
+        it reads its weights from has become shorter; `ExpertError` where the adapter's has; `DeviceMemoryError` where the
+        device has no memory left for the run.
         """
+        pixels = inputs["pixel_values"]
+        if self._one_by_one and len(pixels) > 1:
+            singles = [self.run({**inputs, "pixel_values": pixels[i : i + 1]}, adapter, bound) for i in range(len(pixels))]
+            return {name: np.concatenate([single[name] for single in singles]) for name in singles[0]}
         for file in self._weights:
             file.check()
-        ort = onnxruntime()
-        options = ort.RunOptions()
+        options = onnxruntime().RunOptions()
         options.log_severity_level = _FATAL_ONLY
         if adapter is not None:
             options.add_active_adapter(adapter.ready())
         try:
-            if values:
-                feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
-                found = self._session.run_with_ort_values(self._outputs, feeds | dict(values), options)
-                arrays = {name: value.numpy() for name, value in zip(self._outputs, found, strict=True)}
+            if bound is not None:
+                found = bound.run(inputs, self._outputs, options)
             else:
-                arrays = dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs), options), strict=True))
+                found = self._session.run(self._outputs, dict(inputs), options)
         except Exception as error:  # ONNX Runtime's errors share no base class
-            raise BundleError(f"{self._path} does not run: {_line(error)}") from error
+            if is_out_of_memory(error):
+                count = len(inputs["pixel_values"])
+                raise DeviceMemoryError(
+                    f"no memory left to run {self.path.name} on {count} images: run fewer at once, or lower the expert budget "
+                    f"({_line(error)})"
+                ) from error
+            raise BundleError(f"{self.path} does not run: {_line(error)}") from error
+        arrays = dict(zip(self._outputs, found, strict=True))
         for name, shape in self._shapes.items():
             wanted, actual = (len(inputs["pixel_values"]), *shape), arrays[name].shape
             if len(actual) != len(wanted) or any(w not in (-1, a) for w, a in zip(wanted, actual, strict=True)):
-                raise BundleError(f"{self._path} returns {name} {list(actual)} instead of {list(wanted)}")
+                raise BundleError(f"{self.path} returns {name} {list(actual)} instead of {list(wanted)}")
         return arrays
+
+    def placement(self) -> Placement:
+        """Which provider runs how many nodes, as the graph was divided before each provider fused its own."""
+        if not hasattr(self._session, "get_provider_graph_assignment_info"):
+            return {}
+        counts: dict[str, Counter[str]] = {}
+        for part in self._session.get_provider_graph_assignment_info():
+            counts.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+        return counts
+
+    def fallback(self) -> list[str]:
+        """What a user of a provider other than the CPU should know: nodes that run elsewhere than on the first provider."""
+        if self._provider == CPU:
+            return []
+        placement = self.placement()
+        if not placement:
+            return [f"which nodes of {self.path.name} run on {self._provider} is only told by onnxruntime 1.24 or newer"]
+        total = sum(sum(operators.values()) for operators in placement.values())
+        return [
+            f"{sum(operators.values())} of {total} nodes of {self.path.name} run on {provider} instead of {self._provider}: "
+            + ", ".join(f"{operator} {count}" for operator, count in sorted(operators.items()))
+            for provider, operators in placement.items()
+            if provider != self._provider
+        ]
+
+    def end_trace(self) -> Path:
+        """Stop recording and write ONNX Runtime's trace, Chrome's JSON format with times in microseconds.
+
+        Raises `EdgeError` where the session was opened without `trace`, or the trace has ended already.
+        """
+        if not self._traces:
+            raise EdgeError(f"no trace of {self.path.name} is being recorded: open the session with `trace`")
+        self._traces = False
+        return Path(self._session.end_profiling())
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -15,11 +15,9 @@ from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.bundle_files import Progress
 from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import BundleError
+from mingle_edge_runtime.folded_scope import FoldedScope
 from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.preprocess import preprocess
-
-LEAST_COSINE = 0.9999
-"""between an output of this machine and the golden one"""
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,17 @@ class Verification:
     """their size together"""
     cosines: dict[str, float]
     """per golden output, the smallest cosine among its images"""
+    least_cosine: float
+    """that each must have, as the bundle says"""
+    notes: tuple[str, ...]
+    """what this provider does differently, nodes that it leaves to another one included"""
 
     def check(self) -> None:
-        """Raise `BundleError` naming the worst output where one has a cosine under `LEAST_COSINE`."""
+        """Raise `BundleError` naming the worst output where one has a smaller cosine than it must."""
         name, cosine = min(self.cosines.items(), key=lambda item: item[1])
-        if not cosine >= LEAST_COSINE:
+        if not cosine >= self.least_cosine:
             raise BundleError(
-                f"the bundle computes {name} with a cosine of {cosine:.6f} to the golden output, at least {LEAST_COSINE} "
+                f"the bundle computes {name} with a cosine of {cosine:.6f} to the golden output, at least {self.least_cosine} "
                 "is needed: try another provider or ONNX Runtime on this machine"
             )
 
@@ -58,14 +60,16 @@ def verify(
     golden = read_golden(bundle)
     with EdgeModel.open(path, None, providers, threads) as model:
         pixels = preprocess(golden["images"], bundle.index.preprocess)
-        actual = _compute(model, pixels)
+        actual = golden_outputs(model, pixels)
+        notes = model.stats().notes
     cosines: dict[str, float] = {}
     for name, array in actual.items():
         expected = golden.get(name, np.empty(0))
         if expected.shape != array.shape:
             raise _misfit(bundle, f"{name} is {list(expected.shape)} instead of {list(array.shape)}")
         cosines |= _cosines(name, array, expected, bundle)
-    return Verification(len(bundle.index.files), sum(file.size for file in bundle.index.files.values()), cosines)
+    size = sum(file.size for file in bundle.index.files.values())
+    return Verification(len(bundle.index.files), size, cosines, bundle.index.fidelity.golden_cosine, notes)
 
 
 def read_golden(bundle: Bundle) -> dict[str, NDArray[Any]]:
@@ -82,11 +86,13 @@ def read_golden(bundle: Bundle) -> dict[str, NDArray[Any]]:
     return golden
 
 
-def _compute(model: EdgeModel, pixels: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+def golden_outputs(model: EdgeModel, pixels: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """This machine's values of the golden arrays, by their names."""
     scope = model.scope
     if isinstance(scope, LayerScope):
         return {"embeds": np.stack([scope.embed(pixels, top_k=k + 1)[0] for k in range(len(model.tasks))])}
+    if isinstance(scope, FoldedScope):
+        return {"embeds": scope.embed(pixels)[0][None]}
     routes = scope.route(pixels)
     return {
         "plain": scope.embed_plain(pixels),
@@ -100,7 +106,7 @@ def _cosines(name: str, actual: NDArray[Any], expected: NDArray[Any], bundle: Bu
     """The smallest cosine of two arrays along their last axis, one for each entry of `embeds`."""
     if name != "embeds":
         return {name: _cosine(actual, expected)}
-    image = bundle.index.scope == "image"
+    image = bundle.index.scope != "layer"
     titles = [f"expert {task}" if image else f"top_k {k}" for k, task in enumerate(bundle.index.task_names, 1)]
     return {title: _cosine(*pair) for title, *pair in zip(titles, actual, expected, strict=True)}
 

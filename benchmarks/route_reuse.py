@@ -1,0 +1,186 @@
+"""What reusing a route on a stream saves, and how often it is wrong.
+
+    mingle-edge demo -o DEMO
+    python benchmarks/route_reuse.py DEMO/image-bundle [--frames 1000] [--streams 4] [--latency BUNDLE]
+
+Streams are shots of the demonstration's pictures under a moving camera: pan, zoom, brightness, sensor noise, cuts to another
+task every 20 to 80 frames, a quarter of them dissolves. Every frame is also routed by itself, so that the error rate is
+complete: frames that ran with another route than their own. The threshold is chosen on the tuning streams (the largest with
+an error of at most 1% of all frames) and reported on others, of other pictures and, for digits, other writers' scans.
+
+`--latency` times frames of such a stream on a bundle, best one of full size: each is run with its task named, routed, and
+with the route of a stream that reuses, interleaved; ratios are of sums, as a frame that is routed takes longer than the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mingle_edge.demo.canvas import photograph
+from mingle_edge.demo.digits import draw_handwritten, handwritten_digits
+from mingle_edge.demo.tasks import TASKS, DemoTask
+from mingle_edge_runtime import EdgeModel, StreamStats
+from mingle_edge_runtime.machine import machine_record
+from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.route_reuse import AUDIT_EVERY, THRESHOLD, RouteReuse
+
+THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7)
+WORLD, VIEW = 256, 128  # pixels of a scene's side, and of a frame's
+SCANS = {"tuning": slice(35, None), "report": slice(0, 30)}  # of each digit
+DISSOLVE = 10  # frames
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--frames", type=int, default=1000, help="of each stream")
+    parser.add_argument("--streams", type=int, default=4, help="for tuning, and as many to report")
+    parser.add_argument("--latency", type=Path, metavar="BUNDLE")
+    parser.add_argument("--timed", type=int, default=200, help="frames to time")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    figures: dict[str, object] = {}
+    with EdgeModel.open(arguments.bundle, threads=1) as model:
+        for number, purpose in enumerate(SCANS):
+            seeds = range(number * arguments.streams, (number + 1) * arguments.streams)
+            figures[purpose] = error_rates(model, purpose, seeds, arguments.frames)
+    allowed = [row["threshold"] for row in figures["tuning"] if row["error"] <= 0.01]
+    figures["chosen"], figures["default"] = max(allowed, default=0), THRESHOLD
+    if arguments.latency:
+        figures["latency"] = latency(arguments.latency, arguments.timed, arguments.threads)
+    print(json.dumps(figures | {"machine": machine_record()}, indent=1))
+
+
+def error_rates(model: EdgeModel, purpose: str, seeds: range, count: int) -> list[dict[str, float]]:
+    """One row per threshold, over all streams together."""
+    totals = {threshold: np.zeros(5) for threshold in THRESHOLDS}
+    right = 0
+    for seed in seeds:
+        frames, owners = video(purpose, seed, count)
+        pixels = preprocess(frames, model.bundle.index.preprocess)
+        routes = [route for start in range(0, count, 50) for route in model.scope.route(pixels[start : start + 50])]
+        right += sum(route.tasks[:1] == (owner,) for route, owner in zip(routes, owners, strict=True))
+        for threshold in THRESHOLDS:
+            reuse = RouteReuse(lambda values: routes[position], threshold, AUDIT_EVERY)  # noqa: B023 (called in the loop)
+            wrong = owned = 0
+            for position in range(count):
+                tasks = reuse.route(pixels[position : position + 1]).tasks
+                wrong += tasks != routes[position].tasks
+                owned += tasks[:1] == (owners[position],)
+            stats: StreamStats = reuse.stats()
+            totals[threshold] += (wrong, stats.reused, stats.audited, stats.disagreed, owned)
+    frames_in_all = len(seeds) * count
+    return [
+        {
+            "threshold": threshold,
+            "reused": total[1] / frames_in_all,
+            "error": total[0] / frames_in_all,
+            "error_of_reused": total[0] / max(1, total[1]),
+            "audited_disagreement": total[3] / max(1, total[2]),
+            "own_task": total[4] / frames_in_all,
+            "own_task_always_routed": right / frames_in_all,
+        }
+        for threshold, total in totals.items()
+    ]
+
+
+def latency(path: Path, count: int, threads: int) -> dict[str, object]:
+    """Seconds per frame with the task named, always routed, and with reuse at the default threshold."""
+    frames, _ = video("report", 1000, count)
+    with EdgeModel.open(path, threads=threads) as model:
+        model.prefetch(model.tasks)
+        pixels = preprocess(frames, model.bundle.index.preprocess)
+        scope = model.scope
+        reuse = RouteReuse(lambda values: scope.route(values)[0], THRESHOLD, AUDIT_EVERY)
+        routes = [route.tasks[0] if route.tasks else model.tasks[0] for route in scope.route(pixels[:8])]
+        ways = {
+            "named": lambda values: scope.embed(values, routes[0]),
+            "routed": lambda values: scope.embed(values),
+            "reuse": lambda values: scope.embed_routed(values, [reuse.route(values)]),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for name in (*ways, *ways):
+            ways[name](pixels[:1])
+        names = list(ways)
+        for i in range(count):
+            for name in names[i % 3 :] + names[: i % 3]:
+                started = time.perf_counter()
+                ways[name](pixels[i : i + 1])
+                seconds[name].append(time.perf_counter() - started)
+        stats = reuse.stats()
+        signal = min(timed(reuse._grid, pixels[0]) for _ in range(200))
+    quick = [sum(sorted(found)[: len(found) * 3 // 4]) for found in seconds.values()]  # without the slowest quarter
+    return {
+        "milliseconds": {name: 1e3 * float(np.mean(found)) for name, found in seconds.items()},
+        "over_named": {name: sum(found) / sum(seconds["named"]) for name, found in seconds.items()},
+        "over_named_without_slowest_quarter": {name: q / quick[0] for name, q in zip(names, quick, strict=True)},
+        "signal_milliseconds": 1e3 * signal,
+        "reused": stats.reused / stats.frames,
+        "audited": stats.audited / stats.frames,
+        "threads": threads,
+    }
+
+
+def timed(call: object, *arguments: object) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    call(*arguments)
+    return time.perf_counter() - started
+
+
+def video(purpose: str, seed: int, count: int) -> tuple[NDArray[np.uint8], list[str]]:
+    """`[count, VIEW, VIEW, 3]` frames and the task of each."""
+    random = np.random.default_rng([seed, zlib.crc32(purpose.encode())])
+    scans = [own[SCANS[purpose]] for own in handwritten_digits(np.random.default_rng(0))]
+    frames: list[NDArray[np.float32]] = []
+    owners: list[str] = []
+    while len(frames) < count:
+        task = TASKS[random.integers(len(TASKS))]
+        length = int(random.integers(20, 81))
+        new = list(shot(random, scene(random, task, scans), length))
+        if frames and random.uniform() < 0.25:
+            last = frames[-1]
+            new[:DISSOLVE] = [last + (frame - last) * (i + 1) / (DISSOLVE + 1) for i, frame in enumerate(new[:DISSOLVE])]
+        frames += new
+        owners += [task.name] * length
+    return np.stack(frames[:count]).round().clip(0, 255).astype(np.uint8), owners[:count]
+
+
+def scene(random: np.random.Generator, task: DemoTask, scans: list[list[NDArray[np.floating]]]) -> Image.Image:
+    """A picture of the task, large enough for a camera to move over."""
+    number = int(random.integers(len(task.classes)))
+    if task.draw is None:
+        drawn = draw_handwritten(random, scans[number][random.integers(len(scans[number]))])
+    else:
+        drawn = task.draw(random, task.classes[number])
+    return Image.fromarray(photograph(random, drawn)).resize((WORLD, WORLD), Image.Resampling.BICUBIC)
+
+
+def shot(random: np.random.Generator, world: Image.Image, length: int) -> Iterator[NDArray[np.float32]]:
+    """Frames of one camera movement; in three of ten shots the camera stands still but for the hand that holds it."""
+    moves = random.uniform() < 0.7
+    zoom, start, stop = random.uniform(0.75, 1, 2), random.uniform(-0.5, 0.5, 2), random.uniform(-0.5, 0.5, 2)
+    if not moves:
+        zoom[1], stop = zoom[0], start
+    sway, phase, speed = 0.25 * random.uniform() * moves, random.uniform(0, 2 * np.pi), random.uniform(0.02, 0.15)
+    for i in range(length):
+        done = i / max(1, length - 1)
+        side = WORLD * (zoom[0] + (zoom[1] - zoom[0]) * done)
+        centre = WORLD / 2 + (start + (stop - start) * done) * (WORLD - side) + random.normal(0, 0.3, 2)
+        box = np.concatenate([centre - side / 2, centre + side / 2]).clip(0, WORLD)
+        view = np.asarray(world.resize((VIEW, VIEW), Image.Resampling.BILINEAR, tuple(box.tolist())), np.float32)
+        yield view * np.float32(1 + sway * np.sin(phase + speed * i)) + random.normal(0, 3, view.shape).astype(np.float32)
+
+
+if __name__ == "__main__":
+    main()

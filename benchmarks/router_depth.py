@@ -1,0 +1,160 @@
+"""The depth the router chooses by leave-one-out on the seeds, beside what it then does on test images, and what depth costs.
+
+    python benchmarks/router_depth.py [--suites 6 7 8] [--runs 40] [--json FILE]
+
+For each suite, that is seed of `mingle-edge demo`: the backbone is pretrained, the seeds' statistics are taken as `merge`
+takes them, and of every depth are printed the leave-one-out error on the seeds with its standard error and the error on the
+test images, the chosen depth in brackets. The demonstration's own suite is 2; 0, 1, 3, 4, 5, 9 and 10 were seen while the
+rule was made. About a minute a suite. Then the time of the router's graph by depth over that of the dense tower, ViT-B/32 of
+random weights, interleaved, one thread on its own clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.checkpoints import open_checkpoint, read_architecture
+from mingle_edge.demo import tiny_clip
+from mingle_edge.demo.pretraining import pretraining_images
+from mingle_edge.demo.tasks import TASKS, make_split, write_unlabelled
+from mingle_edge.images import list_images
+from mingle_edge.progress import silent
+from mingle_edge.router import RouterStatistics, discriminants
+from mingle_edge.router_depth import choose_depth, deepest, left_out_errors, mean_of_tasks
+from mingle_edge.router_features import router_statistics
+from mingle_edge.seeds import SeedImages, task_generator
+from mingle_edge.settings import Settings
+from mingle_edge.vision_tower import Parameters, router_features
+from mingle_edge_export.bundle_graphs import PIXELS, GraphWriter
+from mingle_edge_export.graph import WeightFile
+from mingle_edge_runtime.machine import machine_record
+
+VIT_B_32 = VisionArchitecture(224, 32, 768, 12, 12, 3072, 512, "quick_gelu")
+COSTED_TASKS = 8
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suites", type=int, nargs="*", default=[6, 7, 8])
+    parser.add_argument("--runs", type=int, default=40, help="timed runs of each graph")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    figures: dict[str, Any] = {"machine": machine_record(), "suites": {}}
+    for suite in arguments.suites:
+        found = figures["suites"][suite] = route_suite(suite)
+        for depth, (error, spread, test) in enumerate(
+            zip(found["left_out"], found["standard_error"], found["test"], strict=True)
+        ):
+            chosen = "[chosen]" if depth == found["chosen"] else ""
+            print(f"suite {suite}, {depth} blocks: seeds {error:5.2f}% +- {spread:.2f}, test {test:5.2f}% {chosen}", flush=True)
+    if arguments.runs:
+        figures["times_dense"] = cost_by_depth(arguments.runs)
+        for depth, ratio in enumerate(figures["times_dense"]):
+            print(f"router, {depth} blocks: {ratio:.3f} x the dense tower")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def route_suite(suite: int) -> dict[str, Any]:
+    """Errors in percent by depth, of left-out seeds and on test images, of one suite of the demonstration."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        backbone, architecture = pretrained(folder, suite)
+        depths = deepest("auto", architecture.layers)
+        statistics = []
+        for task in TASKS:
+            write_unlabelled(folder / task.name, make_split(task, "seeds", suite))
+            statistics.append(
+                router_statistics(
+                    SeedImages(list_images(folder / task.name), architecture),
+                    backbone,
+                    architecture,
+                    blocks=depths,
+                    augmentations=Settings().router_augmentations,
+                    generator=task_generator(Settings().seed, task.name, "router"),
+                    device=torch.device("cpu"),
+                )
+            )
+    tests = []
+    for task in TASKS:
+        pixels = tiny_clip.to_pixels(make_split(task, "test", suite).images)
+        with torch.inference_mode():
+            tests.append(router_features(pixels, backbone, architecture, depths).double().numpy())
+    size = 2 * architecture.width
+    by_depth = [[s.first(size * (m + 1)) for s in statistics] for m in range(depths + 1)]
+    left_out = [mean_of_tasks(left_out_errors(of_depth)) for of_depth in by_depth]
+    return {
+        "left_out": [100 * error for error, _ in left_out],
+        "standard_error": [100 * spread for _, spread in left_out],
+        "test": [100 * test_error(of_depth, tests) for of_depth in by_depth],
+        "chosen": choose_depth(statistics, size),
+    }
+
+
+def pretrained(folder: Path, suite: int) -> tuple[Parameters, VisionArchitecture]:
+    """The demonstration's backbone, as it trains and writes it."""
+    images, subjects = pretraining_images(suite, silent)
+    model = tiny_clip.new_model(suite)
+    tiny_clip.train_text_tower(model, sorted(set(subjects)), suite, silent)
+    tiny_clip.pretrain(model, images, subjects, suite, silent)
+    print(f"suite {suite}: pretrained", file=sys.stderr, flush=True)
+    tiny_clip.save_config(folder / "model.json")
+    tiny_clip.save(model, folder / "backbone.safetensors")
+    architecture = read_architecture("model.json", folder, "backbone.safetensors")
+    checkpoint = open_checkpoint("backbone.safetensors", base=folder, architecture=architecture, model="model.json")
+    return dict(checkpoint.tensors()), architecture
+
+
+def test_error(statistics: list[RouterStatistics], tests: list[np.ndarray]) -> float:
+    """The share of test images routed to another task, mean of the tasks."""
+    router = discriminants(statistics)
+    features = len(router.weight)
+    return float(np.mean([(router.posterior(x[:, :features])[0].argmax(1) != t).mean() for t, x in enumerate(tests)]))
+
+
+def cost_by_depth(runs: int) -> list[float]:
+    """Median ratio of the router's time to the dense tower's, of each depth."""
+    random = np.random.default_rng(0)
+    backbone = {
+        name: random.standard_normal(shape, dtype=np.float32) * np.float32(0.02) + np.float32(name.endswith("ln_1.weight"))
+        for name, shape in VIT_B_32.parameter_shapes().items()
+    }
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    feeds = {PIXELS: random.standard_normal((1, 3, 224, 224), dtype=np.float32)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with (folder / "backbone.bin").open("wb") as file:
+            writer = GraphWriter(VIT_B_32, backbone, WeightFile(file, "backbone.bin"))
+            writer.dense(folder / "dense.onnx")
+            for depth in range(deepest("auto", VIT_B_32.layers) + 1):
+                size = 2 * VIT_B_32.width * (depth + 1)
+                features = random.standard_normal((COSTED_TASKS, 4, 2, size), dtype=np.float32)
+                router = discriminants([RouterStatistics.from_features(of_task) for of_task in features])
+                writer.router(folder / f"router{depth}.onnx", depth, router)
+        paths = [folder / "dense.onnx", *sorted(folder.glob("router*.onnx"))]
+        sessions = [onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in paths]
+    seconds = np.empty((runs + 1, len(sessions)))
+    for run in range(runs + 1):
+        for number, session in enumerate(sessions):
+            started = time.thread_time()
+            session.run(None, feeds)
+            seconds[run, number] = time.thread_time() - started
+    return [float(ratio) for ratio in np.median(seconds[1:, 1:] / seconds[1:, :1], axis=0)]  # the first run warms up
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Weights in few bits, in numpy: codes and scales whose product is nearest to the weights (round to nearest, symmetric)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_export.graph import Array
+
+BLOCK = 32  # 4-bit codes that share a scale: the one block size every MatMulNBits and GatherBlockQuantized kernel has
+CODE_UNIT = np.float32(1 / 127)
+"""What a code of an expert's B stands for in int8: the scales of its rank rows are multiplied into those of A."""
+_LARGEST = {8: 127, 4: 7}  # codes are symmetric: the smallest one of two's complement is not used
+
+Codes = NDArray[np.int8]
+
+
+def quantize(weights: Array, axis: int, bits: int = 8) -> tuple[Codes, Array]:
+    """Codes of `bits` bits and float32 scales; one scale for all weights that differ along `axis` alone, which it keeps as 1.
+
+    weights = codes * scales to within half a scale. A group of zeros has the scale 1.
+    """
+    peaks = np.abs(weights).max(axis=axis, keepdims=True)
+    scales = np.where(peaks > 0, peaks / np.float32(_LARGEST[bits]), np.float32(1)).astype(np.float32)
+    return np.rint(weights / scales).astype(np.int8), scales
+
+
+def quantize_blocks(rows: Array, bits: int) -> tuple[Codes, Array]:
+    """Codes `[n, blocks * 32]` and scales `[n, blocks]` of rows `[n, d]`, one for 32 values; d is filled up with zeros."""
+    n, d = rows.shape
+    padded = np.pad(rows, ((0, 0), (0, -d % BLOCK))).reshape(n, -1, BLOCK)
+    codes, scales = quantize(padded, axis=2, bits=bits)
+    return codes.reshape(n, -1), scales[:, :, 0]
+
+
+def pack_nibbles(codes: Codes) -> NDArray[np.uint8]:
+    """Two 4-bit codes a byte along the last axis, the first in the low half, each as code + 8.
+
+    That is how the operators MatMulNBits and GatherBlockQuantized of ONNX Runtime read them.
+    """
+    shifted = (codes + 8).astype(np.uint8)
+    packed: NDArray[Any] = shifted[..., 0::2] | (shifted[..., 1::2] << 4)
+    return packed

@@ -1,0 +1,85 @@
+"""How the backbone's weights are stored and multiplied: in float32, float16, 8 or 4 bits.
+
+fp16 halves the file; ONNX Runtime expands the weights to float32 when it loads the graph. int8 quantises weights per output
+channel and activations when they arrive (operators DynamicQuantizeLinear and MatMulInteger, which ONNX Runtime fuses into its
+integer kernels); what several layers read is quantised once. int4 is for memory: blocks of 32 weights share a scale
+(`com.microsoft.MatMulNBits`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+import numpy as np
+
+from mingle_edge_export.graph import MICROSOFT, Array, Graph, WeightFile
+from mingle_edge_export.quantization import BLOCK, pack_nibbles, quantize, quantize_blocks
+
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+_FLOAT = 1  # onnx.TensorProto.DataType
+_INT8_ACTIVATIONS = 4  # MatMulNBits: accuracy_level
+
+
+class WeightPrecision:
+    """Multiplies by constant weights in one graph."""
+
+    def __init__(self, graph: Graph, file: WeightFile, precision: Precision, exact: Collection[str] = ()) -> None:
+        """exact: layers that stay in float32 whatever the precision."""
+        self._graph = graph
+        self._file = file
+        self._precision = precision
+        self._exact = exact
+        self._quantized: dict[str, list[str]] = {}
+
+    def linear(self, layer: str, x: str, weight: Array, bias: str | None) -> str:
+        """`[n, d_out]` of `x [n, d_in]`; weight `[d_out, d_in]`, bias the name of a vector."""
+        precision = "fp32" if layer in self._exact else self._precision
+        if precision == "int8":
+            return self._biased(self._int8(layer, x, weight), bias)
+        if precision == "int4":
+            return self._biased(self._int4(layer, x, weight), bias)
+        value = weight.T if precision == "fp32" else weight.T.astype(np.float16)
+        # Stored [d_in, d_out]: ONNX Runtime prepacks only what needs no transposing.
+        name = self._graph.weight(f"{layer}.weight", value, self._file)
+        if precision == "fp16":
+            name = self._graph.op("Cast", name, to=_FLOAT)
+        return self._graph.op("Gemm", x, name, *([bias] if bias else []))
+
+    def quantized(self, x: str) -> list[str]:
+        """The codes of x in uint8, their scale and their zero point, computed once however many layers read x."""
+        if x not in self._quantized:
+            self._quantized[x] = self._graph.ops("DynamicQuantizeLinear", x, outputs=3)
+        return self._quantized[x]
+
+    def integer_product(self, x: str, codes: str, scale: str) -> str:
+        """x `[..., n, d_in]`, quantised when it arrives, times `codes [..., d_in, d_out]` of int8 times `scale`."""
+        graph = self._graph
+        values, x_scale, zero_point = self.quantized(x)
+        product = graph.op("Cast", graph.op("MatMulInteger", values, codes, zero_point), to=_FLOAT)
+        return graph.op("Mul", product, graph.op("Mul", x_scale, scale))
+
+    def _int8(self, layer: str, x: str, weight: Array) -> str:
+        codes, scales = quantize(weight.T, axis=0)  # [d_in, d_out], [1, d_out]
+        codes_name = self._graph.weight(f"{layer}.weight_codes", codes, self._file)
+        return self.integer_product(x, codes_name, self._graph.weight(f"{layer}.weight_scales", scales[0], self._file))
+
+    def _int4(self, layer: str, x: str, weight: Array) -> str:
+        d_out, d_in = weight.shape
+        codes, scales = quantize_blocks(weight, bits=4)  # [d_out, blocks * 32], [d_out, blocks]
+        packed = pack_nibbles(codes).reshape(d_out, -1, BLOCK // 2)
+        return self._graph.op(
+            "MatMulNBits",
+            x,
+            self._graph.weight(f"{layer}.weight_nibbles", packed, self._file),
+            self._graph.weight(f"{layer}.weight_scales", scales.reshape(-1), self._file),
+            domain=MICROSOFT,
+            K=d_in,
+            N=d_out,
+            bits=4,
+            block_size=BLOCK,
+            accuracy_level=_INT8_ACTIVATIONS,
+        )
+
+    def _biased(self, y: str, bias: str | None) -> str:
+        return self._graph.op("Add", y, bias) if bias else y

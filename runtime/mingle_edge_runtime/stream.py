@@ -1,0 +1,70 @@
+"""One camera: its frames one after the other, which may share a route while the picture hardly moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_runtime.bundle_index import Preprocess
+from mingle_edge_runtime.errors import EdgeError
+from mingle_edge_runtime.image_scope import ImageScope
+from mingle_edge_runtime.layer_scope import LayerScope
+from mingle_edge_runtime.prediction import Prediction
+from mingle_edge_runtime.preprocess import Picture, preprocess
+from mingle_edge_runtime.route import Route
+from mingle_edge_runtime.route_reuse import RouteReuse, StreamStats
+from mingle_edge_runtime.scope import Scope
+
+Predictor: TypeAlias = Callable[[NDArray[np.float32], Sequence[Route]], list[Prediction]]
+
+
+class Stream:
+    """Frames of one camera, from one thread; several streams may share a model."""
+
+    def __init__(
+        self,
+        scope: Callable[[], Scope],
+        spec: Preprocess,
+        predictor: Callable[[int, str | None], Predictor],
+        reuse: tuple[float, int] | None,
+    ) -> None:
+        """Use `EdgeModel.stream`."""
+        if reuse and isinstance(scope(), LayerScope):
+            raise EdgeError(
+                "a route cannot be reused in the layer scope, whose graph routes layer by layer as it runs: "
+                "open the stream without reuse, or merge the tasks in the image scope"
+            )
+        self._scope, self._spec, self._predictor = scope, spec, predictor
+        routes = isinstance(scope(), ImageScope)  # a folded bundle has one route
+        self._reuse = RouteReuse(lambda pixels: scope().route(pixels)[0], *reuse) if reuse and routes else None
+        self._frames = 0
+
+    def classify(self, frame: Picture, top: int = 5, head: str | None = None) -> Prediction:
+        """The `top` most probable labels of the next frame; see `EdgeModel.classify`.
+
+        `route` of the prediction is the one that ran, posterior and confidence included: the present frame's own, or that of
+        the frame that was routed last.
+        """
+        predictions = self._predictor(top, head)
+        return predictions(*self._run(frame))[0]
+
+    def embed(self, frame: Picture) -> NDArray[np.float32]:
+        """`[dim]`, the embedding of the next frame, of unit length."""
+        embed: NDArray[np.float32] = self._run(frame)[0][0]
+        return embed
+
+    def stats(self) -> StreamStats:
+        """What became of the frames so far, and how often an audited frame had another route."""
+        return self._reuse.stats() if self._reuse else StreamStats(self._frames)
+
+    def _run(self, frame: Picture) -> tuple[NDArray[np.float32], list[Route]]:
+        scope = self._scope()
+        pixels = preprocess([frame], self._spec)
+        self._frames += 1
+        if self._reuse is None or not isinstance(scope, ImageScope):
+            return scope.embed(pixels)
+        routes = [self._reuse.route(pixels)]
+        return scope.embed_routed(pixels, routes), routes

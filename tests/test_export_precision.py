@@ -1,0 +1,273 @@
+"""Bundles in fewer bits: what they keep of the merged model, what they must not depend on, and when they are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import tiny_clip
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from onnxruntime.quantization.quant_utils import quantize_data
+from tiny_merged import ARCHITECTURE, write_merged
+
+from mingle_edge.cli import main
+from mingle_edge.errors import TaskFileError
+from mingle_edge.merge import merge
+from mingle_edge_export import OptionError, ParityError, bundle_writer, calibration, export_bundle
+from mingle_edge_export.quantization import pack_nibbles, quantize, quantize_blocks
+from mingle_edge_export.smoothing import Smoothing
+from mingle_edge_export.synthetic_images import smooth_images
+from mingle_edge_runtime import Bundle, EdgeModel
+from mingle_edge_runtime.nibbles import expand
+from mingle_edge_runtime.verify import verify
+
+KINDS = {"image": {}, "gated": {"learned_gates": True}, "layer": {"scope": "layer"}}
+PAIRS = [("fp16", "fp16"), ("fp32", "fp16"), ("fp32", "int8"), ("int8", "int8"), ("int8", "fp32"), ("int4", "int4")]
+LOOSE = {"cosine": 0.0, "route_agreement": 0.0}  # random weights are harder to quantise than trained ones
+IMAGES = smooth_images(5, 37)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def merged(request, tmp_path_factory):
+    """A merged model of every kind."""
+    return write_merged(tmp_path_factory.mktemp(request.param) / "merged", **KINDS[request.param])
+
+
+@pytest.mark.parametrize(("precision", "expert_precision"), PAIRS)
+def test_every_pair_of_precisions_is_close_to_pytorch_and_runs(merged, tmp_path, precision, expert_precision):
+    report = export_bundle(
+        merged.path, tmp_path / "bundle", top_k=2, precision=precision, expert_precision=expert_precision, **LOOSE
+    )
+    least = {"fp16": 0.9999, "int8": 0.99, "int4": 0.1}[
+        max(precision, expert_precision, key=["fp32", "fp16", "int8", "int4"].index)
+    ]
+    assert report.parity.cosine >= least
+    index = Bundle.open(report.path).index
+    assert (index.precision, index.expert_precision) == (precision, expert_precision)
+    assert index.fidelity.cosine == report.parity.cosine
+    verify(report.path).check()
+    with EdgeModel.open(report.path) as model:
+        assert model.embed(IMAGES).shape == (5, 24)
+        together = model.embed(IMAGES, task="task1")
+        alone = np.concatenate([model.embed(image, task="task1") for image in IMAGES])
+    tolerance = {"rtol": 0, "atol": 0} if index.one_by_one else {"rtol": 0, "atol": 1e-5}
+    np.testing.assert_allclose(together, alone, **tolerance)
+
+
+@pytest.mark.parametrize(("precision", "share"), [("fp16", 0.55), ("int8", 0.4), ("int4", 0.35)])
+def test_fewer_bits_take_less_space(tmp_path, precision, share):
+    # Where weights are most of a file.
+    architecture = dataclasses.replace(ARCHITECTURE, width=192, mlp_width=768, layers=1)
+    for scope in ("image", "layer"):
+        merged = write_merged(tmp_path / f"merged-{scope}", scope=scope, architecture=architecture, rank=64, router_blocks=1)
+        sizes = {}
+        for chosen in ("fp32", precision):
+            files = export_bundle(merged.path, tmp_path / f"{scope}-{chosen}", precision=chosen, **LOOSE).files
+            experts = sum(size for name, size in files.items() if name.startswith("expert"))
+            sizes[chosen] = np.array([files["backbone.bin"], experts])
+        assert (sizes[precision] < share * sizes["fp32"]).all()
+
+
+@given(hnp.arrays(np.float32, (5, 70), elements=st.floats(-4, 4, width=32)), st.sampled_from([8, 4]))
+def test_codes_are_the_nearest(weights, bits):
+    for codes, scales, values in (
+        (*quantize(weights, axis=1, bits=bits), weights),
+        (
+            *(part.reshape(5, 3, -1) for part in quantize_blocks(weights, bits)),
+            np.pad(weights, ((0, 0), (0, 26))).reshape(5, 3, 32),
+        ),
+    ):
+        assert np.abs(codes).max() < 2 ** (bits - 1)
+        assert (np.abs(codes * scales - values) <= scales / 2 * (1 + 1e-5)).all()
+
+
+@given(hnp.arrays(np.float32, (6, 40), elements=st.floats(-4, 4, width=32)))
+def test_8_bit_codes_are_those_of_onnxruntimes_quantizer(weights):
+    for row in weights[np.abs(weights).max(axis=1) > 1e-3]:
+        _, scale, codes = quantize_data(row, onnx.TensorProto.INT8, symmetric=True)
+        mine, scales = quantize(row[None], axis=1)
+        np.testing.assert_allclose(scales[0, 0], np.float32(scale), rtol=1e-6)
+        assert np.abs(mine[0].astype(int) - codes.astype(int)).max() <= 1  # ties
+
+
+def test_nibbles_are_laid_out_as_onnxruntimes_kernel_reads_them():
+    weights = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)  # [N, K]
+    codes, scales = quantize_blocks(weights, bits=4)
+    attributes = {"K": 64, "N": 6, "bits": 4, "block_size": 32}
+    node = onnx.helper.make_node("MatMulNBits", ["x", "codes", "scales"], ["y"], domain="com.microsoft", **attributes)
+    tensors = {"codes": pack_nibbles(codes).reshape(6, 2, 16), "scales": scales.reshape(-1)}
+    graph = onnx.helper.make_graph(
+        [node],
+        "one",
+        [onnx.helper.make_tensor_value_info("x", 1, [64, 64])],
+        [onnx.helper.make_tensor_value_info("y", 1, [64, 6])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    domains = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=domains, ir_version=8)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"x": np.eye(64, dtype=np.float32)})[0].T
+    exact = codes.reshape(6, 2, 32) * scales[:, :, None]
+    np.testing.assert_allclose(found, exact.reshape(6, 64), atol=1e-6)
+
+
+@given(rank=st.integers(1, 5), seed=st.integers(0, 999))
+def test_expanded_nibbles_are_the_stored_values(rank, seed):
+    random = np.random.default_rng(seed)
+    rows = {
+        "A": random.standard_normal((rank, 70)).astype(np.float32),
+        "B": random.standard_normal((rank, 45)).astype(np.float32),
+    }
+    stored, values = {"ln.bias": np.ones(3, np.float32)}, {}
+    for name, value in rows.items():
+        codes, scales = quantize_blocks(value, bits=4)
+        scales = scales.astype(np.float16)
+        stored |= {f"q.{name}_nibbles": pack_nibbles(codes), f"q.{name}_block_scales": scales}
+        exact = codes.reshape(rank, -1, 32) * scales[:, :, None].astype(np.float32)
+        values[name] = exact.reshape(rank, -1)[:, : value.shape[1]]
+    found = expand(stored, {"q.A_codes": [70, "rank"], "q.B_codes": ["rank", 45]})
+    assert set(found) == {"ln.bias", "q.A_codes", "q.B_codes", "q.scale"}
+    product = (found["q.A_codes"] * found["q.scale"]) @ (found["q.B_codes"] / np.float32(127))
+    expected = values["A"].T @ values["B"]
+    assert np.linalg.norm(product - expected) <= 0.02 * np.linalg.norm(expected)
+
+
+def test_what_experts_cost_in_bits_does_not_touch_the_plain_backbone(tmp_path):
+    merged = write_merged(tmp_path / "merged")
+    plain = {}
+    for precision in ("fp32", "int8"):
+        path = export_bundle(merged.path, tmp_path / precision, expert_precision=precision, **LOOSE).path
+        with EdgeModel.open(path) as model:
+            pixels = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+            plain[precision] = model.scope.embed_plain(pixels)
+    np.testing.assert_allclose(plain["int8"], plain["fp32"], atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_folded_task_is_its_expert_without_one(tmp_path, precision):
+    merged = write_merged(tmp_path / "merged")
+    export_bundle(merged.path, tmp_path / "all")
+    report = export_bundle(merged.path, tmp_path / "one", fold="task1", precision=precision)
+    assert set(report.files) == {"backbone.bin", "bundle.json", "golden.npz", "heads/task1.npy", "tower.onnx"}
+    verify(report.path).check()
+    with EdgeModel.open(tmp_path / "all") as every, EdgeModel.open(report.path, expert_budget=0) as one:
+        assert one.tasks == ("task1",)
+        expected = every.embed(IMAGES, task="task1")
+        assert (one.embed(IMAGES) * expected).sum(1).min() >= (0.99999 if precision == "fp32" else 0.99)
+        np.testing.assert_array_equal(one.embed(IMAGES), one.embed(IMAGES, task="task1"))
+        assert {route.tasks for route in one.route(IMAGES)} == {("task1",)}
+        assert one.stats().bytes_loaded == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "error", "message"),
+    [
+        ("image", {"fold": "task1", "tasks": ["task1"]}, OptionError, "fold: exports one task alone; leave out tasks"),
+        ("gated", {"fold": "task1"}, OptionError, "fold: learned gates differ from image to image"),
+        ("layer", {"fold": "task1"}, OptionError, "fold: the gates of scope 'layer' differ from image to image"),
+        ("image", {"cosine": 1.5}, OptionError, r"cosine is 1.5, must be between 0 and 1"),
+        (
+            "image",
+            {"precision": "int4", "cosine": 0.9999},
+            ParityError,
+            r"cosine 0\.\d+ \(at least 0.9999\).*choose a higher precision",
+        ),
+        (
+            "layer",
+            {"precision": "int4", "cosine": 0.0, "route_agreement": 1.0},
+            ParityError,
+            r"of the routes agree \(at least 100.0%\)",
+        ),
+    ],
+)
+def test_what_is_refused(tmp_path, kind, options, error, message):
+    merged = write_merged(tmp_path / "merged", **KINDS[kind])
+    with pytest.raises(error, match=message):
+        export_bundle(merged.path, tmp_path / "bundle", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+@pytest.fixture(scope="module")
+def outliers(tmp_path_factory):
+    """Tiny tasks whose LayerNorms have a few channels a hundred times as large as the others, and small weights behind them."""
+    folder = tmp_path_factory.mktemp("outliers")
+    tasks = tiny_clip.write_task_file(folder, tasks=2, rank=8)
+    model = merge(tasks, folder / "merged")
+    return tasks, model
+
+
+def test_calibration_smooths_and_reports_accuracy(outliers, tmp_path):
+    tasks, model = outliers
+    report = export_bundle(model.path, tmp_path / "bundle", precision="int8", images=tasks, cosine=0.9, accuracy_drop=100)
+    assert [task.task for task in report.accuracy] == model.task_names
+    assert all(0 <= value <= 100 for task in report.accuracy for value in (*task.named, *task.routed))
+    assert "patch_embedding" in report.exact_layers
+    bounds = ["--min-cosine", "0.9", "--max-accuracy-drop", "100"]
+    options = ["--precision", "int8", "--images", str(tasks), *bounds]
+    result = CliRunner().invoke(main, ["export", str(model.path), "-o", str(tmp_path / "again"), *options])
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^accuracy +images", result.output, re.MULTILINE)
+
+
+def test_layers_return_to_fp32_until_labels_stay(outliers, tmp_path, monkeypatch):
+    tasks, model = outliers
+    shares = iter([0.5, 0.5, 1.0])
+    monkeypatch.setattr(bundle_writer, "label_agreement", lambda *arguments: next(shares))
+    report = export_bundle(model.path, tmp_path / "bundle", precision="int8", images=tasks, cosine=0.5, accuracy_drop=100)
+    layers = len(model.architecture.linear_layers())
+    assert len(report.exact_layers) == len({"patch_embedding"} | set(report.exact_layers)) >= round(layers / 6)
+    monkeypatch.setattr(bundle_writer, "label_agreement", lambda *arguments: 0.9)
+    with pytest.raises(
+        ParityError, match=r"int8 changes the labels of calibration images even with \d+ layers in fp32 \(90.0% stay"
+    ):
+        export_bundle(model.path, tmp_path / "never", precision="int8", images=tasks)
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_bundle_that_loses_accuracy_is_refused(outliers, tmp_path, monkeypatch):
+    tasks, model = outliers
+    monkeypatch.setattr(bundle_writer, "accuracy_drop", lambda accuracy: 0.75)
+    with pytest.raises(ParityError, match=r"costs 0.75 points of accuracy in the mean over 2 tasks, at most 0.5 are allowed"):
+        export_bundle(model.path, tmp_path / "bundle", precision="int8", images=tasks, cosine=0.5)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_images_of_other_tasks_are_refused(outliers, tmp_path):
+    _, model = outliers
+    other = tiny_clip.write_task_file(tmp_path / "other", tasks=1, rank=8)
+    with pytest.raises(TaskFileError, match=r"has no \[\[task\]\] '.*', which .* holds"):
+        export_bundle(model.path, tmp_path / "bundle", precision="int8", images=other)
+
+
+def test_smoothing_changes_nothing_but_the_difficulty(tmp_path):
+    """In fp32 a smoothed model equals the plain one, for all scopes; in int8 outlying channels are survived by it alone."""
+    random = np.random.default_rng(0)
+    for kind, options in KINDS.items():
+        merged = write_merged(tmp_path / kind, **options)
+        layers = merged.architecture.linear_layers()
+        peaks = {
+            layer: random.uniform(0.1, 50, merged.architecture.linear_shape(layer)[1]).astype(np.float32) for layer in layers
+        }
+        smoothing = Smoothing.from_peaks(merged.architecture, merged.backbone(), peaks)
+        chosen = calibration.Calibration({}, {}, smoothing, dict.fromkeys(layers, 0.0))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bundle_writer, "calibrate", lambda *arguments, chosen=chosen: chosen)
+            patch.setattr(bundle_writer, "read_task_images", lambda *arguments: bundle_writer.TaskImages({}, []))
+            patch.setattr(bundle_writer, "label_agreement", lambda *arguments: 1.0)
+            patch.setattr(calibration, "SHARES", (1.0,))  # every layer of the backbone stays in fp32
+            report = export_bundle(
+                merged.path,
+                tmp_path / f"{kind}-bundle",
+                precision="int8",
+                expert_precision="fp32",
+                images=tmp_path / "tasks.toml",
+            )
+        assert report.parity.cosine >= 0.99999
+        assert report.parity.route_agreement == 1

@@ -1,0 +1,244 @@
+"""The router's depth: leave-one-out in closed form against leaving one out, and what the choice depends on."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from mingle_edge.errors import TaskFileError
+from mingle_edge.images import list_images, load_images
+from mingle_edge.merge import merge
+from mingle_edge.merged_model import MergedModel
+from mingle_edge.router import KEPT_SEEDS, RouterStatistics, discriminants, oas_shrinkage
+from mingle_edge.router_depth import choose_depth, left_out_errors, left_out_scores, mean_of_tasks
+from mingle_edge.settings import Settings
+from mingle_edge.vision_tower import router_features
+
+
+def images(seed, *, tasks=3, count=7, each=4, F=10, apart=1.0, varied=0.3):
+    """Features `[n, v, F]` of each task: correlated seeds around a mean, and variations around each seed."""
+    random = np.random.default_rng(seed)
+    mixing = random.standard_normal((F, F))
+    found = []
+    for t in range(tasks):
+        seeds = random.standard_normal((count + t, 1, F)) @ mixing + apart * random.standard_normal(F)
+        found.append(seeds + varied * random.standard_normal((count + t, each, F)))
+    return found
+
+
+def exactly(features):
+    """Statistics in double precision with the whole scatter as its factor, nothing left out."""
+    count, each, F = features.shape
+    centred = (features - features.mean((0, 1))).reshape(-1, F) / np.sqrt(each)
+    coordinates = np.eye(len(centred)).reshape(count, each, -1)
+    return RouterStatistics(features.mean((0, 1)), centred, count, coordinates)
+
+
+def scatter(features):
+    """About the mean, per seed image `[F, F]`."""
+    flat = (features - features.mean((0, 1))).reshape(-1, features.shape[-1])
+    return flat.T @ flat / features.shape[1]
+
+
+@given(st.integers(0, 999), st.sampled_from([1, 4]), st.sampled_from([5, 60]))
+def test_scores_of_left_out_seeds_equal_those_of_a_router_without_them(seed, each, F):
+    """Dense, from the images that remain; scale and shrinkage are those of all seeds."""
+    parts = images(seed, each=each, F=F)
+    degrees = sum(len(part) - 1 for part in parts)
+    pooled = sum(map(scatter, parts)) / degrees
+    scale = np.sqrt(np.diag(pooled) + 1e-6 * np.diag(pooled).mean())
+    correlation = pooled / np.outer(scale, scale)
+    shrinkage = oas_shrinkage(np.trace(correlation), (correlation**2).sum(), F, degrees)
+    found = dict(left_out_scores([exactly(part) for part in parts]))
+    for t, part in enumerate(parts):
+        for i in range(len(part)):
+            rest = [np.delete(part, i, axis=0) if s == t else other for s, other in enumerate(parts)]
+            covariance = (1 - shrinkage) * sum(map(scatter, rest)) / (degrees - 1) + shrinkage * np.diag(scale**2)
+            means = np.stack([other.mean((0, 1)) for other in rest])
+            towards = np.linalg.solve(covariance, means.T)  # [F, T]
+            scores = part[i] @ towards - (means.T * towards).sum(0) / 2
+            # Scores are defined up to what all tasks have in common.
+            np.testing.assert_allclose(
+                found[t][i] - found[t][i][:, :1], scores - scores[:, :1], rtol=1e-8, atol=1e-8 * np.abs(scores).max()
+            )
+
+
+def test_errors_are_those_of_routers_made_without_the_seed():
+    """Everything made anew, as thin as it is stored: scale and shrinkage, which the closed form leaves alone, matter little."""
+    parts = [part.astype(np.float32) for part in images(1, count=14, each=6, F=20, apart=1.0)]
+    errors = left_out_errors([RouterStatistics.from_features(part) for part in parts])
+    anew = []
+    for t, part in enumerate(parts):
+        wrong = []
+        for i in range(len(part)):
+            rest = [np.delete(part, i, axis=0) if s == t else other for s, other in enumerate(parts)]
+            posterior, _ = discriminants([RouterStatistics.from_features(other) for other in rest]).posterior(part[i])
+            wrong.append((posterior.argmax(1) != t).mean())
+        anew.append(np.array(wrong))
+    assert 0.1 < mean_of_tasks(anew)[0] < 0.6  # neither easy nor hopeless
+    assert mean_of_tasks(errors)[0] == pytest.approx(mean_of_tasks(anew)[0], abs=0.02)
+    assert np.corrcoef(np.concatenate(errors), np.concatenate(anew))[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(("count", "each", "F"), [(12, 5, 8), (4, 3, 40)])
+def test_coordinates_give_back_the_images(count, each, F):
+    features = images(2, tasks=1, count=count, each=each, F=F)[0].astype(np.float32)
+    found = RouterStatistics.from_features(features)
+    again = found.mean + np.sqrt(each) * found.coordinates @ found.factor
+    lost = (again - features) / features.std((0, 1))
+    assert (lost**2).mean() <= 1.001e-3  # 99.9% of the scatter of features of unit variance is kept
+
+
+def test_coordinates_of_a_merged_task_are_those_of_its_seeds(image_model, task_file):
+    """In their order, each seed before its variations; the thin factor may lose 0.1% of the scatter, 3% of a deviation."""
+    statistics = image_model.router_statistics("task1")
+    backbone = {name: torch.from_numpy(value) for name, value in image_model.backbone().items()}
+    seeds = load_images(list_images(task_file.parent / "seeds" / "task1"), image_model.architecture)
+    expected = router_features(seeds, backbone, image_model.architecture, 3).numpy()
+    images = statistics.coordinates.shape[1]
+    found = statistics.mean + np.sqrt(images) * statistics.coordinates[:, 0] @ statistics.factor
+    assert statistics.count == len(seeds) == 6
+    assert images == 1 + Settings().router_augmentations
+    assert np.linalg.norm(found - expected) <= 0.05 * np.linalg.norm(expected - statistics.mean)
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_the_factor_keeps_small_features_beside_large_ones(scale):
+    """Deep features are larger than shallow ones; a smaller depth must not lose its scatter to them."""
+    features = images(3, tasks=1, count=30, each=2, F=16)[0]
+    features[:, :, 8:] *= scale
+    found = RouterStatistics.from_features(features.astype(np.float32)).first(8)
+    whole = scatter(features[:, :, :8])
+    assert np.linalg.norm(whole - found.factor.T @ found.factor) <= 3e-3 * np.linalg.norm(whole)
+    assert len(found.mean) == 8
+
+
+def test_of_very_many_seeds_some_are_left_out_in_turn():
+    features = images(4, tasks=1, count=200, each=1, F=3)[0].astype(np.float32)
+    found = RouterStatistics.from_features(features)
+    assert found.coordinates.shape[0] == KEPT_SEEDS
+    again = found.mean + found.coordinates @ found.factor  # [k, 1, F]
+    np.testing.assert_allclose(again[[0, -1]], features[[0, -1]], atol=0.1)
+
+
+def by_depth(seed, informative, tasks=3, F=6):
+    """Statistics of four depths, of which the named ones tell the tasks apart."""
+    random = np.random.default_rng(seed)
+    statistics = []
+    for t in range(tasks):
+        depths = [random.standard_normal((20, 3, F)) + (6 * t if m in informative else 0) for m in range(4)]
+        statistics.append(RouterStatistics.from_features(np.concatenate(depths, axis=2).astype(np.float32)))
+    return statistics
+
+
+@pytest.mark.parametrize(("informative", "depth"), [({0}, 0), ({1}, 1), ({3}, 3), ({2, 3}, 2), ({0, 1, 2, 3}, 0)])
+def test_the_smallest_depth_that_tells_tasks_apart(informative, depth):
+    statistics = by_depth(0, informative)
+    assert choose_depth(statistics, 6) == depth
+    assert choose_depth(statistics[::-1], 6) == depth
+    assert choose_depth(statistics[:1], 6) == 0  # nothing to tell apart
+
+
+def test_a_depth_is_refused_only_when_more_seeds_than_chance_miss_it():
+    """One seed of sixty lost is within the standard error of its own loss; five are not."""
+
+    def statistics(lost):
+        random = np.random.default_rng(0)
+        found = []
+        for t in range(3):
+            first, second = (random.standard_normal((20, 1, 2)) * 0.1 + 9 * np.array([t == 1, t == 2]) for _ in range(2))
+            first[: lost if t == 0 else 0] += [9, 0]  # look like task 1 at depth 0 alone
+            found.append(RouterStatistics.from_features(np.concatenate([first, second], axis=2).astype(np.float32)))
+        return found
+
+    errors = [mean_of_tasks(left_out_errors([s.first(2) for s in statistics(lost)]))[0] for lost in (1, 5)]
+    assert errors == pytest.approx([1 / 60, 5 / 60])
+    assert [choose_depth(statistics(lost), 2) for lost in (1, 5)] == [0, 1]
+
+
+def test_single_seeds_tell_nothing_and_the_deepest_is_taken():
+    statistics = [RouterStatistics.from_features(part[:1].astype(np.float32)) for part in images(0, F=12)]
+    assert choose_depth(statistics, 4) == 2
+
+
+def test_identical_seeds_do_no_harm():
+    statistics = [RouterStatistics.from_features(np.full((5, 2, 4), t, np.float32)) for t in range(2)]
+    assert choose_depth(statistics, 2) == 0
+    assert all(np.isfinite(scores).all() for _, scores in left_out_scores(statistics))
+
+
+def test_the_depth_is_that_of_the_tasks_there_are(image_model, task_file, tmp_path):
+    """Of a view as of a model merged no further; and features of a smaller depth are the first of a larger one."""
+    parts = task_file.read_text().split("[[task]]")
+    first = task_file.with_name("depth-first-2.toml")
+    first.write_text("[[task]]".join(parts[:3]))
+    earlier = merge(first, tmp_path / "earlier")
+    view = image_model.select(earlier.task_names)
+    assert view.router_depth == earlier.router_depth
+    np.testing.assert_array_equal(view.router().weight, earlier.router().weight)
+    assert image_model.select(["task1"]).router_depth == 0
+    assert len(view.router().weight) == 2 * (view.router_depth + 1) * image_model.architecture.width
+    fixed = task_file.with_name("depth-fixed.toml")
+    fixed.write_text(task_file.read_text().replace("[settings]", "[settings]\nrouter_blocks = 1"))
+    shallow = merge(fixed, tmp_path / "fixed")
+    assert shallow.router_depth == 1
+    for name in shallow.task_names:
+        statistics, deep = shallow.router_statistics(name), image_model.router_statistics(name)
+        np.testing.assert_allclose(deep.mean[: len(statistics.mean)], statistics.mean, rtol=1e-5, atol=1e-6)
+        assert len(deep.mean) > len(statistics.mean)
+
+
+def test_format_version_1_keeps_its_depth_and_takes_more_tasks(image_model, task_file, tmp_path):
+    """Version 1 had no coordinates and always a number of blocks; 3 is what was stored here."""
+    old = tmp_path / "old"
+    shutil.copytree(image_model.path, old)
+    record = json.loads((old / "mingle.json").read_text())
+    record["settings"]["router_blocks"] = 3
+    record["tasks"] = record["tasks"][:2]
+    (old / "mingle.json").write_text(json.dumps(record | {"format_version": 1}))
+    rows = load_file(old / "router.safetensors")
+    rows = {n: v for n, v in rows.items() if not n.startswith("task2/") and not n.endswith("/coordinates")}
+    save_file(rows, old / "router.safetensors")
+    model = MergedModel.open(old)
+    assert model.router_depth == 3
+    expected = discriminants([image_model.router_statistics(name) for name in ("task0", "task1")])
+    np.testing.assert_array_equal(model.router().weight, expected.weight)
+
+    file = task_file.with_name("version-1.toml")
+    file.write_text(task_file.read_text().replace("[settings]", "[settings]\nrouter_blocks = 3"))
+    grown = merge(file, old, into=True)
+    assert grown.router_depth == 3
+    assert json.loads((old / "mingle.json").read_text())["format_version"] == 2
+    for name, value in rows.items():
+        assert load_file(old / "router.safetensors")[name].tobytes() == value.tobytes()
+    np.testing.assert_array_equal(
+        grown.router_statistics("task2").coordinates, image_model.router_statistics("task2").coordinates
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("two", "router_blocks must be a whole number or 'auto', not 'two'"),
+        (1.5, "router_blocks must be a whole number or 'auto', not 1.5"),
+        (True, "router_blocks must be a whole number or 'auto', not True"),
+        (-1, "router_blocks must not be negative, and is -1"),
+    ],
+)
+def test_a_wrong_depth_is_refused(value, message):
+    with pytest.raises(TaskFileError, match=message):
+        Settings.from_mapping({"router_blocks": value})
+    assert [Settings.from_mapping({"router_blocks": right}).router_blocks for right in (0, 3, "auto")] == [0, 3, "auto"]
+
+
+def test_more_blocks_than_the_tower_has_are_refused_before_any_work(task_file, tmp_path):
+    file = task_file.with_name("too-deep.toml")
+    file.write_text(task_file.read_text().replace("[settings]", "[settings]\nrouter_blocks = 9"))
+    with pytest.raises(TaskFileError, match=r"router_blocks is 9, and the tower has 3 blocks; .*\"auto\""):
+        merge(file, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
