@@ -79,7 +79,7 @@ class Case:
                 return
             layout = index.page_bank
             self.path = model.bundle.file(layout.file)
-            page = 4 * layout.page
+            page = layout.page * np.dtype(layout.dtype).itemsize
             whole = page * layout.pages_per_task
             self.named = [(0, whole)]
             (route,) = model.scope.embed(self.pixels)[1]

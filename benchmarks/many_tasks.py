@@ -5,7 +5,7 @@
 BUNDLE is of the image scope and exported here. Two copies of it are written to FOLDER (a temporary one unless given), one as
 it is and one with further tasks: heads, rows of the router that never win, and expert files of full size that hold nothing
 (sparse, so they take no disk). Every image is claimed by a task in both, and routes must be equal. Opening and memory are
-measured in processes of their own, in turn; latencies interleaved in one process. Ratios are of medians, many tasks over few.
+measured in processes of their own, in turn; latencies interleaved in one process. Ratios are of neighbours, many over few.
 """
 
 from __future__ import annotations
@@ -99,18 +99,14 @@ def grow(bundle: Path, target: Path, count: int) -> None:
 
 
 def widen(path: Path, before: int, count: int) -> None:
-    """Give the router further columns: everything in it with a last axis of one value per task."""
+    """Give the router further tasks: all its own numbers with an axis of one value per task."""
     graph = onnx.load(path, load_external_data=False)
     for tensor in graph.graph.initializer:
-        if (
-            tensor.dims
-            and tensor.dims[-1] == before
-            and tensor.data_type == onnx.TensorProto.FLOAT
-            and not tensor.external_data
-        ):
+        numbers = tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE) and not tensor.external_data
+        if numbers and before in tensor.dims:
             values = numpy_helper.to_array(tensor)
-            room = [(0, 0)] * (values.ndim - 1) + [(0, count - before)]
-            wider = np.pad(values, room, constant_values=NEVER if values.size == before else 0)
+            room = [(0, count - before if side == before else 0) for side in values.shape]
+            wider = np.pad(values, room, constant_values=NEVER if values.ndim == 1 else 0)
             tensor.CopyFrom(numpy_helper.from_array(wider, tensor.name))
     for output in graph.graph.output:
         for dimension in output.type.tensor_type.shape.dim:

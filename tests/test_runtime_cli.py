@@ -59,6 +59,13 @@ def test_run_json_holds_everything(folder, scope: str) -> None:
     assert record["route"]["tasks"] == ["blue"]
 
 
+def test_run_with_low_memory_says_the_same(folder) -> None:
+    asked = ["run", folder / "image", folder / "pictures/red.png"]
+    usual, low = call(*asked), call(*asked, "--low-memory")
+    assert low.exit_code == 0, low.output
+    assert low.output == usual.output
+
+
 @pytest.mark.parametrize("scope", ["image", "layer"])
 def test_verify_passes_on_what_was_written(folder, scope: str) -> None:
     result = call("verify", folder / scope)

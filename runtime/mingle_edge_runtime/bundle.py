@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.bundle_files import FileRecord, Progress, check_hashes, check_plain_file
+from mingle_edge_runtime.bundle_files import FileRecord, Progress, check_hashes, check_plain_files
 from mingle_edge_runtime.bundle_index import (
     FORMAT,
     FORMAT_VERSION,
@@ -74,8 +74,7 @@ class Bundle:
         root = Path(path).resolve()
         index = BundleIndex.from_json(_read_json(root / INDEX_NAME))
         check_rules(index)
-        for name, record in index.files.items():
-            check_plain_file(root, name, record.size)
+        check_plain_files(root, index.files)
         return cls(root, index)
 
     def file(self, name: str) -> Path:

@@ -8,8 +8,9 @@ data).
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,22 +55,28 @@ def check_relative(name: str, where: str) -> None:
         raise BundleError(f"{where} is {name!r}: paths must be relative, use '/', and stay inside the bundle")
 
 
-def check_plain_file(root: Path, name: str, size: int) -> None:
-    """Raise `BundleError` unless `root / name` is an unlinked plain file of `size` bytes, reached through no link."""
-    check_relative(name, "files")
-    path = root / name
-    try:
-        status = path.lstat()
-    except OSError as error:
-        raise BundleError(f"{path} is listed in bundle.json but cannot be read: {error.strerror}") from error
-    folders = [root.joinpath(*path.relative_to(root).parts[:depth]) for depth in range(1, name.count("/") + 1)]
-    if any(folder.is_symlink() for folder in folders) or not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        raise BundleError(f"{path} must be a plain file, not a link; copy the bundle with its links followed (cp -rL)")
-    if status.st_size != size:
-        raise BundleError(f"{path} has {status.st_size} bytes, bundle.json says {size}: copy or export it again")
+def check_plain_files(root: Path, files: Mapping[str, FileRecord]) -> None:
+    """Raise `BundleError` unless all are unlinked plain files of the recorded sizes under `root`, reached through no link."""
+    folders: set[str] = set()
+    for name in files:
+        check_relative(name, "files")
+        parts = name.split("/")
+        folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+    linked = {folder for folder in folders if os.path.islink(f"{root}/{folder}")}
+    for name, record in files.items():
+        path = f"{root}/{name}"
+        try:
+            status = os.lstat(path)
+        except OSError as error:
+            raise BundleError(f"{path} is listed in bundle.json but cannot be read: {error.strerror}") from error
+        through_link = any(name.startswith(f"{folder}/") for folder in linked)
+        if through_link or not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise BundleError(f"{path} must be a plain file, not a link; copy the bundle with its links followed (cp -rL)")
+        if status.st_size != record.size:
+            raise BundleError(f"{path} has {status.st_size} bytes, bundle.json says {record.size}: copy or export it again")
 
 
-def check_hashes(root: Path, files: dict[str, FileRecord], progress: Progress | None = None) -> None:
+def check_hashes(root: Path, files: Mapping[str, FileRecord], progress: Progress | None = None) -> None:
     """Read every file and raise `BundleError` at the first whose sha256 is not the recorded one."""
     total = sum(record.size for record in files.values())
     done = 0
@@ -80,8 +87,8 @@ def check_hashes(root: Path, files: dict[str, FileRecord], progress: Progress | 
         if progress:
             progress(done, total)
 
+    check_plain_files(root, files)
     for name, record in files.items():
-        check_plain_file(root, name, record.size)
         actual = sha256(root / name, advance)
         if actual != record.sha256:
             raise BundleError(

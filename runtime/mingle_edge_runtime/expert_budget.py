@@ -30,7 +30,7 @@ class ExpertStats:
     bytes_loaded: int = 0
     """bytes of experts that were made resident, prefetched ones included"""
     stall_seconds: float = 0.0
-    """seconds that runs waited for experts to be opened"""
+    """seconds that runs waited for experts to be opened and read"""
     overshoot_bytes: int = 0
     """largest excess over the budget, reached when everything resident was in use or pinned"""
     notes: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ Reading is strict about types (a boolean is no number, NaN is refused) and names
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -24,7 +25,7 @@ def read_record(kind: type[T], value: object, where: str = "") -> T:
     Raises `RecordError` naming the path of the first value that is missing or of another type.
     """
     members = _expect(value, dict, "an object", where)
-    hints = get_type_hints(kind)
+    hints = _type_hints(cast(Any, kind))
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(cast(Any, kind)):
         path = f"{where}.{field.name}" if where else field.name
@@ -42,6 +43,12 @@ def write_record(record: object) -> Any:
     if isinstance(record, tuple):
         return [write_record(member) for member in record]
     return record
+
+
+@functools.cache
+def _type_hints(kind: type[Any]) -> dict[str, Any]:
+    """Resolving annotations takes far longer than reading a record, and an index has a record per file."""
+    return get_type_hints(kind)
 
 
 def _read(hint: Any, value: object, where: str) -> Any:
