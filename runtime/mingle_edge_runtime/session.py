@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.errors import BundleError, ProviderError
+from mingle_edge_runtime.errors import BundleError, EdgeError, ProviderError
 
 CPU = "CPUExecutionProvider"
 DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
@@ -65,6 +65,7 @@ class Session:
         outputs: Outputs | None = None,
         initializers: Mapping[str, NDArray[np.float32]] | None = None,
         spin: bool = True,
+        trace: Path | None = None,
     ) -> None:
         """Load the graph at `path` on `providers`, full names in order of preference.
 
@@ -73,6 +74,7 @@ class Session:
         initializers: tensors to use in place of the graph's own by that name, not copied on the CPU provider.
         spin: whether idle threads wait actively for more work, which is faster for this session and slows whatever runs
         right after it on the same cores.
+        trace: record the time of every operator from now on; the file of `end_trace` begins with this path.
 
         Raises `BundleError` where the graph does not load, `ProviderError` where it does not load on the first provider.
         """
@@ -83,6 +85,9 @@ class Session:
         options.intra_op_num_threads = threads or 0
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if trace is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(trace)
         # ONNX Runtime keeps no reference to these values nor to the arrays under them.
         self._initializers = dict(initializers or {})
         self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._initializers.items()}
@@ -99,6 +104,7 @@ class Session:
                 f"ONNX Runtime fell back to {', '.join(self._session.get_providers())}"
             )
         self._path = path
+        self._traces = trace is not None
         self.optional_inputs = {item.name for item in self._session.get_overridable_initializers()}
         self._shapes = outputs or {}
         self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
@@ -133,6 +139,16 @@ class Session:
             if len(actual) != len(wanted) or any(w not in (-1, a) for w, a in zip(wanted, actual, strict=True)):
                 raise BundleError(f"{self._path} returns {name} {list(actual)} instead of {list(wanted)}")
         return arrays
+
+    def end_trace(self) -> Path:
+        """Stop recording and write ONNX Runtime's trace, Chrome's JSON format with times in microseconds.
+
+        Raises `EdgeError` where the session was opened without `trace`, or the trace has ended already.
+        """
+        if not self._traces:
+            raise EdgeError(f"no trace of {self._path.name} is being recorded: open the session with `trace`")
+        self._traces = False
+        return Path(self._session.end_profiling())
 
 
 def _numbers(version: str) -> tuple[int, ...]:
