@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mingle_edge.cli.profile.markup import Html, join, tag
 
 _ROW = 40  # pixels: a line of text and what is drawn under it
+_THICK, _THIN = 12, 8  # pixels, of bars
 _LINE = 120  # pixels, the height of a chart over runs
 
 
@@ -22,6 +23,8 @@ class Bar:
     """class and length of each part, one after another"""
     reach: float | None = None
     """where a thin line from the end of the bar goes"""
+    under: tuple[str, float] | None = None
+    """class and length of a second bar, to compare with the first"""
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,21 @@ class Span:
 
 def bars(title: str, rows: Sequence[Bar]) -> Html:
     """Horizontal bars from zero on one scale."""
-    lengths = [max(sum(max(length, 0.0) for _, length in row.parts), row.reach or 0.0) for row in rows]
-    scale = 100 / (max(lengths, default=0.0) or 1.0)  # percent per unit
+    scale = 100 / (max(map(_length, rows), default=0.0) or 1.0)  # percent per unit
     drawn = []
     for i, row in enumerate(rows):
         top, start = i * _ROW, 0.0
         drawn += _texts(row.label, row.shown, top)
         for kind, length in row.parts:
             width = max(length, 0.0) * scale
-            drawn.append(tag("rect", x=_percent(start), y=top + 20, width=_percent(width), height=12, class_=f"fill {kind}"))
+            height = _THICK if row.under is None else _THIN
+            drawn.append(
+                tag("rect", x=_percent(start), y=top + 20, width=_percent(width), height=height, class_=f"fill {kind}")
+            )
             start += width
+        if row.under is not None:
+            kind, length = row.under
+            drawn.append(tag("rect", x=0, y=top + 30, width=_percent(length * scale), height=_THIN, class_=f"fill {kind}"))
         if row.reach is not None:
             y = top + 26
             drawn.append(tag("line", x1=_percent(start), x2=_percent(row.reach * scale), y1=y, y2=y, class_="reach"))
@@ -98,6 +106,12 @@ def _chart(title: str, drawn: Sequence[Html], height: int) -> Html:
 def _texts(left: str, right: str, top: int) -> list[Html]:
     found = [tag("text", left, x=0, y=top + 14)]
     return [*found, tag("text", right, x="100%", y=top + 14, text_anchor="end", class_="value")] if right else found
+
+
+def _length(row: Bar) -> float:
+    """How far everything in the row goes."""
+    first = sum(max(length, 0.0) for _, length in row.parts)
+    return max(first, row.reach or 0.0, row.under[1] if row.under else 0.0)
 
 
 def _percent(value: float) -> str:

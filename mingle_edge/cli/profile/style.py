@@ -21,8 +21,8 @@ header p, .about, caption { color: var(--soft); margin: 0 0 8px; font-size: .9re
 .tile, section { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 12px; }
 .tile b { display: block; font-size: 1.3rem; }
 .tile span { color: var(--soft); font-size: .85rem; }
-.grid { display: grid; grid-template-columns: minmax(0, 1fr); gap: 12px; align-items: start; }
-@media (min-width: 900px) { .grid { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+section { break-inside: avoid; margin-bottom: 12px; }
+@media (min-width: 900px) { .grid { columns: 2; column-gap: 12px; } }
 .chart { display: block; margin: 4px 0 8px; overflow: visible; font-size: 13px; }
 .chart text { fill: var(--text); }
 .chart .value { font-variant-numeric: tabular-nums; font-weight: 600; }
@@ -46,6 +46,14 @@ caption { text-align: left; caption-side: bottom; margin: 4px 0 0; }
 th, td { padding: 3px 8px; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
 th { font-weight: 600; }
 tbody th, th:first-child { text-align: left; font-weight: 400; }
+.facts td, .facts th { white-space: normal; text-align: left; overflow-wrap: anywhere; vertical-align: top; }
+.facts th { min-width: 9em; }
+@media (max-width: 520px) {
+  section { padding: 10px; }
+  table { font-size: .76rem; }
+  th, td { padding: 3px 4px; white-space: normal; }
+  tbody th { min-width: 5.5em; }
+}
 details { margin-top: 8px; }
 summary { cursor: pointer; color: var(--soft); font-size: .9rem; }
 """

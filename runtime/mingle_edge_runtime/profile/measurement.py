@@ -24,7 +24,7 @@ from mingle_edge_runtime.preprocess import Picture, Pictures, pictures, preproce
 from mingle_edge_runtime.profile import distribution
 from mingle_edge_runtime.profile.baselines import BUILDERS, SWITCHING, Setting, check_baselines
 from mingle_edge_runtime.profile.interleaving import Run, interleave, seconds_of, warm_up, warm_up_rounds
-from mingle_edge_runtime.profile.moments import memory_now
+from mingle_edge_runtime.profile.moments import memory_before, memory_now
 from mingle_edge_runtime.profile.operators import trace_graphs, traced_runs
 from mingle_edge_runtime.profile.report import (
     FORMAT,
@@ -208,7 +208,7 @@ class _Measurement:
             tuple(found.traffic),
             found.experts,
             tuple(found.sweep),
-            tuple(_drift_notes(single.latency)),
+            (*_route_notes(found.traffic), *_drift_notes(single.latency)),
         )
 
     def _ratios(self, times: dict[str, list[float]]) -> dict[str, dict[str, Ratio]]:
@@ -258,7 +258,7 @@ class _Measurement:
     def _build(self, name: str, pixels: NDArray[np.float32]) -> Run:
         """A baseline, opened and warm, with what that took."""
         requests = self._setting.requests
-        before = memory_now()
+        before = memory_before()
         started = time.perf_counter()
         run = BUILDERS[name](self._setting)
         opened = time.perf_counter() - started
@@ -301,10 +301,22 @@ def _latencies(times: Mapping[str, Sequence[float]]) -> dict[str, Latency]:
     return {kind: distribution.latency(values) for kind, values in times.items()}
 
 
-def _drift_notes(latency: Mapping[str, Latency]) -> list[str]:
+def _route_notes(traffic: Sequence[TrafficRun]) -> list[str]:
+    plain = sum(not run.tasks for run in traffic)
+    if not plain:
+        return []
     return [
-        f"the last quarter of the {kind} runs took {found.drift:.2f} times as long as the first: the machine may be "
-        "getting hot or busy; try --cool-down, or fewer other programs"
-        for kind, found in latency.items()
-        if found.drift is not None and found.drift > _DRIFT
+        f"{plain} of {len(traffic)} routed runs used no expert, as no task claims the image: their time is that of the plain "
+        "backbone; give --images of the tasks"
+    ]
+
+
+def _drift_notes(latency: Mapping[str, Latency]) -> list[str]:
+    drifts = {kind: found.drift for kind, found in latency.items() if found.drift is not None}
+    kind = max(drifts, key=drifts.__getitem__, default=None)
+    if kind is None or drifts[kind] <= _DRIFT:
+        return []
+    return [
+        f"the last quarter of the {kind} runs took {drifts[kind]:.2f} times as long as the first: the machine may be getting "
+        "hot or busy; try a cool-down, or fewer other programs"
     ]

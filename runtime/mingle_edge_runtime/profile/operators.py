@@ -6,6 +6,7 @@ The exporter names nodes `<layer>/<Operator>_<n>`; what ONNX Runtime makes of se
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +25,7 @@ from mingle_edge_runtime.session import DEVICES, Session
 _KERNEL = "_kernel_time"
 _WARM_UP = 2  # runs of each graph that are traced and left out
 _NO_LAYER = "other"
+_NODE = re.compile(r"[A-Z]\w*_\d+")  # a node's own name, where the exporter gave it no layer
 
 
 def trace_graphs(
@@ -104,7 +106,7 @@ def _runs(events: Iterable[Mapping[str, Any]]) -> Iterable[tuple[list[Mapping[st
 
 def _layer(node: Mapping[str, Any]) -> str:
     layer, slash, _ = str(node["name"]).partition("/")
-    return layer if layer and slash else _NO_LAYER
+    return layer if layer and slash and not _NODE.fullmatch(layer) else _NO_LAYER
 
 
 def _seconds(node: Mapping[str, Any]) -> float:

@@ -20,7 +20,7 @@ from mingle_edge_runtime.image_scope import ImageScope
 from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.profile.distribution import latency, ratio
 from mingle_edge_runtime.profile.interleaving import Run, interleave, warm_up, warm_up_rounds
-from mingle_edge_runtime.profile.moments import memory_now
+from mingle_edge_runtime.profile.moments import memory_before, memory_now
 from mingle_edge_runtime.profile.report import Memory, SweepRow
 from mingle_edge_runtime.profile.requests import Requests
 
@@ -164,7 +164,7 @@ def _open(
     tick: Callable[[], None],
 ) -> tuple[dict[str, Run], Memory]:
     """What one setting runs, warm, and the memory that it took."""
-    before = memory_now()
+    before = memory_before()
     kinds = _top_k_kinds(setting, providers) if setting.top_k is not None else _bundle_kinds(setting, providers, requests)
     warm_up(kinds, pixels, setting.batch, requests, tick)
     return kinds, memory_now().since(before)
