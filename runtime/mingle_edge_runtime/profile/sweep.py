@@ -82,12 +82,12 @@ def sweep_axis(
 ) -> None:
     """Append a row for each setting of one axis to `rows`. tick: called after each run, `sweep_runs` times."""
     first, *others = settings
-    first_kinds, first_memory = _open(first, providers, pixels, requests, tick)
+    first_kinds, first_memory = open_setting(first, providers, pixels, requests, tick)
     pooled: dict[str, list[float]] = {kind: [] for kind in first_kinds}
     found = []
     try:
         for setting in others:
-            kinds, memory = _open(setting, providers, pixels, requests, tick)
+            kinds, memory = open_setting(setting, providers, pixels, requests, tick)
             times = _pairs(first_kinds, kinds, (first.batch, setting.batch), pixels, runs, tick)
             for kind, (base, _) in times.items():
                 pooled[kind] += base
@@ -156,7 +156,7 @@ def _comparable(bundle: Bundle, path: Path) -> Bundle:
     return other
 
 
-def _open(
+def open_setting(
     setting: SweepSetting,
     providers: Sequence[str],
     pixels: NDArray[np.float32],

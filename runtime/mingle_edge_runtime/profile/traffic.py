@@ -35,8 +35,8 @@ def routed_run(model: EdgeModel, pixels: NDArray[np.float32]) -> TrafficRun:
 def record_traffic(
     model: EdgeModel, pixels: NDArray[np.float32], runs: int, found: list[TrafficRun], tick: Callable[[], None]
 ) -> None:
-    """Append `runs` routed runs of the images in turn to `found`."""
-    for i in range(runs):
+    """Append `runs` routed runs to `found`, of the images that are next in turn."""
+    for i in range(len(found), len(found) + runs):
         found.append(routed_run(model, pixels[i % len(pixels)][None]))
         tick()
 
