@@ -5,21 +5,23 @@ Each builder loads what its baseline needs and returns the function that runs it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.adapter import read_adapter
-from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.bundle import Bundle, Task
+from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import EdgeError
 from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.machine import available_memory
 from mingle_edge_runtime.mixture import mix
 from mingle_edge_runtime.profile.interleaving import Run
 from mingle_edge_runtime.profile.requests import Requests
-from mingle_edge_runtime.session import DEVICES, Session, onnxruntime
+from mingle_edge_runtime.session import Session
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,14 @@ def all_experts(setting: Setting) -> Run:
     Image scope: the experts joined into one, once and beforehand, so that what is timed is their arithmetic alone.
     Layer scope: all of them in every layer, weighted by the gates.
     """
-    index = setting.bundle.index
-    if index.scope == "layer":
-        scope = LayerScope(setting.bundle, None, setting.providers, setting.threads)
-        return lambda pixels, request: scope.embed(pixels, top_k=len(index.tasks))
-    session = setting.session(index.tower)
-    tasks = [(setting.bundle.file(str(task.expert)), task) for task in index.tasks]
-    experts = [read_adapter(path, task.expert_bytes, task.name, session.optional_inputs, None) for path, task in tasks]
-    shares = [1 / len(tasks)] * len(tasks)
-    joined = mix([expert.arrays() for expert in experts], shares, setting.bundle.read_defaults())
-    device = DEVICES.get(setting.providers[0], "cpu")
-    values = {name: onnxruntime().OrtValue.ortvalue_from_numpy(array, device, 0) for name, array in joined.items()}
-    return lambda pixels, request: session.run({"pixel_values": pixels}, values=values)
+    bundle, tasks = setting.bundle, setting.bundle.index.tasks
+    if bundle.index.scope == "layer":
+        scope = EdgeModel.open(bundle, None, setting.providers, setting.threads).scope
+        assert isinstance(scope, LayerScope)
+        return lambda pixels, request: scope.embed(pixels, top_k=len(tasks))
+    tower = setting.session(bundle.index.tower)
+    experts = [expert_arrays(bundle, task, tower) for task in tasks]
+    return with_expert(tower, mix(experts, [1 / len(tasks)] * len(tasks), bundle.read_defaults()))
 
 
 def separate_models(setting: Setting) -> Run:
@@ -72,6 +70,17 @@ def separate_models(setting: Setting) -> Run:
 def reload(setting: Setting) -> Run:
     """One dense model at a time, opened when a request names another task than the one before, and dropped at the next."""
     return _Reload(setting)
+
+
+def expert_arrays(bundle: Bundle, task: Task, tower: Session) -> dict[str, NDArray[np.float32]]:
+    """What a task's expert gives the tower's optional inputs (image scope)."""
+    found = read_adapter(bundle.file(str(task.expert)), task.expert_bytes, task.name, tower.optional_inputs, None)
+    return {name: array.copy() for name, array in found.arrays().items()}
+
+
+def with_expert(tower: Session, arrays: Mapping[str, NDArray[Any]]) -> Run:
+    """Runs the tower with these optional inputs."""
+    return lambda pixels, request: tower.run({"pixel_values": pixels, **arrays})
 
 
 BUILDERS: dict[str, Callable[[Setting], Run]] = {

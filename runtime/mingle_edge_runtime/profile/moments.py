@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 
 from mingle_edge_runtime.memory import process_memory
 from mingle_edge_runtime.profile.report import Memory
@@ -17,7 +16,6 @@ def memory_now() -> Memory:
 
 def memory_before() -> Memory:
     """`memory_now` after giving back what was freed, so that nothing opened next hides in it (with glibc; elsewhere it may)."""
-    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.adapter import read_adapter
-from mingle_edge_runtime.profile.baselines import Setting
+from mingle_edge_runtime.profile.baselines import Setting, expert_arrays, with_expert
 from mingle_edge_runtime.profile.interleaving import Run, interleave
 from mingle_edge_runtime.profile.report import LayerTime, OperatorTime, Trace
-from mingle_edge_runtime.session import DEVICES, Session
+from mingle_edge_runtime.session import Session
 
 _KERNEL = "_kernel_time"
 _WARM_UP = 2  # runs of each graph that are traced and left out
@@ -42,8 +41,8 @@ def trace_graphs(
             name: Session(setting.bundle.graph(graph), setting.providers, setting.threads, trace=Path(folder) / name)
             for name, graph in graphs.items()
         }
-        kinds = {name: _plain(session) for name, session in sessions.items()}
-        kinds["named"] = _with_expert(setting, sessions["named"])
+        kinds = {name: with_expert(session, {}) for name, session in sessions.items()}
+        kinds["named"] = _named(setting, sessions["named"])
         interleave(kinds, pixels, dict.fromkeys(kinds, 1), _WARM_UP + runs, {}, tick)
         found |= {name: read_trace(session.end_trace(), _WARM_UP) for name, session in sessions.items()}
 
@@ -75,22 +74,14 @@ def read_trace(path: Path, skip: int = 0) -> Trace:
     )
 
 
-def _plain(session: Session) -> Run:
-    return lambda pixels, request: session.run({"pixel_values": pixels})
-
-
-def _with_expert(setting: Setting, tower: Session) -> Run:
+def _named(setting: Setting, tower: Session) -> Run:
     """The tower with the first task's expert."""
     index = setting.bundle.index
-    task = index.tasks[0]
-    if index.scope == "layer":
-        mask = np.zeros(len(index.tasks), np.float32)
-        mask[0] = 1
-        return lambda pixels, request: tower.run({"pixel_values": pixels, "task_mask": mask, "top_k": np.array([1], np.int64)})
-    path = setting.bundle.file(str(task.expert))
-    device = DEVICES.get(setting.providers[0])
-    expert = read_adapter(path, task.expert_bytes, task.name, tower.optional_inputs, device)
-    return lambda pixels, request: tower.run({"pixel_values": pixels}, values=expert.values)
+    if index.scope == "image":
+        return with_expert(tower, expert_arrays(setting.bundle, index.tasks[0], tower))
+    mask = np.zeros(len(index.tasks), np.float32)
+    mask[0] = 1
+    return with_expert(tower, {"task_mask": mask, "top_k": np.array([1], np.int64)})
 
 
 def _runs(events: Iterable[Mapping[str, Any]]) -> Iterable[tuple[list[Mapping[str, Any]], float]]:

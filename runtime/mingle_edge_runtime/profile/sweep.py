@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import EdgeError
-from mingle_edge_runtime.image_scope import ImageScope
 from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.profile.distribution import latency, ratio
 from mingle_edge_runtime.profile.interleaving import Run, interleave, warm_up, warm_up_rounds
@@ -187,8 +187,7 @@ def _pairs(
 
 
 def _bundle_kinds(setting: SweepSetting, providers: Sequence[str], requests: Requests) -> dict[str, Run]:
-    kind = ImageScope if setting.bundle.index.scope == "image" else LayerScope
-    scope = kind(setting.bundle, setting.budget, providers, setting.threads)
+    scope = EdgeModel.open(setting.bundle, setting.budget, providers, setting.threads).scope
     names = setting.bundle.index.task_names
     return {
         "named": lambda values, request: scope.embed(values, names[requests.task(request)]),
@@ -198,12 +197,11 @@ def _bundle_kinds(setting: SweepSetting, providers: Sequence[str], requests: Req
 
 def _top_k_kinds(setting: SweepSetting, providers: Sequence[str]) -> dict[str, Run]:
     """Routed runs with `top_k` experts; in the image scope every image counts as claimed, so that all of them mix."""
-    bundle, index, top_k = setting.bundle, setting.bundle.index, setting.top_k or 1
-    if index.router is None:
-        layers = LayerScope(bundle, setting.budget, providers, setting.threads)
+    index, top_k = setting.bundle.index, setting.top_k or 1
+    router = replace(index.router, confidence_bound=-float("inf")) if index.router else None
+    mixing = replace(setting.bundle, index=replace(index, top_k=top_k, router=router))
+    scope = EdgeModel.open(mixing, setting.budget, providers, setting.threads).scope
+    if isinstance(scope, LayerScope):
+        layers = scope
         return {"routed": lambda values, request: layers.embed(values, top_k=top_k)}
-    claimed = replace(index.router, confidence_bound=-float("inf"))
-    images = ImageScope(
-        replace(bundle, index=replace(index, top_k=top_k, router=claimed)), setting.budget, providers, setting.threads
-    )
-    return {"routed": lambda values, request: images.embed(values)}
+    return {"routed": lambda values, request: scope.embed(values)}
