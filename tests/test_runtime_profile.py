@@ -146,6 +146,8 @@ def test_top_k_of_the_image_scope_mixes_every_image(bundles) -> None:
         ({"batch": [1, 0]}, {}, r"batch is swept over 0: its values must be whole numbers of at least 1"),
         ({"threads": [1, None]}, {}, r"threads is swept over None"),
         ({"top-k": [1, 4]}, {}, r"top-k is swept over 4, the bundle has 3 tasks: name smaller ones"),
+        ({"budget": [None, 1000]}, {}, r"an expert budget of 1000 bytes is too small"),
+        ({"top-k": [1, 3]}, {"expert_budget": 2000}, r"an expert budget of 2000 bytes is too small"),
         ({"precision": []}, {}, r"name other bundles, as in precision=OTHER"),
         ({"precision": ["nowhere"]}, {}, r"nowhere/bundle.json does not exist"),
     ],

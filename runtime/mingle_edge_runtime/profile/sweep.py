@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import EdgeError
+from mingle_edge_runtime.expert_budget import check_budget
 from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.profile.distribution import latency, ratio
 from mingle_edge_runtime.profile.interleaving import Run, interleave, warm_up, warm_up_rounds
@@ -51,7 +52,7 @@ def plan_sweep(
 
     axes: values by axis; an axis without values gets sensible ones. Raises `EdgeError` where an axis is unknown, has fewer
     than two different values, is fixed at the same time, or has a value that does not fit; `BundleError` where a bundle
-    to compare with cannot be opened.
+    to compare with cannot be opened, `BudgetError` where a budget is too small for a run.
     """
     plan = []
     for axis, given in axes.items():
@@ -67,7 +68,10 @@ def plan_sweep(
             what = "name other bundles, as in precision=OTHER" if axis == "precision" else f"name them, as in {axis}=1,2"
             raise EdgeError(f"sweeping {axis} needs at least two different values, has {', '.join(map(str, values))}: {what}")
         base = SweepSetting(axis, "", bundle, threads, budget)
-        plan.append([_setting(base, value) for value in values])
+        settings = [_setting(base, value) for value in values]
+        for setting in settings:
+            _check_budget(setting)
+        plan.append(settings)
     return plan
 
 
@@ -144,6 +148,12 @@ def _setting(base: SweepSetting, value: Value) -> SweepSetting:
     if value > len(base.bundle.index.tasks):
         raise EdgeError(f"top-k is swept over {value}, the bundle has {len(base.bundle.index.tasks)} tasks: name smaller ones")
     return replace(setting, top_k=value)
+
+
+def _check_budget(setting: SweepSetting) -> None:
+    index = setting.bundle.index
+    sizes = {task.name: task.expert_bytes for task in index.tasks}
+    check_budget(setting.budget, sizes, (), setting.top_k or index.top_k)
 
 
 def _comparable(bundle: Bundle, path: Path) -> Bundle:
