@@ -24,6 +24,8 @@ def comparison_table(comparison: Comparison) -> Iterator[str]:
         yield f"{name:<{_NAME}}{values} {change:>8}  {interval:<15}  {figure.verdict}"
     found = [f"{figure.name} {figure.verdict}" for figure in comparison.figures if figure.verdict in ("slower", "more")]
     yield f"\nregressions beyond the noise: {', '.join(found) or 'none'}"
+    if any(figure.verdict == "as dense" for figure in comparison.figures):
+        yield "as dense: the time changed and its ratio to dense did not, so the machine did, not the bundle"
     yield from (f"warning: {warning}" for warning in comparison.warnings)
 
 

@@ -8,16 +8,16 @@ was doing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.profile.distribution import enough, interval, resampled_medians
-from mingle_edge_runtime.profile.report import Latency, Memory, ProfileReport
+from mingle_edge_runtime.profile.report import Batch, Latency, Memory, ProfileReport
 
-Verdict: TypeAlias = Literal["faster", "slower", "more", "less", "unchanged", "measured once", "too few runs"]
+Verdict: TypeAlias = Literal["faster", "slower", "as dense", "more", "less", "unchanged", "measured once", "too few runs"]
 LEAST_CHANGE = 0.02
 """Of a time or ratio: two processes on one machine differ by this much without a cause, whatever each of them says."""
 LEAST_MEMORY = 0.02, 4 << 20
@@ -39,6 +39,7 @@ class Figure:
     interval: tuple[float, float] | None
     """95% confidence interval of `change`"""
     verdict: Verdict
+    """"as dense": a time that changed, while its ratio to dense did not: the machine, not the bundle"""
 
 
 @dataclass(frozen=True)
@@ -52,45 +53,43 @@ class Comparison:
 
 def compare(before: ProfileReport, after: ProfileReport) -> Comparison:
     """Every figure that both reports have."""
-    figures = [
-        *_ratios("", before.ratios, before.latency, after.ratios, after.latency),
-        *_latencies("", before.latency, after.latency),
-    ]
+    figures = [*_timed("", before, after)]
     later = {batch.batch: batch for batch in after.batches}
     for old in before.batches:
         if new := later.get(old.batch):
-            figures += _ratios(f"batch {old.batch}: ", old.ratios, old.latency, new.ratios, new.latency)
-            figures += _latencies(f"batch {old.batch}: ", old.latency, new.latency)
+            figures += _timed(f"batch {old.batch}: ", old, new)
     rows = {(row.axis, row.value): row for row in after.sweep}
     for row in before.sweep:
         if other := rows.get((row.axis, row.value)):
-            figures += _latencies(f"{row.axis} {row.value}: ", row.latency, other.latency)
+            figures += _latencies(f"{row.axis} {row.value}: ", row.latency, other.latency).values()
     figures += _once(before, after)
-    for name in before.residence:
-        if name in after.residence:
-            figures += _memory(f"memory of {name}", before.residence[name].memory, after.residence[name].memory)
+    for name in _both(before.residence, after.residence):
+        figures += _memory(f"memory of {name}", before.residence[name].memory, after.residence[name].memory)
     return Comparison(tuple(figures), tuple(_warnings(before, after)))
 
 
-def _ratios(
-    prefix: str,
-    old: Mapping[str, Mapping[str, object]],
-    old_latency: Mapping[str, Latency],
-    new: Mapping[str, Mapping[str, object]],
-    new_latency: Mapping[str, Latency],
-) -> Iterator[Figure]:
-    """Kinds against baselines that both reports have."""
-    for baseline in old:
-        for kind in old[baseline]:
-            if kind in new.get(baseline, ()):
-                sides = [[side[kind].seconds, side[baseline].seconds] for side in (old_latency, new_latency)]
-                yield _figure(f"{prefix}{kind} / {baseline}", "times", *sides)
+def _timed(prefix: str, old: ProfileReport | Batch, new: ProfileReport | Batch) -> Iterator[Figure]:
+    """Kinds against the baselines of both sides, then times; a time that moved together with that of dense says so."""
+    ratios = {}
+    for baseline in _both(old.ratios, new.ratios):
+        for kind in _both(old.ratios[baseline], new.ratios[baseline]):
+            sides = [[side.latency[kind].seconds, side.latency[baseline].seconds] for side in (old, new)]
+            ratios[kind, baseline] = _figure(f"{prefix}{kind} / {baseline}", "times", *sides)
+    yield from ratios.values()
+    for kind, figure in _latencies(prefix, old.latency, new.latency).items():
+        control = ratios.get((kind, "dense"))
+        together = control is not None and control.verdict == "unchanged" and figure.verdict in ("slower", "faster")
+        yield replace(figure, verdict="as dense") if together else figure
 
 
-def _latencies(prefix: str, old: Mapping[str, Latency], new: Mapping[str, Latency]) -> Iterator[Figure]:
-    for kind in old:
-        if kind in new:
-            yield _figure(f"{prefix}{kind}", "seconds", [old[kind].seconds], [new[kind].seconds])
+def _latencies(prefix: str, old: Mapping[str, Latency], new: Mapping[str, Latency]) -> dict[str, Figure]:
+    """By kind."""
+    return {kind: _figure(f"{prefix}{kind}", "seconds", [old[kind].seconds], [new[kind].seconds]) for kind in _both(old, new)}
+
+
+def _both(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """What both sides have, in the order of the first."""
+    return [name for name in old if name in new]
 
 
 def _figure(
