@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,15 @@ def test_separate_models_that_do_not_fit_are_refused(settings, monkeypatch) -> N
     check_baselines(["dense", "reload"], bundle)
     monkeypatch.setattr(baselines, "available_memory", lambda: None)
     check_baselines(["separate-models"], bundle)
+
+
+def test_a_bundle_without_experts_has_none_to_compute(settings) -> None:
+    bundle = settings["image"].bundle
+    tasks = tuple(replace(task, expert=None) for task in bundle.index.tasks)
+    folded = replace(bundle, index=replace(bundle.index, tasks=tasks))
+    with pytest.raises(EdgeError, match="all-experts computes every expert, and image has none: leave it out"):
+        check_baselines(["all-experts"], folded)
+    check_baselines(["dense", "reload"], folded)
 
 
 def test_experts_heads_and_golden_files_are_no_backbone(settings) -> None:

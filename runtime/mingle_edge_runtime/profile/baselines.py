@@ -95,18 +95,27 @@ SWITCHING = ("separate-models", "reload")
 
 
 def check_baselines(names: Sequence[str], bundle: Bundle) -> None:
-    """Raise `EdgeError` where a name is unknown or given twice, or where the separate models would not fit in memory."""
+    """Raise `EdgeError` where a name is unknown or given twice, where there is no expert to compute, or where the separate
+    models would not fit in memory.
+    """
     for name in names:
         if name not in BUILDERS:
             raise EdgeError(f"there is no baseline {name!r}; choose from {', '.join(BUILDERS)}")
     if len(set(names)) < len(names):
         raise EdgeError(f"a baseline is given twice in {', '.join(names)}: name each once")
+    if "all-experts" in names and not has_experts(bundle):
+        raise EdgeError(f"all-experts computes every expert, and {bundle.root.name} has none: leave it out")
     needed, available = len(bundle.index.tasks) * backbone_bytes(bundle), available_memory()
     if "separate-models" in names and available is not None and needed > available:
         raise EdgeError(
             f"separate-models keeps {len(bundle.index.tasks)} dense models in memory, about {needed >> 20} MiB, and "
             f"{available >> 20} MiB are available: leave it out, or measure on a larger machine"
         )
+
+
+def has_experts(bundle: Bundle) -> bool:
+    """Whether there are experts beside the tower; a task merged into its weights has none."""
+    return bundle.index.page_bank is not None or bundle.index.tasks[0].expert is not None
 
 
 def backbone_bytes(bundle: Bundle) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.profile.baselines import Setting, expert_arrays, with_expert
+from mingle_edge_runtime.profile.baselines import Setting, expert_arrays, has_experts, with_expert
 from mingle_edge_runtime.profile.interleaving import Run, interleave
 from mingle_edge_runtime.profile.report import LayerTime, OperatorTime, Trace
 from mingle_edge_runtime.session import Session
@@ -77,6 +77,8 @@ def read_trace(path: Path, skip: int = 0) -> Trace:
 def _named(setting: Setting, tower: Session) -> Run:
     """The tower with the first task's expert."""
     index = setting.bundle.index
+    if not has_experts(setting.bundle):
+        return with_expert(tower, {})
     if index.scope == "image":
         return with_expert(tower, expert_arrays(setting.bundle, index.tasks[0], tower))
     mask = np.zeros(len(index.tasks), np.float32)

@@ -122,7 +122,7 @@ def _defaults(axis: str, bundle: Bundle) -> list[Value]:
         sizes = sorted((task.expert_bytes for task in tasks), reverse=True)
         least = sum(sizes[: bundle.index.top_k])
         half = max(least, sum(sizes) // 2)
-        return [None, half, least] if least < half else [None, half]
+        return [None, *(size for size in dict.fromkeys((half, least)) if size)]
     return []
 
 
