@@ -61,7 +61,9 @@ def test_all_experts_of_the_layer_scope_are_weighted_by_the_gates(settings) -> N
 def test_reload_opens_at_each_switch_and_separate_models_at_none(settings, monkeypatch) -> None:
     opened: list[Path] = []
     session = baselines.Session
-    monkeypatch.setattr(baselines, "Session", lambda path, *more: (opened.append(path), session(path, *more))[1])
+    monkeypatch.setattr(
+        baselines, "Session", lambda path, *more, **options: (opened.append(path), session(path, *more, **options))[1]
+    )
     run = BUILDERS["reload"](settings["image"])
     counts = []
     for request in range(6):

@@ -14,7 +14,7 @@ from mingle_edge.cli.profile.table import milliseconds
 if TYPE_CHECKING:
     from mingle_edge_runtime.profile import ProfileReport
 
-_MOST_PARTS = 12  # in a chart; the table under it has all
+_LEAST_SHARE = 0.005  # of a run, to be drawn; the table under a chart has all
 _PAIR_LEGEND = legend([("named", "with an expert"), ("dense", "without")])
 
 
@@ -63,7 +63,7 @@ def _compares(report: ProfileReport) -> bool:
 
 def _pairs(title: str, parts: Sequence[breakdown.Part]) -> Html:
     """Two bars for each of the parts that matter most."""
-    shown = sorted(parts, key=lambda part: -max(part.named, part.dense))[:_MOST_PARTS]
+    least = _LEAST_SHARE * sum(part.named for part in parts)
     rows = [
         Bar(
             part.name,
@@ -72,6 +72,6 @@ def _pairs(title: str, parts: Sequence[breakdown.Part]) -> Html:
             under=("dense", part.dense),
         )
         for part in parts
-        if part in shown
+        if max(part.named, part.dense) >= least
     ]
     return bars(title, rows)
