@@ -39,7 +39,9 @@ _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.option("--cool-down", metavar="SECONDS", default=0.0, type=click.FloatRange(min=0), help="Rest before each phase.")
 @click.option("--json", "json_path", type=_FILE, help="Also write all figures to this file.")
 @click.option("--html", "html_path", type=_FILE, help="Also write a page with charts to this file.")
-@click.option("--compare", nargs=2, metavar="A B", type=_FILE, help="Compare two files of --json; no BUNDLE.")
+@click.option(
+    "--compare", nargs=2, metavar="A B", type=click.Path(path_type=Path), help="Compare two files of --json; no BUNDLE."
+)
 @click.pass_context
 def command(
     ctx: click.Context,

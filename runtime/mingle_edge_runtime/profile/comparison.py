@@ -19,7 +19,7 @@ from mingle_edge_runtime.profile.report import Batch, Latency, Memory, ProfileRe
 
 Verdict: TypeAlias = Literal["faster", "slower", "as dense", "more", "less", "unchanged", "measured once", "too few runs"]
 LEAST_CHANGE = 0.02
-"""Of a time or ratio: two processes on one machine differ by this much without a cause, whatever each of them says."""
+"""Of a time or ratio: intervals say what a machine did during each profile, not how two processes differ."""
 LEAST_MEMORY = 0.02, 4 << 20
 """Of memory: a share and bytes, both to be exceeded, as allocators and page sizes vary by as much."""
 _SEEDS = 1, 2  # the two reports are drawn independently
