@@ -46,7 +46,7 @@ from mingle_edge_runtime.profile.report import (
 )
 from mingle_edge_runtime.profile.requests import Requests
 from mingle_edge_runtime.profile.sweep import SweepSetting, Value, plan_sweep, sweep_axis, sweep_runs
-from mingle_edge_runtime.profile.traffic import record_traffic, routed_run, totals
+from mingle_edge_runtime.profile.traffic import record_traffic, totals
 from mingle_edge_runtime.session import onnxruntime, resolve_providers
 from mingle_edge_runtime.verify import read_golden
 
@@ -154,13 +154,13 @@ class _Measurement:
     def run(self, images: list[Picture], plan: Sequence[Sequence[SweepSetting]], operators: bool) -> None:
         """Everything, in an order that keeps the bundle's own memory free of what it is compared with."""
         found, settings, setting = self._found, self._settings, self._setting
-        found.memory["before"] = memory_now()
+        pixels = self._preprocess(images)
+        found.memory["before"] = memory_before()
         started = time.perf_counter()
         with EdgeModel.open(setting.bundle.root, settings.expert_budget, setting.providers, setting.threads) as model:
             opened = time.perf_counter() - started
             found.seconds = replace(found.seconds, open=opened)
             found.memory["opened"] = memory_now()
-            pixels = self._first_run(model, images)
             self._traffic(model, pixels)
             kinds = self._kinds(model)
             warm_up(kinds, pixels, 1, setting.requests, self._phase("warm-up", len(kinds) * warm_up_rounds(setting.requests)))
@@ -230,20 +230,19 @@ class _Measurement:
 
         return tick
 
-    def _first_run(self, model: EdgeModel, images: list[Picture]) -> NDArray[np.float32]:
-        """`pixel_values` of the images, the first of them run."""
-        spec = model.bundle.index.preprocess
+    def _preprocess(self, images: list[Picture]) -> NDArray[np.float32]:
+        """`pixel_values` of all images, before the memory of anything is looked at."""
         started = time.perf_counter()
-        pixels = preprocess(images, spec)
-        preprocessing = (time.perf_counter() - started) / len(images)
-        first = routed_run(model, pixels[:1])
-        self._found.traffic.append(first)
-        self._found.seconds = replace(self._found.seconds, first_run=first.seconds, preprocess_per_image=preprocessing)
-        self._found.memory["first_run"] = memory_now()
+        pixels = preprocess(images, self._setting.bundle.index.preprocess)
+        seconds = (time.perf_counter() - started) / len(images)
+        self._found.seconds = replace(self._found.seconds, preprocess_per_image=seconds)
         return pixels
 
     def _traffic(self, model: EdgeModel, pixels: NDArray[np.float32]) -> None:
-        """Routed runs alone; with the first run, `runs` of them or one of each image."""
+        """Routed runs alone from the first after opening on: `runs` of them, or one of each image."""
+        record_traffic(model, pixels, 1, self._found.traffic, lambda: None)
+        self._found.seconds = replace(self._found.seconds, first_run=self._found.traffic[0].seconds)
+        self._found.memory["first_run"] = memory_now()
         more = max(self._settings.runs, len(pixels)) - 1
         record_traffic(model, pixels, more, self._found.traffic, self._phase("traffic", more))
         self._found.memory["routed"] = memory_now()

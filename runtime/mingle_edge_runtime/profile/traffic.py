@@ -14,30 +14,12 @@ from mingle_edge_runtime.profile.report import ExpertTotals, TrafficRun
 from mingle_edge_runtime.route import Route
 
 
-def routed_run(model: EdgeModel, pixels: NDArray[np.float32]) -> TrafficRun:
-    """Route and run one image `[1, 3, S, S]`."""
-    routes: list[Route] = []
-    before = model.stats()
-    seconds = seconds_of(lambda: routes.extend(model.scope.embed(pixels)[1]))
-    after = model.stats()
-    return TrafficRun(
-        seconds,
-        routes[0].tasks,
-        after.hits - before.hits,
-        after.misses - before.misses,
-        after.evictions - before.evictions,
-        after.bytes_loaded - before.bytes_loaded,
-        after.resident_bytes,
-        after.stall_seconds - before.stall_seconds,
-    )
-
-
 def record_traffic(
     model: EdgeModel, pixels: NDArray[np.float32], runs: int, found: list[TrafficRun], tick: Callable[[], None]
 ) -> None:
     """Append `runs` routed runs to `found`, of the images that are next in turn."""
     for i in range(len(found), len(found) + runs):
-        found.append(routed_run(model, pixels[i % len(pixels)][None]))
+        found.append(_routed_run(model, pixels[i % len(pixels)][None]))
         tick()
 
 
@@ -54,4 +36,22 @@ def totals(stats: ExpertStats) -> ExpertTotals:
         stats.stall_seconds,
         stats.overshoot_bytes,
         stats.notes,
+    )
+
+
+def _routed_run(model: EdgeModel, pixels: NDArray[np.float32]) -> TrafficRun:
+    """Route and run one image `[1, 3, S, S]`."""
+    routes: list[Route] = []
+    before = model.stats()
+    seconds = seconds_of(lambda: routes.extend(model.scope.embed(pixels)[1]))
+    after = model.stats()
+    return TrafficRun(
+        seconds,
+        routes[0].tasks,
+        after.hits - before.hits,
+        after.misses - before.misses,
+        after.evictions - before.evictions,
+        after.bytes_loaded - before.bytes_loaded,
+        after.resident_bytes,
+        after.stall_seconds - before.stall_seconds,
     )
