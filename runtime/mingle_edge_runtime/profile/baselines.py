@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.adapter import read_adapter
+from mingle_edge_runtime.adapter import AdapterValues, read_adapter
 from mingle_edge_runtime.bundle import Bundle, Task
 from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import EdgeError
@@ -57,8 +57,9 @@ def all_experts(setting: Setting) -> Run:
         assert isinstance(scope, LayerScope)
         return lambda pixels, request: scope.embed(pixels, top_k=len(tasks))
     tower = setting.session(bundle.index.tower)
-    experts = [expert_arrays(bundle, task, tower) for task in tasks]
-    return with_expert(tower, mix(experts, [1 / len(tasks)] * len(tasks), bundle.read_defaults()))
+    experts = [read_expert(bundle, task, tower) for task in tasks]
+    shares = [1 / len(tasks)] * len(tasks)
+    return with_expert(tower, mix([expert.arrays() for expert in experts], shares, bundle.read_defaults()))
 
 
 def separate_models(setting: Setting) -> Run:
@@ -72,10 +73,9 @@ def reload(setting: Setting) -> Run:
     return _Reload(setting)
 
 
-def expert_arrays(bundle: Bundle, task: Task, tower: Session) -> dict[str, NDArray[np.float32]]:
+def read_expert(bundle: Bundle, task: Task, tower: Session) -> AdapterValues:
     """What a task's expert gives the tower's optional inputs (image scope)."""
-    found = read_adapter(bundle.file(str(task.expert)), task.expert_bytes, task.name, tower.optional_inputs, None)
-    return {name: array.copy() for name, array in found.arrays().items()}
+    return read_adapter(bundle.file(str(task.expert)), task.expert_bytes, task.name, tower.optional_inputs, None)
 
 
 def with_expert(tower: Session, arrays: Mapping[str, NDArray[Any]]) -> Run:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.profile.baselines import Setting, expert_arrays, has_experts, with_expert
+from mingle_edge_runtime.profile.baselines import Setting, has_experts, read_expert, with_expert
 from mingle_edge_runtime.profile.interleaving import Run, interleave
 from mingle_edge_runtime.profile.report import LayerTime, OperatorTime, Trace
 from mingle_edge_runtime.session import Session
@@ -80,7 +80,8 @@ def _named(setting: Setting, tower: Session) -> Run:
     if not has_experts(setting.bundle):
         return with_expert(tower, {})
     if index.scope == "image":
-        return with_expert(tower, expert_arrays(setting.bundle, index.tasks[0], tower))
+        expert = read_expert(setting.bundle, index.tasks[0], tower)
+        return with_expert(tower, {name: array.copy() for name, array in expert.arrays().items()})
     mask = np.zeros(len(index.tasks), np.float32)
     mask[0] = 1
     return with_expert(tower, {"task_mask": mask, "top_k": np.array([1], np.int64)})

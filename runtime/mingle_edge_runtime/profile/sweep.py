@@ -28,6 +28,7 @@ from mingle_edge_runtime.profile.requests import Requests
 AXES = ("threads", "batch", "top-k", "precision", "budget")
 Value: TypeAlias = int | str | os.PathLike[str] | None
 """Of an axis: a number, another bundle's folder (precision), or no budget."""
+_EXAMPLES = {"precision": "name other bundles, as in precision=OTHER", "budget": "name them, as in budget=all,64MB"}
 _BATCHES = (1, 2, 4, 8, 16)
 
 
@@ -65,8 +66,9 @@ def plan_sweep(
         if axis == "precision":
             values = [bundle.root, *values]
         if len(set(map(str, values))) < max(2, len(values)):
-            what = "name other bundles, as in precision=OTHER" if axis == "precision" else f"name them, as in {axis}=1,2"
-            raise EdgeError(f"sweeping {axis} needs at least two different values, has {', '.join(map(str, values))}: {what}")
+            shown = ", ".join("all" if value is None else str(value) for value in values)
+            what = _EXAMPLES.get(axis, f"name them, as in {axis}=1,2")
+            raise EdgeError(f"sweeping {axis} needs at least two different values, has {shown}: {what}")
         base = SweepSetting(axis, "", bundle, threads, budget)
         settings = [_setting(base, value) for value in values]
         for setting in settings:
