@@ -66,7 +66,7 @@ def measure(folder: Path, scope: str, arguments: argparse.Namespace, known: dict
     profile = json.loads(report.read_text())
     figures["minutes_merge_and_export"] = (figures["merge"]["seconds"] + figures["export"]["seconds"]) / 60
     figures["peak_gib"] = max(figures["merge"]["peak_gib"], figures["export"]["peak_gib"])
-    figures["ratio_to_dense"] = profile["ratio_to_dense"]
+    figures["ratio_to_dense"] = profile["ratios"]["dense"]
     figures["open_seconds"] = profile["seconds"]["open"]
     figures["expert_bytes_read_by_open"] = expert_bytes_read_by_open(bundle)
     figures["profile"] = profile

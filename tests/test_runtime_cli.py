@@ -12,15 +12,17 @@ from tiny_bundle import TASKS, Weights, images, write_image_bundle, write_layer_
 
 from mingle_edge.cli import main
 from mingle_edge.cli.byte_size import format_bytes
+from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge_runtime.bundle import Bundle
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A bundle of each scope, and a red and a black picture."""
+    """A bundle of each scope, another of the image scope, and a red and a black picture."""
     root = tmp_path_factory.mktemp("cli")
     write_image_bundle(root / "image", Weights())
     write_layer_bundle(root / "layer", Weights())
+    write_image_bundle(root / "other", Weights(1))
     (root / "pictures").mkdir()
     for name, picture in zip(("red", "black"), images(0, 3), strict=True):
         Image.fromarray(picture).save(root / f"pictures/{name}.png")
@@ -122,15 +124,54 @@ def test_inspect_describes_a_merged_model(image_model) -> None:
 
 
 def test_profile_writes_what_it_shows(folder, tmp_path) -> None:
-    options = ["--images", folder / "pictures", "--runs", 3, "--against", "dense", "--threads", 1, "--expert-budget", "1MB"]
-    result = call("profile", folder / "image", *options, "--json", tmp_path / "report.json")
+    options = ["--images", folder / "pictures", "--runs", 3, "--against", "dense,reload", "--threads", 1]
+    options += [
+        "--expert-budget",
+        "1MB",
+        "--switch-every",
+        2,
+        "--operators",
+        "--sweep",
+        "batch=1,2,top-k",
+        "--sweep",
+        "precision",
+    ]
+    options[-1] += f"={folder / 'other'}"
+    result = call("profile", folder / "image", *options, "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
     assert result.exit_code == 0, result.output
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "a.json").read_text())
     assert report["settings"]["images"] == 2
+    assert report["settings"]["switch_every"] == 2
     assert report["experts"]["budget"] == 1_000_000
-    assert f"{report['ratio_to_dense']['named']['ratio']:.2f} x" in result.output
+    assert [(row["axis"], row["value"]) for row in report["sweep"]] == [
+        *[("batch", "1"), ("batch", "2"), ("top-k", "1"), ("top-k", "2"), ("top-k", "3")],
+        *[("precision", str(folder / "image")), ("precision", str(folder / "other"))],
+    ]
+    assert f"{report['ratios']['reload']['named']['ratio']:.2f} x" in result.output
     assert f"{report['experts']['hits']} hits" in result.output
-    assert all(len(line) <= 100 for line in result.output.splitlines())
+    lines = [line for line in result.output.splitlines() if not line.startswith("note:") and "onnxruntime" not in line]
+    assert all(len(line) <= 80 for line in lines), max(lines, key=len)
+    assert (tmp_path / "a.html").read_text().startswith("<!DOCTYPE html>")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.json"]
+    compared = call("profile", "--compare", tmp_path / "a.json", tmp_path / "a.json")
+    assert compared.exit_code == 0, compared.output
+    assert "named / dense" in compared.output
+    assert "regressions beyond the noise: none" in compared.output
+
+
+def test_an_interrupted_profile_shows_and_writes_what_it_has(folder, tmp_path, monkeypatch) -> None:
+    def interrupt(self: object, stage: str, done: int, total: int, detail: str = "") -> None:
+        if stage == "batch 4":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProgressBar, "__call__", interrupt)
+    result = call("profile", folder / "image", "--runs", 2, "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    assert result.exit_code == 130
+    assert "INTERRUPTED" in result.output
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["complete"] is False
+    assert set(report["latency"]) == {"named", "routed"}
+    assert "Interrupted" in (tmp_path / "a.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -146,6 +187,18 @@ def test_profile_writes_what_it_shows(folder, tmp_path) -> None:
         (["verify", "{pictures}"], "pictures/bundle.json does not exist"),
         (["inspect", "{pictures}"], "pictures holds neither bundle.json nor mingle.json"),
         (["profile", "{image}", "--images", "nowhere"], "--images: nowhere holds no images"),
+        (["profile"], "name a BUNDLE to measure, or two reports of it with --compare A.json B.json"),
+        (["profile", "{image}", "--compare", "a", "b", "--runs", "9"], "measures nothing: leave out --runs, BUNDLE"),
+        (["profile", "--compare", "a.json", "b.json"], "error: a.json cannot be read: No such file or directory"),
+        (["profile", "{image}", "--against", "dens"], "error: there is no baseline 'dens'; choose from dense, all-experts, "),
+        (["profile", "{image}", "--sweep", "2,threads"], "'2' is no axis; choose from threads, batch, top-k, precision, "),
+        (["profile", "{image}", "--sweep", "threads,2"], "'2' is no axis; choose from threads, batch, top-k, precision, "),
+        (["profile", "{image}", "--sweep", "threads=1,two"], "threads='two' is no whole number; write it like threads=1,2"),
+        (["profile", "{image}", "--sweep", "budget=all,1XB"], "'1XB' is no size; write it like 64MB"),
+        (["profile", "{image}", "--sweep", "batch="], "batch= has an empty value; write it like batch=1,2"),
+        (["profile", "{image}", "--sweep", "batch,batch=1"], "batch is given twice: write it once, with all its values"),
+        (["profile", "{image}", "--sweep", "threads", "--threads", "1"], "error: threads is fixed at 1 and swept"),
+        (["profile", "{image}", "--json", "nowhere/a.json"], "nowhere/a.json cannot be written: there is no folder nowhere"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(folder, arguments, message: str) -> None:

@@ -197,11 +197,15 @@ def _classify(output: Path, progress: Progress) -> dict[str, dict[str, float]]:
 def _profile(bundle: Path, progress: Progress) -> dict[str, float]:
     """Median latencies in milliseconds at batch 1 and one thread, and the ratio of one named expert to none."""
     found = profile(
-        bundle, runs=_PROFILE_RUNS, threads=1, batch_sizes=(1,), progress=lambda done, total: progress("profile", done, total)
+        bundle,
+        runs=_PROFILE_RUNS,
+        threads=1,
+        batch_sizes=(1,),
+        progress=lambda _, done, total: progress("profile", done, total),
     )
-    ratios, medians = found["ratio_to_dense"], found["latency"]
+    ratios = found.ratios["dense"]
     return {
-        "ratio_to_dense": ratios["named"]["ratio"],
-        "ratio_to_dense_routed": ratios["routed"]["ratio"],
-        **{f"milliseconds_{kind}": 1e3 * times["p50"] for kind, times in medians.items()},
+        "ratio_to_dense": ratios["named"].ratio,
+        "ratio_to_dense_routed": ratios["routed"].ratio,
+        **{f"milliseconds_{kind}": 1e3 * times.p50 for kind, times in found.latency.items()},
     }

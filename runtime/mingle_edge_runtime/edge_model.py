@@ -46,7 +46,7 @@ class EdgeModel:
     @classmethod
     def open(
         cls,
-        path: str | PathLike[str],
+        path: str | PathLike[str] | Bundle,
         expert_budget: int | None = None,
         providers: Sequence[str] | None = None,
         threads: int | None = None,
@@ -54,6 +54,7 @@ class EdgeModel:
     ) -> EdgeModel:
         """Open the bundle folder at `path`. No expert is read before an image needs it.
 
+        path: the folder, or a bundle that is open already.
         expert_budget: bytes of experts to keep resident; None keeps all that were used.
         providers: ONNX Runtime execution providers in order of preference, CPU when None.
         threads: threads of one operator; None lets ONNX Runtime decide.
@@ -64,7 +65,7 @@ class EdgeModel:
         """
         if threads is not None and threads < 1:
             raise ProviderError(f"threads is {threads}, must be at least 1")
-        bundle = Bundle.open(Path(path))
+        bundle = path if isinstance(path, Bundle) else Bundle.open(Path(path))
         check_version(bundle.index.minimum_onnxruntime)
         heads = read_heads(bundle)
         scope = SCOPES[bundle.index.scope]

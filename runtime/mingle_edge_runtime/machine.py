@@ -29,6 +29,15 @@ def machine_record() -> dict[str, Any]:
     }
 
 
+def available_memory() -> int | None:
+    """Bytes that can be used without swapping; None where the system does not tell."""
+    for line in _lines(Path("/proc/meminfo")):
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    return None
+
+
 def _cpu_model() -> str | None:
     for line in _lines(Path("/proc/cpuinfo")):
         name, _, value = line.partition(":")

@@ -1,0 +1,163 @@
+"""`mingle-edge profile`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from mingle_edge.cli.byte_size import byte_size
+from mingle_edge.cli.profile.lists import baseline_list, sweep_axes
+from mingle_edge.cli.progress_bar import ProgressBar
+
+if TYPE_CHECKING:
+    from mingle_edge_runtime.profile import ProfileReport
+
+_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+
+
+@click.command(short_help="Measure a bundle on this machine.")
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of images.  [default: the bundle's own]")
+@click.option("--runs", default=50, show_default=True, type=click.IntRange(min=1), help="Timed runs of each kind.")
+@click.option("--against", metavar="LIST", callback=baseline_list, help="Baselines to run interleaved, see above.")
+@click.option(
+    "--switch-every", metavar="N", default=1, show_default=True, type=click.IntRange(min=1), help="Requests per named task."
+)
+@click.option("--operators", is_flag=True, help="Trace which operators and layers take the time.")
+@click.option("--sweep", metavar="AXES", multiple=True, callback=sweep_axes, help="Settings to change one by one, see above.")
+@click.option(
+    "--expert-budget", metavar="SIZE", callback=byte_size, help="Experts to keep in memory, like 64MB.  [default: all]"
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime.  [default: one per core]")
+@click.option("--provider", help="Execution provider of ONNX Runtime.  [default: cpu]")
+@click.option("--cool-down", metavar="SECONDS", default=0.0, type=click.FloatRange(min=0), help="Rest before each phase.")
+@click.option("--json", "json_path", type=_FILE, help="Also write all figures to this file.")
+@click.option("--html", "html_path", type=_FILE, help="Also write a page with charts to this file.")
+@click.option(
+    "--compare", nargs=2, metavar="A B", type=click.Path(path_type=Path), help="Compare two files of --json; no BUNDLE."
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    bundle: Path | None,
+    images: Path | None,
+    runs: int,
+    against: Sequence[str],
+    switch_every: int,
+    operators: bool,
+    sweep: dict[str, list[int | str | None]],
+    expert_budget: int | None,
+    threads: int | None,
+    provider: str | None,
+    cool_down: float,
+    json_path: Path | None,
+    html_path: Path | None,
+    compare: tuple[Path, Path] | None,
+) -> None:
+    """Time to open, latency, throughput, memory and expert traffic of BUNDLE.
+
+    "named" is with the task told, each in turn; "routed" finds the route.
+
+    \b
+    --against takes a list of what one would do otherwise:
+      dense            the tower without experts
+      all-experts      every expert computed on every image
+      separate-models  a dense model per task, all in memory
+      reload           a dense model, opened anew when the task changes
+    --sweep takes a list of axes, with values or without:
+      threads=1,2  batch=1,8  top-k=1,2  budget=all,64MB
+      precision=BUNDLE,...   other exports of the same model
+
+    Ctrl-C shows and writes what was measured so far.
+    """
+    if compare is not None:
+        _check_alone(ctx)
+        _compare(*compare)
+        return
+    if bundle is None:
+        raise click.UsageError("name a BUNDLE to measure, or two reports of it with --compare A.json B.json")
+    from mingle_edge_runtime.profile import ProfileInterrupted, profile
+
+    for path in (json_path, html_path):
+        _check_folder(path)
+    try:
+        with ProgressBar() as progress:
+            report = profile(
+                bundle,
+                image_files(images) if images else None,
+                runs=runs,
+                against=against,
+                switch_every=switch_every,
+                operators=operators,
+                sweep=sweep,
+                expert_budget=expert_budget,
+                providers=[provider] if provider else None,
+                threads=threads,
+                cool_down=cool_down,
+                progress=progress,
+            )
+    except ProfileInterrupted as interrupted:
+        _show(interrupted.report, json_path, html_path)
+        ctx.exit(130)
+    _show(report, json_path, html_path)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """All files with the suffix of an image format, in order of their names."""
+    from PIL import Image
+
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in Image.registered_extensions()]
+    if not found:
+        raise click.UsageError(f"--images: {folder} holds no images")
+    return found
+
+
+def _show(report: ProfileReport, json_path: Path | None, html_path: Path | None) -> None:
+    """Write the files that were asked for, and print the report."""
+    from mingle_edge.cli.profile.table import table
+
+    if json_path is not None:
+        _write(json_path, json.dumps(report.to_json(), indent=1) + "\n")
+    if html_path is not None:
+        from mingle_edge.cli.profile.page import page
+
+        _write(html_path, page(report))
+    click.echo("\n".join(table(report)))
+
+
+def _compare(before: Path, after: Path) -> None:
+    from mingle_edge.cli.profile.comparison_table import comparison_table
+    from mingle_edge_runtime.profile import ProfileReport, compare
+
+    click.echo("\n".join(comparison_table(compare(ProfileReport.read(before), ProfileReport.read(after)))))
+
+
+def _check_alone(ctx: click.Context) -> None:
+    """Refuse everything beside --compare, which measures nothing."""
+    given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and name != "compare"]
+    options = {parameter.name: parameter for parameter in ctx.command.params}
+    if given:
+        names = ", ".join("BUNDLE" if name == "bundle" else options[name].opts[0] for name in given)
+        raise click.UsageError(f"--compare reads two reports and measures nothing: leave out {names}")
+
+
+def _check_folder(path: Path | None) -> None:
+    """Before any work: a file that could not be written would cost the whole profile."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise click.UsageError(f"{path} cannot be written: there is no folder {path.parent}; create it first")
+
+
+def _write(path: Path, text: str) -> None:
+    """All of the file or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

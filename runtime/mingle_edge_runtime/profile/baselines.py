@@ -1,0 +1,143 @@
+"""What a user would do without the experts, to be timed on the same requests.
+
+Each builder loads what its baseline needs and returns the function that runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_runtime.adapter import AdapterValues, read_adapter
+from mingle_edge_runtime.bundle import Bundle, Task
+from mingle_edge_runtime.edge_model import EdgeModel
+from mingle_edge_runtime.errors import EdgeError
+from mingle_edge_runtime.layer_scope import LayerScope
+from mingle_edge_runtime.machine import available_memory
+from mingle_edge_runtime.mixture import mix
+from mingle_edge_runtime.profile.interleaving import Run
+from mingle_edge_runtime.profile.requests import Requests
+from mingle_edge_runtime.session import Session
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every builder is given."""
+
+    bundle: Bundle
+    requests: Requests
+    providers: Sequence[str]
+    """full names"""
+    threads: int | None
+
+    def session(self, graph: str, trace: Path | None = None) -> Session:
+        """One of the bundle's graphs, loaded; see `Session` for `trace`."""
+        one_by_one = self.bundle.index.one_by_one
+        return Session(self.bundle.graph(graph), self.providers, self.threads, one_by_one=one_by_one, trace=trace)
+
+
+def dense(setting: Setting) -> Run:
+    """The tower without experts: the floor."""
+    session = setting.session(setting.bundle.index.dense)
+    return lambda pixels, request: session.run({"pixel_values": pixels})
+
+
+def all_experts(setting: Setting) -> Run:
+    """Every expert computed on every image, as in the dense form of the method.
+
+    Image scope: the experts joined into one, once and beforehand, so that what is timed is their arithmetic alone.
+    Layer scope: all of them in every layer, weighted by the gates.
+    """
+    bundle, tasks = setting.bundle, setting.bundle.index.tasks
+    if bundle.index.scope == "layer":
+        scope = EdgeModel.open(bundle, None, setting.providers, setting.threads).scope
+        assert isinstance(scope, LayerScope)
+        return lambda pixels, request: scope.embed(pixels, top_k=len(tasks))
+    tower = setting.session(bundle.index.tower)
+    experts = [read_expert(bundle, task, tower) for task in tasks]
+    shares = [1 / len(tasks)] * len(tasks)
+    return with_expert(tower, mix([expert.arrays() for expert in experts], shares, bundle.read_defaults()))
+
+
+def separate_models(setting: Setting) -> Run:
+    """One dense model per task, all resident behind a switch: fine-tuned models have its arithmetic and memory."""
+    sessions = [setting.session(setting.bundle.index.dense) for _ in setting.bundle.index.tasks]
+    return lambda pixels, request: sessions[setting.requests.task(request)].run({"pixel_values": pixels})
+
+
+def reload(setting: Setting) -> Run:
+    """One dense model at a time, opened when a request names another task than the one before, and dropped at the next."""
+    return _Reload(setting)
+
+
+def read_expert(bundle: Bundle, task: Task, tower: Session) -> AdapterValues:
+    """What a task's expert gives the tower's optional inputs (image scope)."""
+    return read_adapter(bundle.file(str(task.expert)), task.expert_bytes, task.name, tower.optional_inputs)
+
+
+def with_expert(tower: Session, arrays: Mapping[str, NDArray[Any]]) -> Run:
+    """Runs the tower with these optional inputs."""
+    return lambda pixels, request: tower.run({"pixel_values": pixels, **arrays})
+
+
+BUILDERS: dict[str, Callable[[Setting], Run]] = {
+    "dense": dense,
+    "all-experts": all_experts,
+    "separate-models": separate_models,
+    "reload": reload,
+}
+BASELINES = tuple(BUILDERS)
+SWITCHING = ("separate-models", "reload")
+"""Those that a change of task concerns."""
+
+
+def check_baselines(names: Sequence[str], bundle: Bundle) -> None:
+    """Raise `EdgeError` where a name is unknown or given twice, where there is no expert to compute, or where the separate
+    models would not fit in memory.
+    """
+    for name in names:
+        if name not in BUILDERS:
+            raise EdgeError(f"there is no baseline {name!r}; choose from {', '.join(BUILDERS)}")
+    if len(set(names)) < len(names):
+        raise EdgeError(f"a baseline is given twice in {', '.join(names)}: name each once")
+    if "all-experts" in names and not has_experts(bundle):
+        raise EdgeError(f"all-experts computes every expert, and {bundle.root.name} has none: leave it out")
+    needed, available = len(bundle.index.tasks) * backbone_bytes(bundle), available_memory()
+    if "separate-models" in names and available is not None and needed > available:
+        raise EdgeError(
+            f"separate-models keeps {len(bundle.index.tasks)} dense models in memory, about {needed >> 20} MiB, and "
+            f"{available >> 20} MiB are available: leave it out, or measure on a larger machine"
+        )
+
+
+def has_experts(bundle: Bundle) -> bool:
+    """Whether there are experts beside the tower; a task merged into its weights has none."""
+    return bundle.index.page_bank is not None or bundle.index.tasks[0].expert is not None
+
+
+def backbone_bytes(bundle: Bundle) -> int:
+    """About what one dense model takes: the file that the graphs share."""
+    index = bundle.index
+    own = {index.golden, *(task.head for task in index.tasks), *(str(task.expert) for task in index.tasks)}
+    own |= {index.page_bank.file} if index.page_bank else set()
+    return sum(record.size for name, record in index.files.items() if name not in own)
+
+
+class _Reload:
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._task = setting.requests.task(0)
+        self._session: Session | None = setting.session(setting.bundle.index.dense)
+
+    def __call__(self, pixels: NDArray[np.float32], request: int) -> object:
+        task = self._setting.requests.task(request)
+        if task != self._task or self._session is None:
+            self._session = None  # dropped before the next is opened: never two in memory
+            self._session = self._setting.session(self._setting.bundle.index.dense)
+            self._task = task
+        return self._session.run({"pixel_values": pixels})

@@ -1,0 +1,321 @@
+"""A whole profile, phase by phase, into a report that is valid at every moment."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import count, islice
+from os import PathLike
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_runtime.bundle import INDEX_NAME, Bundle
+from mingle_edge_runtime.edge_model import EdgeModel
+from mingle_edge_runtime.errors import EdgeError, ImageError
+from mingle_edge_runtime.json_record import read_record
+from mingle_edge_runtime.machine import machine_record
+from mingle_edge_runtime.preprocess import Picture, Pictures, pictures, preprocess
+from mingle_edge_runtime.profile import distribution
+from mingle_edge_runtime.profile.baselines import BUILDERS, SWITCHING, Setting, check_baselines
+from mingle_edge_runtime.profile.interleaving import Run, interleave, seconds_of, warm_up, warm_up_rounds
+from mingle_edge_runtime.profile.moments import memory_before, memory_now
+from mingle_edge_runtime.profile.operators import trace_graphs, traced_runs
+from mingle_edge_runtime.profile.report import (
+    FORMAT,
+    FORMAT_VERSION,
+    Batch,
+    ExpertTotals,
+    Latency,
+    Machine,
+    Memory,
+    OnceSeconds,
+    ProfiledBundle,
+    ProfileReport,
+    ProfileSettings,
+    Ratio,
+    Residence,
+    SweepRow,
+    Trace,
+    TrafficRun,
+)
+from mingle_edge_runtime.profile.requests import Requests
+from mingle_edge_runtime.profile.sweep import SweepSetting, Value, plan_sweep, sweep_axis, sweep_runs
+from mingle_edge_runtime.profile.traffic import record_traffic, totals
+from mingle_edge_runtime.session import onnxruntime, resolve_providers
+from mingle_edge_runtime.verify import read_golden
+
+BATCH_SIZES = (1, 4, 16)
+_MOST_IMAGES = 64  # kept in memory and taken in turn
+_LEAST_ROUNDS = 8
+_DRIFT = 1.1  # of any kind's times, worth a note
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with the phase, its runs done and their total."""
+
+
+class ProfileInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a profile."""
+
+    def __init__(self, report: ProfileReport) -> None:
+        super().__init__()
+        self.report = report
+        """what was measured before"""
+
+
+@dataclass
+class _Found:
+    """The report's members as they come."""
+
+    seconds: OnceSeconds = field(default_factory=OnceSeconds)
+    times: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    memory: dict[str, Memory] = field(default_factory=dict)
+    residence: dict[str, Residence] = field(default_factory=dict)
+    operators: dict[str, Trace] = field(default_factory=dict)
+    traffic: list[TrafficRun] = field(default_factory=list)
+    experts: ExpertTotals | None = None
+    sweep: list[SweepRow] = field(default_factory=list)
+
+
+def profile(
+    path: str | PathLike[str],
+    images: Pictures | None = None,
+    *,
+    runs: int = 50,
+    against: Sequence[str] = ("dense",),
+    switch_every: int = 1,
+    operators: bool = False,
+    sweep: Mapping[str, Sequence[Value]] | None = None,
+    expert_budget: int | None = None,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    cool_down: float = 0.0,
+    progress: Progress | None = None,
+) -> ProfileReport:
+    """Measure a bundle.
+
+    images: taken in turn, the bundle's golden images when None; latencies are of preprocessed images.
+    runs: timed runs of each kind at batch 1, and about as many images at the other batch sizes.
+    against: baselines of `BASELINES` to run interleaved. switch_every: requests after which the named task changes.
+    operators: trace where the time goes. sweep: values by axis of `AXES`, none for sensible ones; see `plan_sweep`.
+    cool_down: seconds of rest before each phase, for machines that slow down when they get hot.
+
+    "named" tells the task, "routed" finds the route. "open" is the first in this process; the system may have the files in
+    its cache. Raises `EdgeError` before any work where the settings do not fit, `ProfileInterrupted` on Ctrl-C.
+    """
+    if min(runs, switch_every, *batch_sizes) < 1 or not 0 <= cool_down < float("inf"):
+        raise EdgeError(
+            f"runs is {runs}, switch_every {switch_every}, batch_sizes {list(batch_sizes)}: all must be at least 1; "
+            f"cool_down is {cool_down}, must be a number of seconds"
+        )
+    found = _Found(OnceSeconds(import_onnxruntime=seconds_of(onnxruntime)))
+    bundle = Bundle.open(Path(path))
+    check_baselines(against, bundle)
+    plan = plan_sweep(sweep or {}, bundle, threads, expert_budget)
+    batch = _first_images(bundle, images)
+    requests = Requests(len(bundle.index.tasks), switch_every)
+    setting = Setting(bundle, requests, resolve_providers(providers), threads)
+    settings = ProfileSettings(
+        runs,
+        threads,
+        tuple(setting.providers),
+        len(batch),
+        tuple(sorted({1, *batch_sizes})),
+        tuple(against),
+        switch_every,
+        expert_budget,
+        float(cool_down),
+    )
+    measurement = _Measurement(setting, settings, found, progress)
+    try:
+        measurement.run(batch, plan, operators)
+    except KeyboardInterrupt as error:
+        raise ProfileInterrupted(measurement.report(complete=False)) from error
+    return measurement.report(complete=True)
+
+
+class _Measurement:
+    """The phases of one profile."""
+
+    def __init__(self, setting: Setting, settings: ProfileSettings, found: _Found, progress: Progress | None) -> None:
+        self._setting = setting
+        self._settings = settings
+        self._found = found
+        self._progress = progress
+        self._machine = read_record(Machine, machine_record())
+        self._started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._bundle = _identity(setting.bundle)
+
+    def run(self, images: list[Picture], plan: Sequence[Sequence[SweepSetting]], operators: bool) -> None:
+        """Everything, in an order that keeps the bundle's own memory free of what it is compared with."""
+        found, settings, setting = self._found, self._settings, self._setting
+        pixels = self._preprocess(images)
+        found.memory["before"] = memory_before()
+        started = time.perf_counter()
+        with EdgeModel.open(setting.bundle.root, settings.expert_budget, setting.providers, setting.threads) as model:
+            opened = time.perf_counter() - started
+            found.seconds = replace(found.seconds, open=opened)
+            found.memory["opened"] = memory_now()
+            self._traffic(model, pixels)
+            kinds = self._kinds(model)
+            warm_up(kinds, pixels, 1, setting.requests, self._phase("warm-up", len(kinds) * warm_up_rounds(setting.requests)))
+            found.memory["steady"] = memory_now()
+            found.residence["bundle"] = Residence(opened, found.memory["steady"].since(found.memory["before"]))
+            for name in settings.against:
+                kinds[name] = self._build(name, pixels)
+            self._latency(kinds, pixels)
+            found.experts = totals(model.stats())
+        del model, kinds
+        if operators:
+            tick = self._phase("operators", traced_runs(setting, settings.runs))
+            trace_graphs(setting, pixels, settings.runs, found.operators, tick)
+        for axis in plan:
+            tick = self._phase(f"sweep {axis[0].axis}", sweep_runs(axis, setting.requests, settings.runs))
+            sweep_axis(axis, setting.providers, pixels, setting.requests, settings.runs, found.sweep, tick)
+
+    def report(self, complete: bool) -> ProfileReport:
+        """What was found so far."""
+        found = self._found
+        times = {size: {kind: values for kind, values in by_kind.items() if values} for size, by_kind in found.times.items()}
+        batches = [Batch(size, _latencies(by_kind), self._ratios(by_kind)) for size, by_kind in times.items() if by_kind]
+        single = next((batch for batch in batches if batch.batch == 1), Batch(1, {}, {}))
+        switches = {
+            kind: switch
+            for kind in ("named", *SWITCHING)
+            if (switch := self._setting.requests.switch(times.get(1, {}).get(kind, [])))
+        }
+        return ProfileReport(
+            FORMAT,
+            FORMAT_VERSION,
+            complete,
+            self._started,
+            self._bundle,
+            self._settings,
+            self._machine,
+            found.seconds,
+            single.latency,
+            single.ratios,
+            switches,
+            tuple(batch for batch in batches if batch is not single),
+            found.memory,
+            found.residence,
+            found.operators,
+            tuple(found.traffic),
+            found.experts,
+            tuple(found.sweep),
+            (*_route_notes(found.traffic), *_drift_notes(single.latency)),
+        )
+
+    def _ratios(self, times: dict[str, list[float]]) -> dict[str, dict[str, Ratio]]:
+        own = [kind for kind in times if kind not in BUILDERS]
+        return {
+            baseline: {kind: distribution.ratio(times[kind], times[baseline]) for kind in own}
+            for baseline in self._settings.against
+            if baseline in times
+        }
+
+    def _phase(self, name: str, total: int) -> Callable[[], None]:
+        """A rest, and a function that reports one more of the phase's `total` runs done."""
+        time.sleep(self._settings.cool_down)
+        done = count(1)
+
+        def tick() -> None:
+            if self._progress:
+                self._progress(name, next(done), total)
+
+        return tick
+
+    def _preprocess(self, images: list[Picture]) -> NDArray[np.float32]:
+        """`pixel_values` of all images, before the memory of anything is looked at."""
+        started = time.perf_counter()
+        pixels = preprocess(images, self._setting.bundle.index.preprocess)
+        seconds = (time.perf_counter() - started) / len(images)
+        self._found.seconds = replace(self._found.seconds, preprocess_per_image=seconds)
+        return pixels
+
+    def _traffic(self, model: EdgeModel, pixels: NDArray[np.float32]) -> None:
+        """Routed runs alone from the first after opening on: `runs` of them, or one of each image."""
+        record_traffic(model, pixels, 1, self._found.traffic, lambda: None)
+        self._found.seconds = replace(self._found.seconds, first_run=self._found.traffic[0].seconds)
+        self._found.memory["first_run"] = memory_now()
+        more = max(self._settings.runs, len(pixels)) - 1
+        record_traffic(model, pixels, more, self._found.traffic, self._phase("traffic", more))
+        self._found.memory["routed"] = memory_now()
+
+    def _kinds(self, model: EdgeModel) -> dict[str, Run]:
+        requests, tasks = self._setting.requests, model.tasks
+        return {
+            "named": lambda values, request: model.scope.embed(values, tasks[requests.task(request)]),
+            "routed": lambda values, request: model.scope.embed(values),
+        }
+
+    def _build(self, name: str, pixels: NDArray[np.float32]) -> Run:
+        """A baseline, opened and warm, with what that took."""
+        requests = self._setting.requests
+        before = memory_before()
+        started = time.perf_counter()
+        run = BUILDERS[name](self._setting)
+        opened = time.perf_counter() - started
+        warm_up({name: run}, pixels, 1, requests, self._phase(f"open {name}", warm_up_rounds(requests)))
+        self._found.residence[name] = Residence(opened, memory_now().since(before))
+        return run
+
+    def _latency(self, kinds: dict[str, Run], pixels: NDArray[np.float32]) -> None:
+        runs = self._settings.runs
+        for size in self._settings.batch_sizes:
+            rounds = runs if size == 1 else max(_LEAST_ROUNDS, runs // size)
+            times = self._found.times[size] = {}
+            tick = self._phase(f"batch {size}", rounds * len(kinds))
+            interleave(kinds, pixels, dict.fromkeys(kinds, size), rounds, times, tick)
+
+
+def _first_images(bundle: Bundle, images: Pictures | None) -> list[Picture]:
+    if images is None:
+        return list(read_golden(bundle)["images"])
+    found = [image for _, image in islice(pictures(images), _MOST_IMAGES)]
+    if not found:
+        raise ImageError("there is no image to profile with: give at least one, or none for the bundle's own")
+    return found
+
+
+def _identity(bundle: Bundle) -> ProfiledBundle:
+    index = bundle.index
+    return ProfiledBundle(
+        bundle.root.name,
+        index.scope,
+        index.precision,
+        index.task_names,
+        index.top_k,
+        {task.name: task.expert_bytes for task in index.tasks},
+        hashlib.sha256(bundle.file(INDEX_NAME).read_bytes()).hexdigest(),
+    )
+
+
+def _latencies(times: Mapping[str, Sequence[float]]) -> dict[str, Latency]:
+    return {kind: distribution.latency(values) for kind, values in times.items()}
+
+
+def _route_notes(traffic: Sequence[TrafficRun]) -> list[str]:
+    plain = sum(not run.tasks for run in traffic)
+    if not plain:
+        return []
+    return [
+        f"{plain} of {len(traffic)} routed runs used no expert, as no task claims the image: their time is that of the plain "
+        "backbone; give --images of the tasks"
+    ]
+
+
+def _drift_notes(latency: Mapping[str, Latency]) -> list[str]:
+    drifts = {kind: found.drift for kind, found in latency.items() if found.drift is not None}
+    kind = max(drifts, key=drifts.__getitem__, default=None)
+    if kind is None or drifts[kind] <= _DRIFT:
+        return []
+    return [
+        f"the last quarter of the {kind} runs took {drifts[kind]:.2f} times as long as the first: the machine may be getting "
+        "hot or busy; try a cool-down, or fewer other programs"
+    ]

@@ -1,0 +1,22 @@
+"""Memory of this process at the moments of a profile."""
+
+from __future__ import annotations
+
+import ctypes
+
+from mingle_edge_runtime.memory import process_memory
+from mingle_edge_runtime.profile.report import Memory
+
+
+def memory_now() -> Memory:
+    """What the process has resident; the peak so far where the system tells no more."""
+    found = process_memory()
+    return Memory(found.resident, found.anonymous, found.file)
+
+
+def memory_before() -> Memory:
+    """`memory_now` after giving back what was freed, so that nothing opened next hides in it (with glibc; elsewhere it may)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    return memory_now()

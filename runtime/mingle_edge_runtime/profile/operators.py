@@ -1,0 +1,127 @@
+"""Where the time of a run goes: ONNX Runtime's trace, summed by operator and by layer.
+
+The exporter names nodes `<layer>/<Operator>_<n>`; what ONNX Runtime makes of several keeps such a beginning or has none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_runtime.profile.baselines import Setting, has_experts, read_expert, with_expert
+from mingle_edge_runtime.profile.interleaving import Run, interleave
+from mingle_edge_runtime.profile.report import LayerTime, OperatorTime, Trace
+from mingle_edge_runtime.session import Session
+
+_KERNEL = "_kernel_time"
+_WARM_UP = 2  # runs of each graph that are traced and left out
+_NO_LAYER = "other"
+_NODE = re.compile(r"[A-Z]\w*_\d+")  # a node's own name, where the exporter gave it no layer
+
+
+def trace_graphs(
+    setting: Setting, pixels: NDArray[np.float32], runs: int, found: dict[str, Trace], tick: Callable[[], None]
+) -> None:
+    """Add traces of the bundle's graphs at batch 1, run in turn: the tower with the first task's expert ("named"), the tower
+    without experts ("dense"), and the router where the bundle has one.
+
+    tick: called after each of `traced_runs` runs.
+    """
+    graphs = _graphs(setting)
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = {
+            name: setting.session(graph, trace=Path(folder) / name)
+            for name, graph in graphs.items()
+        }
+        kinds = {name: with_expert(session, {}) for name, session in sessions.items()}
+        kinds["named"] = _named(setting, sessions["named"])
+        interleave(kinds, pixels, dict.fromkeys(kinds, 1), _WARM_UP + runs, {}, tick)
+        found |= {name: read_trace(session.end_trace(), _WARM_UP) for name, session in sessions.items()}
+
+
+def traced_runs(setting: Setting, runs: int) -> int:
+    """How often `trace_graphs` calls its `tick`."""
+    return (_WARM_UP + runs) * len(_graphs(setting))
+
+
+def _graphs(setting: Setting) -> dict[str, str]:
+    index = setting.bundle.index
+    return {"named": index.tower, "dense": index.dense} | ({"router": index.router.file} if index.router else {})
+
+
+def read_trace(path: Path, skip: int = 0) -> Trace:
+    """The sums of a trace file, without its first `skip` runs; at least one run must be left."""
+    events = json.loads(path.read_text(encoding="utf-8"))
+    runs = list(_runs(events))[skip:]
+    operators = [_sums(nodes, lambda node: str(node["args"]["op_name"])) for nodes, _ in runs]
+    layers = [_sums(nodes, _layer) for nodes, _ in runs]
+    counts = _sums(runs[0][0], lambda node: str(node["args"]["op_name"]), lambda node: 1)
+    by_operator = _medians(operators)
+    return Trace(
+        len(runs),
+        float(np.median([whole for _, whole in runs])),
+        float(np.median([sum(found.values()) for found in operators])),
+        tuple(OperatorTime(name, int(counts.get(name, 0)), by_operator[name]) for name in _longest_first(by_operator)),
+        tuple(LayerTime(name, seconds) for name, seconds in _medians(layers).items()),
+    )
+
+
+def _named(setting: Setting, tower: Session) -> Run:
+    """The tower with the first task's expert."""
+    index = setting.bundle.index
+    if not has_experts(setting.bundle):
+        return with_expert(tower, {})
+    if index.scope == "image":
+        expert = read_expert(setting.bundle, index.tasks[0], tower)
+        return with_expert(tower, {name: array.copy() for name, array in expert.arrays().items()})
+    mask = np.zeros(len(index.tasks), np.float32)
+    mask[0] = 1
+    return with_expert(tower, {"task_mask": mask, "top_k": np.array([1], np.int64)})
+
+
+def _runs(events: Iterable[Mapping[str, Any]]) -> Iterable[tuple[list[Mapping[str, Any]], float]]:
+    """The operators of each run and the seconds of the whole run, which ONNX Runtime writes after them."""
+    nodes: list[Mapping[str, Any]] = []
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
+            nodes.append(event)
+        elif event.get("name") == "model_run":
+            yield nodes, event["dur"] / 1e6
+            nodes = []
+
+
+def _layer(node: Mapping[str, Any]) -> str:
+    layer, slash, _ = str(node["name"]).partition("/")
+    return layer if layer and slash and not _NODE.fullmatch(layer) else _NO_LAYER
+
+
+def _seconds(node: Mapping[str, Any]) -> float:
+    return float(node["dur"]) / 1e6
+
+
+def _sums(
+    nodes: Iterable[Mapping[str, Any]],
+    group: Callable[[Mapping[str, Any]], str],
+    value: Callable[[Mapping[str, Any]], float] = _seconds,
+) -> dict[str, float]:
+    sums: dict[str, float] = defaultdict(float)
+    for node in nodes:
+        sums[group(node)] += value(node)
+    return sums
+
+
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Median of every group over the runs, in the order of the first."""
+    return {name: float(np.median([found.get(name, 0.0) for found in runs])) for name in runs[0]}
+
+
+def _longest_first(seconds: Mapping[str, float]) -> list[str]:
+    return sorted(seconds, key=lambda name: -seconds[name])

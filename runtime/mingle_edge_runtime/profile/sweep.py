@@ -1,0 +1,219 @@
+"""One setting changed at a time: what threads, batch size, top-k, precision and budget each do.
+
+Every value of an axis is compared with the axis' first, interleaved run by run, the two open at once and no more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.edge_model import EdgeModel
+from mingle_edge_runtime.errors import EdgeError
+from mingle_edge_runtime.expert_budget import check_budget
+from mingle_edge_runtime.layer_scope import LayerScope
+from mingle_edge_runtime.profile.distribution import latency, ratio
+from mingle_edge_runtime.profile.interleaving import Run, interleave, warm_up, warm_up_rounds
+from mingle_edge_runtime.profile.moments import memory_before, memory_now
+from mingle_edge_runtime.profile.report import Memory, SweepRow
+from mingle_edge_runtime.profile.requests import Requests
+
+AXES = ("threads", "batch", "top-k", "precision", "budget")
+Value: TypeAlias = int | str | os.PathLike[str] | None
+"""Of an axis: a number, another bundle's folder (precision), or no budget."""
+_EXAMPLES = {"precision": "name other bundles, as in precision=OTHER", "budget": "name them, as in budget=all,64MB"}
+_BATCHES = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class SweepSetting:
+    """What one row of a sweep runs with."""
+
+    axis: str
+    value: str
+    bundle: Bundle
+    threads: int | None
+    budget: int | None
+    batch: int = 1
+    top_k: int | None = None
+    """experts per image or layer; None: what the bundle says, and a named task beside it"""
+
+
+def plan_sweep(
+    axes: Mapping[str, Sequence[Value]], bundle: Bundle, threads: int | None, budget: int | None
+) -> list[list[SweepSetting]]:
+    """The settings of each axis, the one that the others are compared with first.
+
+    axes: values by axis; an axis without values gets sensible ones. Raises `EdgeError` where an axis is unknown, has fewer
+    than two different values, is fixed at the same time, or has a value that does not fit; `BundleError` where a bundle
+    to compare with cannot be opened, `BudgetError` where a budget is too small for a run.
+    """
+    plan = []
+    for axis, given in axes.items():
+        if axis not in AXES:
+            raise EdgeError(f"there is no axis {axis!r} to sweep; choose from {', '.join(AXES)}")
+        fixed = {"threads": threads, "budget": budget}.get(axis)
+        if fixed is not None:
+            raise EdgeError(f"{axis} is fixed at {fixed} and swept at the same time: leave one of them out")
+        values = list(given) or _defaults(axis, bundle)
+        if axis == "precision":
+            values = [bundle.root, *values]
+        if len(set(map(str, values))) < max(2, len(values)):
+            shown = ", ".join("all" if value is None else str(value) for value in values)
+            what = _EXAMPLES.get(axis, f"name them, as in {axis}=1,2")
+            raise EdgeError(f"sweeping {axis} needs at least two different values, has {shown}: {what}")
+        base = SweepSetting(axis, "", bundle, threads, budget)
+        settings = [_setting(base, value) for value in values]
+        for setting in settings:
+            _check_budget(setting)
+        plan.append(settings)
+    return plan
+
+
+def sweep_axis(
+    settings: Sequence[SweepSetting],
+    providers: Sequence[str],
+    pixels: NDArray[np.float32],
+    requests: Requests,
+    runs: int,
+    rows: list[SweepRow],
+    tick: Callable[[], None],
+) -> None:
+    """Append a row for each setting of one axis to `rows`. tick: called after each run, `sweep_runs` times."""
+    first, *others = settings
+    first_kinds, first_memory = open_setting(first, providers, pixels, requests, tick)
+    pooled: dict[str, list[float]] = {kind: [] for kind in first_kinds}
+    found = []
+    try:
+        for setting in others:
+            kinds, memory = open_setting(setting, providers, pixels, requests, tick)
+            times = _pairs(first_kinds, kinds, (first.batch, setting.batch), pixels, runs, tick)
+            for kind, (base, _) in times.items():
+                pooled[kind] += base
+            latencies = {kind: latency(own) for kind, (_, own) in times.items()}
+            ratios = {kind: ratio(own, base) for kind, (base, own) in times.items()}
+            found.append(SweepRow(setting.axis, setting.value, latencies, ratios, memory))
+    finally:  # interrupted, what was compared before is kept
+        if found:
+            latencies = {kind: latency(values) for kind, values in pooled.items()}
+            rows.extend([SweepRow(first.axis, first.value, latencies, {}, first_memory), *found])
+
+
+def sweep_runs(settings: Sequence[SweepSetting], requests: Requests, runs: int) -> int:
+    """How often `sweep_axis` calls its `tick`."""
+    kinds = 1 if settings[0].top_k is not None else 2
+    return kinds * (len(settings) * warm_up_rounds(requests) + 2 * runs * (len(settings) - 1))
+
+
+def _defaults(axis: str, bundle: Bundle) -> list[Value]:
+    tasks = bundle.index.tasks
+    if axis == "threads":
+        return list(_doubling(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    if axis == "batch":
+        return list(_BATCHES)
+    if axis == "top-k":
+        return list(_doubling(len(tasks)))
+    if axis == "budget":
+        sizes = sorted((task.expert_bytes for task in tasks), reverse=True)
+        least = sum(sizes[: bundle.index.top_k])
+        half = max(least, sum(sizes) // 2)
+        return [None, *(size for size in dict.fromkeys((half, least)) if size)]
+    return []
+
+
+def _doubling(last: int) -> tuple[int, ...]:
+    """1, 2, 4 ... and `last`."""
+    return tuple(sorted({1 << i for i in range(last.bit_length()) if 1 << i <= last} | {last}))
+
+
+def _setting(base: SweepSetting, value: Value) -> SweepSetting:
+    setting = replace(base, value="all" if value is None else str(value))
+    if base.axis == "precision":
+        return replace(setting, bundle=_comparable(base.bundle, Path(str(value))))
+    if base.axis == "budget" and value is None:
+        return setting
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise EdgeError(f"{base.axis} is swept over {value}: its values must be whole numbers of at least 1")
+    if base.axis == "threads":
+        return replace(setting, threads=value)
+    if base.axis == "batch":
+        return replace(setting, batch=value)
+    if base.axis == "budget":
+        return replace(setting, budget=value)
+    if value > len(base.bundle.index.tasks):
+        raise EdgeError(f"top-k is swept over {value}, the bundle has {len(base.bundle.index.tasks)} tasks: name smaller ones")
+    return replace(setting, top_k=value)
+
+
+def _check_budget(setting: SweepSetting) -> None:
+    index = setting.bundle.index
+    sizes = {task.name: task.expert_bytes for task in index.tasks}
+    check_budget(setting.budget, sizes, (), setting.top_k or index.top_k)
+
+
+def _comparable(bundle: Bundle, path: Path) -> Bundle:
+    """The bundle at `path`, of the same tasks and image size."""
+    other = Bundle.open(path)
+    if other.index.task_names != bundle.index.task_names or other.index.preprocess != bundle.index.preprocess:
+        raise EdgeError(
+            f"{path} has other tasks or another preprocessing than {bundle.root}: compare exports of one merged model"
+        )
+    return other
+
+
+def open_setting(
+    setting: SweepSetting,
+    providers: Sequence[str],
+    pixels: NDArray[np.float32],
+    requests: Requests,
+    tick: Callable[[], None],
+) -> tuple[dict[str, Run], Memory]:
+    """What one setting runs, warm, and the memory that it took."""
+    before = memory_before()
+    kinds = _top_k_kinds(setting, providers) if setting.top_k is not None else _bundle_kinds(setting, providers, requests)
+    warm_up(kinds, pixels, setting.batch, requests, tick)
+    return kinds, memory_now().since(before)
+
+
+def _pairs(
+    first: Mapping[str, Run],
+    other: Mapping[str, Run],
+    sizes: tuple[int, int],
+    pixels: NDArray[np.float32],
+    runs: int,
+    tick: Callable[[], None],
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Seconds per image by kind, of the first setting and of the other."""
+    kinds = {f"{side} {kind}": run for side, runs_of in enumerate((first, other)) for kind, run in runs_of.items()}
+    times: dict[str, list[float]] = {}
+    interleave(kinds, pixels, {name: sizes[int(name[0])] for name in kinds}, runs, times, tick)
+    per_image = {name: [value / sizes[int(name[0])] for value in found] for name, found in times.items()}
+    return {kind: (per_image[f"0 {kind}"], per_image[f"1 {kind}"]) for kind in first}
+
+
+def _bundle_kinds(setting: SweepSetting, providers: Sequence[str], requests: Requests) -> dict[str, Run]:
+    scope = EdgeModel.open(setting.bundle, setting.budget, providers, setting.threads).scope
+    names = setting.bundle.index.task_names
+    return {
+        "named": lambda values, request: scope.embed(values, names[requests.task(request)]),
+        "routed": lambda values, request: scope.embed(values),
+    }
+
+
+def _top_k_kinds(setting: SweepSetting, providers: Sequence[str]) -> dict[str, Run]:
+    """Routed runs with `top_k` experts; in the image scope every image counts as claimed, so that all of them mix."""
+    index, top_k = setting.bundle.index, setting.top_k or 1
+    router = replace(index.router, confidence_bound=-float("inf")) if index.router else None
+    mixing = replace(setting.bundle, index=replace(index, top_k=top_k, router=router))
+    scope = EdgeModel.open(mixing, setting.budget, providers, setting.threads).scope
+    if isinstance(scope, LayerScope):
+        layers = scope
+        return {"routed": lambda values, request: layers.embed(values, top_k=top_k)}
+    return {"routed": lambda values, request: scope.embed(values)}

@@ -1,0 +1,57 @@
+"""What the experts do over time: the counters of a model from one routed run to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_runtime.edge_model import EdgeModel
+from mingle_edge_runtime.expert_budget import ExpertStats
+from mingle_edge_runtime.profile.interleaving import seconds_of
+from mingle_edge_runtime.profile.report import ExpertTotals, TrafficRun
+from mingle_edge_runtime.route import Route
+
+
+def record_traffic(
+    model: EdgeModel, pixels: NDArray[np.float32], runs: int, found: list[TrafficRun], tick: Callable[[], None]
+) -> None:
+    """Append `runs` routed runs to `found`, of the images that are next in turn."""
+    for i in range(len(found), len(found) + runs):
+        found.append(_routed_run(model, pixels[i % len(pixels)][None]))
+        tick()
+
+
+def totals(stats: ExpertStats) -> ExpertTotals:
+    """The counters that a report keeps."""
+    return ExpertTotals(
+        stats.budget,
+        stats.resident_bytes,
+        stats.peak_bytes,
+        stats.hits,
+        stats.misses,
+        stats.evictions,
+        stats.bytes_loaded,
+        stats.stall_seconds,
+        stats.overshoot_bytes,
+        stats.notes,
+    )
+
+
+def _routed_run(model: EdgeModel, pixels: NDArray[np.float32]) -> TrafficRun:
+    """Route and run one image `[1, 3, S, S]`."""
+    routes: list[Route] = []
+    before = model.stats()
+    seconds = seconds_of(lambda: routes.extend(model.scope.embed(pixels)[1]))
+    after = model.stats()
+    return TrafficRun(
+        seconds,
+        routes[0].tasks,
+        after.hits - before.hits,
+        after.misses - before.misses,
+        after.evictions - before.evictions,
+        after.bytes_loaded - before.bytes_loaded,
+        after.resident_bytes,
+        after.stall_seconds - before.stall_seconds,
+    )

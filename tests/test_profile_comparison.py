@@ -1,0 +1,133 @@
+"""What `compare` calls a change: against samples drawn from known distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_bundle import Weights, write_image_bundle
+
+from mingle_edge_runtime.profile import Comparison, Figure, ProfileReport, compare, profile
+from mingle_edge_runtime.profile.distribution import latency, ratio
+from mingle_edge_runtime.profile.report import Batch, Memory, SweepRow
+
+MEMORY = Memory(100 << 20, 60 << 20, 40 << 20)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> ProfileReport:
+    """A real report, on a machine that claims to be idle."""
+    report = profile(write_image_bundle(tmp_path_factory.mktemp("compare") / "bundle", Weights()), runs=6, threads=1)
+    return replace(report, notes=(), machine=replace(report.machine, load_average=(0.0, 0.0, 0.0)))
+
+
+def sample(median: float, seed: int, runs: int = 40, noise: float = 0.1) -> list[float]:
+    """Run times around a median."""
+    return list(median * np.exp(np.random.default_rng(seed).normal(0, noise, runs)))
+
+
+def with_times(report: ProfileReport, named: Sequence[float], dense: Sequence[float]) -> ProfileReport:
+    """The report with these times everywhere."""
+    latencies = {"named": latency(named), "dense": latency(dense)}
+    ratios = {"dense": {"named": ratio(named, dense)}}
+    row = SweepRow("threads", "2", {"named": latency(named)}, {}, MEMORY)
+    return replace(report, latency=latencies, ratios=ratios, batches=(Batch(4, latencies, ratios),), sweep=(row,))
+
+
+def verdicts(comparison: Comparison) -> dict[str, str]:
+    """By name of the figure."""
+    return {figure.name: figure.verdict for figure in comparison.figures}
+
+
+def figure(comparison: Comparison, name: str) -> Figure:
+    """The one of that name."""
+    return next(found for found in comparison.figures if found.name == name)
+
+
+TIMED = ["named", "dense", "named / dense", "batch 4: named", "batch 4: dense", "batch 4: named / dense", "threads 2: named"]
+
+
+def test_a_report_equals_itself(measured) -> None:
+    found = compare(measured, measured)
+    assert set(verdicts(found).values()) == {"unchanged", "measured once"}
+    assert all(figure.change in (1, None) for figure in found.figures)
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_is_no_change(measured, seed: int) -> None:
+    before = with_times(measured, sample(1.2, 4 * seed), sample(1, 4 * seed + 1))
+    after = with_times(measured, sample(1.2, 4 * seed + 2), sample(1, 4 * seed + 3))
+    found = verdicts(compare(before, after))
+    assert [found[name] for name in TIMED] == ["unchanged"] * len(TIMED)
+
+
+def test_a_slower_expert_is_told_from_a_slower_machine(measured) -> None:
+    before = with_times(measured, sample(1.2, 0), sample(1, 1))
+    expert = compare(before, with_times(measured, sample(1.5, 2), sample(1, 3)))
+    assert figure(expert, "named / dense").verdict == figure(expert, "batch 4: named / dense").verdict == "slower"
+    assert (figure(expert, "named").verdict, figure(expert, "dense").verdict) == ("slower", "unchanged")
+    machine = compare(before, with_times(measured, sample(1.8, 2), sample(1.5, 3)))
+    assert (figure(machine, "named").verdict, figure(machine, "dense").verdict) == ("as dense", "slower")
+    assert figure(machine, "named / dense").verdict == "unchanged"
+    faster = compare(with_times(measured, sample(1.8, 2), sample(1.5, 3)), before)
+    assert figure(faster, "threads 2: named").verdict == "faster"
+
+
+def test_a_change_comes_with_its_interval(measured) -> None:
+    before, after = with_times(measured, sample(1, 0), sample(1, 1)), with_times(measured, sample(1.5, 2), sample(1, 3))
+    found = figure(compare(before, after), "named")
+    assert found.change == pytest.approx(np.median(sample(1.5, 2)) / np.median(sample(1, 0)), rel=1e-5)
+    assert found.interval is not None
+    assert found.interval[0] < 1.5 < found.interval[1]
+    assert found.interval[0] < found.change < found.interval[1]
+
+
+def test_a_certain_but_tiny_change_is_within_what_processes_differ(measured) -> None:
+    before = with_times(measured, sample(1, 0, noise=1e-5), sample(1, 1, noise=1e-5))
+    after = with_times(measured, sample(1.01, 2, noise=1e-5), sample(1, 3, noise=1e-5))
+    found = figure(compare(before, after), "named")
+    assert found.interval is not None
+    assert found.interval[0] > 1
+    assert found.verdict == "unchanged"
+
+
+def test_few_runs_allow_no_verdict(measured) -> None:
+    few = with_times(measured, [1.0, 2, 3], [1.0, 2, 3])
+    assert figure(compare(few, few), "named / dense").verdict == "too few runs"
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "unchanged"), (1.01, "unchanged"), (1.2, "more"), (0.8, "less")])
+def test_memory_changes_beyond_what_allocators_vary(measured, factor: float, verdict: str) -> None:
+    before, after = (
+        replace(measured, residence={"bundle": replace(measured.residence["bundle"], memory=memory)})
+        for memory in (MEMORY, replace(MEMORY, anonymous=int(factor * MEMORY.anonymous)))
+    )
+    found = verdicts(compare(before, after))
+    assert found["memory of bundle, anonymous"] == verdict
+    assert found["memory of bundle, file"] == "unchanged"
+
+
+def test_what_else_differs_is_said(measured) -> None:
+    machine = replace(measured.machine, onnxruntime="1.20.1", cpu="other", load_average=(9.0, 1.0, 1.0))
+    other = replace(
+        measured,
+        machine=machine,
+        settings=replace(measured.settings, threads=4),
+        bundle=replace(measured.bundle, index_sha256="0" * 64),
+        complete=False,
+        notes=("it was hot",),
+    )
+    warnings = "\n".join(compare(measured, other).warnings)
+    for part in (
+        f"machine differs: onnxruntime {measured.machine.onnxruntime} before, 1.20.1 after",
+        "settings differs: threads 1 before, 4 after",
+        "bundle differs: index_sha256",
+        "after: the machine had a load of 9.0",
+        "after: the profile was interrupted",
+        "after: it was hot",
+    ):
+        assert part in warnings
+    assert "before: " not in warnings
