@@ -115,7 +115,8 @@ def latency(ways: dict[str, Callable[[Any], object]], values: NDArray[np.float32
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     names = list(ways)
     for i in range(-3, rounds):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
+        order = names[i % len(names) :] + names[: i % len(names)]
+        for name in order if i % 2 else reversed(order):  # so that none always follows the same other one
             time.sleep(0.005)  # for the threads of the run before to fall asleep
             started = time.perf_counter()
             ways[name](values)

@@ -56,11 +56,10 @@ class RouteReuse:
         self._tolerance = 0.0
         self._routed: NDArray[np.float32] = np.empty(0, np.float32)  # grid of the frame that was routed last
         self._stats = StreamStats()
-        self._pool: NDArray[np.float32] = np.empty((0, 0), np.float32)
 
     def route(self, pixels: NDArray[np.float32]) -> Route:
         """The route of the next frame, `[1, 3, S, S]`: its own, or that of the frame that was routed last."""
-        grid = self._grid(pixels[0])
+        grid = cell_means(pixels[0])
         known = self._route if self._route is not None and self._still(grid) else None
         stats = replace(self._stats, frames=self._stats.frames + 1)
         if known is not None and (stats.reused + stats.audited + 1) % self._audit_every:
@@ -82,15 +81,19 @@ class RouteReuse:
         change = float(np.square(grid - self._routed).mean())
         return change <= self._tolerance**2 * float(self._routed.var())
 
-    def _grid(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Means over the cells of a grid, `[3, S, S]` -> `[3, cells, cells]`."""
-        side = image.shape[-1]
-        if self._pool.shape[1] != side:
-            cells = np.arange(side) * min(_CELLS, side) // side  # the cell of each row, and of each column
-            member = (cells == np.arange(cells[-1] + 1)[:, None]).astype(np.float32)  # [cells, S]
-            self._pool = (member / member.sum(1, keepdims=True)).astype(np.float32)
-        grid: NDArray[np.float32] = (self._pool @ image @ self._pool.T).astype(np.float32)
-        return grid
+
+def cell_means(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means over the cells of a grid, `[3, S, S]` -> `[3, cells, cells]`.
+
+    Without a matrix product, whose idle threads would spin on the cores that the tower needs next.
+    """
+    side = image.shape[-1]
+    cells = min(_CELLS, side)
+    starts = np.arange(cells) * side // cells
+    sizes = np.diff(starts, append=side).astype(np.float32)
+    sums = np.add.reduceat(np.add.reduceat(image, starts, axis=1), starts, axis=2)
+    grid: NDArray[np.float32] = sums / (sizes[:, None] * sizes)
+    return grid
 
 
 def _margin(route: Route) -> float:
