@@ -215,9 +215,10 @@ class Bench:
         return self._other(f"{layers.__name__}{tower.__name__}", layers, tower)
 
     def _reduce_mean(self) -> Run:
-        self._write("fp32", "fp32")
         layout, gates = self._layout("fp32"), self._gates(np.random.default_rng(2))
-        return self._other("reduce_mean", ReduceMeanGates, Tower, layout, gates, "experts.bin", 1)
+        with (self._write("fp32", "fp32") / "reduce_mean_gates.bin").open("wb") as file:
+            gate_file = WeightFile(file, "reduce_mean_gates.bin")
+            return self._other("reduce_mean", ReduceMeanGates, Tower, layout, gates, gate_file, "experts.bin", 1)
 
     def _other(self, name: str, layers: type[PlainLayers], tower: type[Tower], *more: Any) -> Run:
         """A graph like the exporter's with other layers or another tower."""
@@ -287,7 +288,9 @@ class Bench:
             writer.dense(folder / "dense.onnx")
             writer.tower_with_inputs(folder / "inputs.onnx", carrying, gates_in)
             gates, scale_file = self._gates(np.random.default_rng(2), rows), f"{BLOCK_SCALES}.bin" if blocks else None
-            writer.tower_with_bank(folder / "bank.onnx", layout, gates, "experts.bin", 1, scale_file)
+            with (folder / "gates.bin").open("wb") as gate_file:
+                gate_weights = WeightFile(gate_file, "gates.bin")
+                writer.tower_with_bank(folder / "bank.onnx", layout, gates, gate_weights, "experts.bin", 1, scale_file)
         return folder
 
     def _backbone(self) -> dict[str, np.ndarray]:

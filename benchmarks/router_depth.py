@@ -150,7 +150,8 @@ def cost_by_depth(runs: int) -> list[float]:
                 size = 2 * VIT_B_32.width * (depth + 1)
                 features = random.standard_normal((COSTED_TASKS, 4, 2, size), dtype=np.float32)
                 router = discriminants([RouterStatistics.from_features(of_task) for of_task in features])
-                writer.router(folder / f"router{depth}.onnx", depth, router)
+                with (folder / f"router{depth}.bin").open("wb") as own:
+                    writer.router(folder / f"router{depth}.onnx", depth, router, WeightFile(own, f"router{depth}.bin"))
         paths = [folder / "dense.onnx", *sorted(folder.glob("router*.onnx"))]
         sessions = [onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in paths]
     seconds = np.empty((runs + 1, len(sessions)))

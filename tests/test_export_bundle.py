@@ -40,9 +40,9 @@ def test_files_are_those_of_the_specification(exported):
     merged, bundle = exported
     expected = {"backbone.bin", "tower.onnx", "dense.onnx", "golden.npz", *(f"heads/{name}.npy" for name in merged.task_names)}
     if merged.scope == "image":
-        expected |= {"router.onnx", *(f"experts/{name}.onnx_adapter" for name in merged.task_names)}
+        expected |= {"router.onnx", "router.bin", *(f"experts/{name}.onnx_adapter" for name in merged.task_names)}
     else:
-        expected |= {"experts.bin"}
+        expected |= {"experts.bin", "gates.bin"}
     assert set(bundle.index.files) == expected
     found = {path.relative_to(bundle.root).as_posix() for path in bundle.root.rglob("*") if path.is_file()}
     assert found == expected | {"bundle.json"}

@@ -49,7 +49,11 @@ class Layers:
     def session(self, folder, top_k: int, precision: str = "fp32") -> ort.InferenceSession:
         """Both layers as one graph `x [batch, N, width]` -> `y0`, `y1`, `tasks`, `weights`."""
         layout = PageLayout.of(ARCHITECTURE, dict.fromkeys(LAYERS, self.rank), precision)
-        with (folder / "experts.bin").open("wb") as bank, (folder / "backbone.bin").open("wb") as file:
+        with (
+            (folder / "experts.bin").open("wb") as bank,
+            (folder / "backbone.bin").open("wb") as file,
+            (folder / "gates.bin").open("wb") as gate_file,
+        ):
             scales = [write_expert(bank, layout, expert) for expert in self.experts]
             gates = self.gates
             if precision == "int8":
@@ -62,7 +66,16 @@ class Layers:
             weights = WeightFile(file, "backbone.bin")
             blocks = f"{BLOCK_SCALES}.bin" if precision == "int4" else None
             layers = RoutedExperts(
-                graph, ARCHITECTURE, self.backbone, weights, layout, gates, "experts.bin", top_k, block_scales=blocks
+                graph,
+                ARCHITECTURE,
+                self.backbone,
+                weights,
+                layout,
+                gates,
+                WeightFile(gate_file, "gates.bin"),
+                "experts.bin",
+                top_k,
+                block_scales=blocks,
             )
             rows = Tokens(graph.op("Reshape", x, graph.integers(-1, WIDTH)), TOKENS)
             for i, y in enumerate(layers.linear(LAYERS, rows)):

@@ -88,8 +88,8 @@ def another_vector(self, tensor):
     return right_location(self, "ln_post.weight" if tensor == "ln_pre.weight" else tensor)
 
 
-def wrong_router(self, path, blocks, router):
-    right_router(self, path, blocks, dataclasses.replace(router, bias=router.bias + np.array([0.0, 0.5, 0.0])))
+def wrong_router(self, path, blocks, router, file):
+    right_router(self, path, blocks, dataclasses.replace(router, bias=router.bias + np.array([0.0, 0.5, 0.0])), file)
 
 
 def class_token_alone(self, x, width):

@@ -63,11 +63,12 @@ class GraphWriter:
         path: Path,
         layout: PageLayout,
         gates: Mapping[str, LayerGates],
+        gate_file: WeightFile,
         bank: str,
         top_k: int,
         block_scales: str | None = None,
     ) -> None:
-        """The layer scope's tower; bank, block_scales: names of the files of pages and of their scales, beside it."""
+        """The layer scope's tower; gates go to gate_file; bank, block_scales: the files of pages and of their scales."""
         graph = self._graph("tower")
         layers = RoutedExperts(
             graph,
@@ -76,6 +77,7 @@ class GraphWriter:
             self.weights,
             layout,
             gates,
+            gate_file,
             bank,
             top_k,
             precision=self.precision,
@@ -90,11 +92,11 @@ class GraphWriter:
         graph.output("route_weights", values, dims)
         graph.save(path)
 
-    def router(self, path: Path, blocks: int, router: Discriminants) -> None:
-        """The image scope's router on the first `blocks` blocks."""
+    def router(self, path: Path, blocks: int, router: Discriminants, file: WeightFile) -> None:
+        """The image scope's router on the first `blocks` blocks; its own weights go to `file`."""
         graph = self._graph("router")
         layers = self._plain(graph)
-        posterior, confidence = add_router(layers, PIXELS, blocks, router)
+        posterior, confidence = add_router(layers, PIXELS, blocks, router, file)
         graph.output("posterior", posterior, ["batch", len(router.bias)])
         graph.output("confidence", confidence, ["batch"])
         graph.save(path)

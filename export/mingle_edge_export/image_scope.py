@@ -10,9 +10,11 @@ from mingle_edge_export.adapters import write_adapter
 from mingle_edge_export.bundle_graphs import GraphWriter
 from mingle_edge_export.contents import Contents, StoredExpert
 from mingle_edge_export.expert_inputs import expert_values
+from mingle_edge_export.graph import WeightFile
 from mingle_edge_runtime import bundle as fmt
 
-TOWER, DENSE, ROUTER, EXPERTS = "tower.onnx", "dense.onnx", "router.onnx", "experts"
+TOWER, DENSE, EXPERTS = "tower.onnx", "dense.onnx", "experts"
+ROUTER, ROUTER_WEIGHTS = "router.onnx", "router.bin"
 
 
 def write_image_scope(folder: Path, merged: MergedModel, graphs: GraphWriter, progress: Progress) -> Contents:
@@ -20,7 +22,8 @@ def write_image_scope(folder: Path, merged: MergedModel, graphs: GraphWriter, pr
     architecture, names = merged.architecture, merged.task_names
     router = merged.router()
     graphs.dense(folder / DENSE)
-    graphs.router(folder / ROUTER, merged.router_depth, router)
+    with (folder / ROUTER_WEIGHTS).open("wb") as file:
+        graphs.router(folder / ROUTER, merged.router_depth, router, WeightFile(file, ROUTER_WEIGHTS))
     kinds = ("patch_embedding", *merged.settings.carrying(), "projection")
     carrying = [layer for layer in architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
     gated = [layer for layer in carrying if merged.settings.learned_gates and layer.startswith("blocks.")]

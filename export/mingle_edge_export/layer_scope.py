@@ -10,11 +10,13 @@ from mingle_edge.merged_model import MergedModel
 from mingle_edge.progress import Progress
 from mingle_edge_export.bundle_graphs import GraphWriter
 from mingle_edge_export.contents import Contents, StoredExpert
+from mingle_edge_export.graph import WeightFile
 from mingle_edge_export.page_bank import TENSOR, PageLayout, write_expert
 from mingle_edge_export.routed_experts import LayerGates, expert_norm
 from mingle_edge_runtime import bundle as fmt
 
-TOWER, DENSE, BANK, SCALES = "tower.onnx", "dense.onnx", "experts.bin", "expert_scales.bin"
+TOWER, DENSE, GATES = "tower.onnx", "dense.onnx", "gates.bin"
+BANK, SCALES = "experts.bin", "expert_scales.bin"
 
 
 def write_layer_scope(folder: Path, merged: MergedModel, graphs: GraphWriter, top_k: int, progress: Progress) -> Contents:
@@ -47,7 +49,9 @@ def write_layer_scope(folder: Path, merged: MergedModel, graphs: GraphWriter, to
     blocks = [task.blocks for task in scales if task.blocks is not None]
     if blocks:
         (folder / SCALES).write_bytes(np.concatenate(blocks).astype("<f4").tobytes())
-    graphs.tower_with_bank(folder / TOWER, layout, gates, BANK, top_k, SCALES if blocks else None)
+    with (folder / GATES).open("wb") as file:
+        gate_file = WeightFile(file, GATES)
+        graphs.tower_with_bank(folder / TOWER, layout, gates, gate_file, BANK, top_k, SCALES if blocks else None)
     pages = tuple(fmt.LayerPages(slot.layer, slot.first_page, slot.pages) for slot in layout.slots)
     return Contents(
         tower=TOWER,

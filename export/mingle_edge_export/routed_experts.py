@@ -46,6 +46,7 @@ class RoutedExperts(PlainLayers):
         file: WeightFile,
         layout: PageLayout,
         gates: Mapping[str, LayerGates],
+        gate_file: WeightFile,
         bank: str,
         top_k: int,
         *,
@@ -53,12 +54,14 @@ class RoutedExperts(PlainLayers):
         exact: Collection[str] = (),
         block_scales: str | None = None,
     ) -> None:
-        """gates: by layer, for every slot of the layout. bank: the file of the pages. top_k: unless a run says otherwise.
+        """gates: by layer, for every slot of the layout, written to gate_file. bank: the file of the pages.
+        top_k: unless a run says otherwise.
         precision, exact: of the backbone, see `PlainLayers`. block_scales: the file of the scales of experts in int4."""
         super().__init__(graph, architecture, backbone, file, precision, exact)
         self._slots = {slot.layer: slot for slot in layout.slots}
         self._layout = layout
         self._gates = gates
+        self._gate_file = gate_file
         self._tasks = len(next(iter(gates.values())).bias)
         self._pages_per_task = graph.integers(layout.pages_per_task)
         rows = self._tasks * layout.pages_per_task
@@ -79,7 +82,7 @@ class RoutedExperts(PlainLayers):
             return outputs
         graph, added = self.graph, dict(zip(layers, outputs, strict=True))
         with graph.part(f"{slots[0].layer}.gate"):
-            tasks, weights = self._choose([self._gates[slot.layer] for slot in slots], tokens, slots[0].d_in)
+            tasks, weights = self._choose(slots, tokens)
             self._routes.append((tasks, weights))
             first_pages = graph.op("Mul", tasks, self._pages_per_task)  # [batch, layers, k]
         for i, slot in enumerate(slots):
@@ -96,11 +99,12 @@ class RoutedExperts(PlainLayers):
         tasks, weights = zip(*self._routes, strict=True)
         return self.graph.op("Concat", *tasks, axis=1), self.graph.op("Concat", *weights, axis=1)
 
-    def _choose(self, gates: Sequence[LayerGates], tokens: Tokens, d_in: int) -> tuple[str, str]:
+    def _choose(self, slots: Sequence[LayerSlot], tokens: Tokens) -> tuple[str, str]:
         """Task numbers and gate values of the experts with the largest contributions, both `[batch, layers, k]`."""
-        graph = self.graph
-        weight = graph.constant(np.concatenate([gate.weight for gate in gates], axis=1))  # [d_in, layers T]
-        values = graph.op("MatMul", self.token_mean(tokens, d_in), weight)  # [batch, 1, layers T]
+        graph, gates = self.graph, [self._gates[slot.layer] for slot in slots]
+        joined = np.concatenate([gate.weight for gate in gates], axis=1)  # [d_in, layers T]
+        weight = graph.weight(f"{slots[0].layer}.gate_weight", joined, self._gate_file)
+        values = graph.op("MatMul", self.token_mean(tokens, slots[0].d_in), weight)  # [batch, 1, layers T]
         values = graph.op("Reshape", values, graph.integers(-1, len(gates), self._tasks))
         values = graph.op("Add", values, graph.constant(np.stack([gate.bias for gate in gates])))
         values = graph.op("Mul", values, self._factor)
@@ -119,7 +123,8 @@ class RoutedExperts(PlainLayers):
             h = self._float_rows(slot, x, A, weights)
             y = graph.op("MatMul", h, self._as_float(B))
         else:
-            rows = graph.op("Gather", graph.constant(row_scales), tasks)  # [batch, 1, k, rank]
+            scales = graph.weight(f"{slot.layer}.row_scales", row_scales, self._gate_file)
+            rows = graph.op("Gather", scales, tasks)  # [batch, 1, k, rank]
             rows = graph.op("Reshape", rows, graph.integers(0, -1, 1, slot.rank))  # [batch, k, 1, rank]
             h = self._integer_rows(slot, x, A, graph.op("Mul", weights, rows))
             y = self.weights.integer_product(h, B, graph.constant(np.array([CODE_UNIT])))

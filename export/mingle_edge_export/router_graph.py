@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mingle_edge.router import Discriminants
-from mingle_edge_export.graph import Graph
+from mingle_edge_export.graph import Graph, WeightFile
 from mingle_edge_export.tower import PlainLayers, Tokens, Tower
 
 _DOUBLE, _FLOAT = 11, 1  # onnx.TensorProto.DataType
 
 
-def add_router(layers: PlainLayers, pixel_values: str, blocks: int, router: Discriminants) -> tuple[str, str]:
+def add_router(layers: PlainLayers, pixel_values: str, blocks: int, router: Discriminants, file: WeightFile) -> tuple[str, str]:
     """Images `[batch, 3, H, W]` to `posterior [batch, T]` and `confidence [batch]`.
 
     The features (docs/merged-model-format.md) and discriminants of `mingle_edge/router.py`. What follows the features is
@@ -25,13 +25,13 @@ def add_router(layers: PlainLayers, pixel_values: str, blocks: int, router: Disc
         x = tower.block(i, x)
         features += _moments(layers, x)
     with graph.part("router"):
-        return _discriminate(graph, features, router)
+        return _discriminate(graph, features, router, graph.weight("router.weight", router.weight, file))
 
 
-def _discriminate(graph: Graph, features: Sequence[str], router: Discriminants) -> tuple[str, str]:
-    """Posterior and confidence from the parts of the features, each `[batch, width]`."""
+def _discriminate(graph: Graph, features: Sequence[str], router: Discriminants, weight: str) -> tuple[str, str]:
+    """Posterior and confidence from the parts of the features, each `[batch, width]`; weight `[F, T]`."""
     joined = graph.op("Cast", graph.op("Concat", *features, axis=1), to=_DOUBLE)  # [batch, F]
-    v = graph.op("Add", graph.op("MatMul", joined, graph.constant(router.weight)), graph.constant(router.offset))
+    v = graph.op("Add", graph.op("MatMul", joined, weight), graph.constant(router.offset))
     posterior = graph.op("Softmax", graph.op("Add", v, graph.constant(router.bias)), axis=1)
     z = graph.op("MatMul", v, graph.constant(router.whitening))  # [batch, T]
     z = graph.op("Unsqueeze", z, graph.integers(1))
