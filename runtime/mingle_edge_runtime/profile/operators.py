@@ -23,6 +23,7 @@ from mingle_edge_runtime.session import Session
 
 _KERNEL = "_kernel_time"
 _WARM_UP = 2  # runs of each graph that are traced and left out
+_MOST_RUNS = 30  # traces are long: about 900 bytes an operator and run
 _NO_LAYER = "other"
 _NODE = re.compile(r"[A-Z]\w*_\d+")  # a node's own name, where the exporter gave it no layer
 
@@ -31,7 +32,7 @@ def trace_graphs(
     setting: Setting, pixels: NDArray[np.float32], runs: int, found: dict[str, Trace], tick: Callable[[], None]
 ) -> None:
     """Add traces of the bundle's graphs at batch 1, run in turn: the tower with the first task's expert ("named"), the tower
-    without experts ("dense"), and the router where the bundle has one.
+    without experts ("dense"), and the router where the bundle has one; `runs` of each, 30 at most.
 
     tick: called after each of `traced_runs` runs.
     """
@@ -40,13 +41,17 @@ def trace_graphs(
         sessions = {name: setting.session(graph, trace=Path(folder) / name) for name, graph in graphs.items()}
         kinds = {name: with_expert(session, {}) for name, session in sessions.items()}
         kinds["named"] = _named(setting, sessions["named"])
-        interleave(kinds, pixels, dict.fromkeys(kinds, 1), _WARM_UP + runs, {}, tick)
+        interleave(kinds, pixels, dict.fromkeys(kinds, 1), _rounds(runs), {}, tick)
         found |= {name: read_trace(session.end_trace(), _WARM_UP) for name, session in sessions.items()}
 
 
 def traced_runs(setting: Setting, runs: int) -> int:
     """How often `trace_graphs` calls its `tick`."""
-    return (_WARM_UP + runs) * len(_graphs(setting))
+    return _rounds(runs) * len(_graphs(setting))
+
+
+def _rounds(runs: int) -> int:
+    return _WARM_UP + min(runs, _MOST_RUNS)
 
 
 def _graphs(setting: Setting) -> dict[str, str]:

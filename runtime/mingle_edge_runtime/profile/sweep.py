@@ -100,6 +100,7 @@ def sweep_axis(
             latencies = {kind: latency(own) for kind, (_, own) in times.items()}
             ratios = {kind: ratio(own, base) for kind, (base, own) in times.items()}
             found.append(SweepRow(setting.axis, setting.value, latencies, ratios, memory))
+            del kinds  # before the next is opened
     finally:  # interrupted, what was compared before is kept
         if found:
             latencies = {kind: latency(values) for kind, values in pooled.items()}
