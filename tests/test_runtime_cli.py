@@ -137,11 +137,13 @@ def test_profile_writes_what_it_shows(folder, tmp_path) -> None:
         "precision",
     ]
     options[-1] += f"={folder / 'other'}"
+    options.append("--low-memory")
     result = call("profile", folder / "image", *options, "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["settings"]["images"] == 2
     assert report["settings"]["switch_every"] == 2
+    assert report["settings"]["low_memory"] is True
     assert report["experts"]["budget"] == 1_000_000
     assert [(row["axis"], row["value"]) for row in report["sweep"]] == [
         *[("batch", "1"), ("batch", "2"), ("top-k", "1"), ("top-k", "2"), ("top-k", "3")],

@@ -128,7 +128,7 @@ def test_an_interrupted_profile_keeps_what_was_measured(bundles, tmp_path, phase
 
 def test_top_k_of_the_image_scope_mixes_every_image(bundles) -> None:
     bundle = Bundle.open(bundles["image"])
-    (settings,) = plan_sweep({"top-k": [1, 2]}, bundle, 1, None)
+    (settings,) = plan_sweep({"top-k": [1, 2]}, bundle, 1, None, low_memory=False)
     pixels = preprocess(GOLDEN_IMAGES, SPEC)
     kinds, _ = open_setting(settings[1], [CPU], pixels, Requests(3), lambda: None)
     _, routes = kinds["routed"](pixels, 0)

@@ -36,6 +36,7 @@ _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime.  [default: one per core]")
 @click.option("--provider", help="Execution provider of ONNX Runtime.  [default: cpu]")
+@click.option("--low-memory", is_flag=True, help="Leave the weights in the files, mapped: less memory, slower.")
 @click.option("--cool-down", metavar="SECONDS", default=0.0, type=click.FloatRange(min=0), help="Rest before each phase.")
 @click.option("--json", "json_path", type=_FILE, help="Also write all figures to this file.")
 @click.option("--html", "html_path", type=_FILE, help="Also write a page with charts to this file.")
@@ -55,6 +56,7 @@ def command(
     expert_budget: int | None,
     threads: int | None,
     provider: str | None,
+    low_memory: bool,
     cool_down: float,
     json_path: Path | None,
     html_path: Path | None,
@@ -99,6 +101,7 @@ def command(
                 expert_budget=expert_budget,
                 providers=[provider] if provider else None,
                 threads=threads,
+                low_memory=low_memory,
                 cool_down=cool_down,
                 progress=progress,
             )

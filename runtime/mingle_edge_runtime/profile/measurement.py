@@ -93,6 +93,7 @@ def profile(
     expert_budget: int | None = None,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
+    low_memory: bool = False,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     cool_down: float = 0.0,
     progress: Progress | None = None,
@@ -103,6 +104,7 @@ def profile(
     runs: timed runs of each kind at batch 1, and about as many images at the other batch sizes.
     against: baselines of `BASELINES` to run interleaved. switch_every: requests after which the named task changes.
     operators: trace where the time goes. sweep: values by axis of `AXES`, none for sensible ones; see `plan_sweep`.
+    low_memory: leave the bundle's weights in its files, see `EdgeModel.open`.
     cool_down: seconds of rest before each phase, for machines that slow down when they get hot.
 
     "named" tells the task, "routed" finds the route. "open" is the first in this process; the system may have the files in
@@ -116,7 +118,7 @@ def profile(
     found = _Found(OnceSeconds(import_onnxruntime=seconds_of(onnxruntime)))
     bundle = Bundle.open(Path(path))
     check_baselines(against, bundle)
-    plan = plan_sweep(sweep or {}, bundle, threads, expert_budget)
+    plan = plan_sweep(sweep or {}, bundle, threads, expert_budget, low_memory)
     batch = _first_images(bundle, images)
     requests = Requests(len(bundle.index.tasks), switch_every)
     setting = Setting(bundle, requests, resolve_providers(providers), threads)
@@ -129,6 +131,7 @@ def profile(
         tuple(against),
         switch_every,
         expert_budget,
+        low_memory,
         float(cool_down),
     )
     measurement = _Measurement(setting, settings, found, progress)
@@ -157,7 +160,8 @@ class _Measurement:
         pixels = self._preprocess(images)
         found.memory["before"] = memory_before()
         started = time.perf_counter()
-        with EdgeModel.open(setting.bundle.root, settings.expert_budget, setting.providers, setting.threads) as model:
+        providers, threads = setting.providers, setting.threads
+        with EdgeModel.open(setting.bundle.root, settings.expert_budget, providers, threads, settings.low_memory) as model:
             opened = time.perf_counter() - started
             found.seconds = replace(found.seconds, open=opened)
             found.memory["opened"] = memory_now()
@@ -289,6 +293,7 @@ def _identity(bundle: Bundle) -> ProfiledBundle:
         bundle.root.name,
         index.scope,
         index.precision,
+        index.expert_precision,
         index.task_names,
         index.top_k,
         {task.name: task.expert_bytes for task in index.tasks},

@@ -27,6 +27,7 @@ class ProfiledBundle:
     """of its folder"""
     scope: str
     precision: str
+    expert_precision: str
     tasks: tuple[str, ...]
     top_k: int
     expert_bytes: dict[str, int]
@@ -53,6 +54,8 @@ class ProfileSettings:
     """requests after which the named task changes"""
     expert_budget: int | None
     """bytes; None: no limit"""
+    low_memory: bool
+    """whether the bundle's weights stay mapped from its files; those of the baselines do not"""
     cool_down: float
     """seconds of rest between the phases"""
 

@@ -41,13 +41,14 @@ class SweepSetting:
     bundle: Bundle
     threads: int | None
     budget: int | None
+    low_memory: bool
     batch: int = 1
     top_k: int | None = None
     """experts per image or layer; None: what the bundle says, and a named task beside it"""
 
 
 def plan_sweep(
-    axes: Mapping[str, Sequence[Value]], bundle: Bundle, threads: int | None, budget: int | None
+    axes: Mapping[str, Sequence[Value]], bundle: Bundle, threads: int | None, budget: int | None, low_memory: bool
 ) -> list[list[SweepSetting]]:
     """The settings of each axis, the one that the others are compared with first.
 
@@ -69,7 +70,7 @@ def plan_sweep(
             shown = ", ".join("all" if value is None else str(value) for value in values)
             what = _EXAMPLES.get(axis, f"name them, as in {axis}=1,2")
             raise EdgeError(f"sweeping {axis} needs at least two different values, has {shown}: {what}")
-        base = SweepSetting(axis, "", bundle, threads, budget)
+        base = SweepSetting(axis, "", bundle, threads, budget, low_memory)
         settings = [_setting(base, value) for value in values]
         for setting in settings:
             _check_budget(setting)
@@ -200,7 +201,7 @@ def _pairs(
 
 
 def _bundle_kinds(setting: SweepSetting, providers: Sequence[str], requests: Requests) -> dict[str, Run]:
-    scope = EdgeModel.open(setting.bundle, setting.budget, providers, setting.threads).scope
+    scope = EdgeModel.open(setting.bundle, setting.budget, providers, setting.threads, setting.low_memory).scope
     names = setting.bundle.index.task_names
     return {
         "named": lambda values, request: scope.embed(values, names[requests.task(request)]),
@@ -213,7 +214,7 @@ def _top_k_kinds(setting: SweepSetting, providers: Sequence[str]) -> dict[str, R
     index, top_k = setting.bundle.index, setting.top_k or 1
     router = replace(index.router, confidence_bound=-float("inf")) if index.router else None
     mixing = replace(setting.bundle, index=replace(index, top_k=top_k, router=router))
-    scope = EdgeModel.open(mixing, setting.budget, providers, setting.threads).scope
+    scope = EdgeModel.open(mixing, setting.budget, providers, setting.threads, setting.low_memory).scope
     if isinstance(scope, LayerScope):
         layers = scope
         return {"routed": lambda values, request: layers.embed(values, top_k=top_k)}
