@@ -83,7 +83,7 @@ def compare(bundle: Bundle, providers: list[str], runs: int, threads: int | None
     with EdgeModel.open(bundle.root, threads=threads) as host:
         found = {"parity": parity(device, host, pixels)}
         tasks = cycle(bundle.index.task_names)
-        dense = Session(bundle.graph(bundle.index.dense), providers, threads)
+        dense = Session(bundle.graph(bundle.index.dense), providers, threads, one_by_one=bundle.index.one_by_one)
         ways: dict[str, Callable[[NDArray[np.float32]], object]] = {
             "dense": lambda values: dense.run({"pixel_values": values}),
             "named": lambda values: device.embed(values, next(tasks)),

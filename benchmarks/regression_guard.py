@@ -1,0 +1,55 @@
+"""Have the graphs become slower? Ratios to the dense tower against bounds that a noisy machine keeps. By hand, before a release.
+
+    python benchmarks/regression_guard.py [--runs 20] [--threads 1]
+
+ViT-B/32, 8 tasks of rank 64, random weights. Exit code 1 where the lower quartile of a ratio is above its bound: noise makes
+single runs slower, and rarely a quarter of them faster. Bounds are a tenth above what docs/performance.md states.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from graph_variants import MODELS, Bench, measure
+
+BOUNDS = {
+    "image fp32, no expert": 1.10,
+    "image fp32, named": 1.27,
+    "image fp32, named, q k v fc1": 1.19,
+    "image fp32, experts fp16, named": 1.25,
+    "image fp32, experts int8, named": 1.17,
+    "image int8, named": 0.45,
+    "layer fp32, top 1": 1.34,
+    "layer fp32, experts int8, top 1": 1.23,
+    "layer int8, top 1": 0.48,
+    "dense int8": 0.38,
+}
+
+
+def main() -> None:
+    """Time, compare, tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        variants = Bench(Path(name), MODELS["ViT-B-32"], 1, arguments.threads).variants()
+        runs = {variant: variants[variant]() for variant in ("dense fp32", *BOUNDS)}
+        figures = measure(runs, arguments.runs, time.thread_time if arguments.threads == 1 else time.perf_counter)
+    slower = []
+    for variant, bound in BOUNDS.items():
+        low, high = figures[variant]["quartiles"]
+        verdict = "ok" if low <= bound else "SLOWER"
+        print(
+            f"{variant:<36} {figures[variant]['ratio_to_dense']:.3f} x  ({low:.3f} to {high:.3f})  at most {bound}  {verdict}"
+        )
+        slower += [variant] if low > bound else []
+    sys.exit(1 if slower else 0)
+
+
+if __name__ == "__main__":
+    main()
