@@ -37,7 +37,9 @@ def run(name, adapter=None, **inputs):
         loaded = ort.LoraAdapter()
         loaded.Load(f"{bundle}/{adapter}")
         call.add_active_adapter(loaded)
-    return session.run(None, {"pixel_values": pixels, **inputs}, call)
+    # One image at a time, as bundles in int8 ask for.
+    each = [session.run(None, {"pixel_values": image[None], **inputs}, call) for image in pixels]
+    return [np.concatenate(parts) for parts in zip(*each)]
 
 found = {"version": np.array(ort.__version__), "dense": run(index["dense"])[0]}
 if index["scope"] == "image":
@@ -64,19 +66,22 @@ def outputs(interpreter: Path | str, bundle: Path, output: Path) -> dict[str, np
 
 
 @pytest.mark.parametrize("kind", [{}, {"learned_gates": True}, {"scope": "layer"}], ids=["image", "gated", "layer"])
-def test_the_oldest_and_the_present_release_compute_the_same(tmp_path, kind):
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_the_oldest_and_the_present_release_compute_the_same(tmp_path, kind, precision):
     merged = write_merged(tmp_path / "merged", **kind)
-    export_bundle(merged.path, tmp_path / "bundle")
+    export_bundle(merged.path, tmp_path / "bundle", precision=precision, cosine=0.0, route_agreement=0.0)
     old = outputs(OLD, tmp_path / "bundle", tmp_path / "old.npz")
     new = outputs(sys.executable, tmp_path / "bundle", tmp_path / "new.npz")
     assert str(old.pop("version")).startswith("1.20.")
     assert not str(new.pop("version")).startswith("1.20.")
     golden = np.load(tmp_path / "bundle/golden.npz")
     assert set(old) == set(new) >= set(golden) - {"images"}
+    # A code that rounding decides for, or its neighbour: releases round the same values, but for float rounding before.
+    between, to_golden = (2e-2, 2e-2) if precision == "int8" else (2e-5, 1e-4)
     for name, value in new.items():
-        np.testing.assert_allclose(old[name], value, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(old[name], value, atol=between, err_msg=name)
         if name in golden:
-            np.testing.assert_allclose(value, golden[name], atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(value, golden[name], atol=to_golden, err_msg=name)
     if merged.scope == "layer":
         np.testing.assert_array_equal(new["default"], new["embeds"][0])  # top_k 1 unless a run says otherwise
         assert (new["masked_tasks"] == 1).all()

@@ -162,7 +162,7 @@ def _image_scope(bundle: Bundle, plain: Array, expected: ImageScopeOutputs, wors
             yield f"expert {task.name}", partial(_run_values, tower, read), compare
         else:
             adapter = map_adapter(path, task.expert_bytes, task.name)
-            yield f"expert {task.name}", _runner(tower, adapter), compare
+            yield f"expert {task.name}", _runner(tower, adapter.ready), compare
     if expected.mixture is not None:
         yield "mixture of two", _mixture(bundle, tower), partial(worst.embeds, expected.mixture)
 
@@ -189,7 +189,7 @@ def _layer_scope(bundle: Bundle, expected: Mapping[int, Routed], norms: Array, w
         yield f"top {k}", run, partial(worst.routed, expected[k], norms)
 
 
-def _runner(session: Session, adapter: Any = None, **inputs: NDArray[Any]) -> Callable[[Array], Outputs]:
+def _runner(session: Session, adapter: Callable[[], Any] | None = None, **inputs: NDArray[Any]) -> Callable[[Array], Outputs]:
     return lambda pixels: session.run({"pixel_values": pixels} | inputs, adapter=adapter)
 
 

@@ -171,7 +171,7 @@ class ImageScope:
         if isinstance(first, BoundInputs):
             return self._tower.run(inputs, bound=first)
         if not isinstance(first, AdapterValues):
-            return self._tower.run(inputs, adapter=first)
+            return self._tower.run(inputs, adapter=first.ready)
         arrays = mix([expert.arrays() for expert in experts], weights, self._defaults) if others else first.arrays()
         return self._tower.run(inputs | arrays)
 

@@ -6,10 +6,10 @@ import importlib
 import re
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from mingle_edge_runtime.bound_inputs import BoundInputs
 from mingle_edge_runtime.device_memory import is_out_of_memory
 from mingle_edge_runtime.errors import BundleError, DeviceMemoryError, EdgeError, ProviderError
 from mingle_edge_runtime.mapped_file import MappedFile
-
-if TYPE_CHECKING:
-    from mingle_edge_runtime.adapter import MappedAdapter
 
 CPU = "CPUExecutionProvider"
 Placement: TypeAlias = Mapping[str, Mapping[str, int]]
@@ -141,12 +138,12 @@ class Session:
         return BoundInputs(self._session, values)
 
     def run(
-        self, inputs: Mapping[str, NDArray[Any]], adapter: MappedAdapter | None = None, bound: BoundInputs | None = None
+        self, inputs: Mapping[str, NDArray[Any]], adapter: Callable[[], Any] | None = None, bound: BoundInputs | None = None
     ) -> dict[str, NDArray[Any]]:
         """Outputs by name.
 
         inputs: with `pixel_values [n, 3, S, S]` among them.
-        adapter: whose parameters override optional inputs in this run.
+        adapter: gives the `onnxruntime.LoraAdapter` whose parameters override optional inputs in this run.
         bound: further inputs, from `bind`; ONNX Runtime ignores an adapter beside them, so it must be None then.
 
         Raises `BundleError` where the graph does not run on these inputs or returns other shapes than it must, or a file that
@@ -162,7 +159,7 @@ class Session:
         options = onnxruntime().RunOptions()
         options.log_severity_level = _FATAL_ONLY
         if adapter is not None:
-            options.add_active_adapter(adapter.ready())
+            options.add_active_adapter(adapter())
         try:
             with self._turn:
                 if bound is not None:
