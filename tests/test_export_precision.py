@@ -268,3 +268,19 @@ def test_smoothing_changes_nothing_but_the_difficulty(tmp_path):
             )
         assert report.parity.cosine >= 0.99999
         assert report.parity.route_agreement == 1
+
+
+def test_a_router_in_int8_leaves_the_tower_exact_and_images_apart(tmp_path):
+    merged = write_merged(tmp_path / "merged")
+    report = export_bundle(merged.path, tmp_path / "bundle", router_precision="int8", route_agreement=0.5)
+    exact = export_bundle(merged.path, tmp_path / "exact")
+    assert report.parity.cosine >= 0.99999
+    assert report.parity.posterior > exact.parity.posterior
+    index = Bundle.open(report.path).index
+    assert (index.router.precision, index.router.one_by_one, index.one_by_one) == ("int8", True, False)
+    with EdgeModel.open(report.path) as model, EdgeModel.open(exact.path) as other:
+        together, alone = model.route(IMAGES), [model.route(image)[0] for image in IMAGES]
+        assert together == alone
+        found, expected = (np.array([route.posterior for route in one.route(IMAGES)]) for one in (model, other))
+        np.testing.assert_allclose(found, expected, atol=0.1)
+        np.testing.assert_allclose(model.embed(IMAGES, task="task2"), other.embed(IMAGES, task="task2"), atol=1e-6)

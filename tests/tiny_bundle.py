@@ -223,7 +223,7 @@ def write_image_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
         scope="image",
         top_k=top_k,
         tasks=tasks([(root / name).stat().st_size for name in names], list(names)),
-        router=fmt.Router("router.onnx", 0, 0.0),
+        router=fmt.Router("router.onnx", 0, "fp32", 0.0),
         defaults=fmt.Defaults(
             "backbone.bin", {"ln_post.bias": fmt.DefaultTensor(writer.offsets["ln_post.bias"], weights.bias.shape)}
         ),

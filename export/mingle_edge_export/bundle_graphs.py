@@ -31,6 +31,8 @@ class GraphWriter:
     weights: WeightFile
     precision: Precision = "fp32"
     expert_precision: Precision = "fp32"
+    router_precision: Precision = "fp32"
+    """of the blocks that the router reads"""
     exact: Collection[str] = ()
     """layers whose weights stay in float32 whatever the precision"""
     smoothing: Smoothing = field(default_factory=Smoothing)
@@ -39,7 +41,7 @@ class GraphWriter:
     def dense(self, path: Path) -> None:
         """The tower without experts."""
         graph = self._graph("dense")
-        layers = self._plain(graph)
+        layers = self._plain(graph, self.precision)
         self._finish(graph, layers, path)
 
     def tower_with_inputs(self, path: Path, carrying: Collection[str], gated: Collection[str] = ()) -> None:
@@ -95,14 +97,14 @@ class GraphWriter:
     def router(self, path: Path, blocks: int, router: Discriminants, file: WeightFile) -> None:
         """The image scope's router on the first `blocks` blocks; its own weights go to `file`."""
         graph = self._graph("router")
-        layers = self._plain(graph)
+        layers = self._plain(graph, self.router_precision)
         posterior, confidence = add_router(layers, PIXELS, blocks, router, file)
         graph.output("posterior", posterior, ["batch", len(router.bias)])
         graph.output("confidence", confidence, ["batch"])
         graph.save(path)
 
-    def _plain(self, graph: Graph) -> PlainLayers:
-        return PlainLayers(graph, self.architecture, self.backbone, self.weights, self.precision, self.exact)
+    def _plain(self, graph: Graph, precision: Precision) -> PlainLayers:
+        return PlainLayers(graph, self.architecture, self.backbone, self.weights, precision, self.exact)
 
     def _graph(self, name: str) -> Graph:
         graph = Graph(name)

@@ -61,6 +61,8 @@ class ExportOptions:
     """of the backbone"""
     expert_precision: Precision | None = None
     """the backbone's where None"""
+    router_precision: Precision | None = None
+    """of the blocks that the router reads (image scope); the backbone's where None"""
     images: Path | None = None
     """a task file: its seeds calibrate int8, its labelled images tell what the precision costs"""
     cosine: float | None = None
@@ -69,13 +71,18 @@ class ExportOptions:
     accuracy_drop: float | None = None
 
     @property
+    def router(self) -> Precision:
+        """The precision of the router's blocks."""
+        return self.router_precision or self.precision
+
+    @property
     def experts(self) -> Precision:
         """The precision of experts."""
         return self.expert_precision or self.precision
 
     def bounds(self) -> Bounds:
         """What the export must keep."""
-        stored = [self.precision] if self.fold else [self.precision, self.experts]
+        stored = [self.precision] if self.fold else [self.precision, self.experts, self.router]
         given = {name: getattr(self, name) for name in ("cosine", "route_agreement", "accuracy_drop")}
         return replace(default_bounds(*stored), **{name: value for name, value in given.items() if value is not None})
 
@@ -103,6 +110,7 @@ def export_bundle(
     fold: str | None = None,
     precision: Precision = "fp32",
     expert_precision: Precision | None = None,
+    router_precision: Precision | None = None,
     images: Path | None = None,
     cosine: float | None = None,
     route_agreement: float | None = None,
@@ -115,7 +123,9 @@ def export_bundle(
     damaged merged model, `TaskFileError` and `ImageFolderError` for the images, and `ProviderError` for a missing or old ONNX
     Runtime. Whatever happens, the folder is there whole or not at all.
     """
-    options = ExportOptions(top_k, tasks, fold, precision, expert_precision, images, cosine, route_agreement, accuracy_drop)
+    options = ExportOptions(
+        top_k, tasks, fold, precision, expert_precision, router_precision, images, cosine, route_agreement, accuracy_drop
+    )
     check_version(_minimum_onnxruntime(MergedModel.open(merged_path), options))
     merged = _selected(MergedModel.open(merged_path), options)
     bounds = options.bounds()
@@ -189,7 +199,8 @@ class _Export:
     def _fill_calibrated(self, reference: Reference, calibration: Calibration | None) -> tuple[Contents, fmt.BundleIndex]:
         """Write the bundle, with as many layers in fp32 as calibration images need to keep their labels, or as help most."""
         if calibration is None:
-            exact = STEM if self.options.precision in ("int8", "int4") else frozenset()
+            few_bits = {self.options.precision, self.options.router} & {"int8", "int4"}
+            exact = STEM if few_bits else frozenset()
             return self._fill(reference, Smoothing(), exact)
         best, kept = -1.0, STEM
         for layers in calibration.exact_layers():
@@ -214,7 +225,16 @@ class _Export:
         self.progress("backbone", 0, 1)
         with (folder / BACKBONE).open("wb") as file:
             weights = WeightFile(file, BACKBONE)
-            graphs = GraphWriter(merged.architecture, backbone, weights, options.precision, options.experts, exact, smoothing)
+            graphs = GraphWriter(
+                merged.architecture,
+                backbone,
+                weights,
+                precision=options.precision,
+                expert_precision=options.experts,
+                router_precision=options.router,
+                exact=exact,
+                smoothing=smoothing,
+            )
             if options.fold is not None:
                 contents = write_folded_scope(folder, merged, graphs)
             elif merged.scope == "image":
@@ -241,7 +261,7 @@ class _Export:
 
     @property
     def _lossless(self) -> bool:
-        return (self.options.precision, self.options.experts) == ("fp32", "fp32")
+        return {self.options.precision, self.options.experts, self.options.router} == {"fp32"}
 
     def _clear(self) -> None:
         for path in self.folder.iterdir():

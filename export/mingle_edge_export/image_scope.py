@@ -45,7 +45,7 @@ def write_image_scope(folder: Path, merged: MergedModel, graphs: GraphWriter, pr
         tower=TOWER,
         dense=DENSE,
         experts=stored,
-        router=fmt.Router(ROUTER, merged.router_depth, router.confidence_bound),
+        router=fmt.Router(ROUTER, merged.router_depth, graphs.router_precision, router.confidence_bound),
         defaults=fmt.Defaults(graphs.weights.name, {name: fmt.DefaultTensor(*place) for name, place in vectors.items()}),
         learned_gates=bool(gated),
     )

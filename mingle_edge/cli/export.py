@@ -26,6 +26,7 @@ PRECISIONS = ("fp32", "fp16", "int8", "int4")
 @click.option("--fold", metavar="TASK", help="Merge one task into the weights; export it alone.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS), help="Of the backbone.")
 @click.option("--expert-precision", type=click.Choice(PRECISIONS), help="Of experts.  [default: the backbone's]")
+@click.option("--router-precision", type=click.Choice(PRECISIONS), help="Of its blocks.  [default: the backbone's]")
 @click.option(
     "--images",
     metavar="TASKS.toml",
@@ -43,6 +44,7 @@ def command(
     fold: str | None,
     precision: Precision,
     expert_precision: Precision | None,
+    router_precision: Precision | None,
     images: Path | None,
     min_cosine: float | None,
     min_route_agreement: float | None,
@@ -67,6 +69,7 @@ def command(
             fold=fold,
             precision=precision,
             expert_precision=expert_precision,
+            router_precision=router_precision,
             images=images,
             cosine=min_cosine,
             route_agreement=min_route_agreement,

@@ -65,7 +65,8 @@ def _routing(index: BundleIndex) -> str:
     if index.router:
         gates = ", learned gates" if index.learned_gates else ""
         bound = f"confidence bound {index.router.confidence_bound:g}"
-        return f"router: {index.router.blocks} blocks of the plain backbone, {bound}{gates}"
+        precision = index.router.precision
+        return f"router: {index.router.blocks} blocks of the plain backbone in {precision}, {bound}{gates}"
     if index.scope == "folded":
         return "router: none, the task is in the weights"
     return f"router: a gate in each of {len(index.page_bank.layers) if index.page_bank else 0} layers"

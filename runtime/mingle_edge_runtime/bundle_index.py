@@ -78,8 +78,15 @@ class Router:
     file: str
     blocks: int
     """blocks of the plain backbone it reads"""
+    precision: Precision
+    """of their weights"""
     confidence_bound: float
     """an image below it runs on the plain backbone"""
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether it must run images one at a time, as `BundleIndex.one_by_one`."""
+        return self.precision == "int8"
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,7 @@ class BundleIndex:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether images must be run one at a time: int8 activations share one scale with all that is in the run."""
+        """Whether the tower must run images one at a time: int8 activations share one scale with all that is in the run."""
         return self.precision == "int8" or self.expert_precision == "int8" or self.expands
 
     @property

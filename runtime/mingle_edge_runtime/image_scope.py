@@ -48,16 +48,23 @@ class ImageScope:
         self._joins = index.top_k > 1
         routed: Outputs = {"posterior": (len(index.tasks),), "confidence": ()}
         # The tower follows at once and needs the cores that the router's threads would spin on.
-        shared: Any = {"prepack": not low_memory, "one_by_one": index.one_by_one}
-        routing = {"weights": bundle.weights(index.router.file), **shared}
+        routing: Any = {"weights": bundle.weights(index.router.file), "one_by_one": index.router.one_by_one, "spin": False}
         self._open_router = partial(
-            Session, bundle.graph(index.router.file), providers, threads, outputs=routed, spin=False, **routing
+            Session, bundle.graph(index.router.file), providers, threads, outputs=routed, prepack=not low_memory, **routing
         )
         self._router: Session | None = None
         self._router_lock = threading.Lock()
         embedded: Outputs = {"image_embeds": (index.architecture.output_dim,)}
         weights = bundle.weights(index.tower)
-        self._tower = Session(bundle.graph(index.tower), providers, threads, outputs=embedded, weights=weights, **shared)
+        self._tower = Session(
+            bundle.graph(index.tower),
+            providers,
+            threads,
+            outputs=embedded,
+            prepack=not low_memory,
+            weights=weights,
+            one_by_one=index.one_by_one,
+        )
         self._defaults = bundle.read_defaults() if self._joins else {}
         device = device or DEVICES.get(providers[0])
         load: Callable[[str], Any] = partial(_map, bundle)  # serves one expert without a copy
