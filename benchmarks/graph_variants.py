@@ -35,6 +35,7 @@ from mingle_edge_runtime.adapter import read_adapter
 from mingle_edge_runtime.machine import machine_record
 
 TASKS, RANK = 8, 64
+PAUSE = 0.02  # seconds, for idle threads of other variants to fall asleep
 STEM = ("patch_embedding",)  # what the exporter leaves in fp32
 MODELS = {
     "ViT-B-32": VisionArchitecture(224, 32, 768, 12, 12, 3072, 512, "quick_gelu"),
@@ -134,6 +135,7 @@ def measure(runs: dict[str, Run], count: int, clock: Callable[[], float]) -> dic
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(count):
         for name, run in runs.items():
+            time.sleep(PAUSE)
             started = clock()
             run()
             seconds[name].append(clock() - started)

@@ -24,6 +24,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from mingle_edge_export.image_scope import ROUTER_WEIGHTS
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.preprocess import preprocess
@@ -94,7 +95,8 @@ def grow(bundle: Path, target: Path, count: int) -> None:
     index["router"]["confidence_bound"] = CLAIM_ALL
     router = index["router"]["file"]
     widen(target / router, before, count)
-    index["files"][router]["size"] = (target / router).stat().st_size
+    for name in (router, ROUTER_WEIGHTS):
+        index["files"][name]["size"] = (target / name).stat().st_size
     (target / "bundle.json").write_text(json.dumps(index))
 
 
@@ -102,6 +104,12 @@ def widen(path: Path, before: int, count: int) -> None:
     """Give the router further tasks: all its own numbers with an axis of one value per task."""
     graph = onnx.load(path, load_external_data=False)
     for tensor in graph.graph.initializer:
+        if tensor.external_data and tensor.external_data[0].value == ROUTER_WEIGHTS:  # the only one of that file, [F, T]
+            weights = np.fromfile(path.with_name(ROUTER_WEIGHTS)).reshape(tensor.dims)
+            wider = np.pad(weights, ((0, 0), (0, count - before)))
+            wider.tofile(path.with_name(ROUTER_WEIGHTS))
+            tensor.dims[1] = count
+            next(entry for entry in tensor.external_data if entry.key == "length").value = str(wider.nbytes)
         numbers = tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE) and not tensor.external_data
         if numbers and before in tensor.dims:
             values = numpy_helper.to_array(tensor)

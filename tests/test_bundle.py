@@ -80,7 +80,12 @@ MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
     ("layer", ("page_bank", "page"), 0, "page_bank.page and .pages_per_task must be positive"),
     ("layer", ("page_bank", "layers", 1, "first_page"), 1, r"page_bank.layers\[1\] starts at page 1, inside"),
     ("layer", ("page_bank", "layers", 1, "pages"), 3, "layers end at page 5 of 4"),
-    ("layer", ("router",), {"file": "dense.onnx", "blocks": 1, "precision": "fp32", "confidence_bound": 0}, "router must be absent"),
+    (
+        "layer",
+        ("router",),
+        {"file": "dense.onnx", "blocks": 1, "precision": "fp32", "confidence_bound": 0},
+        "router must be absent",
+    ),
 ]
 
 

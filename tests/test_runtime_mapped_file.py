@@ -14,7 +14,6 @@ from tiny_bundle import Weights, images, write_image_bundle, write_layer_bundle
 
 from mingle_edge_runtime import BundleError, ExpertError
 from mingle_edge_runtime.mapped_file import MappedFile
-from mingle_edge_runtime.read_ahead import read_in
 
 CUT = """
 import os, sys
@@ -92,6 +91,9 @@ def test_without_the_check_a_signal_ends_the_process(tmp_path) -> None:
     assert run.returncode == -signal.SIGBUS
 
 
+PREAD = os.pread
+
+
 def test_only_a_shorter_file_is_refused_and_a_renamed_one_is_not_looked_at(tmp_path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(100))
@@ -107,28 +109,34 @@ def test_only_a_shorter_file_is_refused_and_a_renamed_one_is_not_looked_at(tmp_p
         MappedFile(tmp_path / "absent", 100, "the file", ExpertError)
 
 
-@pytest.mark.parametrize("supported", [True, False])
-def test_what_is_read_in_is_in_memory(tmp_path, monkeypatch, supported: bool) -> None:
-    if not supported:  # an older kernel: EINVAL for an advice it does not know
-        monkeypatch.setattr("mingle_edge_runtime.read_ahead._MADV_POPULATE_READ", 9999)
+def test_reading_through_asks_for_every_byte_once_and_in_order(tmp_path, monkeypatch) -> None:
+    content = np.random.default_rng(0).bytes(5 << 19)  # two and a half pieces
     path = tmp_path / "file"
-    path.write_bytes(bytes(1 << 20))
-    with MappedFile(path, 1 << 20, "it").map() as mapping:
-        read_in(mapping, 1 << 18, 1 << 19)
-        if sys.platform == "linux":
-            address = np.frombuffer(mapping, np.uint8).ctypes.data
-            page = os.sysconf("SC_PAGE_SIZE")
-            with open("/proc/self/pagemap", "rb") as pagemap:
-                pagemap.seek(8 * (address // page))
-                present = np.frombuffer(pagemap.read(8 * (1 << 20) // page), np.uint64) >> np.uint64(63)
-            assert present.reshape(4, -1)[1].all()
+    path.write_bytes(content)
+    file = MappedFile(path, len(content), "it")
+    parts: list[tuple[int, bytes]] = []
+
+    def pread(descriptor: int, count: int, offset: int) -> bytes:
+        parts.append((offset, found := PREAD(descriptor, count, offset)))
+        return found
+
+    monkeypatch.setattr(os, "pread", pread)
+    file.read_through(4096, len(content))
+    assert b"".join(part for _, part in parts) == content[4096:]
+    assert [offset for offset, _ in parts] == [4096, 4096 + (1 << 20), 4096 + (2 << 20)]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells before a signal does")
-def test_reading_in_what_is_gone_is_an_error(tmp_path) -> None:
+def test_reading_through_what_is_gone_is_an_error(tmp_path, monkeypatch) -> None:
     path = tmp_path / "file"
-    path.write_bytes(bytes(1 << 20))
-    with MappedFile(path, 1 << 20, "it").map() as mapping:
-        os.truncate(path, 1 << 18)
-        with pytest.raises(OSError, match="Bad address"):
-            read_in(mapping, 0, 1 << 20)
+    path.write_bytes(bytes(3 << 20))
+    file = MappedFile(path, 3 << 20, "it", ExpertError)
+    os.truncate(path, 1 << 18)
+    with pytest.raises(ExpertError, match="it was cut from 3145728 to 262144 bytes while it was in use"):
+        file.read_through(0, 3 << 20)
+
+    def broken(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", broken)
+    with pytest.raises(ExpertError, match=r"it cannot be read: copy or export it again \(Input/output error\)"):
+        file.read_through(0, 1)

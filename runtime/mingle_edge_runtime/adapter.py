@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.errors import ExpertError
 from mingle_edge_runtime.mapped_file import MappedFile
 from mingle_edge_runtime.nibbles import NIBBLES, expand
-from mingle_edge_runtime.read_ahead import read_in
 from mingle_edge_runtime.session import onnxruntime
 
 
@@ -50,12 +49,11 @@ def map_adapter(path: Path, size: int, task: str) -> MappedAdapter:
     Raises `ExpertError` naming the task.
     """
     file = MappedFile(path, size, f"expert {task!r} in {path}", ExpertError)
+    file.read_through(0, size)
     adapter = onnxruntime().LoraAdapter()
     try:
-        with file.map() as mapping:  # ONNX Runtime's own mapping cannot be reached
-            read_in(mapping, 0, size)
         adapter.Load(str(path))
-    except (RuntimeError, OSError) as error:
+    except RuntimeError as error:
         raise _unreadable(path, task, error) from error
     return MappedAdapter(file, adapter)
 

@@ -18,10 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle_index import PageBank
-from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.expert_budget import ExpertStats, check_budget
 from mingle_edge_runtime.mapped_file import MappedFile
-from mingle_edge_runtime.read_ahead import read_in
 from mingle_edge_runtime.replacement_policy import LRFU
 
 _Range: TypeAlias = tuple[int, int]
@@ -161,11 +159,7 @@ class MappedPageBank:
     def _read(self, task: str) -> None:
         """Read a task's pages at once: they follow each other in the file."""
         spans = [self._span(item) for item in self._ranges(task)]
-        self._file.check()
-        try:
-            read_in(self._map, spans[0][0], spans[-1][1])
-        except OSError as error:
-            raise BundleError(f"{self._path} cannot be read: copy or export it again ({error.strerror})") from error
+        self._file.read_through(spans[0][0], spans[-1][1])
 
     def _span(self, item: _Range) -> tuple[int, int]:
         """First byte and end of a range in the file, the first rounded down to the system's pages as madvise asks."""
