@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.quant_utils import quantize_data
 from tiny_merged import ARCHITECTURE, write_merged
 
@@ -97,6 +98,32 @@ def test_8_bit_codes_are_those_of_onnxruntimes_quantizer(weights):
         assert np.abs(mine[0].astype(int) - codes.astype(int)).max() <= 1  # ties
 
 
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_the_dense_tower_in_int8_is_what_onnxruntimes_quantizer_makes_of_it(tmp_path, activation):
+    architecture = dataclasses.replace(ARCHITECTURE, activation=activation)
+    merged = write_merged(tmp_path / "merged", tasks=1, architecture=architecture)
+    for precision in ("fp32", "int8"):
+        export_bundle(merged.path, tmp_path / precision, precision=precision, **LOOSE)
+    exact = onnx.load(tmp_path / "fp32/dense.onnx")
+    onnx.save(exact, tmp_path / "whole.onnx")
+    # The quantizer turns Gemm into MatMul and renames it.
+    kept = [f"{node.name}_MatMul" for node in exact.graph.node if node.name.startswith("patch_embedding/")]
+    quantize_dynamic(
+        tmp_path / "whole.onnx",
+        tmp_path / "quantized.onnx",
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=kept,
+        extra_options={"MatMulConstBOnly": True},
+    )
+    pixels = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    found, expected = (
+        ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"pixel_values": pixels})[0]
+        for path in (tmp_path / "int8/dense.onnx", tmp_path / "quantized.onnx")
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_nibbles_are_laid_out_as_onnxruntimes_kernel_reads_them():
     weights = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)  # [N, K]
     codes, scales = quantize_blocks(weights, bits=4)
@@ -172,6 +199,14 @@ def test_a_folded_task_is_its_expert_without_one(tmp_path, precision):
         ("image", {"fold": "task1", "tasks": ["task1"]}, OptionError, "fold: exports one task alone; leave out tasks"),
         ("gated", {"fold": "task1"}, OptionError, "fold: learned gates differ from image to image"),
         ("layer", {"fold": "task1"}, OptionError, "fold: the gates of scope 'layer' differ from image to image"),
+        ("image", {"fold": "task1", "expert_precision": "fp16"}, OptionError, "expert_precision: a folded task has no expert"),
+        (
+            "image",
+            {"fold": "task1", "router_precision": "int8"},
+            OptionError,
+            "router_precision: only bundles of scope 'image'",
+        ),
+        ("layer", {"router_precision": "int8"}, OptionError, "router_precision: only bundles of scope 'image'"),
         ("image", {"cosine": 1.5}, OptionError, r"cosine is 1.5, must be between 0 and 1"),
         (
             "image",

@@ -147,6 +147,10 @@ def _selected(merged: MergedModel, options: ExportOptions) -> MergedModel:
             raise OptionError("fold: exports one task alone; leave out tasks")
         check_foldable(merged, options.fold)
         tasks = [options.fold]
+    if options.fold is not None and options.expert_precision is not None:
+        raise OptionError("expert_precision: a folded task has no expert beside the weights; leave it out")
+    if options.router_precision is not None and (options.fold is not None or merged.scope == "layer"):
+        raise OptionError("router_precision: only bundles of scope 'image' with all their tasks have a router; leave it out")
     if tasks is not None:
         if not tasks or len(set(tasks)) < len(tasks):
             raise OptionError(f"tasks must be different names, at least one, not {', '.join(tasks) or 'none'}")

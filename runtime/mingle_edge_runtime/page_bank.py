@@ -51,7 +51,6 @@ class MappedPageBank:
             notes.append("this system has no madvise: the budget is counted, not enforced")
         self._stats = ExpertStats(budget=budget, notes=tuple(notes))
         check_budget(budget, self._sizes, (), together)
-        self._path = path
         self._file = MappedFile(path, len(tasks) * layout.pages_per_task * self._page_bytes, str(path))
         self._map = self._file.map()
         if self._advises:
