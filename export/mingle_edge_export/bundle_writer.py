@@ -180,7 +180,7 @@ class _Export:
         """Fill the folder and check it."""
         self._check_space()
         calibration = None
-        if images is not None and self.options.precision == "int8":
+        if images is not None and "int8" in (self.options.precision, self.options.experts):
             calibration = calibrate(self.merged, images.seeds, self.progress)
         reference = compute_reference(self.merged, self.preprocess, self.options.fold, self.progress)
         contents, index = self._fill_calibrated(reference, calibration)
@@ -202,10 +202,10 @@ class _Export:
 
     def _fill_calibrated(self, reference: Reference, calibration: Calibration | None) -> tuple[Contents, fmt.BundleIndex]:
         """Write the bundle, with as many layers in fp32 as calibration images need to keep their labels, or as help most."""
-        if calibration is None:
-            few_bits = {self.options.precision, self.options.router} & {"int8", "int4"}
-            exact = STEM if few_bits else frozenset()
-            return self._fill(reference, Smoothing(), exact)
+        few_bits = {self.options.precision, self.options.router} & {"int8", "int4"}
+        if calibration is None or self.options.precision != "int8":
+            smoothing = Smoothing() if calibration is None else calibration.smoothing
+            return self._fill(reference, smoothing, STEM if few_bits else frozenset())
         best, kept = -1.0, STEM
         for layers in calibration.exact_layers():
             agreement = self._filled_agreement(reference, calibration, STEM | layers)

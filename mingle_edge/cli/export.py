@@ -26,7 +26,7 @@ PRECISIONS = ("fp32", "fp16", "int8", "int4")
 @click.option("--fold", metavar="TASK", help="Merge one task into the weights; export it alone.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS), help="Of the backbone.")
 @click.option("--expert-precision", type=click.Choice(PRECISIONS), help="Of experts.  [default: the backbone's]")
-@click.option("--router-precision", type=click.Choice(PRECISIONS), help="Of its blocks.  [default: the backbone's]")
+@click.option("--router-precision", type=click.Choice(PRECISIONS), help="Of the blocks it reads.  [default: the backbone's]")
 @click.option(
     "--images",
     metavar="TASKS.toml",
