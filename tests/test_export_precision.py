@@ -230,16 +230,16 @@ def test_what_is_refused(tmp_path, kind, options, error, message):
 
 
 @pytest.fixture(scope="module")
-def outliers(tmp_path_factory):
-    """Tiny tasks whose LayerNorms have a few channels a hundred times as large as the others, and small weights behind them."""
-    folder = tmp_path_factory.mktemp("outliers")
+def labelled(tmp_path_factory):
+    """A task file of two tiny tasks with seeds and labelled images, and the model merged from it."""
+    folder = tmp_path_factory.mktemp("labelled")
     tasks = tiny_clip.write_task_file(folder, tasks=2, rank=8)
     model = merge(tasks, folder / "merged")
     return tasks, model
 
 
-def test_calibration_smooths_and_reports_accuracy(outliers, tmp_path):
-    tasks, model = outliers
+def test_calibration_smooths_and_reports_accuracy(labelled, tmp_path):
+    tasks, model = labelled
     report = export_bundle(model.path, tmp_path / "bundle", precision="int8", images=tasks, cosine=0.9, accuracy_drop=100)
     assert [task.task for task in report.accuracy] == model.task_names
     assert all(0 <= value <= 100 for task in report.accuracy for value in (*task.named, *task.routed))
@@ -251,8 +251,8 @@ def test_calibration_smooths_and_reports_accuracy(outliers, tmp_path):
     assert re.search(r"^accuracy +images", result.output, re.MULTILINE)
 
 
-def test_layers_return_to_fp32_until_labels_stay(outliers, tmp_path, monkeypatch):
-    tasks, model = outliers
+def test_layers_return_to_fp32_until_labels_stay(labelled, tmp_path, monkeypatch):
+    tasks, model = labelled
     shares = iter([0.5, 0.5, 1.0])
     monkeypatch.setattr(bundle_writer, "label_agreement", lambda *arguments: next(shares))
     report = export_bundle(model.path, tmp_path / "bundle", precision="int8", images=tasks, cosine=0.5, accuracy_drop=100)
@@ -263,23 +263,23 @@ def test_layers_return_to_fp32_until_labels_stay(outliers, tmp_path, monkeypatch
     assert report.exact_layers == ("patch_embedding",)
 
 
-def test_a_bundle_that_loses_accuracy_is_refused(outliers, tmp_path, monkeypatch):
-    tasks, model = outliers
+def test_a_bundle_that_loses_accuracy_is_refused(labelled, tmp_path, monkeypatch):
+    tasks, model = labelled
     monkeypatch.setattr(bundle_writer, "accuracy_drop", lambda accuracy: 0.75)
     with pytest.raises(ParityError, match=r"costs 0.75 points of accuracy in the mean over 2 tasks, at most 0.5 are allowed"):
         export_bundle(model.path, tmp_path / "bundle", precision="int8", images=tasks, cosine=0.5)
     assert not (tmp_path / "bundle").exists()
 
 
-def test_images_of_other_tasks_are_refused(outliers, tmp_path):
-    _, model = outliers
+def test_images_of_other_tasks_are_refused(labelled, tmp_path):
+    _, model = labelled
     other = tiny_clip.write_task_file(tmp_path / "other", tasks=1, rank=8)
     with pytest.raises(TaskFileError, match=r"has no \[\[task\]\] '.*', which .* holds"):
         export_bundle(model.path, tmp_path / "bundle", precision="int8", images=other)
 
 
 def test_smoothing_changes_nothing_but_the_difficulty(tmp_path):
-    """In fp32 a smoothed model equals the plain one, for all scopes; in int8 outlying channels are survived by it alone."""
+    """Where every layer stays in fp32, a smoothed model equals the plain one, in all scopes."""
     random = np.random.default_rng(0)
     for kind, options in KINDS.items():
         merged = write_merged(tmp_path / kind, **options)
