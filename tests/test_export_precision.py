@@ -26,6 +26,7 @@ from mingle_edge_export.quantization import pack_nibbles, quantize, quantize_blo
 from mingle_edge_export.smoothing import Smoothing
 from mingle_edge_export.synthetic_images import smooth_images
 from mingle_edge_runtime import Bundle, EdgeModel
+from mingle_edge_runtime.adapter import read_adapter
 from mingle_edge_runtime.nibbles import expand
 from mingle_edge_runtime.verify import verify
 
@@ -164,6 +165,17 @@ def test_expanded_nibbles_are_the_stored_values(rank, seed):
     product = (found["q.A_codes"] * found["q.scale"]) @ (found["q.B_codes"] / np.float32(127))
     expected = values["A"].T @ values["B"]
     assert np.linalg.norm(product - expected) <= 0.02 * np.linalg.norm(expected)
+
+
+def test_experts_in_4_bits_are_accounted_for_as_they_are_in_memory(tmp_path):
+    merged = write_merged(tmp_path / "merged")
+    report = export_bundle(merged.path, tmp_path / "bundle", expert_precision="int4", **LOOSE)
+    with EdgeModel.open(report.path) as model:
+        model.embed(IMAGES[0], task="task0")
+        task = model.bundle.index.tasks[0]
+        path = model.bundle.file(task.expert)
+        held = read_adapter(path, task.expert_bytes, task.name, model.scope._tower.optional_inputs).arrays()
+        assert sum(array.nbytes for array in held.values()) <= model.stats().resident_bytes <= 2 * task.expert_bytes
 
 
 def test_what_experts_cost_in_bits_does_not_touch_the_plain_backbone(tmp_path):

@@ -80,7 +80,8 @@ class ImageScope:
             notes = [f"experts are copied to memory of the {device} device, not mapped"]
         if providers[0] != CPU and (self._joins or device is None):
             notes.append(f"experts stay in this machine's memory: {providers[0]} copies what it needs of them in every run")
-        sizes = {task.name: task.expert_bytes for task in index.tasks}
+        expansion = 2 if index.expands else 1  # a code of 4 bits becomes one of 8; what goes with the codes is a few percent
+        sizes = {task.name: expansion * task.expert_bytes for task in index.tasks}
         self._store = ExpertStore[Any](sizes, load, budget, index.top_k, [*notes, *self._tower.fallback()])
 
     def prepare_routing(self) -> Session:
