@@ -62,6 +62,16 @@ def main() -> None:
     print(json.dumps(figures | {"machine": machine_record()}, indent=1))
 
 
+def replay(pixels: NDArray[np.float32], routes: list[Route], threshold: float) -> tuple[list[tuple[str, ...]], StreamStats]:
+    """The tasks each frame of a stream runs with, where frame i would be routed by `routes[i]`."""
+    frame = 0
+    reuse = RouteReuse(lambda values: routes[frame], threshold, AUDIT_EVERY)
+    tasks = []
+    for frame in range(len(routes)):
+        tasks.append(reuse.route(pixels[frame : frame + 1]).tasks)
+    return tasks, reuse.stats()
+
+
 def error_rates(model: EdgeModel, purpose: str, seeds: range, count: int) -> list[dict[str, float]]:
     """One row per threshold, over all streams together."""
     totals = {threshold: np.zeros(5) for threshold in THRESHOLDS}
@@ -72,13 +82,9 @@ def error_rates(model: EdgeModel, purpose: str, seeds: range, count: int) -> lis
         routes = [route for start in range(0, count, 50) for route in model.scope.route(pixels[start : start + 50])]
         right += sum(route.tasks[:1] == (owner,) for route, owner in zip(routes, owners, strict=True))
         for threshold in THRESHOLDS:
-            reuse = RouteReuse(lambda values: routes[position], threshold, AUDIT_EVERY)  # noqa: B023 (called in the loop)
-            wrong = owned = 0
-            for position in range(count):
-                tasks = reuse.route(pixels[position : position + 1]).tasks
-                wrong += tasks != routes[position].tasks
-                owned += tasks[:1] == (owners[position],)
-            stats: StreamStats = reuse.stats()
+            tasks, stats = replay(pixels, routes, threshold)
+            wrong = sum(found != route.tasks for found, route in zip(tasks, routes, strict=True))
+            owned = sum(found[:1] == (owner,) for found, owner in zip(tasks, owners, strict=True))
             totals[threshold] += (wrong, stats.reused, stats.audited, stats.disagreed, owned)
     frames_in_all = len(seeds) * count
     return [

@@ -33,6 +33,8 @@ def images(*colours: int, seed: int = 0) -> np.ndarray:
     return values
 
 
+KINDS = [("image", 1), ("image", 2), ("layer", 1), ("layer", 2)]
+"""scope and top_k"""
 GOLDEN_IMAGES = images(0, 1, 2, 3)
 
 
@@ -276,6 +278,12 @@ def write_layer_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
         tasks=tasks([2 * LAYERS * PAGE * 4] * len(TASKS), [None] * len(TASKS)),
         page_bank=fmt.PageBank("experts.bin", "experts", "float32", PAGE, 2 * LAYERS, layers),
     )
+
+
+def write_kinds(root: Path, weights: Weights) -> dict[tuple[str, int], Path]:
+    """A bundle of every kind, by scope and top_k."""
+    write = {"image": write_image_bundle, "layer": write_layer_bundle}
+    return {(scope, k): write[scope](root / f"{scope}{k}", weights, k) for scope, k in KINDS}
 
 
 def _gated_layer(i: int) -> list[Any]:

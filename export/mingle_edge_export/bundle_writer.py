@@ -126,8 +126,9 @@ def export_bundle(
     options = ExportOptions(
         top_k, tasks, fold, precision, expert_precision, router_precision, images, cosine, route_agreement, accuracy_drop
     )
-    check_version(_minimum_onnxruntime(MergedModel.open(merged_path), options))
-    merged = _selected(MergedModel.open(merged_path), options)
+    merged = MergedModel.open(merged_path)
+    check_version(_minimum_onnxruntime(merged, options))
+    merged = _selected(merged, options)
     bounds = options.bounds()
     found = read_task_images(images, merged) if images is not None else None
     target = Path(bundle_path)
@@ -208,20 +209,16 @@ class _Export:
             return self._fill(reference, smoothing, STEM if few_bits else frozenset())
         best, kept = -1.0, STEM
         for layers in calibration.exact_layers():
-            agreement = self._filled_agreement(reference, calibration, STEM | layers)
+            self._clear()
+            filled = self._fill(reference, calibration.smoothing, STEM | layers)
+            bundle = fmt.Bundle.open(self.folder)
+            agreement = label_agreement(bundle, self.merged, calibration.embeds, calibration.images)
+            if agreement >= LEAST_AGREEMENT:
+                return filled
             if agreement > best:
                 best, kept = agreement, STEM | layers
-            if agreement >= LEAST_AGREEMENT:
-                break
         self._clear()
         return self._fill(reference, calibration.smoothing, kept)
-
-    def _filled_agreement(self, reference: Reference, calibration: Calibration, exact: frozenset[str]) -> float:
-        """Write the bundle with these layers in fp32; the share of calibration images that keep their label."""
-        self._clear()
-        self._fill(reference, calibration.smoothing, exact)
-        bundle = fmt.Bundle.open(self.folder)
-        return label_agreement(bundle, self.merged, calibration.embeds, calibration.images)
 
     def _fill(self, reference: Reference, smoothing: Smoothing, exact: frozenset[str]) -> tuple[Contents, fmt.BundleIndex]:
         folder, merged, options = self.folder, self.merged, self.options
