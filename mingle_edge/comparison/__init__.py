@@ -1,0 +1,1 @@
+"""Comparing ways to merge: the paper's protocol and its peers, on anybody's tasks."""
