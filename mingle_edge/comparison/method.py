@@ -92,4 +92,3 @@ class MethodSpec:
     build: Build
     published: Callable[[int], dict[str, Any]]  # number of tasks -> every parameter with its published value
     grid: tuple[Mapping[str, Any], ...] = ()  # `TRIALS` parameter changes, or none where nothing is to be tuned
-    order_matters: bool = True  # False: states depend on which tasks are merged, not on their order
