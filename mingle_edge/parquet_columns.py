@@ -67,9 +67,10 @@ def find_columns(schema: pa.Schema, where: Path, image: str | None, label: str |
     """
     features = _features(schema)
     images = [field.name for field in schema if _is_image(field.type)]
+    marked = [name for name in images if features.get(name, {}).get("_type") == "Image"]  # sound has the same form
     classes = [field.name for field in schema if features.get(field.name, {}).get("_type") == "ClassLabel"]
     labels = [field.name for field in schema if _is_label(field.type)]
-    chosen_image = _chosen(image, images, images, IMAGE_NAMES, "image", schema, where)
+    chosen_image = _chosen(image, images, marked or images, IMAGE_NAMES, "image", schema, where)
     chosen_label = _chosen(label, labels, classes or labels, LABEL_NAMES, "label", schema, where)
     names = features.get(chosen_label, {}).get("names") if chosen_label in classes else None
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
