@@ -43,7 +43,7 @@ def find_shards(files: str, base: Path) -> list[Path]:
     if not paths:
         raise ImageFolderError(f"there is no parquet file {base / files}; correct the path")
     numbered: dict[tuple[Path, str, str], set[int]] = {}
-    for path in paths:
+    for path in paths if glob.has_magic(files) else []:  # one shard alone may be asked for
         if match := _SHARD.fullmatch(path.name):
             numbered.setdefault((path.parent, match[1], match[3]), set()).add(int(match[2]))
     for (folder, name, total), numbers in numbered.items():

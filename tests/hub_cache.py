@@ -26,7 +26,7 @@ def write_repository(
     return snapshot
 
 
-def write_folder(cache: Path, name: str, folder: Path) -> Path:
+def write_folder(cache: Path, name: str, folder: Path, revision: str = "main") -> Path:
     """Put all files of a folder into the cache."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return write_repository(cache, name, dict(files))
+    return write_repository(cache, name, dict(files), revision)

@@ -297,6 +297,7 @@ class TestBadFiles:
         (base / "data/test-00000-of-00002.parquet").unlink()
         with pytest.raises(ImageFolderError, match=r"1 of the 2 shards of test, without test-00000-of-00002\.parquet"):
             labelled_paths(SOURCE, base, NAMES)
+        assert len(labelled_paths(ImageSource("data/test-00001-of-00002.parquet"), base, NAMES)) == 5
 
     def test_shards_of_older_uploads_end_in_a_hash(self, base: Path) -> None:
         for shard in range(2):
