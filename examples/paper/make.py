@@ -36,7 +36,7 @@ _RENDITIONS = (
 
 @dataclass(frozen=True)
 class Task:
-    """One data set. Splits are patterns of parquet files; `tune` is the share to tune on, of `validation` or else of `train`."""
+    """One data set. Splits are patterns of parquet files; `tune` is the share to tune on, of `validation` or of `train`."""
 
     name: str
     data: str  # repository and folder on the hub, to which the splits are appended
