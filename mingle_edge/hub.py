@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from mingle_edge.errors import HubError
@@ -95,13 +95,27 @@ def _fetch(reference: HubReference, cache_folder: str) -> Path:
     # In the library's patterns `*` also stands for `/`, but `**/` not for no folder at all.
     folder = _snapshot(reference, cache_folder, [pattern, f"{pattern}/*", pattern.replace("**/", "")])
     if not any(folder.glob(pattern)):
-        there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        found = ", ".join(there[:_LISTED]) + (" ..." if len(there) > _LISTED else "") or "nothing"
         raise HubError(
-            f"the {reference} has no {reference.path} (in the cache is {found}); look at its files on the hub and correct the "
-            f"path, or fill the cache: {reference.download_command()}"
+            f"the {reference} has no {reference.path} ({_there(reference, folder)}); correct the path, or, if it is the cache "
+            f"that lacks it, run: {reference.download_command()}"
         )
     return folder
+
+
+def _there(reference: HubReference, folder: Path) -> str:
+    """Files there are instead, those of the same kind first: on the hub, or in the cache where the hub cannot be reached."""
+    from huggingface_hub import HfApi
+
+    kind = "dataset" if reference.dataset else "model"
+    try:
+        names = HfApi().list_repo_files(reference.repo, repo_type=kind, revision=reference.revision)
+        where = "it has"
+    except Exception:  # no more than a hint is lost
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        where = "the cache has"
+    suffix = PurePosixPath(reference.path).suffix
+    names = sorted(names, key=lambda name: (not name.endswith(suffix), name))
+    return f"{where} {', '.join(names[:_LISTED]) or 'nothing'}" + (" ..." if len(names) > _LISTED else "")
 
 
 def _fetch_model(reference: HubReference, cache_folder: str) -> Path:

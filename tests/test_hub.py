@@ -201,7 +201,7 @@ class TestRefusedWithoutNetwork:
         write_repository(hub, "models/o/n", {"config.json": b"{}", "tokenizer.json": b"{}"})
         with pytest.raises(HubError, match=r"model o/n lacks config\.json, or weights .*hf download o/n"):
             local_path("hf://o/n", tmp_path)
-        with pytest.raises(HubError, match=r"has no x\.bin \(in the cache is config\.json, tokenizer\.json\)"):
+        with pytest.raises(HubError, match=r"has no x\.bin \(the cache has config\.json, tokenizer\.json\)"):
             local_path("hf://o/n/x.bin", tmp_path)
 
     def test_a_configuration_is_still_compared(self, hub: Path, tmp_path: Path) -> None:
@@ -324,5 +324,5 @@ def test_what_the_hub_refuses_is_said_with_a_next_step(online: dict[str, str]) -
     assert broken.startswith("the model o/broken ")
     assert "hf download o/broken" in broken
     assert path.startswith(
-        "the model o/n has no x.bin (in the cache is nothing); look at its files on the hub and correct the path"
+        "the model o/n has no x.bin (it has pytorch_model.bin, config.json, flax_model.msgpack, model.safetensors, "
     )
