@@ -13,11 +13,9 @@ from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.errors import ImageFolderError
+from mingle_edge.image_source import CLASS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-CLASS = "<class>"
-"""The component of a test pattern that stands for the folder of one class."""
-
 _NAMED = 3  # broken images named in a message
 _LISTED = 10  # classes and folders listed in a message
 T = TypeVar("T")
@@ -99,7 +97,9 @@ def labelled_images(pattern: str, base: Path, classes: Sequence[str]) -> list[tu
         except ValueError as error:
             raise ImageFolderError(f"the pattern {pattern!r} is malformed ({error}); use one such as {CLASS}/*.png") from error
         if not images:
-            raise ImageFolderError(f"{folder} holds no image that matches {files!r}, so class {name!r} cannot be tested")
+            raise ImageFolderError(
+                f"{folder} holds no image that matches {files!r}, so class {name!r} has none; add images or correct the pattern"
+            )
         labelled += [(path, index) for path in images]
     return labelled
 
