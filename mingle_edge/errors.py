@@ -27,3 +27,7 @@ class MergedModelError(MingleError):
 
 class DeviceError(MingleError):
     """The requested compute device does not exist on this machine."""
+
+
+class ComparisonError(MingleError):
+    """A comparison cannot be made as asked: an unknown method or parameter, seeds among the test images, nothing to tune on."""

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.corruptions import Corruption
 from mingle_edge.errors import ImageFolderError
 from mingle_edge.image_source import CLASS
 
@@ -48,16 +49,18 @@ def check_images(paths: Sequence[Path]) -> None:
         raise ImageFolderError("; ".join(broken[:_NAMED]) + more)
 
 
-def load_images(paths: Sequence[Path], architecture: VisionArchitecture) -> Tensor:
+def load_images(paths: Sequence[Path], architecture: VisionArchitecture, corruption: Corruption | None = None) -> Tensor:
     """Images `[n, 3, H, W]` preprocessed by open_clip's transform for inference.
+
+    A corruption is applied at the model's input size, before values are normalised.
 
     Raises:
         ImageFolderError: an image cannot be decoded.
     """
     size = architecture.image_size
-    transform: Callable[[Image.Image], Tensor] = open_clip.image_transform(
-        size, is_train=False, mean=architecture.mean, std=architecture.std
-    )
+    transform = open_clip.image_transform(size, is_train=False, mean=architecture.mean, std=architecture.std)
+    if corruption is not None:
+        transform.transforms.insert(-2, corruption)  # what follows is the tensor of the RGB image, and normalisation
     images = torch.empty(len(paths), 3, size, size)
     for row, path in zip(images, paths, strict=True):
         row.copy_(_decode(path, transform))
