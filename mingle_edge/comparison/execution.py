@@ -19,7 +19,6 @@ from mingle_edge.device import choose_device
 from mingle_edge.errors import ComparisonError
 from mingle_edge.progress import Progress, silent
 
-
 CONNECTING = 10.0  # seconds
 
 
