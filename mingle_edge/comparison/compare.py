@@ -1,4 +1,4 @@
-"""The comparison: cells of every method, order and corruption, tuned first if asked, into results.json and what is made of it."""
+"""The comparison: parameters tuned if asked, then cells of every method, order and corruption, and their figures."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ class Comparison:
 def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[str, Any]:
     """Compare methods on the tasks of a task file; cells that `output` holds already are not computed again.
 
-    Writes and returns what `results.json` holds (docs/comparison.md). Pretrained and individual models are always compared. A cell that
-    fails is listed under `failed`, costs no other, and is tried again by the next run.
+    Writes and returns what `results.json` holds (docs/comparison.md). Pretrained and individual models are always compared. A
+    cell that fails is listed under `failed`, costs no other, and is tried again by the next run.
 
     Raises:
         ComparisonError: an unknown method or parameter, no validation images to tune on, seeds among the labelled images.
@@ -229,9 +229,7 @@ def _figures(
     return shown
 
 
-def _pretrained(
-    corrupted: Mapping[str, Mapping[str, list[Finished]]], name: str, tasks: Sequence[str]
-) -> dict[str, float]:
+def _pretrained(corrupted: Mapping[str, Mapping[str, list[Finished]]], name: str, tasks: Sequence[str]) -> dict[str, float]:
     return figures.by_task(corrupted["pretrained"][name], tasks)["P1"]
 
 

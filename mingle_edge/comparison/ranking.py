@@ -6,7 +6,7 @@ What is read here and in all that shows a comparison is the object in `results.j
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mingle_edge.comparison.wording import finite
@@ -41,8 +41,8 @@ def ranked(results: Mapping[str, Any], protocol: str) -> list[str]:
 
 def is_one_model(results: Mapping[str, Any], label: str) -> bool:
     """Whether the method stores no more than one backbone, as averages do and experts do not."""
-    backbone = results["methods"].get(PRETRAINED, {}).get("stored_bytes")
-    return bool(backbone) and results["methods"][label]["stored_bytes"] <= _ONE_MODEL * backbone
+    backbone, stored = (results["methods"].get(name, {}).get("stored_bytes") for name in (PRETRAINED, label))
+    return backbone is not None and stored is not None and stored <= _ONE_MODEL * backbone
 
 
 def leading(results: Mapping[str, Any], count: int = 4) -> list[str]:
@@ -55,5 +55,10 @@ def leading(results: Mapping[str, Any], count: int = 4) -> list[str]:
 
 def orders_finished(results: Mapping[str, Any], label: str) -> int:
     """Task orders behind the figures of a method on clean images: those of which no cell failed."""
-    failed = {cell["order"] for cell in results["failed"] if cell["method"] == label and cell["corruption"] is None}
-    return len(results["orders"]) - len(failed)
+    failed = [cell["order"] for cell in results["failed"] if cell["method"] == label and cell["corruption"] is None]
+    return sum(order not in failed for order in results["orders"])
+
+
+def order_name(results: Mapping[str, Any], order: Sequence[str]) -> str:
+    """`order 3`, counted from 1, for the order of a failed cell; `tuning` for the one that is not reported."""
+    return f"order {results['orders'].index(order) + 1}" if order in results["orders"] else "tuning"

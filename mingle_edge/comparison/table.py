@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mingle_edge.comparison.ranking import accuracy, ordered
-from mingle_edge.comparison.wording import difference, finite, megabytes, percentage, shorten, times
+from mingle_edge.comparison.wording import count, difference, finite, megabytes, percentage, shorten, times
 from mingle_edge.durable import write_text
 
 _WIDTH = 100  # characters
-_MOST_FAILED = 5  # cells told of; the page has all
 FIGURES = ("acc", "acc_std", "bwt", "bwt_std", "fwt", "fwt_std")
 COLUMNS = ("method", "protocol", "corruption", *FIGURES, "stored_bytes", "active_bytes", "latency_ratio", "parameters")
 """The columns of the CSV file; `corruption` is empty on clean images, a figure that was not measured too."""
@@ -42,7 +41,7 @@ def write_csv(results: Mapping[str, Any], path: Path) -> None:
 def _row(results: Mapping[str, Any], label: str, protocol: str, corruption: str, figures: Mapping[str, Any]) -> list[Any]:
     method = results["methods"][label]
     measured = [finite(figures.get(name)) for name in FIGURES]
-    costs = [method["stored_bytes"], method["active_bytes"], finite(method["latency_ratio"])]
+    costs = [method.get("stored_bytes"), method.get("active_bytes"), finite(method.get("latency_ratio"))]
     return [label, protocol, corruption, *measured, *costs, json.dumps(method["parameters"], sort_keys=True)]
 
 
@@ -61,7 +60,8 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
     orders = len(results["orders"])
     yield "ACC, BWT, FWT in percent" + (f", mean and deviation of {orders} task orders." if spread else ", one task order.")
     yield "MB stored, MB read per image, at 4 bytes a parameter; time per image relative to the plain backbone."
-    yield from _failed(results)
+    if failed := len(results["failed"]):
+        yield f"{count(failed, 'cell')} failed; figures are of the orders that finished."
 
 
 def _accuracies(results: Mapping[str, Any], protocol: str, labels: Sequence[str], spread: bool) -> Iterator[list[str]]:
@@ -83,16 +83,6 @@ def _accuracies(results: Mapping[str, Any], protocol: str, labels: Sequence[str]
 
 def _costs(results: Mapping[str, Any], labels: Sequence[str]) -> Iterator[list[str]]:
     methods = [results["methods"][label] for label in labels]
-    yield ["cost", "MB", *(megabytes(method["stored_bytes"]) for method in methods)]
-    yield ["", "read", *(megabytes(method["active_bytes"]) for method in methods)]
-    yield ["", "time", *(times(method["latency_ratio"]) for method in methods)]
-
-
-def _failed(results: Mapping[str, Any]) -> Iterator[str]:
-    failed = results["failed"]
-    for cell in failed[:_MOST_FAILED]:
-        where = f"order {cell['order']}" + (f", {cell['corruption']}" if cell["corruption"] else "")
-        error = " ".join(str(cell["error"]).split())
-        yield shorten(f"failed: {cell['method']}, {where}: {error}", _WIDTH)
-    if len(failed) > _MOST_FAILED:
-        yield f"failed: {len(failed) - _MOST_FAILED} more"
+    yield ["cost", "MB", *(megabytes(method.get("stored_bytes")) for method in methods)]
+    yield ["", "read", *(megabytes(method.get("active_bytes")) for method in methods)]
+    yield ["", "time", *(times(method.get("latency_ratio")) for method in methods)]

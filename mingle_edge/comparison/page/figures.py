@@ -38,7 +38,7 @@ def scatters(results: Mapping[str, Any]) -> Iterator[Html]:
         ("Accuracy and bytes read", "active_bytes", 1e6, "MB read for one image"),
         ("Accuracy and time", "latency_ratio", 1.0, "time, times the plain backbone's"),
     ):
-        costs = {label: value / unit for label in methods if (value := finite(methods[label][name])) is not None}
+        costs = {label: value / unit for label in methods if (value := finite(methods[label].get(name))) is not None}
         if (found := _against(results, protocol, costs, sizes(told, list(costs.values())))) is not None:
             parts.append(section(title, "Up and to the left is better.", _KINDS, found))
     if parts:

@@ -117,10 +117,10 @@ def _forgets(results: Mapping[str, Any], best: str, protocol: str) -> Iterator[s
 
 
 def _costs(results: Mapping[str, Any], best: str) -> Iterator[str]:
-    method, models = results["methods"][best], results["methods"].get(INDIVIDUAL)
-    share = f" ({100 * method['stored_bytes'] / models['stored_bytes']:.0f}% of individual)" if models else ""
+    method, models = results["methods"][best], results["methods"].get(INDIVIDUAL, {}).get("stored_bytes")
+    share = f" ({100 * method['stored_bytes'] / models:.0f}% of individual)" if models else ""
     yield f"stores {megabytes(method['stored_bytes'])} MB{share}"
-    if finite(method["latency_ratio"]) is not None:
+    if finite(method.get("latency_ratio")) is not None:
         yield f"takes {times(method['latency_ratio'])} times the backbone's time for an image"
 
 

@@ -71,9 +71,9 @@ def _accuracies(results: Mapping[str, Any], protocol: str, labels: Sequence[str]
 
 def _costs(results: Mapping[str, Any], labels: Sequence[str]) -> Iterator[_Column]:
     found = [results["methods"][label] for label in labels]
-    yield _Column("cost", "MB stored", [megabytes(method["stored_bytes"]) for method in found], starts=True)
-    yield _Column("cost", "MB read", [megabytes(method["active_bytes"]) for method in found])
-    ratios = [finite(method["latency_ratio"]) for method in found]
+    yield _Column("cost", "MB stored", [megabytes(method.get("stored_bytes")) for method in found], starts=True)
+    yield _Column("cost", "MB read", [megabytes(method.get("active_bytes")) for method in found])
+    ratios = [finite(method.get("latency_ratio")) for method in found]
     yield _Column("cost", "time", [f"{times(ratio)} x" if ratio is not None else MISSING for ratio in ratios])
 
 

@@ -85,7 +85,11 @@ figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 .methods tbody tr:hover td { background: color-mix(in srgb, var(--blue) 6%, transparent); }
 .tinted .upright span { writing-mode: vertical-rl; transform: rotate(180deg); }
 @media (max-width: 520px) {
-  .scroll tbody th { white-space: normal; overflow-wrap: break-word; min-width: 8.5em; max-width: 9em; }
+  .facts thead { display: none; }
+  .facts tr, .facts th, .facts td { display: block; border: 0; padding: 1px 0; }
+  .facts tr { border-bottom: 1px solid var(--rule); }
+  .facts tbody th { font-weight: 600; }
+  .methods tbody th, .tinted tbody th { white-space: normal; overflow-wrap: break-word; min-width: 8.5em; max-width: 9em; }
 }
 """
     + _TINTS

@@ -7,8 +7,8 @@ from typing import Any
 
 from mingle_edge.comparison.page.headline import TOLD
 from mingle_edge.comparison.page.main_table import REFERENCES
-from mingle_edge.comparison.ranking import accuracy, ordered
-from mingle_edge.comparison.wording import MISSING, digits, finite, percentage
+from mingle_edge.comparison.ranking import accuracy, order_name, ordered
+from mingle_edge.comparison.wording import MISSING, digits, finite, percentage, times
 from mingle_edge.pages.cards import details, section, table
 from mingle_edge.pages.elements import Html, tag
 
@@ -84,23 +84,25 @@ def adding(results: Mapping[str, Any]) -> Iterator[Html]:
     """Seconds to add a task, first to last."""
     rows, count = [], len(results["tasks"])
     for label in ordered(results):
-        seconds = [finite(second) or 0.0 for second in results["methods"][label]["seconds_per_task"]]
+        seconds = [finite(second) or 0.0 for second in results["methods"][label].get("seconds_per_task", ())]
         if len(seconds) > 1 and max(seconds) > 0:
-            ratio = f"{seconds[-1] / seconds[1]:.2f} x" if seconds[1] > 0 else MISSING
+            ratio = times(seconds[-1] / seconds[1]) if seconds[1] > 0 else MISSING
             rows.append([label, *map(digits, (seconds[0], seconds[1], seconds[-1])), ratio, digits(sum(seconds))])
     if rows:
-        head = ["seconds", "task 1", "task 2", f"task {count}", f"task {count} / task 2", "all"]
-        yield section("Time to add a task", "Mean over orders.", table(head, rows))
+        head = ["", "task 1", "task 2", f"task {count}", f"{count} / 2", "all"]
+        yield section(
+            "Time to add a task",
+            f"Seconds, mean over orders; {count} / 2: the last task against the second.",
+            table(head, rows),
+        )
 
 
 def failures(results: Mapping[str, Any]) -> Iterator[Html]:
     """Cells that did not finish."""
     rows = [
-        [str(cell["method"]), str(cell["order"]), str(cell["corruption"] or MISSING), str(cell["error"])]
+        [cell["method"], order_name(results, cell["order"]), cell["corruption"] or "clean images", cell["error"]]
         for cell in results["failed"]
     ]
     if rows:
         about = "Their methods are averaged over the orders that finished. Run the same command again to try these again."
-        yield section(
-            "Failed cells", about, tag("div", table(["method", "order", "corruption", "error"], rows), class_="facts")
-        )
+        yield section("Failed cells", about, tag("div", table(["method", "order", "images", "error"], rows), class_="facts"))
