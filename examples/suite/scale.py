@@ -11,7 +11,7 @@ Part = Literal["test", "tune", "seeds", "train"]
 
 
 TEXT = Training("text", 150, 2e-3)
-PRETRAINING = Training("pretrain", 3000, 1.5e-3)
+PRETRAINING = Training("pretrain", 2400, 1.5e-3)
 FINE_TUNING = Training("fine-tune", 300, 1.5e-3)
 
 
@@ -22,8 +22,8 @@ class Scale:
     test: int = 500  # images of a task, at least; rounded up to the same number for every class
     tune: int = 200  # the same
     seeds: int = 10  # images of a class
-    train: int = 250  # images of a class
-    captioned: int = 24000  # images for pretraining
+    train: int = 300  # images of a class
+    captioned: int = 20000  # images for pretraining
     text: Training = TEXT
     pretraining: Training = PRETRAINING
     fine_tuning: Training = FINE_TUNING

@@ -38,6 +38,8 @@ def make_suite(
     scale = scale or Scale()
     for folder in ("images", *(f"seed-{seed}" for seed in seeds)):
         (output / folder).mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        write_task_files(output / f"seed-{seed}")
     total, done = len(TASKS) * (1 + len(seeds)) + len(seeds), 0
     jobs: dict[Future[None], str] = {}
     waiting = list(seeds)  # to be pretrained
@@ -73,5 +75,3 @@ def make_suite(
                     where = output / f"seed-{seed}", task.name, output / "images" / task.name
                     submit(training, f"seed-{seed}/{task.name}", write_fine_tuned, *where, seed, data_seed, scale, device)
                 pretrain_next()
-    for seed in seeds:
-        write_task_files(output / f"seed-{seed}")

@@ -1,4 +1,4 @@
-"""One to five objects of one kind on a conveyor or a table; never overlapping by much."""
+"""One to four objects of one kind on a conveyor or a table; never overlapping by much."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from numpy import pi
 from mingle_edge.demo.canvas import Drawing, Floats
 from pictures.shapes import any_surface, disc, points, regular
 
-COUNTS = ("one", "two", "three", "four", "five")
+COUNTS = ("one", "two", "three", "four")
 _KINDS = {
     "disc": disc(),
     "square": regular(4, pi / 4),
-    "triangle": regular(3),
     "bar": points((-1, -0.35), (1, -0.35), (1, 0.35), (-1, 0.35)),
     "nut": regular(6),
 }
@@ -21,7 +20,7 @@ _KINDS = {
 def draw_count(rng: np.random.Generator, label: str) -> Floats:
     """As many objects as the class says, sizes and angles a little different."""
     ground, fill = any_surface(rng, dark=rng.uniform() < 0.5)
-    drawing, kind, size = Drawing(ground), str(rng.choice(list(_KINDS))), rng.uniform(0.095, 0.135)
+    drawing, kind, size = Drawing(ground), str(rng.choice(list(_KINDS))), rng.uniform(0.11, 0.15)
     for centre in _places(rng, COUNTS.index(label) + 1, 2.25 * size):
         angle, radius = rng.uniform(0, 2 * pi), size * rng.uniform(0.85, 1.1)
         turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -36,7 +35,7 @@ def draw_count(rng: np.random.Generator, label: str) -> Floats:
 def _places(rng: np.random.Generator, count: int, distance: float) -> Floats:
     """Centres `[count, 2]` at least a distance apart, drawn again until they are."""
     while True:
-        centres = rng.uniform(0.14, 0.86, (count, 2))
+        centres = rng.uniform(0.16, 0.84, (count, 2))
         apart = np.linalg.norm(centres[:, None] - centres[None], axis=-1) + np.eye(count)
         if apart.min() > distance:
             return centres

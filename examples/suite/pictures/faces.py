@@ -17,8 +17,8 @@ def draw_face(rng: np.random.Generator, label: str) -> Floats:
     """A face with one expression of `FACES`."""
     drawing = Drawing(surface(rng, None, 0.4, rng.uniform(0.25, 0.85)))
     clutter(rng, drawing, rng.integers(0, 3))
-    place = Pose(rng, (0.34, 0.46), 0.12, 0.82, mirrored=True)
-    skin = colour(rng, rng.uniform(0.04, 0.15), rng.uniform(0.3, 0.7), rng.uniform(0.55, 0.95))
+    place = Pose(rng, (0.42, 0.5), 0.08, 0.88, mirrored=True, wander=0.6)
+    skin = colour(rng, rng.uniform(0.04, 0.15), rng.uniform(0.3, 0.7), rng.uniform(0.65, 0.97))
     hair, ink = colour(rng, rng.uniform(0.02, 0.15), 0.5, rng.uniform(0.08, 0.7)), grey(rng, 0.1)
     cut = rng.integers(3)
     if cut == 1:  # long hair

@@ -15,11 +15,11 @@ Leaf = Callable[[np.random.Generator], list[Floats]]  # outlines [n, 2] with the
 
 def draw_leaf(rng: np.random.Generator, label: str) -> Floats:
     """A leaf of `LEAVES` with its veins."""
-    drawing = Drawing(surface(rng, rng.uniform(0.03, 0.15), rng.uniform(0.1, 0.5), rng.uniform(0.25, 0.85)))
-    for _ in range(rng.integers(0, 4)):  # stems and sticks
+    drawing = Drawing(surface(rng, rng.uniform(0.03, 0.15), rng.uniform(0.1, 0.35), rng.choice([0.2, 0.85])))
+    for _ in range(rng.integers(0, 3)):  # stems and sticks
         drawing.line(rng.uniform(-0.1, 1.1, (2, 2)), colour(rng, 0.1, 0.4, rng.uniform(0.2, 0.7)), 0.03)
-    place = Pose(rng, (0.36, 0.48), 0.7, 0.75, mirrored=True)
-    hue, value = rng.choice([rng.uniform(0.2, 0.36), rng.uniform(0.0, 0.14)]), rng.uniform(0.35, 0.75)
+    place = Pose(rng, (0.4, 0.5), 0.3, 0.8, mirrored=True, wander=0.6)
+    hue, value = rng.choice([rng.uniform(0.2, 0.36), rng.uniform(0.0, 0.14)]), rng.uniform(0.42, 0.68)
     fill, vein = colour(rng, hue, 0.65, value), colour(rng, hue, 0.45, value + rng.choice([-0.22, 0.22]))
     drawing.line(place(points((0, 0.3), (rng.normal(0, 0.08), 1.1))), vein, place.width(0.1))
     for outline in LEAVES[label](rng):
