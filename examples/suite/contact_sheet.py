@@ -11,7 +11,7 @@ from mingle_edge.demo.canvas import SIDE
 
 _SHOWN, _COLUMNS = 2, 2  # images of a class, below each other; tasks, beside each other
 _ZOOM, _GAP, _HEADING, _MARGIN = 2, 2, 20, 12  # screen pixels per image pixel, then screen pixels
-_COLOURS = 128
+_COLOURS = 200
 
 
 def write_contact_sheet(path: Path, images: Path) -> None:
