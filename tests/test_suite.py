@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import runpy
 import shutil
 import sys
 import tomllib
@@ -213,3 +214,25 @@ def test_accuracy_and_sheet_of_what_is_made(made, monkeypatch, tmp_path) -> None
     contact_sheet.write_contact_sheet(tmp_path / "sheet.png", made / "images")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 2 * 10 * 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--pretraining-seeds", "0"], "--pretraining-seeds is 0"), (["--device", "tpu"], "device 'tpu' is not one of")],
+)
+def test_the_command_refuses_what_it_cannot_do(arguments, message, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["suite", "-o", str(tmp_path / "out"), *arguments])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(FOLDER), run_name="__main__")
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_that_fails_gives_up_what_waits(monkeypatch, tmp_path) -> None:
+    waiting, failed = Future(), Future()
+    monkeypatch.setattr(Immediately, "submit", lambda self, job, *arguments: waiting if job is suite.write_backbone else failed)
+    failed.set_exception(OSError("no space left"))
+    with pytest.raises(OSError, match="no space left"):
+        make(tmp_path)
+    assert waiting.cancelled()

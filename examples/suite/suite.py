@@ -33,7 +33,8 @@ def make_suite(
     """Make what is missing of the images and of the models of every pretraining seed, in the folder `output`.
 
     Jobs run in the two executors, which may be the same. Fine-tuning of a seed starts when its pretrained model and all
-    images are there. An error of a job is raised, and what the others made stays.
+    images are there. The error of a job is raised, what waits is
+    given up, and what was made stays.
     """
     scale = scale or Scale()
     for folder in ("images", *(f"seed-{seed}" for seed in seeds)):
@@ -62,16 +63,21 @@ def make_suite(
         for task in TASKS
     ]
     pretrain_next()  # while the images are rendered and the first pretrained model is trained
-    while jobs:
-        finished, _ = wait(jobs, return_when=FIRST_COMPLETED)
-        for future in finished:
-            future.result()
-            done += 1
-            progress("suite", done, total, jobs.pop(future))
-        if all(image.done() for image in images):
-            for future in [future for future in pretrained if future.done()]:
-                seed = pretrained.pop(future)
-                for task in TASKS:
-                    where = output / f"seed-{seed}", task.name, output / "images" / task.name
-                    submit(training, f"seed-{seed}/{task.name}", write_fine_tuned, *where, seed, data_seed, scale, device)
-                pretrain_next()
+    try:
+        while jobs:
+            finished, _ = wait(jobs, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+                done += 1
+                progress("suite", done, total, jobs.pop(future))
+            if all(image.done() for image in images):
+                for future in [future for future in pretrained if future.done()]:
+                    seed = pretrained.pop(future)
+                    for task in TASKS:
+                        where = output / f"seed-{seed}", task.name, output / "images" / task.name
+                        submit(training, f"seed-{seed}/{task.name}", write_fine_tuned, *where, seed, data_seed, scale, device)
+                    pretrain_next()
+    except BaseException:
+        for future in jobs:
+            future.cancel()
+        raise
