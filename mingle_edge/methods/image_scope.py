@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, TestBatch, Workbench
+from mingle_edge.errors import TaskFileError
 from mingle_edge.gate_learning import Learner
 from mingle_edge.gated_tower import CompleteExpert, expert_linear, expert_parameters
 from mingle_edge.methods.image_router import ImageRouter, Route
@@ -44,6 +45,8 @@ class ImageScope:
         settings = dict(parameters)
         self.top_k: int = settings.pop("top_k", 1)
         self.complete: bool = settings.pop("complete", True)
+        if not isinstance(self.top_k, int) or self.top_k < 1:
+            raise TaskFileError(f"image scope: top_k must be a whole number of at least 1, not {self.top_k!r}")
         self.settings = Settings.from_mapping({"scope": "image", "seed": workbench.seed} | settings, "image scope")
         self.workbench = workbench
         self.router = ImageRouter(workbench, self.settings)

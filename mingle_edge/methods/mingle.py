@@ -50,7 +50,7 @@ class LayerScope:
         self.pooling: Pooling = settings.pop("pooling", "image")
         self.top_k: int | None = settings.pop("top_k", None)
         self.components: Components = settings.pop("components", "null-space")
-        self.constant = float(settings.pop("constant", CONSTANT_START))
+        self.constant: float = settings.pop("constant", CONSTANT_START)
         routing: str = settings.pop("routing", "gates")
         for name, value, allowed in (
             ("pooling", self.pooling, get_args(Pooling)),
@@ -59,6 +59,10 @@ class LayerScope:
         ):
             if value not in allowed:
                 raise TaskFileError(f"layer scope: {name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
+            raise TaskFileError(f"layer scope: top_k must be a whole number of at least 1, or left out, not {self.top_k!r}")
+        if not isinstance(self.constant, (int, float)):
+            raise TaskFileError(f"layer scope: constant must be a number, not {self.constant!r}")
         if routing == "router" and (self.pooling, self.top_k) != ("image", None):
             raise TaskFileError(
                 "layer scope: routing 'router' uses the one expert it names for each image, "
