@@ -24,6 +24,7 @@ from mingle_edge.gate_learning import Learner
 from mingle_edge.gated_tower import CompleteExpert, expert_linear, expert_parameters
 from mingle_edge.methods.image_router import ImageRouter, Route
 from mingle_edge.methods.image_rows import PLAIN, ImageRows
+from mingle_edge.methods.kept_embeddings import tower_bytes
 from mingle_edge.progress import silent
 from mingle_edge.settings import Settings
 from mingle_edge.task_merging import complete_expert
@@ -101,8 +102,7 @@ class ImageScope:
         return self._shared_bytes() + sum(largest[: self.top_k])
 
     def _shared_bytes(self) -> int:
-        backbone = 4 * sum(tensor.numel() for tensor in self.workbench.backbone.values())
-        return backbone + (self.router.stored_bytes() if self._experts else 0)
+        return tower_bytes(self.workbench.backbone) + (self.router.stored_bytes() if self._experts else 0)
 
     def _mixed(self, batch: TestBatch, route: Route) -> Tensor:
         """Embeddings along the route of each image."""

@@ -25,6 +25,7 @@ from mingle_edge.gating import ExpertStack, GatedExperts, Pooling
 from mingle_edge.methods.components import COMPONENTS, Components, merge_components
 from mingle_edge.methods.image_router import ImageRouter
 from mingle_edge.methods.image_rows import PLAIN, ImageRows
+from mingle_edge.methods.kept_embeddings import tower_bytes
 from mingle_edge.methods.layer_linear import layer_linear
 from mingle_edge.progress import silent
 from mingle_edge.settings import OFFICIAL, Settings
@@ -132,14 +133,15 @@ class LayerScope:
         return self._bytes(1 if self.router is not None else self.top_k)
 
     def _bytes(self, experts: int | None) -> int:
-        numbers = sum(tensor.numel() for tensor in self.workbench.backbone.values())
+        numbers = 0
         for gated in self._state.experts.values():
             each = gated.experts.A[0].numel() + gated.experts.B[0].numel()
             gates = gated.gate_weight.numel() + gated.gate_bias.numel()
             merged = len(gated.gate_bias)
             read = merged if experts is None else min(experts, merged)
             numbers += read * each + (gates if self.router is None else read * gates // merged)
-        return 4 * numbers + (self.router.stored_bytes() if self.router is not None and self._names else 0)
+        router = self.router.stored_bytes() if self.router is not None and self._names else 0
+        return tower_bytes(self.workbench.backbone) + 4 * numbers + router
 
     def _embed(self, images: Tensor, experts: Mapping[str, GatedExperts], top_k: int | None) -> Tensor:
         workbench = self.workbench
@@ -249,12 +251,3 @@ SPECS = (
         CONSTANTS,
     ),
 )
-
-ABLATION: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "static experts": ("static-experts", {}),
-    "+ adaptation": ("mingle", {"components": "adaptation"}),
-    "+ frozen old gates": ("mingle", {"components": "frozen-gates"}),
-    "+ hard null space": ("mingle", {"relaxation": 0.0}),
-    "+ relaxation": ("mingle", {}),
-}
-"""The rows of the paper's ablation of components: method and changes to its published parameters."""
