@@ -57,7 +57,7 @@ def merge_layers(
             experts[layer] = build_expert(difference, settings.rank, earlier)
         teacher = learning.teacher_logits(task.finetuned).clone()
         _, layers, _ = learning.learn_in_layers(experts, layers, basis, teacher)
-        added = learning.protect(layers, basis)
+        added = {layer: new.clone() for layer, new in learning.protect(layers, basis).items()}  # no inference tensors
         basis = {layer: torch.cat([basis[layer], new]) if layer in basis else new for layer, new in added.items()}
         states.append(layers)
     return states

@@ -36,6 +36,7 @@ from mingle_edge.settings import Settings
 from mingle_edge.task_file import read_task_file
 from mingle_edge.vision_tower import Parameters, embed_images, router_features
 
+PARTS = ("tune", "test")
 BACKBONE = -1  # in place of a task's number: no expert
 BATCH = 256  # images
 Bools = NDArray[np.bool_]
