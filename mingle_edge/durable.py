@@ -1,4 +1,4 @@
-"""Making sure that what was written is on the disk before a rename makes it visible."""
+"""Files that are there whole or not at all: what was written is on the disk before a rename makes it visible."""
 
 import os
 from pathlib import Path
@@ -11,3 +11,15 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or leave what was there; line ends as given. Raises `OSError`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        flush(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush(path.parent)

@@ -19,7 +19,9 @@ from mingle_edge.device import choose_device
 from mingle_edge.errors import MergedModelError, TaskFileError
 from mingle_edge.gated_tower import GatedTower
 from mingle_edge.gating import Pooling
-from mingle_edge.images import labelled_images, load_images
+from mingle_edge.image_source import ImageSource
+from mingle_edge.images import load_images
+from mingle_edge.labelled_images import labelled_paths
 from mingle_edge.merged_model import MergedModel, TaskRecord
 from mingle_edge.metrics import average_accuracy, backward_transfer
 from mingle_edge.progress import Progress, silent
@@ -106,9 +108,9 @@ def load_test_sets(model: MergedModel, task_file: Path) -> list[LabelledSet]:
     return sets
 
 
-def load_test_set(record: TaskRecord, pattern: str, base: Path) -> LabelledSet:
-    """The labelled images of one task, by a pattern such as `test/<class>/*.png` relative to `base`."""
-    pairs = labelled_images(pattern, base, record.classes)
+def load_test_set(record: TaskRecord, source: ImageSource, base: Path) -> LabelledSet:
+    """The labelled images of one task, relative paths starting from `base`."""
+    pairs = labelled_paths(source, base, record.classes)
     return LabelledSet(record.name, [path for path, _ in pairs], torch.tensor([label for _, label in pairs]))
 
 

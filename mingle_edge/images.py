@@ -12,12 +12,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.corruptions import Corruption
 from mingle_edge.errors import ImageFolderError
+from mingle_edge.image_source import CLASS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-CLASS = "<class>"
-"""The component of a test pattern that stands for the folder of one class."""
-
 _NAMED = 3  # broken images named in a message
 _LISTED = 10  # classes and folders listed in a message
 T = TypeVar("T")
@@ -50,16 +49,18 @@ def check_images(paths: Sequence[Path]) -> None:
         raise ImageFolderError("; ".join(broken[:_NAMED]) + more)
 
 
-def load_images(paths: Sequence[Path], architecture: VisionArchitecture) -> Tensor:
+def load_images(paths: Sequence[Path], architecture: VisionArchitecture, corruption: Corruption | None = None) -> Tensor:
     """Images `[n, 3, H, W]` preprocessed by open_clip's transform for inference.
+
+    A corruption is applied at the model's input size, before values are normalised.
 
     Raises:
         ImageFolderError: an image cannot be decoded.
     """
     size = architecture.image_size
-    transform: Callable[[Image.Image], Tensor] = open_clip.image_transform(
-        size, is_train=False, mean=architecture.mean, std=architecture.std
-    )
+    transform = open_clip.image_transform(size, is_train=False, mean=architecture.mean, std=architecture.std)
+    if corruption is not None:
+        transform.transforms.insert(-2, corruption)  # what follows is the tensor of the RGB image, and normalisation
     images = torch.empty(len(paths), 3, size, size)
     for row, path in zip(images, paths, strict=True):
         row.copy_(_decode(path, transform))
@@ -83,7 +84,7 @@ def labelled_images(pattern: str, base: Path, classes: Sequence[str]) -> list[tu
     if not root.is_dir():
         raise ImageFolderError(f"there is no folder {root} for the pattern {pattern!r}; correct the path")
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    matched = _match([folder.name for folder in folders], classes)
+    matched = match_classes([folder.name for folder in folders], classes)
     without = [name for name in classes if name not in matched]
     unknown = [folder.name for folder in folders if folder.name not in matched.values()]
     if without or unknown:
@@ -99,19 +100,21 @@ def labelled_images(pattern: str, base: Path, classes: Sequence[str]) -> list[tu
         except ValueError as error:
             raise ImageFolderError(f"the pattern {pattern!r} is malformed ({error}); use one such as {CLASS}/*.png") from error
         if not images:
-            raise ImageFolderError(f"{folder} holds no image that matches {files!r}, so class {name!r} cannot be tested")
+            raise ImageFolderError(
+                f"{folder} holds no image that matches {files!r}, so class {name!r} has none; add images or correct the pattern"
+            )
         labelled += [(path, index) for path in images]
     return labelled
 
 
-def _match(folders: list[str], classes: Sequence[str]) -> dict[str, str]:
-    """Class -> folder, for all that match exactly, or up to case, spaces and underscores with one candidate on each side."""
-    exact = {name: name for name in classes if name in folders}
+def match_classes(found: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
+    """Class -> name found, for all that match exactly, or up to case, spaces and underscores with one candidate each."""
+    exact = {name: name for name in classes if name in found}
     left = [name for name in classes if name not in exact]
-    spare = [folder for folder in folders if folder not in exact]
+    spare = [name for name in found if name not in exact]
     matched = dict(exact)
     for name in left:
-        twins = [folder for folder in spare if _folded(folder) == _folded(name)]
+        twins = [other for other in spare if _folded(other) == _folded(name)]
         rivals = [other for other in left if _folded(other) == _folded(name)]
         if len(twins) == len(rivals) == 1:
             matched[name] = twins[0]

@@ -40,12 +40,13 @@ def merge(
     _check_space(output, prepared, existing)
     model = existing if existing is not None else _create(output, prepared)
     backbone = {name: tensor.to(chosen) for name, tensor in prepared.backbone.tensors()}
+    merger = TaskMerger(model, backbone, chosen, progress)
     for task in prepared.tasks:
         if task.source.name in model.task_names:
             continue
         started = time.perf_counter()
         progress("task", len(model.tasks), len(model.tasks) + 1, task.source.name)
-        tensors, record = TaskMerger(model, backbone, chosen, progress).merge(task)
+        tensors, record = merger.merge(task)
         record["seconds"] = round(time.perf_counter() - started, 3)
         model = commit_task(model, _task_record(task, record), tensors)
         progress("task", len(model.tasks), len(model.tasks), task.source.name)

@@ -17,3 +17,12 @@ def backward_transfer(after_own: Sequence[float], final: Sequence[float]) -> flo
     """
     changes = [end - own for own, end in zip(after_own[:-1], final[:-1], strict=True)]
     return sum(changes) / len(changes) if changes else 0.0
+
+
+def forward_transfer(coming: Sequence[float], pretrained: Sequence[float]) -> float:
+    """FWT: mean over all tasks but the first of accuracy just before the task's own merge minus the pretrained model's.
+
+    Lopez-Paz and Ranzato, arXiv 1706.08840, eq. 4. Positive means that what was merged before helps; 0 for a single task.
+    """
+    changes = [now - before for now, before in zip(coming[1:], pretrained[1:], strict=True)]
+    return sum(changes) / len(changes) if changes else 0.0

@@ -11,7 +11,8 @@ from torch import Tensor
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints import Checkpoint, check_checkpoint, open_checkpoint, read_architecture
 from mingle_edge.errors import TaskFileError
-from mingle_edge.images import check_images, list_images
+from mingle_edge.images import check_images
+from mingle_edge.labelled_images import seed_paths
 from mingle_edge.progress import Progress
 from mingle_edge.settings import Settings
 from mingle_edge.task_file import TaskFile, TaskSource
@@ -55,7 +56,7 @@ def prepare(tasks: TaskFile, progress: Progress) -> PreparedMerge:
             f"{tasks.path}: [settings]: router_blocks is {settings.router_blocks}, and the tower has {architecture.layers} "
             'blocks; give at most that many, or "auto"'
         )
-    seeds = [list_images(task.seeds) for task in tasks.tasks]
+    seeds = [seed_paths(task, base, settings.seed, progress) for task in tasks.tasks]
     for paths in seeds:
         check_images(paths)
     source = tasks.backbone.weights or tasks.backbone.model

@@ -10,24 +10,32 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from mingle_edge.errors import TaskFileError
+from mingle_edge.errors import HubError, TaskFileError
+from mingle_edge.hub import is_hub_reference, parse_hub_reference
+from mingle_edge.image_source import CLASS, WHOLE, ImageSource
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Task names become file names."""
+SEEDS_PER_CLASS = 5
+"""Seeds drawn from labelled images unless the task says otherwise; what the paper uses (arXiv 2505.11883, section 4.1)."""
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _TABLES = ("backbone", "settings", "task")
 _BACKBONE_KEYS = ("model", "weights")
-_TASK_KEYS = ("name", "weights", "seeds", "classes", "templates", "head", "test")
+_TASK_KEYS = ("name", "weights", "seeds", "seeds_per_class", "classes", "templates", "head", "test", "tune")
+_SOURCE_KEYS = ("files", "image", "label", "share")
+_PARQUET_KEYS = ("image", "label")
 
 
 @dataclass(frozen=True)
 class BackboneSource:
     """Where the pretrained model comes from, as the task file says it."""
 
-    model: str  # open_clip name, or relative to the task file an open_clip JSON config or Hugging Face folder
-    weights: str | None  # relative to the task file a file or folder, or an open_clip tag; None: the folder `model`
+    model: str  # open_clip name, or on the hub or relative to the task file an open_clip JSON config or Hugging Face folder
+    weights: (
+        str | None
+    )  # a file or folder, on the hub or relative to the task file, or an open_clip tag; None: the folder `model`
 
 
 @dataclass(frozen=True)
@@ -35,17 +43,19 @@ class TaskSource:
     """One fine-tuned model and what belongs to it."""
 
     name: str
-    weights: str  # file or folder, relative to the task file
-    seeds: Path  # folder of a few unlabeled images
+    weights: str  # file or folder, on the hub (`hf://owner/name`) or relative to the task file
+    seeds: ImageSource  # a few unlabeled images, or labelled ones of which a few are drawn
     classes: list[str]
     templates: list[str]  # with {} for the class name; empty when there is a head
     head: Path | None  # ready-made class embeddings
-    test: str | None  # labelled images, `dir/<class>/*.png` relative to the task file
+    test: ImageSource | None  # labelled images that accuracy is measured on
+    tune: ImageSource | None = None  # labelled images that parameters of methods are chosen on
+    seeds_per_class: int | None = None  # how many seeds are drawn per class; None: `seeds` is a folder, used whole
 
 
 @dataclass(frozen=True)
 class TaskFile:
-    """A task file whose every path exists. Relative paths start from `path.parent`."""
+    """A task file whose every path exists, those on the hub aside. Relative paths start from `path.parent`."""
 
     path: Path
     backbone: BackboneSource
@@ -100,8 +110,8 @@ class _Table:
         value = self.values.get(key, default)
         if value is None:
             raise self.error(key, "is missing; add it")
-        if not isinstance(value, kind):
-            names: dict[type, str] = {dict: "a table", list: "a list", str: "a string"}
+        if not isinstance(value, kind) or isinstance(value, bool):
+            names: dict[type, str] = {dict: "a table", list: "a list", str: "a string", int: "a whole number"}
             raise self.error(key, f"must be {names[kind]}, not {value!r}")
         return value
 
@@ -116,6 +126,18 @@ class _Table:
         if not path.exists():
             raise self.error(key, f"names {path}, which does not exist; correct the path")
         return path
+
+    def on_hub(self, key: str, text: str, *, dataset: bool = False) -> bool:
+        """Whether a value names something on the hub; it must then be well formed and of the right kind."""
+        if not is_hub_reference(text):
+            return False
+        try:
+            reference = parse_hub_reference(text)
+        except HubError as error:
+            raise self.error(key, f"names nothing on the hub: {error}") from error
+        if reference.dataset != dataset:
+            raise self.error(key, f"is {text!r}, the {reference}, but must name a {'data set' if dataset else 'model'}")
+        return True
 
     def strings(self, key: str, values: list[Any], what: str) -> list[str]:
         """A list of different strings that say something."""
@@ -132,14 +154,14 @@ class _Table:
 def _backbone(table: _Table) -> BackboneSource:
     table.check_keys(_BACKBONE_KEYS)
     model = table.string("model")
-    if _is_path(model, (".json",)):
+    if not (on_hub := table.on_hub("model", model)) and _is_path(model, (".json",)):
         table.existing("model")
     if "weights" not in table.values:
-        if not (table.path.parent / model).is_dir():
+        if not on_hub and not (table.path.parent / model).is_dir():
             raise table.error("weights", f"is missing; only a Hugging Face folder brings its own, and model is {model!r}")
         return BackboneSource(model, None)
     weights = table.string("weights")
-    if _is_path(weights, _WEIGHT_SUFFIXES):
+    if not table.on_hub("weights", weights) and _is_path(weights, _WEIGHT_SUFFIXES):
         table.existing("weights")
     return BackboneSource(model, weights)
 
@@ -150,9 +172,9 @@ def _task(table: _Table) -> TaskSource:
     table.check_keys(_TASK_KEYS)
     if not TASK_NAME.fullmatch(name):
         raise table.error("name", "must be 1 to 64 letters, digits, dots, dashes or underscores, the first a letter or digit")
-    table.existing("weights")
-    if not (seeds := table.existing("seeds")).is_dir():
-        raise table.error("seeds", f"names {seeds}, which is no folder; put the seed images in one")
+    if not table.on_hub("weights", weights := table.string("weights")):
+        table.existing("weights")
+    seeds = _source(table, "seeds")
     classes = _classes(table)
     head = table.existing("head") if "head" in table.values else None
     templates: list[str] = []
@@ -165,12 +187,14 @@ def _task(table: _Table) -> TaskSource:
         raise table.error("templates", "cannot go with head, whose embeddings are ready-made; remove one of them")
     return TaskSource(
         name=name,
-        weights=table.string("weights"),
+        weights=weights,
         seeds=seeds,
         classes=classes,
         templates=templates,
         head=head,
-        test=_test(table) if "test" in table.values else None,
+        test=_source(table, "test", labelled=True) if "test" in table.values else None,
+        tune=_source(table, "tune", labelled=True) if "tune" in table.values else None,
+        seeds_per_class=_seeds_per_class(table, seeds),
     )
 
 
@@ -188,15 +212,63 @@ def _classes(table: _Table) -> list[str]:
     return table.strings("classes", values, "class")
 
 
-def _test(table: _Table) -> str:
-    pattern = table.string("test")
-    parts = PurePath(pattern).parts
-    if parts.count("<class>") != 1 or parts[-1] == "<class>":
-        raise table.error("test", f"is {pattern!r}, but needs one folder <class> and then the files: dir/<class>/*.png")
-    folder = table.path.parent.joinpath(*parts[: parts.index("<class>")])
-    if not folder.is_dir():
-        raise table.error("test", f"looks for class folders in {folder}, which is no folder; correct the path")
-    return pattern
+def _source(table: _Table, key: str, *, labelled: bool = False) -> ImageSource:
+    """Images by a string or, where more is to be said, a table with `files` and the rest."""
+    value = table.values.get(key)
+    if not isinstance(value, dict):
+        source = ImageSource(table.string(key))
+    else:
+        inner = _Table(table.path, f"{table.where} {key}", value)
+        inner.check_keys(_SOURCE_KEYS)
+        columns = {name: inner.string(name) for name in _PARQUET_KEYS if name in value}
+        source = ImageSource(inner.string("files"), share=_share(inner), **columns)
+        if not source.labelled and source.share != WHOLE:
+            raise inner.error("share", f"is of every class, but files is {source.files!r}, a folder without labels; remove it")
+        if not source.parquet and columns:
+            raise inner.error(next(iter(columns)), f"names a column, but files is {source.files!r}, not parquet; remove it")
+    if labelled and not source.labelled:
+        raise table.error(key, f"is {source.files!r}, but needs labels: one folder {CLASS} as in dir/{CLASS}/*.png, or parquet")
+    _check_files(table, key, source)
+    return source
+
+
+def _share(table: _Table) -> tuple[float, float]:
+    share = table.value("share", list, list(WHOLE))
+    numbers = [x for x in share if isinstance(x, int | float) and not isinstance(x, bool)]
+    if len(share) != 2 or len(numbers) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
+        raise table.error("share", f"is {share!r}, but must be two numbers from 0 to 1, the smaller first: [0.0, 0.9]")
+    return float(numbers[0]), float(numbers[1])
+
+
+def _check_files(table: _Table, key: str, source: ImageSource) -> None:
+    """That what must be there whatever the images are called is there."""
+    parts = PurePath(source.files).parts
+    base = table.path.parent
+    if CLASS in source.files and (parts.count(CLASS) != 1 or parts[-1] == CLASS):
+        raise table.error(key, f"is {source.files!r}, but needs one folder {CLASS} and then the files: dir/{CLASS}/*.png")
+    if table.on_hub(key, source.files, dataset=True):
+        return
+    if CLASS in source.files:
+        if not (folder := base.joinpath(*parts[: parts.index(CLASS)])).is_dir():
+            raise table.error(key, f"looks for class folders in {folder}, which is no folder; correct the path")
+    elif not source.parquet and not (folder := base / source.files).is_dir():
+        rule = "which is no folder; put the images in one" if folder.exists() else "which does not exist; correct the path"
+        raise table.error(key, f"names {folder}, {rule}")
+
+
+def _seeds_per_class(table: _Table, seeds: ImageSource) -> int | None:
+    if not seeds.labelled:
+        if "seeds_per_class" in table.values:
+            raise table.error(
+                "seeds_per_class",
+                f"needs labelled seeds, but {seeds.files!r} is a folder whose images are all used; remove it, or give seeds "
+                f"as dir/{CLASS}/*.png",
+            )
+        return None
+    count: int = table.value("seeds_per_class", int, SEEDS_PER_CLASS)
+    if count < 1:
+        raise table.error("seeds_per_class", f"is {count}, but must be at least 1")
+    return count
 
 
 def _is_path(text: str, suffixes: tuple[str, ...]) -> bool:

@@ -1,9 +1,13 @@
-"""What merging one task computes, in either scope: its expert, its router statistics or gates, its protected directions."""
+"""What merging one task computes, in either scope: its expert, its router statistics or gates, its protected directions.
+
+The computation works on what it is given in memory; `TaskMerger` takes that from a merged model's folder and hands back what
+is to be written there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,9 +18,11 @@ from mingle_edge.adaptation import NewGate
 from mingle_edge.experts import Factors, build_expert
 from mingle_edge.gate_learning import Learner
 from mingle_edge.gated_tower import CompleteExpert, load_layer_experts
+from mingle_edge.gating import ExpertStack, GatedExperts
 from mingle_edge.merged_model import Arrays, MergedModel, TaskTensors
 from mingle_edge.prepared import PreparedTask
 from mingle_edge.progress import Progress
+from mingle_edge.router import RouterStatistics
 from mingle_edge.router_depth import deepest
 from mingle_edge.router_features import router_statistics
 from mingle_edge.seeds import SeedImages, task_generator
@@ -24,117 +30,179 @@ from mingle_edge.vision_tower import Parameters
 
 
 @dataclass(frozen=True)
-class TaskMerger:
-    """Merges one task after another into a model; `model` holds the earlier ones."""
+class LayerTask:
+    """What one task adds in the layer scope."""
 
-    model: MergedModel
-    backbone: Parameters
-    device: torch.device
-    progress: Progress
+    factors: dict[str, Factors]
+    gates: dict[str, NewGate]
+    protected: dict[str, Tensor]  # layer -> directions [added, d]
+    energy: float  # share of the task vectors' squared norm that the experts hold
+    losses: list[float]
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """Layer scope: what the tasks merged so far leave to the next one."""
+
+    experts: Mapping[str, GatedExperts] = field(default_factory=dict)  # layer -> those of all tasks
+    basis: Mapping[str, Tensor] = field(default_factory=dict)  # layer -> all protected directions [m, d]
+
+    @classmethod
+    def of_model(cls, model: MergedModel, device: torch.device) -> LayerState:
+        """The state a merged model is in."""
+        added = [model.null_space(name) for name in model.task_names]
+        basis = {
+            layer: torch.cat([torch.from_numpy(directions[layer]) for directions in added]).to(device)
+            for layer in (added[0] if added else ())
+        }
+        return cls(load_layer_experts(model, device), basis)
+
+    def grown(self, task: LayerTask) -> LayerState:
+        """The state with one more task."""
+        experts = {}
+        for layer, (B, A) in task.factors.items():
+            gate, old = task.gates[layer], self.experts.get(layer)
+            new = GatedExperts(ExpertStack(A[None].contiguous(), B[None].contiguous()), gate.weight, gate.bias)
+            experts[layer] = new if old is None else _joined(old, new)
+        basis = {
+            layer: torch.cat([self.basis[layer], added]) if layer in self.basis else added.contiguous()
+            for layer, added in task.protected.items()
+        }
+        return LayerState(experts, basis)
+
+
+def merge_into_layers(learner: Learner, finetuned: Parameters, state: LayerState) -> LayerTask:
+    """Layer scope, the paper's method: projected experts, adapted gates, protected directions."""
+    factors, energy = layer_experts(learner, finetuned, state)
+    teacher = learner.teacher_logits(finetuned)
+    gates, layers, losses = learner.learn_in_layers(factors, state.experts, state.basis, teacher)
+    return LayerTask(factors, gates, learner.protect(layers, state.basis), energy, losses)
+
+
+def layer_experts(learner: Learner, finetuned: Parameters, state: LayerState) -> tuple[dict[str, Factors], float]:
+    """The experts of the layer scope, kept out of earlier ones' directions if so set, and the energy they hold."""
+    earlier: dict[str, list[Factors]] = {}
+    if learner.settings.interference_projection:
+        earlier = {layer: list(zip(old.experts.B, old.experts.A, strict=True)) for layer, old in state.experts.items()}
+    return _experts(learner, _carrying(learner), finetuned, earlier)
+
+
+@dataclass(frozen=True)
+class CompleteTask:
+    """What one task adds in the image scope, besides its router statistics."""
+
+    expert: CompleteExpert
+    energy: float
+    losses: list[float]
+
+
+def complete_expert(learner: Learner, finetuned: Parameters) -> CompleteTask:
+    """Image scope: a complete expert from the raw task vector, with learned gates if so set. It depends on no other task."""
+    carrying = _carrying(learner)
+    factors, energy = _experts(learner, ["patch_embedding", *carrying, "projection"], finetuned, {})
+    expert = CompleteExpert(factors, {name: finetuned[name] for name in learner.architecture.vector_shapes()}, gates={})
+    if not learner.settings.learned_gates:
+        return CompleteTask(expert, energy, [])
+    gates, losses = learner.learn_on_route(expert, carrying, learner.teacher_logits(finetuned))
+    gated = CompleteExpert(factors, expert.vectors, {layer: (gate.weight[0], gate.bias) for layer, gate in gates.items()})
+    return CompleteTask(gated, energy, losses)
+
+
+def seed_statistics(learner: Learner) -> RouterStatistics:
+    """Image scope: what the router keeps of the task. It depends on no other task."""
+    settings, architecture = learner.settings, learner.architecture
+    return router_statistics(
+        learner.seeds,
+        learner.backbone,
+        architecture,
+        blocks=deepest(settings.router_blocks, architecture.layers),
+        augmentations=settings.router_augmentations,
+        generator=task_generator(settings.seed, learner.task, "router"),
+        device=learner.device,
+        progress=learner.progress,
+    )
+
+
+class TaskMerger:
+    """Merges one task after another into a model; nothing of earlier tasks is read again."""
+
+    def __init__(self, model: MergedModel, backbone: Parameters, device: torch.device, progress: Progress) -> None:
+        """`model` holds the tasks merged already."""
+        self.model = model
+        self.backbone = backbone
+        self.device = device
+        self.progress = progress
+        self._state: LayerState | None = None  # of the layer scope, read when first needed
 
     def merge(self, task: PreparedTask) -> tuple[TaskTensors, dict[str, Any]]:
         """Everything to be committed of the task, and its record for the index."""
         finetuned = {name: tensor.to(self.device) for name, tensor in task.checkpoint.tensors()}
         # A vision-only checkpoint has no projection: it was trained under the backbone's.
         finetuned.setdefault("projection.weight", self.backbone["projection.weight"])
-        seeds = SeedImages(task.seeds, self.model.architecture)
         learner = Learner(
             task=task.source.name,
             backbone=self.backbone,
             architecture=self.model.architecture,
             settings=self.model.settings,
-            seeds=seeds,
+            seeds=SeedImages(task.seeds, self.model.architecture),
             head=task.head.to(self.device),
             logit_scale=self.model.logit_scale,
             device=self.device,
             progress=self.progress,
         )
         if self.model.scope == "layer":
-            return self._into_layers(learner, finetuned, task.head)
-        return self._complete(learner, finetuned, task.head)
-
-    def _complete(self, learner: Learner, finetuned: Parameters, head: Tensor) -> tuple[TaskTensors, dict[str, Any]]:
-        """Image scope: a complete expert from the raw task vector, and the router's statistics."""
-        settings, architecture = self.model.settings, self.model.architecture
-        layers = ["patch_embedding", *self._carrying(), "projection"]
-        factors, energy = self._experts(layers, finetuned, earlier={})
-        vectors = {name: finetuned[name] for name in architecture.vector_shapes()}
-        statistics = router_statistics(
-            learner.seeds,
-            self.backbone,
-            architecture,
-            blocks=deepest(settings.router_blocks, architecture.layers),
-            augmentations=settings.router_augmentations,
-            generator=task_generator(settings.seed, learner.task, "router"),
-            device=self.device,
-            progress=self.progress,
-        )
-        gates: dict[str, NewGate] = {}
-        losses: list[float] = []
-        if settings.learned_gates:
-            teacher = learner.teacher_logits(finetuned)
-            expert = CompleteExpert(factors, vectors, gates={})
-            gates, losses = learner.learn_on_route(expert, self._carrying(), teacher)
-        arrays = _factor_arrays(factors) | {name: _array(value) for name, value in vectors.items()}
-        tensors = TaskTensors(arrays, _array(head), router=statistics, gates=_gate_arrays(gates))
-        return tensors, {"energy": energy, "losses": losses}
-
-    def _into_layers(self, learner: Learner, finetuned: Parameters, head: Tensor) -> tuple[TaskTensors, dict[str, Any]]:
-        """Layer scope, the paper's method: projected experts, adapted gates, protected directions."""
-        frozen = load_layer_experts(self.model, self.device)
-        earlier: dict[str, list[Factors]] = {}
-        if self.model.settings.interference_projection:
-            earlier = {layer: list(zip(gated.experts.B, gated.experts.A, strict=True)) for layer, gated in frozen.items()}
-        factors, energy = self._experts(self._carrying(), finetuned, earlier)
-        basis = self._basis()
-        teacher = learner.teacher_logits(finetuned)
-        gates, layers, losses = learner.learn_in_layers(factors, frozen, basis, teacher)
-        added = learner.protect(layers, basis)
+            state = self._state or LayerState.of_model(self.model, self.device)
+            in_layers = merge_into_layers(learner, finetuned, state)
+            self._state = state.grown(in_layers)
+            tensors = TaskTensors(
+                expert=_factor_arrays(in_layers.factors),
+                head=_array(task.head),
+                gates={layer: (_array(gate.weight[0]), _array(gate.bias)) for layer, gate in in_layers.gates.items()},
+                null_space={layer: _array(directions) for layer, directions in in_layers.protected.items()},
+            )
+            return tensors, {"energy": in_layers.energy, "losses": in_layers.losses}
+        complete = complete_expert(learner, finetuned)
+        expert = complete.expert
         tensors = TaskTensors(
-            expert=_factor_arrays(factors),
-            head=_array(head),
-            gates=_gate_arrays(gates),
-            null_space={layer: _array(directions) for layer, directions in added.items()},
+            expert=_factor_arrays(expert.factors) | {name: _array(value) for name, value in expert.vectors.items()},
+            head=_array(task.head),
+            router=seed_statistics(learner),
+            gates={layer: (_array(weight), _array(bias)) for layer, (weight, bias) in expert.gates.items()},
         )
-        return tensors, {"energy": energy, "losses": losses}
+        return tensors, {"energy": complete.energy, "losses": complete.losses}
 
-    def _carrying(self) -> list[str]:
-        carrying = self.model.settings.carrying()
-        return [layer for layer in self.model.architecture.block_linears() if layer.rsplit(".", 1)[-1] in carrying]
 
-    def _experts(
-        self, layers: Iterable[str], finetuned: Parameters, earlier: dict[str, list[Factors]]
-    ) -> tuple[dict[str, Factors], float]:
-        """An expert (B, A) per layer, and the share of the task vectors' squared norm they hold."""
-        layers = list(layers)
-        factors: dict[str, Factors] = {}
-        kept = total = 0.0
-        for done, layer in enumerate(layers):
-            task_vector = finetuned[f"{layer}.weight"] - self.backbone[f"{layer}.weight"]
-            factors[layer] = build_expert(task_vector, self.model.settings.rank, earlier.get(layer, ()))
-            kept += float(factors[layer][1].double().square().sum())  # B has orthonormal columns: ||B A|| = ||A||
-            total += float(task_vector.double().square().sum())
-            self.progress("experts", done + 1, len(layers), layer)
-        return factors, kept / total if total else 1.0
+def _carrying(learner: Learner) -> list[str]:
+    kinds = learner.settings.carrying()
+    return [layer for layer in learner.architecture.block_linears() if layer.rsplit(".", 1)[-1] in kinds]
 
-    def _basis(self) -> dict[str, Tensor]:
-        """All protected directions of each layer so far, `[m, d]`."""
-        added = [self.model.null_space(name) for name in self.model.task_names]
-        return {
-            layer: torch.cat([torch.from_numpy(directions[layer]) for directions in added]).to(self.device)
-            for layer in (added[0] if added else ())
-        }
+
+def _experts(
+    learner: Learner, layers: Sequence[str], finetuned: Parameters, earlier: Mapping[str, Sequence[Factors]]
+) -> tuple[dict[str, Factors], float]:
+    """An expert (B, A) per layer, and the share of the task vectors' squared norm they hold."""
+    factors: dict[str, Factors] = {}
+    kept = total = 0.0
+    for done, layer in enumerate(layers):
+        task_vector = finetuned[f"{layer}.weight"] - learner.backbone[f"{layer}.weight"]
+        factors[layer] = build_expert(task_vector, learner.settings.rank, earlier.get(layer, ()))
+        kept += float(factors[layer][1].double().square().sum())  # B has orthonormal columns: ||B A|| = ||A||
+        total += float(task_vector.double().square().sum())
+        learner.progress("experts", done + 1, len(layers), layer)
+    return factors, kept / total if total else 1.0
+
+
+def _joined(old: GatedExperts, new: GatedExperts) -> GatedExperts:
+    stack = ExpertStack(torch.cat([old.experts.A, new.experts.A]), torch.cat([old.experts.B, new.experts.B]))
+    weight, bias = torch.cat([old.gate_weight, new.gate_weight]), torch.cat([old.gate_bias, new.gate_bias])
+    return GatedExperts(stack, weight, bias)
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
     return tensor.detach().cpu().numpy()
 
 
-def _factor_arrays(factors: dict[str, Factors]) -> Arrays:
+def _factor_arrays(factors: Mapping[str, Factors]) -> Arrays:
     return {f"{layer}.A": _array(A) for layer, (_, A) in factors.items()} | {
         f"{layer}.B": _array(B) for layer, (B, _) in factors.items()
     }
-
-
-def _gate_arrays(gates: dict[str, NewGate]) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    return {layer: (_array(gate.weight[0]), _array(gate.bias)) for layer, gate in gates.items()}

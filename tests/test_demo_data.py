@@ -140,7 +140,7 @@ def test_the_task_files_are_valid_and_equal_task_by_task(models, scope) -> None:
     for task, step in zip(whole.tasks, map(read_task_file, steps), strict=True):
         assert step.settings == whole.settings
         assert step.tasks[0].classes == task.classes
-        assert step.tasks[0].seeds.resolve() == task.seeds.resolve()
+        assert (step.path.parent / step.tasks[0].seeds.files).resolve() == (folder / task.seeds.files).resolve()
 
 
 def test_heads_of_the_demo_are_the_heads_of_the_merge(models) -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tiny_bundle import Weights, images, write_image_bundle, write_layer_bundle
 
 from mingle_edge.cli.profile import breakdown
-from mingle_edge.cli.profile.markup import Html, join, tag
 from mingle_edge.cli.profile.page import page
 from mingle_edge.cli.profile.table import milliseconds, signed_bytes, table
+from mingle_edge.pages.elements import Html, join, tag
 from mingle_edge_runtime.profile import BASELINES, ProfileReport, profile
 from mingle_edge_runtime.profile.report import LayerTime
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tiny_clip import write_task_file
 
 from mingle_edge.errors import TaskFileError
+from mingle_edge.image_source import ImageSource
 from mingle_edge.task_file import TASK_NAME, BackboneSource, TaskSource, read_task_file
 
 BACKBONE = '[backbone]\nmodel = "ViT-B-32"\nweights = "openai"\n'
@@ -49,23 +50,32 @@ def refused(base: Path, content: str) -> str:
 
 
 def test_everything(base: Path) -> None:
-    second = task(name='"lake.2"', classes='"classes.txt"', head='"head.safetensors"', test='"test/sea/<class>/*.png"')
+    second = task(
+        name='"lake.2"',
+        seeds='{files = "test/sea/<class>/*.png", share = [0, 0.5]}',
+        seeds_per_class="3",
+        classes='"classes.txt"',
+        head='"head.safetensors"',
+        test='"test/sea/<class>/*.png"',
+        tune='{files = "tune-*.parquet", image = "img", label = "fine_label"}',
+    )
     path = written(base, BACKBONE + "[settings]\nrank = 8\nscope = 'layer'\n" + task(templates='["a {}", "{}!"]') + second)
     file = read_task_file(path)
     assert file.path == path
     assert file.backbone == BackboneSource("ViT-B-32", "openai")
     assert file.settings == {"rank": 8, "scope": "layer"}
-    seeds = base / "seeds/sea"
     assert file.tasks == [
-        TaskSource("sea", "sea.safetensors", seeds, ["calm", "rough"], ["a {}", "{}!"], None, None),
+        TaskSource("sea", "sea.safetensors", ImageSource("seeds/sea"), ["calm", "rough"], ["a {}", "{}!"], None, None),
         TaskSource(
             name="lake.2",
             weights="sea.safetensors",
-            seeds=seeds,
+            seeds=ImageSource("test/sea/<class>/*.png", share=(0.0, 0.5)),
             classes=["calm sea", "rough sea"],
             templates=[],
             head=base / "head.safetensors",
-            test="test/sea/<class>/*.png",
+            test=ImageSource("test/sea/<class>/*.png"),
+            tune=ImageSource("tune-*.parquet", image="img", label="fine_label"),
+            seeds_per_class=3,
         ),
     ]
 
@@ -75,6 +85,8 @@ def test_defaults(base: Path) -> None:
     assert file.backbone == BackboneSource("folder", None)
     assert file.settings == {}
     assert file.tasks[0].templates == ["a photo of a {}."]
+    labelled = task(seeds='"test/sea/<class>/*.png"')
+    assert [read_task_file(written(base, BACKBONE + t)).tasks[0].seeds_per_class for t in (task(), labelled)] == [None, 5]
 
 
 def test_the_tiny_task_file_is_one(tmp_path: Path) -> None:
@@ -86,7 +98,19 @@ def test_the_tiny_task_file_is_one(tmp_path: Path) -> None:
 def test_absolute_paths(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     content = BACKBONE + task(weights=f"'{base}/sea.safetensors'", seeds=f"'{base}/seeds/sea'")
-    assert read_task_file(written(elsewhere, content)).tasks[0].seeds == base / "seeds/sea"
+    assert read_task_file(written(elsewhere, content)).tasks[0].seeds == ImageSource(f"{base}/seeds/sea")
+
+
+def test_names_on_the_hub_are_neither_looked_up_nor_taken_for_paths(base: Path) -> None:
+    backbone = '[backbone]\nmodel = "hf://openai/clip-vit-base-patch32"\n'
+    test = '"hf://datasets/o/n@refs/convert/parquet/test/*.parquet"'
+    content = backbone + task(weights='"hf://o/n@v1/a.safetensors"', seeds='"hf://datasets/o/n/<class>/*.png"', test=test)
+    file = read_task_file(written(base, content))
+    assert file.backbone == BackboneSource("hf://openai/clip-vit-base-patch32", None)
+    assert file.tasks[0].weights == "hf://o/n@v1/a.safetensors"
+    assert (file.tasks[0].seeds.labelled, file.tasks[0].seeds_per_class) == (True, 5)
+    assert file.tasks[0].test is not None
+    assert file.tasks[0].test.parquet
 
 
 @pytest.mark.parametrize(
@@ -102,7 +126,7 @@ def test_absolute_paths(base: Path, tmp_path_factory: pytest.TempPathFactory) ->
         ({"weights": '"gone.pt"'}, "[[task]] 'sea' weights names"),
         ({"seeds": None}, "[[task]] 'sea' seeds is missing"),
         ({"seeds": '"seeds/lake"'}, "seeds/lake, which does not exist"),
-        ({"seeds": '"model.json"'}, "which is no folder; put the seed images in one"),
+        ({"seeds": '"model.json"'}, "which is no folder; put the images in one"),
         ({"classes": None}, "[[task]] 'sea' classes must be a list of class names, or a text file"),
         ({"classes": "[]"}, "classes holds no class; name at least one"),
         ({"classes": '["a", 3]'}, "classes holds 3, which is no class"),
@@ -116,9 +140,28 @@ def test_absolute_paths(base: Path, tmp_path_factory: pytest.TempPathFactory) ->
         ({"templates": "[]"}, "templates holds no template"),
         ({"templates": '["{}"]', "head": '"head.safetensors"'}, "templates cannot go with head"),
         ({"head": '"gone.safetensors"'}, "gone.safetensors, which does not exist"),
-        ({"test": '"test/sea/*.png"'}, "test is 'test/sea/*.png', but needs one folder <class>"),
+        ({"test": '"test/sea/*.png"'}, "test is 'test/sea/*.png', but needs labels: one folder <class>"),
         ({"test": '"test/sea/<class>"'}, "needs one folder <class> and then the files"),
         ({"test": '"tests/<class>/*.png"'}, "which is no folder; correct the path"),
+        ({"tune": '"tests/<class>/*.png"'}, "[[task]] 'sea' tune looks for class folders in"),
+        ({"tune": '"test/sea"'}, "tune is 'test/sea', but needs labels: one folder <class> as in dir"),
+        ({"weights": '"hf://owner"'}, "[[task]] 'sea' weights names nothing on the hub: 'hf://owner' is not of the form hf://"),
+        ({"weights": '"hf://datasets/o/n/x.bin"'}, "the data set o/n, but must name a model"),
+        ({"seeds": '"hf://o/n/seeds"'}, "seeds is 'hf://o/n/seeds', the model o/n, but must name a data set"),
+        ({"test": '"hf://datasets/o/n/<class>"'}, "needs one folder <class> and then the files"),
+        ({"test": "3"}, "test must be a string, not 3"),
+        ({"test": '{file = "a.parquet"}'}, "[[task]] 'sea' test file is not a known key; did you mean files?"),
+        ({"test": '{image = "img"}'}, "[[task]] 'sea' test files is missing"),
+        ({"test": '{files = "a.parquet", label = 3}'}, "test label must be a string, not 3"),
+        ({"test": '{files = "test/sea/<class>/*.png", label = "label"}'}, "test label names a column, but files is 'test/sea"),
+        ({"test": '{files = "a.parquet", share = 0.5}'}, "test share must be a list, not 0.5"),
+        ({"test": '{files = "a.parquet", share = [0.5]}'}, "test share is [0.5], but must be two numbers from 0 to 1"),
+        ({"test": '{files = "a.parquet", share = [0.9, 0.1]}'}, "test share is [0.9, 0.1], but must be"),
+        ({"test": '{files = "a.parquet", share = [false, true]}'}, "test share is [False, True], but must be"),
+        ({"seeds": '{files = "seeds/sea", share = [0, 0.5]}'}, "seeds share is of every class, but files is 'seeds/sea'"),
+        ({"seeds_per_class": "5"}, "seeds_per_class needs labelled seeds, but 'seeds/sea' is a folder whose images are all"),
+        ({"seeds": '"a.parquet"', "seeds_per_class": "0"}, "seeds_per_class is 0, but must be at least 1"),
+        ({"seeds": '"a.parquet"', "seeds_per_class": "true"}, "seeds_per_class must be a whole number, not True"),
         ({"seed": '"seeds/sea"'}, "[[task]] 'sea' seed is not a known key; did you mean seeds?"),
         ({"frobnicate": "1"}, "frobnicate is not a known key; the keys are name, weights, seeds"),
     ],

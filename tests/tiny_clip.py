@@ -143,8 +143,11 @@ def write_images(folder: Path, count: int, seed: int, size: tuple[int, int] = (4
         image.resize(size, Image.Resampling.BICUBIC).save(folder / f"{index:03d}.png")
 
 
-def write_task_file(folder: Path, tasks: int = 3, **settings: Any) -> Path:
-    """Write a complete runnable `TASKS.toml`: a backbone, and per task a checkpoint, six seeds, test images of 3 classes."""
+def write_task_file(folder: Path, tasks: int = 3, *, tune: bool = False, **settings: Any) -> Path:
+    """Write a complete runnable `TASKS.toml`: a backbone, and per task a checkpoint, six seeds, test images of 3 classes.
+
+    With `tune`, validation images as well, and seeds by class, of which two are drawn.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder / "model.json")
     write_backbone(folder / "backbone.safetensors")
@@ -156,7 +159,12 @@ def write_task_file(folder: Path, tasks: int = 3, **settings: Any) -> Path:
         write_images(folder / "seeds" / name, count=6, seed=index)
         for variant, label in enumerate(classes, start=1):
             write_images(folder / "test" / name / label, count=2, seed=index, variant=variant)
+            if tune:
+                write_images(folder / "tune" / name / label, count=2, seed=index, variant=10 + variant)
+                write_images(folder / "pool" / name / label, count=3, seed=index, variant=20 + variant)
         lines += ["", "[[task]]", f'name = "{name}"', f'weights = "{name}.safetensors"', f'seeds = "seeds/{name}"']
+        if tune:
+            lines[-1:] = [f'seeds = "pool/{name}/<class>/*.png"', "seeds_per_class = 2", f'tune = "tune/{name}/<class>/*.png"']
         lines += [f"classes = {json.dumps(classes)}", f'test = "test/{name}/<class>/*.png"']
     path = folder / "TASKS.toml"
     path.write_text("\n".join(lines) + "\n")

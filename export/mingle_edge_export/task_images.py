@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mingle_edge.errors import TaskFileError
 from mingle_edge.evaluation import LabelledSet, load_test_set
-from mingle_edge.images import check_images, list_images
+from mingle_edge.images import check_images
+from mingle_edge.labelled_images import seed_paths
 from mingle_edge.merged_model import MergedModel
 from mingle_edge.task_file import read_task_file
 
@@ -31,12 +32,12 @@ def read_task_images(path: Path, merged: MergedModel) -> TaskImages:
         raise TaskFileError(
             f"{path}: has no [[task]] {missing[0]!r}, which {merged.path} holds; give the file it was merged from"
         )
-    seeds = {name: list_images(sources[name].seeds) for name in merged.task_names}
+    seeds = {name: seed_paths(sources[name], path.parent, merged.settings.seed) for name in merged.task_names}
     for paths in seeds.values():
         check_images(paths)
     tests = [
-        load_test_set(record, pattern, path.parent)
+        load_test_set(record, source, path.parent)
         for record in merged.tasks
-        if (pattern := sources[record.name].test) is not None
+        if (source := sources[record.name].test) is not None
     ]
     return TaskImages(seeds, tests)

@@ -11,7 +11,7 @@ import click
 
 from mingle_edge import __version__
 
-COMMANDS = ("merge", "evaluate", "export", "run", "verify", "inspect", "profile", "demo")
+COMMANDS = ("merge", "evaluate", "compare", "export", "run", "verify", "inspect", "profile", "demo")
 ERROR_TREES = {
     "mingle_edge.errors": "MingleError",
     "mingle_edge_export.errors": "ExportError",
@@ -21,9 +21,11 @@ EXTRAS = {
     "torch": "merge",
     "open_clip": "merge",
     "safetensors": "merge",
+    "huggingface_hub": "merge",
     "onnx": "merge",
     "onnxruntime": "cpu",
     "sklearn": "demo",
+    "ray": "ray",
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from click.core import ParameterSource
 from mingle_edge.cli.byte_size import byte_size
 from mingle_edge.cli.profile.lists import baseline_list, sweep_axes
 from mingle_edge.cli.progress_bar import ProgressBar
+from mingle_edge.durable import write_text
 
 if TYPE_CHECKING:
     from mingle_edge_runtime.profile import ProfileReport
@@ -126,11 +126,11 @@ def _show(report: ProfileReport, json_path: Path | None, html_path: Path | None)
     from mingle_edge.cli.profile.table import table
 
     if json_path is not None:
-        _write(json_path, json.dumps(report.to_json(), indent=1) + "\n")
+        write_text(json_path, json.dumps(report.to_json(), indent=1) + "\n")
     if html_path is not None:
         from mingle_edge.cli.profile.page import page
 
-        _write(html_path, page(report))
+        write_text(html_path, page(report))
     click.echo("\n".join(table(report)))
 
 
@@ -154,13 +154,3 @@ def _check_folder(path: Path | None) -> None:
     """Before any work: a file that could not be written would cost the whole profile."""
     if path is not None and not path.absolute().parent.is_dir():
         raise click.UsageError(f"{path} cannot be written: there is no folder {path.parent}; create it first")
-
-
-def _write(path: Path, text: str) -> None:
-    """All of the file or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

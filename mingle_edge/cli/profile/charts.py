@@ -1,11 +1,12 @@
-"""Charts as inline SVG: widths in percent and text in pixels, so that the same chart fits a phone and a desk."""
+"""Charts of the profile: bars, ratios, runs in order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mingle_edge.cli.profile.markup import Html, join, tag
+from mingle_edge.pages.drawing import chart, percent
+from mingle_edge.pages.elements import Html, tag
 
 _ROW = 40  # pixels: a line of text and what is drawn under it
 _THICK, _THIN = 12, 8  # pixels, of bars
@@ -50,31 +51,29 @@ def bars(title: str, rows: Sequence[Bar]) -> Html:
         for kind, length in row.parts:
             width = max(length, 0.0) * scale
             height = _THICK if row.under is None else _THIN
-            drawn.append(
-                tag("rect", x=_percent(start), y=top + 20, width=_percent(width), height=height, class_=f"fill {kind}")
-            )
+            drawn.append(tag("rect", x=percent(start), y=top + 20, width=percent(width), height=height, class_=f"fill {kind}"))
             start += width
         if row.under is not None:
             kind, length = row.under
-            drawn.append(tag("rect", x=0, y=top + 30, width=_percent(length * scale), height=_THIN, class_=f"fill {kind}"))
+            drawn.append(tag("rect", x=0, y=top + 30, width=percent(length * scale), height=_THIN, class_=f"fill {kind}"))
         if row.reach is not None:
             y = top + 26
-            drawn.append(tag("line", x1=_percent(start), x2=_percent(row.reach * scale), y1=y, y2=y, class_="reach"))
-    return _chart(title, drawn, len(rows) * _ROW)
+            drawn.append(tag("line", x1=percent(start), x2=percent(row.reach * scale), y1=y, y2=y, class_="reach"))
+    return chart(title, drawn, len(rows) * _ROW)
 
 
 def spans(title: str, rows: Sequence[Span]) -> Html:
     """Intervals with their middle, on one scale from zero, and a line at 1."""
     scale = 96 / max(1.0, *(row.high for row in rows))
     height = len(rows) * _ROW
-    drawn = [tag("line", x1=_percent(scale), x2=_percent(scale), y1=0, y2=height, class_="one")]
+    drawn = [tag("line", x1=percent(scale), x2=percent(scale), y1=0, y2=height, class_="one")]
     for i, row in enumerate(rows):
         y = i * _ROW + 27
         drawn += _texts(row.label, row.shown, i * _ROW)
-        ends = {"x1": _percent(row.low * scale), "x2": _percent(row.high * scale)}
+        ends = {"x1": percent(row.low * scale), "x2": percent(row.high * scale)}
         drawn.append(tag("line", y1=y, y2=y, class_=f"span {row.kind}", **ends))
-        drawn.append(tag("circle", cx=_percent(row.middle * scale), cy=y, r=5, class_=f"fill {row.kind}"))
-    return _chart(title, drawn, height)
+        drawn.append(tag("circle", cx=percent(row.middle * scale), cy=y, r=5, class_=f"fill {row.kind}"))
+    return chart(title, drawn, height)
 
 
 def lines(title: str, series: Sequence[tuple[str, Sequence[float]]], top: str, last: str) -> Html:
@@ -90,17 +89,7 @@ def lines(title: str, series: Sequence[tuple[str, Sequence[float]]], top: str, l
     )
     base = tag("line", x1="0%", x2="100%", y1=18 + _LINE, y2=18 + _LINE, class_="reach")
     words = [*_texts(top, "", 0), *_texts("run 1", f"run {last}", 18 + _LINE + 4)]
-    return _chart(title, [plot, base, *words], _LINE + 44)
-
-
-def legend(names: Sequence[tuple[str, str]]) -> Html:
-    """What the colours mean: class and text."""
-    entries = [tag("span", tag("i", class_=f"swatch {kind}"), text, class_="entry") for kind, text in names]
-    return tag("p", *entries, class_="legend")
-
-
-def _chart(title: str, drawn: Sequence[Html], height: int) -> Html:
-    return tag("svg", tag("title", title), join(*drawn), width="100%", height=height, role="img", class_="chart")
+    return chart(title, [plot, base, *words], _LINE + 44)
 
 
 def _texts(left: str, right: str, top: int) -> list[Html]:
@@ -112,7 +101,3 @@ def _length(row: Bar) -> float:
     """How far everything in the row goes."""
     first = sum(max(length, 0.0) for _, length in row.parts)
     return max(first, row.reach or 0.0, row.under[1] if row.under else 0.0)
-
-
-def _percent(value: float) -> str:
-    return f"{value:.2f}%"

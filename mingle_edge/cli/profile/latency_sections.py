@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mingle_edge.cli.profile.charts import Bar, Span, bars, lines, spans
-from mingle_edge.cli.profile.layout import details, kind_class, ms, section, table
-from mingle_edge.cli.profile.markup import Html
+from mingle_edge.cli.profile.layout import kind_class, ms
 from mingle_edge.cli.profile.memory_sections import MEMORY, memory_cells
 from mingle_edge.cli.profile.table import milliseconds, setting_value
+from mingle_edge.pages.cards import details, section, table
+from mingle_edge.pages.elements import Html
 
 if TYPE_CHECKING:
     from mingle_edge_runtime.profile import ProfileReport

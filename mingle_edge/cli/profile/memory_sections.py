@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mingle_edge.cli.byte_size import format_bytes
-from mingle_edge.cli.profile.charts import Bar, bars, legend, lines
-from mingle_edge.cli.profile.layout import details, ms, section, table
-from mingle_edge.cli.profile.markup import Html
+from mingle_edge.cli.profile.charts import Bar, bars, lines
+from mingle_edge.cli.profile.layout import ms
 from mingle_edge.cli.profile.table import milliseconds, signed_bytes
+from mingle_edge.pages.cards import details, section, table
+from mingle_edge.pages.drawing import legend
+from mingle_edge.pages.elements import Html
 
 if TYPE_CHECKING:
     from mingle_edge_runtime.profile import ProfileReport

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mingle_edge.cli.profile.latency_sections import batches, latency, ratios, sweep
-from mingle_edge.cli.profile.layout import ms, section, table
-from mingle_edge.cli.profile.markup import Html, tag
+from mingle_edge.cli.profile.layout import ms
 from mingle_edge.cli.profile.memory_sections import memory, residence, traffic
 from mingle_edge.cli.profile.style import STYLE
 from mingle_edge.cli.profile.table import milliseconds, signed_bytes
 from mingle_edge.cli.profile.trace_sections import layers, operators
+from mingle_edge.pages import style
+from mingle_edge.pages.cards import document, section, table
+from mingle_edge.pages.elements import Html, tag
 
 if TYPE_CHECKING:
     from mingle_edge_runtime.profile import ProfileReport
@@ -20,17 +22,9 @@ if TYPE_CHECKING:
 def page(report: ProfileReport) -> str:
     """The whole document."""
     title = f"Profile of {report.bundle.name}"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("style", Html(STYLE)),
-    )
     parts = (latency, ratios, batches, memory, residence, traffic, operators, layers, sweep, _setting)
     sections = [found for part in parts for found in part(report)]
-    body = tag("body", tag("main", _header(title, report), tag("div", *sections, class_="grid")))
-    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
+    return document(title, style.STYLE + STYLE, _header(title, report), tag("div", *sections, class_="grid"))
 
 
 def _header(title: str, report: ProfileReport) -> Html:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mingle_edge.cli.profile import breakdown
-from mingle_edge.cli.profile.charts import Bar, bars, legend
-from mingle_edge.cli.profile.layout import details, section, table
-from mingle_edge.cli.profile.markup import Html
+from mingle_edge.cli.profile.charts import Bar, bars
 from mingle_edge.cli.profile.table import milliseconds
+from mingle_edge.pages.cards import details, section, table
+from mingle_edge.pages.drawing import legend
+from mingle_edge.pages.elements import Html
 
 if TYPE_CHECKING:
     from mingle_edge_runtime.profile import ProfileReport

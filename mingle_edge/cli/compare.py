@@ -1,0 +1,121 @@
+"""`mingle-edge compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mingle_edge.cli.progress_bar import ProgressBar
+
+if TYPE_CHECKING:
+    from mingle_edge.corruptions import Corruption
+
+
+@click.command(short_help="What merging costs, method by method, on your tasks.")
+@click.argument("task_file", metavar="TASKS.toml", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("-o", "--output", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder of the results.")
+@click.option("--methods", metavar="LIST", help="Such as ties,'mingle(steps=10)'.  [default: one of each kind]")
+@click.option("--ablation", "ablations", metavar="NAME", multiple=True, help="Also the rows of a table of the paper.")
+@click.option("--orders", default=10, show_default=True, type=click.IntRange(min=1), help="Task orders to average over.")
+@click.option("--seed", default=42, show_default=True, type=int, help="Of the orders and of everything random.")
+@click.option("--tune", is_flag=True, help="Choose parameters on the validation images, 5 trials a method.")
+@click.option("--corruptions", metavar="LIST", help="Also on corrupted images: all, or names.")
+@click.option("--severity", default=5, show_default=True, type=click.IntRange(1, 5), help="Of the corruptions.")
+@click.option(
+    "--step-images",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Test images per task for states that are neither its own nor the last; 0: skip those states.  [default: all]",
+)
+@click.option("--address", metavar="HOST:PORT", help="Of a Ray cluster.  [default: Ray on this machine]")
+@click.option("--no-ray", is_flag=True, help="Cells one after another, in this process.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option(
+    "--list",
+    "listed",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda c, p, v: _list(c, v),
+    help="Show all methods, their parameters and the ablations.",
+)
+def command(
+    task_file: Path,
+    output: Path,
+    methods: str | None,
+    ablations: tuple[str, ...],
+    orders: int,
+    seed: int,
+    tune: bool,
+    corruptions: str | None,
+    severity: int,
+    step_images: int | None,
+    address: str | None,
+    no_ray: bool,
+    device: str,
+) -> None:
+    """Compare methods of merging on the tasks of TASKS.toml, as the paper does.
+
+    Tasks arrive one after another, in several orders. ACC is the mean accuracy
+    in the end, BWT what earlier tasks lost since their own merge, FWT what
+    later ones gain beforehand. P1: the head is given. P2: head and task are
+    given. P3: nothing is given, the labels of all tasks compete.
+
+    DIR holds report.html, results.json, results.csv, and every finished cell:
+    run the same command again to continue, or to add methods.
+    """
+    from mingle_edge.comparison.ablations import with_ablations
+    from mingle_edge.comparison.compare import Plan, compare
+    from mingle_edge.comparison.page import write_page
+    from mingle_edge.comparison.table import format_table, write_csv
+
+    plan = Plan(
+        task_file=task_file,
+        methods=with_ablations(methods, ablations),
+        orders=orders,
+        seed=seed,
+        tune=tune,
+        corruptions=_corruptions(corruptions, severity),
+        step_images=step_images,
+        device=device,
+        parallel=not no_ray,
+        address=address,
+    )
+    with ProgressBar() as progress:
+        results = compare(plan, output, progress=progress)
+    write_csv(results, output / "results.csv")
+    write_page(results, output / "report.html")
+    click.echo(format_table(results))
+    click.echo(f"\nreport: {output / 'report.html'}\nfigures: {output / 'results.json'}, {output / 'results.csv'}")
+    if failed := results["failed"]:
+        for cell in failed:
+            click.echo(f"failed: {cell['method']}, order {', '.join(cell['order'])}: {cell['error']}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _corruptions(text: str | None, severity: int) -> tuple[Corruption, ...]:
+    from mingle_edge.corruptions import CORRUPTIONS, Corruption
+
+    if text is None:
+        return ()
+    names = CORRUPTIONS if text.strip() == "all" else [name.strip() for name in text.split(",")]
+    return tuple(Corruption(name, severity) for name in names)
+
+
+def _list(context: click.Context, wanted: bool) -> None:
+    if not wanted:
+        return
+    from mingle_edge.comparison.ablations import ABLATIONS
+    from mingle_edge.comparison.registry import SPECS
+
+    for spec in SPECS.values():
+        click.echo(f"{spec.name}: {spec.summary}")
+        parameters = ", ".join(f"{key}={value}" for key, value in spec.published(8).items())
+        if parameters:
+            click.echo(f"    {parameters}")
+    click.echo("\nablations")
+    for name, methods in ABLATIONS.items():
+        click.echo(f"{name}: {methods}")
+    context.exit()

@@ -1,0 +1,247 @@
+"""The comparison: parameters tuned if asked, then cells of every method, order and corruption, and their figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mingle_edge.comparison import results as figures
+from mingle_edge.comparison.cell import Cell, CellResult
+from mingle_edge.comparison.entries import Entry, parse_entries
+from mingle_edge.comparison.execution import Execute, Source, on_ray, one_after_another, ray_is_there, stop_ray
+from mingle_edge.comparison.kept_cells import KeptCells
+from mingle_edge.comparison.material import Material
+from mingle_edge.comparison.orders import task_orders, tuning_order
+from mingle_edge.comparison.registry import DEFAULT, REFERENCES, SPECS
+from mingle_edge.comparison.results import Finished
+from mingle_edge.comparison.tuning import Tuning, trials
+from mingle_edge.corruptions import Corruption
+from mingle_edge.durable import flush
+from mingle_edge.errors import ComparisonError
+from mingle_edge.progress import Progress, silent
+from mingle_edge.task_file import read_task_file
+
+CELLS, RESULTS = "cells", "results.json"
+CARRIED = ("rank",)
+"""Settings of the task file that methods with a parameter of that name take over: a rank belongs to the width of a tower."""
+_PACKAGES = ("mingle-edge", "torch", "open_clip_torch", "numpy")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be compared, and how."""
+
+    task_file: Path
+    methods: str = DEFAULT  # see `parse_entries`
+    orders: int = 10
+    seed: int = 42
+    tune: bool = False
+    corruptions: tuple[Corruption, ...] = ()
+    step_images: int | None = None  # test images per task of states in between; None: all, 0: those states are passed over
+    device: str = "auto"
+    parallel: bool = True  # on Ray, where it is installed
+    address: str | None = None  # of a Ray cluster; None: this machine
+
+
+@dataclass
+class Comparison:
+    """Cells computed so far, those that failed, and where to keep them."""
+
+    material: Material
+    execute: Execute
+    kept: KeptCells
+    progress: Progress
+    finished: dict[str, list[Finished]] = field(default_factory=dict)  # by label
+    failed: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self, cells: Sequence[Cell], stage: str) -> dict[int, CellResult]:
+        """Results by number of the cell, without those that failed; kept ones are read instead of computed."""
+        keys = [cell.key(self.material) for cell in cells]
+        found = {n: result for n, key in enumerate(keys) if (result := self.kept.load(key)) is not None}
+        missing = [n for n in range(len(cells)) if n not in found]
+        numbers = {id(cells[n]): n for n in missing}
+        done = len(found)
+        self.progress(stage, done, len(cells))
+        for cell, outcome in self.execute([cells[n] for n in missing]):
+            done += 1
+            number = numbers[id(cell)]
+            if isinstance(outcome, str):
+                corruption = cell.corruption.name if cell.corruption else None
+                order = list(cell.order)
+                self.failed.append({"method": cell.label, "order": order, "corruption": corruption, "error": outcome})
+            else:
+                self.kept.keep(keys[number], outcome)
+                found[number] = outcome
+            self.progress(stage, done, len(cells), cell.label)
+        return found
+
+
+def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[str, Any]:
+    """Compare methods on the tasks of a task file; cells that `output` holds already are not computed again.
+
+    Writes and returns what `results.json` holds (docs/comparison.md). Pretrained and individual models are always compared. A
+    cell that fails is listed under `failed`, costs no other, and is tried again by the next run.
+
+    Raises:
+        ComparisonError: an unknown method or parameter, no validation images to tune on, seeds among the labelled images.
+    """
+    started = time.perf_counter()
+    tasks = read_task_file(plan.task_file)
+    names = [task.name for task in tasks.tasks]
+    given = {key: value for key, value in tasks.settings.items() if key in CARRIED}
+    entries = parse_entries(f"{','.join(REFERENCES)},{plan.methods}", SPECS, len(names), given)
+    counts = tuple(sorted({entry.seeds_per_class for entry in entries if entry.seeds_per_class is not None}))
+    if plan.tune and any(task.tune is None for task in tasks.tasks):
+        raise ComparisonError(
+            f"{tasks.path}: parameters are tuned on validation images, and not every task has some; "
+            'add tune = "dir/<class>/*.png" to every [[task]] table, or compare without tuning'
+        )
+    material = Material.open(plan.task_file, seed=plan.seed, seeds_per_class=counts, progress=progress)
+    source = Source(plan.task_file.absolute(), plan.seed, counts, plan.device)
+    with _executing(plan, source, material, progress) as execute:
+        comparison = Comparison(material, execute, KeptCells(output / CELLS), progress)
+        tunings = _tune(comparison, entries, plan) if plan.tune else {}
+        chosen = [replace(e, parameters=tunings[e.label].chosen) if e.label in tunings else e for e in entries]
+        orders = task_orders(names, plan.orders, plan.seed)
+        cells = [
+            replace(_cell(entry, order, plan), corruption=corruption, every_step=corruption is None and plan.step_images != 0)
+            for corruption in (None, *plan.corruptions)
+            for order in orders
+            for entry in chosen
+        ]
+        found = comparison.run(cells, "compare")
+    finished = [Finished(cells[n], found[n]) for n in sorted(found)]
+    results = {
+        "format": figures.FORMAT,
+        "format_version": figures.FORMAT_VERSION,
+        "task_file": str(plan.task_file),
+        "protocols": list(figures.PROTOCOLS),
+        "tasks": material.record(),
+        "settings": {
+            "orders": plan.orders,
+            "seed": plan.seed,
+            "tuned": plan.tune,
+            "corruptions": [vars(corruption) for corruption in plan.corruptions],
+            "step_images": plan.step_images,
+        },
+        "orders": orders,
+        "machine": _machine(),
+        "versions": {name: version(name) for name in _PACKAGES},
+        **_figures(chosen, finished, names, tunings),
+        "failed": comparison.failed,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    _write(output / RESULTS, results)
+    return results
+
+
+def _cell(entry: Entry, order: Sequence[str], plan: Plan) -> Cell:
+    return Cell(
+        label=entry.label,
+        method=entry.method,
+        parameters=entry.parameters,
+        order=tuple(order),
+        seed=plan.seed,
+        seeds_per_class=entry.seeds_per_class,
+        step_images=plan.step_images,
+    )
+
+
+def _tune(comparison: Comparison, entries: Sequence[Entry], plan: Plan) -> dict[str, Tuning]:
+    """Every trial of every method on the validation images, and what each came to."""
+    order = tuning_order(comparison.material.tasks, plan.seed)
+    tunings = trials(entries, SPECS)
+    cells = [
+        replace(_cell(tuning.entry, order, plan), parameters=trial, part="tune", every_step=False, step_images=None)
+        for tuning in tunings
+        for trial in tuning.trials
+    ]
+    found = comparison.run(cells, "tune")
+    numbers = iter(range(len(cells)))
+    for tuning in tunings:
+        for _ in tuning.trials:
+            tuning.record(found.get(next(numbers)))
+    return {tuning.entry.label: tuning for tuning in tunings}
+
+
+@contextmanager
+def _executing(plan: Plan, source: Source, material: Material, progress: Progress) -> Iterator[Execute]:
+    """On Ray where it is there and wanted, else in this process."""
+    with ExitStack() as stack:
+        if plan.address is not None and not ray_is_there():
+            raise ComparisonError(
+                f"address {plan.address!r}: cells run on a cluster by Ray, which is not installed; install it with: "
+                "pip install 'mingle-edge[ray]'"
+            )
+        if plan.parallel and ray_is_there():
+            execute = on_ray(source, plan.address)
+            stack.callback(stop_ray)
+            yield execute
+        else:
+            yield one_after_another(source, material, progress)
+
+
+def _figures(
+    entries: Sequence[Entry], finished: Sequence[Finished], tasks: Sequence[str], tunings: Mapping[str, Tuning]
+) -> dict[str, Any]:
+    """All figures of results.json, by label. A method none of whose cells finished is only described."""
+    by_label: dict[str, list[Finished]] = {entry.label: [] for entry in entries}
+    corrupted: dict[str, dict[str, list[Finished]]] = {}
+    for cell in finished:
+        if cell.cell.corruption is None:
+            by_label[cell.cell.label].append(cell)
+        else:
+            corrupted.setdefault(cell.cell.label, {}).setdefault(cell.cell.corruption.name, []).append(cell)
+    pretrained = figures.by_task(by_label["pretrained"], tasks)["P1"] if by_label["pretrained"] else {}
+    shown: dict[str, Any] = {key: {} for key in ("methods", "accuracy", "steps", "matrix", "by_task", "routes", "confusion")}
+    for entry in entries:
+        label, cells = entry.label, by_label[entry.label]
+        shown["methods"][label] = {
+            "method": entry.method,
+            "parameters": dict(entry.parameters) | ({"seeds_per_class": n} if (n := entry.seeds_per_class) is not None else {}),
+            "summary": SPECS[entry.method].summary,
+            "tuning": tunings[label].to_json() if label in tunings else None,
+        }
+        if not cells or not pretrained:
+            continue
+        shown["methods"][label] |= figures.method_figures(cells)
+        shown["accuracy"][label] = figures.summarise(cells, pretrained)
+        if cells[0].cell.every_step:
+            shown["steps"][label] = figures.steps(cells)
+        shown["matrix"][label] = {p: rows[1:] for p, rows in cells[0].result.accuracy.items()}
+        shown["by_task"][label] = figures.by_task(cells, tasks)
+        if (routes := figures.between_tasks(cells, tasks, lambda result: result.routes)) is not None:
+            shown["routes"][label] = routes
+        if (confusion := figures.between_tasks(cells, tasks, lambda result: result.confusion)) is not None:
+            shown["confusion"][label] = confusion
+    shown["corrupted"] = {
+        label: {name: figures.summarise(cells, _pretrained(corrupted, name, tasks)) for name, cells in of_label.items()}
+        for label, of_label in corrupted.items()
+    }
+    return shown
+
+
+def _pretrained(corrupted: Mapping[str, Mapping[str, list[Finished]]], name: str, tasks: Sequence[str]) -> dict[str, float]:
+    return figures.by_task(corrupted["pretrained"][name], tasks)["P1"]
+
+
+def _machine() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {"cpu": (models or [platform.processor()])[0], "cores": os.cpu_count(), "system": platform.platform()}
+
+
+def _write(path: Path, results: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(results, indent=1) + "\n")
+    flush(temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,96 @@
+"""Naming what is compared: `ties`, `mingle(steps=10)`, with every parameter of the method known by name and type."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mingle_edge.comparison.method import MethodSpec
+from mingle_edge.errors import ComparisonError
+
+SEEDS_PER_CLASS = "seeds_per_class"
+_ENTRY = re.compile(r"\s*(?P<name>[A-Za-z0-9-]+)\s*(?:\((?P<parameters>[^()]*)\))?\s*(?:,|$)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the comparison: a method with its parameters."""
+
+    label: str  # as written
+    method: str
+    parameters: Mapping[str, Any]  # every parameter of the method
+    given: Mapping[str, Any]  # those the user wrote, which tuning leaves alone
+    seeds_per_class: int | None = None  # written like a parameter of any method; None: as the task file says
+
+
+def parse_entries(text: str, specs: Mapping[str, MethodSpec], tasks: int, defaults: Mapping[str, Any]) -> list[Entry]:
+    """The entries of a list such as `ties, mingle(steps=10,rank=8)`, each once.
+
+    Parameters take the published value for so many tasks, then `defaults` where the method has such a parameter, then what
+    is written; `seeds_per_class` can be written for any method. Raises `ComparisonError` for a method or parameter that does
+    not exist, or a value of another type.
+    """
+    entries: dict[str, Entry] = {}
+    position = 0
+    while position < len(text):
+        match = _ENTRY.match(text, position)
+        if match is None:
+            raise ComparisonError(
+                f"methods: {text[position:].strip()!r} cannot be read; write names with parameters in parentheses, "
+                "separated by commas: ties,mingle(steps=10,rank=8)"
+            )
+        position = match.end()
+        entry = _entry(match["name"], match["parameters"] or "", specs, tasks, defaults)
+        entries.setdefault(entry.label, entry)
+    if not entries:
+        raise ComparisonError(f"methods: none is named; the methods are {', '.join(specs)}")
+    return list(entries.values())
+
+
+def _entry(name: str, parameters: str, specs: Mapping[str, MethodSpec], tasks: int, defaults: Mapping[str, Any]) -> Entry:
+    if name not in specs:
+        raise ComparisonError(f"methods: there is no method {name!r}; {_hint(name, list(specs), 'the methods are')}")
+    published = specs[name].published(tasks)
+    values = published | {key: value for key, value in defaults.items() if key in published}
+    known: dict[str, Any] = published | {SEEDS_PER_CLASS: 0}
+    given: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in parameters.split(","))):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or key not in known:
+            raise ComparisonError(f"methods: {name} has no parameter {key!r}; {_hint(key, list(known), 'its parameters are')}")
+        given[key] = _value(name, key, value, known[key])
+    label = f"{name}({','.join(f'{key}={_written(value)}' for key, value in given.items())})" if given else name
+    seeds_per_class = given.pop(SEEDS_PER_CLASS, None)
+    if seeds_per_class is not None and (not isinstance(seeds_per_class, int) or seeds_per_class < 0):
+        raise ComparisonError(f"methods: {name}: seeds_per_class is {seeds_per_class}, and must be a whole number, 0 or more")
+    return Entry(label, name, values | given, given, seeds_per_class)
+
+
+def _value(method: str, key: str, text: str, published: Any) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    if published is None or value is None:
+        return value
+    if isinstance(published, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    # "auto" may stand for a number and a number for "auto": the method itself says what it takes.
+    if isinstance(published, bool) is not isinstance(value, bool) or (
+        isinstance(published, (int, float)) and not isinstance(value, (int, float, str))
+    ):
+        raise ComparisonError(f"methods: {method}: {key} is {text}, and must be of the kind of {_written(published)}")
+    return value
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _hint(name: str, known: Sequence[str], introduction: str) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"{introduction} {', '.join(known) or 'none'}"

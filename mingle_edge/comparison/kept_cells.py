@@ -1,0 +1,36 @@
+"""Finished cells on disk, by the hash of all they depend on, so that nothing is computed twice and a kill loses one cell."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from mingle_edge.comparison.cell import CellResult
+from mingle_edge.durable import flush
+
+
+class KeptCells:
+    """The folder of finished cells of a comparison."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def load(self, key: str) -> CellResult | None:
+        """A finished cell; None if it was never finished or its file is damaged."""
+        try:
+            return CellResult(**json.loads(self._path(key).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def keep(self, key: str, result: CellResult) -> None:
+        """Write a finished cell, whole or not at all."""
+        temporary = self.folder / f".{key}.tmp"
+        temporary.write_text(json.dumps(asdict(result)))
+        flush(temporary)
+        os.replace(temporary, self._path(key))
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"

@@ -1,0 +1,88 @@
+"""A comparison on a terminal and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mingle_edge.comparison.ranking import accuracy, ordered
+from mingle_edge.comparison.wording import count, difference, finite, megabytes, percentage, shorten, times
+from mingle_edge.durable import write_text
+
+_WIDTH = 100  # characters
+FIGURES = ("acc", "acc_std", "bwt", "bwt_std", "fwt", "fwt_std")
+COLUMNS = ("method", "protocol", "corruption", *FIGURES, "stored_bytes", "active_bytes", "latency_ratio", "parameters")
+"""The columns of the CSV file; `corruption` is empty on clean images, a figure that was not measured too."""
+_MEANING = {"P1": "P1: head given", "P2": "P2: head and task given", "P3": "P3: nothing given"}
+
+
+def format_table(results: Mapping[str, Any]) -> str:
+    """The table for a terminal, at most 100 columns wide: a line per method, sorted by accuracy between the references."""
+    return "\n".join(_lines(results))
+
+
+def write_csv(results: Mapping[str, Any], path: Path) -> None:
+    """Write one row per method and protocol, and one more for each corruption; figures unrounded. Raises `OSError`."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for label in ordered(results):
+        conditions = {"": results["accuracy"].get(label, {})} | results["corrupted"].get(label, {})
+        for corruption, protocols in conditions.items():
+            for protocol, figures in protocols.items():
+                writer.writerow(_row(results, label, protocol, corruption, figures))
+    write_text(path, text.getvalue())
+
+
+def _row(results: Mapping[str, Any], label: str, protocol: str, corruption: str, figures: Mapping[str, Any]) -> list[Any]:
+    method = results["methods"][label]
+    measured = [finite(figures.get(name)) for name in FIGURES]
+    costs = [method.get("stored_bytes"), method.get("active_bytes"), finite(method.get("latency_ratio"))]
+    return [label, protocol, corruption, *measured, *costs, json.dumps(method["parameters"], sort_keys=True)]
+
+
+def _lines(results: Mapping[str, Any]) -> Iterator[str]:
+    labels, spread = ordered(results), len(results["orders"]) > 1
+    columns = [column for protocol in results["protocols"] for column in _accuracies(results, protocol, labels, spread)]
+    columns += _costs(results, labels)
+    groups = [column[0] for column in columns]
+    widths = [max(map(len, column)) + bool(group) for column, group in zip(columns, groups, strict=True)]
+    name = min(_WIDTH - sum(widths) - len(widths), max(map(len, ["method", *labels])))
+    for i, label in enumerate(["", "method", *labels]):
+        cells = [f"{column[i]:>{width}}" for column, width in zip(columns, widths, strict=True)]
+        yield " ".join([f"{shorten(label, name):<{name}}", *cells]).rstrip()
+    yield ""
+    yield "; ".join(_MEANING.get(protocol, protocol) for protocol in results["protocols"]) + "."
+    orders = len(results["orders"])
+    yield "ACC, BWT, FWT in percent" + (f", mean and deviation of {orders} task orders." if spread else ", one task order.")
+    yield "MB stored, MB read per image, at 4 bytes a parameter; time per image relative to the plain backbone."
+    if failed := len(results["failed"]):
+        yield f"{count(failed, 'cell')} failed; figures are of the orders that finished."
+
+
+def _accuracies(results: Mapping[str, Any], protocol: str, labels: Sequence[str], spread: bool) -> Iterator[list[str]]:
+    """Columns of one protocol: its name over the first, the head, then a cell for each label."""
+
+    def cells(name: str, show: Callable[[Any], str], deviates: bool) -> list[str]:
+        found = []
+        for label in labels:
+            deviation = accuracy(results, label, protocol, f"{name}_std") if deviates else None
+            shown = show(accuracy(results, label, protocol, name))
+            found.append(shown if deviation is None else f"{shown}±{percentage(deviation)}")
+        return found
+
+    yield [protocol, "ACC", *cells("acc", percentage, spread)]
+    yield ["", "BWT", *cells("bwt", difference, spread and protocol == results["protocols"][0])]
+    if any(accuracy(results, label, protocol, "fwt") is not None for label in labels):
+        yield ["", "FWT", *cells("fwt", difference, False)]
+
+
+def _costs(results: Mapping[str, Any], labels: Sequence[str]) -> Iterator[list[str]]:
+    methods = [results["methods"][label] for label in labels]
+    yield ["cost", "MB", *(megabytes(method.get("stored_bytes")) for method in methods)]
+    yield ["", "read", *(megabytes(method.get("active_bytes")) for method in methods)]
+    yield ["", "time", *(times(method.get("latency_ratio")) for method in methods)]

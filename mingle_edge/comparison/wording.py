@@ -1,0 +1,70 @@
+"""Figures and names of a comparison as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+MISSING = "-"
+"""What is shown where there is no figure."""
+
+
+def finite(value: Any) -> float | None:
+    """The value where it is a finite number; None for what was not measured."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def percentage(value: Any) -> str:
+    """`81.5`: one digit after the point, as in the published tables."""
+    number = finite(value)
+    return MISSING if number is None else f"{round(number, 1) + 0.0:.1f}"
+
+
+def difference(value: Any) -> str:
+    """`+1.2`, `-2.6` or `0.0`."""
+    number = finite(value)
+    return MISSING if number is None else f"{round(number, 1):+.1f}" if round(number, 1) else "0.0"
+
+
+def digits(number: float) -> str:
+    """Three digits or more: `0.123`, `1.23`, `12.3`, `1234`."""
+    return f"{number:.{3 if number < 1 else 2 if number < 10 else 1 if number < 1000 else 0}f}"
+
+
+def megabytes(size: Any) -> str:
+    """10^6 bytes, without the unit."""
+    number = finite(size)
+    return MISSING if number is None else digits(number / 1e6)
+
+
+def times(ratio: Any) -> str:
+    """`1.17`, of the plain backbone."""
+    number = finite(ratio)
+    return MISSING if number is None else f"{number:.2f}"
+
+
+def parameters(given: Mapping[str, Any]) -> str:
+    """`scale 0.3, keep 0.2`."""
+    return ", ".join(f"{name} {_parameter(value)}" for name, value in given.items())
+
+
+def _parameter(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "/".join(map(_parameter, value)) if isinstance(value, list | tuple) else "none" if value is None else str(value)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 task`, `20 tasks`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def shorten(text: str, length: int) -> str:
+    """At most `length` characters; what is left out is the middle, since names of variants differ at their ends."""
+    if len(text) <= length:
+        return text
+    kept = max(length - 2, 0)
+    return f"{text[: kept - kept // 2]}..{text[len(text) - kept // 2 :]}"[:length]

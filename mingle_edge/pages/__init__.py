@@ -1,0 +1,1 @@
+"""What the HTML pages of `profile` and `compare` share. Importing it loads neither torch nor ONNX."""
