@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -105,6 +106,9 @@ def main() -> None:
 
 def measure_all(kinds: list[str], folder: Path, arguments: argparse.Namespace) -> dict[str, Figures]:
     """The figures of each kind by task; what an earlier run with the same options left is kept."""
+    if arguments.threads:
+        # For NumPy's own threads, which the processes read when they import it.
+        os.environ |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), str(arguments.threads))
     folder.mkdir(parents=True, exist_ok=True)
     model = f"{arguments.model}-quickgelu"
     arguments.architecture = TINY if arguments.model == "tiny" else read_architecture(model, folder)
