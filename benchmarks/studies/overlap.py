@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from layer_merging import Layers, merge_layers, right_in_layers
 from seeds import LEARNING_RATE
-from suite_study import PARTS, PoolSeeds, Study, answering, markdown, note, p1, p2, parser, route
+from suite_study import PARTS, PoolSeeds, Study, answering, markdown, note, p1, p2, parser, route, spread
 from torch import Tensor
 
 from mingle_edge.adaptation import NewGate
@@ -114,8 +114,8 @@ class ScaledLearner(Learner):
     similarity: float = 0.0  # of the new task to the one before, in [0, 1]
     inputs: dict[str, Tensor] = field(default_factory=dict)  # layer -> mean tokens of the seeds with a constant 1, [n, d]
 
-    def _start(self, layer: str, A: Tensor, basis: Tensor | None) -> NewGate:
-        gate = super()._start(layer, A, basis)
+    def start(self, layer: str, A: Tensor, basis: Tensor | None) -> NewGate:
+        gate = super().start(layer, A, basis)
         if basis is not None:
             if not self.inputs:
                 self._record()
@@ -156,33 +156,41 @@ STRENGTHS: dict[str, Strength | None] = {
 
 def layer_scope(studies: list[Study]) -> None:
     """Two tasks merged at a time, similar and not, under each strength."""
-    found: dict[tuple[str, str, str], list[list[float]]] = {}  # (strength, kind, part)
+    # (strength, kind, part) -> [model][pair][first task, second task, change of the first]
+    found: dict[tuple[str, str, str], list[list[list[float]]]] = {}
     alike: dict[str, list[float]] = {"similar": [], "dissimilar": []}
     for study in studies:
         similarities = task_similarities(study)
         pairs = siblings(study)
         rotated = [(a, pairs[(i + 1) % len(pairs)][1]) for i, (a, _) in enumerate(pairs)]
         for kind, chosen in (("similar", pairs), ("dissimilar", rotated)):
+            for key in [(name, kind, part) for name in STRENGTHS for part in PARTS]:
+                found.setdefault(key, []).append([])
             for a, b in chosen:
                 alike[kind].append(float(similarities[a, b]))
                 for name, strength in STRENGTHS.items():
-                    states = merge_pair(study, a, b, strength, float(similarities[a, b]))
+                    before, after = merge_pair(study, a, b, strength, float(similarities[a, b]))
                     for part in PARTS:
-                        own, first, second = (
-                            _percent(study, *of, part) for of in ((states[0], a), (states[1], a), (states[1], b))
-                        )
-                        found.setdefault((name, kind, part), []).append([first, second, first - own])
+                        own, first, second = (_percent(study, *of, part) for of in ((before, a), (after, a), (after, b)))
+                        found[name, kind, part][-1].append([first, second, first - own])
                 note(f"{study.folder}: {study.tasks[a].name}, {study.tasks[b].name}")
     for kind, values in alike.items():
         print(f"Measured similarity of {kind} pairs: {np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f}).")
-    tune = {name: np.mean([np.mean(found[name, kind, "tune"], axis=0)[:2].mean() for kind in alike]) for name in STRENGTHS}
-    print(f"Best on the tune part: {max(tune, key=lambda name: tune[name])}.\n")
+    tune = {name: _acc(*(found[name, kind, "tune"] for kind in alike)) for name in STRENGTHS}
+    print(f"Best on the tune part: {max(tune, key=lambda name: tune[name].mean())}. Deviation over pretraining seeds.\n")
     rows = []
     for name in STRENGTHS:
-        cells = [np.mean(found[name, kind, "test"], axis=0) for kind in alike]
-        rows.append([name, f"{tune[name]:.1f}", *(f"{value:.1f}" for cell in cells for value in (cell[:2].mean(), *cell))])
-    columns = ("ACC", "first task", "second task", "BWT")
-    print(markdown(["strength", "ACC, tune part", *(f"{kind}: {column}" for kind in alike for column in columns)], rows))
+        row = [name, spread(tune[name]), spread(_acc(*(found[name, kind, "test"] for kind in alike)))]
+        for kind in alike:
+            row += [f"{value:.1f}" for value in np.mean(found[name, kind, "test"], axis=(0, 1))]
+        rows.append(row)
+    columns = [f"{kind}: {column}" for kind in alike for column in ("first task", "second task", "BWT")]
+    print(markdown(["strength", "ACC, tune part", "ACC", *columns], rows))
+
+
+def _acc(*kinds: list[list[list[float]]]) -> np.ndarray:
+    """ACC of each model, over the pairs of all kinds."""
+    return np.mean([np.array(of_kind)[:, :, :2].mean(axis=(1, 2)) for of_kind in kinds], axis=0)
 
 
 def merge_pair(study: Study, first: int, second: int, strength: Strength | None, similarity: float) -> list[Layers]:

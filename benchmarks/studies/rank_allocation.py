@@ -3,8 +3,9 @@
     python benchmarks/studies/rank_allocation.py --suite DIR [--pretraining-seeds 0 1 2] [--tasks 20]
 
 Every task gets the bytes of equal ranks everywhere, spent one singular direction after another on what is worth most per
-parameter: the squared singular value (energy), or what the direction does to the seeds' own inputs (response: the squared
-singular value times the mean square of what it reads of them, from the fine-tuned model). P2 of complete experts.
+parameter: the squared singular value (energy); the same after half the rank has gone to every layer (half); the squared
+singular value as a share of its layer's (share); or what the direction does to the seeds' own inputs (response: the mean
+square of what it adds to its layer's output, in the fine-tuned model). P2 of complete experts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mingle_edge.vision_tower import embed_images, plain_linear
 
 RANKS = (2, 4, 8, 16)
 SEEDS_PER_CLASS = 5
-HOW = ("equal", "energy", "response")
+HOW = ("equal", "energy", "half", "share", "response")
 
 Directions = Mapping[str, Sequence[int]]
 """layer -> numbers of the singular directions its expert holds"""
@@ -35,8 +36,13 @@ def main() -> None:
     for seed in given.pretraining_seeds:
         study = Study(given.suite, seed, given.tasks)
         for task in range(len(study.tasks)):
-            worth = {"energy": energies(study, task), "response": responses(study, task)}
+            energy, response = energies(study, task), responses(study, task)
+            share = {layer: of / of.sum() for layer, of in energy.items()}
             for rank in RANKS:
+                half = {
+                    layer: torch.cat([torch.full((rank // 2,), torch.inf), of[rank // 2 :]]) for layer, of in energy.items()
+                }
+                worth = {"energy": energy, "half": half, "share": share, "response": response}
                 for how in HOW:
                     directions = equal(study, rank) if how == "equal" else greedy(study, worth[how], rank)
                     spread.setdefault((how, rank), []).append(directions)
@@ -48,15 +54,13 @@ def main() -> None:
     print(f"P2 ACC, percent, test part (tune part); individual models {np.mean(individual):.1f}.\n")
     rows = []
     for rank in RANKS:
-        gains = [np.array(found[how, rank, "test"]) - np.array(found["equal", rank, "test"]) for how in HOW[1:]]
-        rows.append(
-            [
-                str(rank),
-                *(f"{np.mean(found[how, rank, 'test']):.1f} ({np.mean(found[how, rank, 'tune']):.1f})" for how in HOW),
-                *(f"{100 * np.mean(gain > 0):.0f} / {100 * np.mean(gain < 0):.0f}" for gain in gains),
-            ]
-        )
-    print(markdown(["mean rank", *HOW, *(f"tasks better / worse by {how}, %" for how in HOW[1:])], rows))
+        row = [str(rank)]
+        for how in HOW:
+            gain = np.array(found[how, rank, "test"]) - np.array(found["equal", rank, "test"])
+            better = f"; {np.sum(gain > 0)} better, {np.sum(gain < 0)} worse" if how != "equal" else ""
+            row.append(f"{np.mean(found[how, rank, 'test']):.1f} ({np.mean(found[how, rank, 'tune']):.1f}){better}")
+        rows.append(row)
+    print(markdown(["mean rank", *HOW], rows))
     print("\nMean rank by kind of layer:\n")
     kinds = ["patch_embedding", "q", "k", "v", "out", "fc1", "fc2", "projection"]
     rows = []

@@ -4,23 +4,24 @@
 
 Seeds are drawn from a pool of ten per class, several times. `image`: static experts and the router, for 0, 4, 16 and 64
 variations of each seed (`router_augmentations`, without its bound on images per task). `layer`: gates adapted on the seeds,
-without variations and with 16; every image routed in every layer, all experts. Figures are of the test part.
+without variations and with 16; every image routed in every layer, all experts. Figures are of the test part. `rate`: the
+learning rate of the gates, by the tune part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from layer_merging import merge_layers, right_in_layers
-from suite_study import PoolSeeds, Study, markdown, note, own_route, p1, p2, parser, route
+from suite_study import PoolSeeds, Study, markdown, note, own_route, p1, p2, parser, route, spread
 
 from mingle_edge.router_features import mild_variations
 from mingle_edge.seeds import task_generator
 from mingle_edge.settings import Settings
 
 VARIATIONS = (0, 4, 16, 64)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 LAYER_VARIATIONS = (0, 16)
 LEARNING_RATE = 1e-2  # of gates in so narrow a model: the best of 1e-3, 3e-3, 1e-2 and 3e-2 on the tune part
 
@@ -65,11 +66,11 @@ SEEDS: dict[str, Choice] = {
 def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
-    options.add_argument("--scope", choices=("image", "layer"), default="image")
+    options.add_argument("--scope", choices=tuple(SCOPES), default="image")
     options.add_argument("--draws", type=int, default=3, help="times that seeds are drawn")
     given = options.parse_args()
     studies = [Study(given.suite, seed, given.tasks) for seed in given.pretraining_seeds]
-    (image_scope if given.scope == "image" else layer_scope)(studies, given.draws)
+    SCOPES[given.scope](studies, given.draws)
 
 
 def image_scope(studies: list[Study], draws: int) -> None:
@@ -100,21 +101,36 @@ def layer_scope(studies: list[Study], draws: int) -> None:
     """ACC under P1 of gates adapted on the seeds, all experts at every layer."""
     found: dict[tuple[str, int], list[float]] = {}
     for study in studies:
-        settings = Settings(scope="layer", rank=study.settings.rank, learning_rate=LEARNING_RATE)
-        numbers = range(len(study.tasks))
         for name, choice in SEEDS.items():
             for draw in range(draws):
                 for variations in LAYER_VARIATIONS:
-                    seeds = [_varied(study, task, choice(study, task, draw), variations) for task in numbers]
-                    layers = merge_layers(study, numbers, seeds, replace(settings, seed=draw))[-1]
-                    right = [right_in_layers(study, layers, task, "test").mean() for task in numbers]
-                    found.setdefault((name, variations), []).append(100 * float(np.mean(right)))
+                    acc = _layer_acc(study, choice, draw, variations, LEARNING_RATE, "test")
+                    found.setdefault((name, variations), []).append(acc)
             note(f"{study.folder}: {name}")
-    rows = [
-        [name, *(f"{np.mean(f):.1f} ± {np.std(f):.1f}" for v in LAYER_VARIATIONS if (f := found[name, v]))] for name in SEEDS
-    ]
+    rows = [[name, *(spread(found[name, v]) for v in LAYER_VARIATIONS)] for name in SEEDS]
     print("P1 ACC, percent. Deviation over draws and models.\n")
     print(markdown(["seeds", *(f"{v} variations" for v in LAYER_VARIATIONS)], rows))
+
+
+def learning_rates(studies: list[Study], draws: int) -> None:
+    """ACC under P1 on the tune part, five seeds per class, by the learning rate of the gates."""
+    rows = []
+    for rate in RATES:
+        found = [_layer_acc(study, per_class(5), draw, 0, rate, "tune") for study in studies for draw in range(draws)]
+        rows.append([f"{rate:g}", spread(found)])
+        note(f"learning rate {rate:g}")
+    print(markdown(["learning rate", "P1 ACC, tune part"], rows))
+
+
+SCOPES = {"image": image_scope, "layer": layer_scope, "rate": learning_rates}
+
+
+def _layer_acc(study: Study, choice: Choice, draw: int, variations: int, rate: float, part: str) -> float:
+    settings = Settings(scope="layer", rank=study.settings.rank, learning_rate=rate, seed=draw)
+    numbers = range(len(study.tasks))
+    seeds = [_varied(study, task, choice(study, task, draw), variations) for task in numbers]
+    layers = merge_layers(study, numbers, seeds, settings)[-1]
+    return 100 * float(np.mean([right_in_layers(study, layers, task, part).mean() for task in numbers]))
 
 
 def _varied(study: Study, task: int, chosen: list[int], variations: int) -> PoolSeeds:

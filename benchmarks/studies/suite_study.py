@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import sys
 import zlib
@@ -22,6 +23,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mingle_edge import router_features as library_features
+from mingle_edge import vision_tower
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.experts import Factors, build_expert
 from mingle_edge.images import load_images
@@ -39,6 +42,8 @@ from mingle_edge.vision_tower import Parameters, embed_images, router_features
 PARTS = ("tune", "test")
 BACKBONE = -1  # in place of a task's number: no expert
 BATCH = 256  # images
+FEATURES = hashlib.sha256("".join(map(inspect.getsource, (vision_tower, library_features))).encode()).hexdigest()
+"""What router features are today: others are not to be found among the kept."""
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Route = tuple[Floats, Bools]
@@ -152,7 +157,7 @@ class Study:
             return torch.cat([router_features(x, self.backbone, self.architecture, depth) for x in batches]).numpy()
 
         return [
-            self._once(lambda n=n: compute(n), "features", depth, task.files(part).digest).astype(np.float64)
+            self._once(lambda n=n: compute(n), FEATURES, depth, task.files(part).digest).astype(np.float64)
             for n, task in enumerate(self.tasks)
         ]
 
@@ -169,7 +174,7 @@ class Study:
             return torch.stack(rows).numpy()
 
         return [
-            self._once(lambda n=n: compute(n), "seed features", depth, variations, task.files("seeds").digest)
+            self._once(lambda n=n: compute(n), FEATURES, depth, variations, task.files("seeds").digest)
             for n, task in enumerate(self.tasks)
         ]
 
@@ -295,6 +300,11 @@ def p2(correct: Sequence[Bools]) -> float:
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def spread(values: Sequence[float] | Floats) -> str:
+    """Mean and, of more than one value, deviation, to a tenth."""
+    return f"{np.mean(values):.1f} ± {np.std(values):.1f}" if len(values) > 1 else f"{np.mean(values):.1f}"
 
 
 def parser(doc: str | None, tasks: int = 20) -> argparse.ArgumentParser:

@@ -14,7 +14,22 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from suite_study import BACKBONE, BATCH, Bools, Route, Study, answering, markdown, note, own_route, p1, p2, parser, route
+from suite_study import (
+    BACKBONE,
+    BATCH,
+    Bools,
+    Route,
+    Study,
+    answering,
+    markdown,
+    note,
+    own_route,
+    p1,
+    p2,
+    parser,
+    route,
+    spread,
+)
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -59,17 +74,17 @@ def main() -> None:
         for k in MIXED:
             mixed[k].append(p1(correct, routes) if k == 1 else mixture_p1(study, routes, k, rank))
         note(f"{study.folder}: mixtures")
-    print(f"{given.tasks} tasks. Rank and carrying layers, k = 1:\n")
+    print(f"{given.tasks} tasks, percent; deviation over pretraining seeds. Rank and carrying layers, k = 1:\n")
     rows = []
     for (carrying, r), figures in ranks.items():
         cost = ["", ""] if r is None else [f"{expert_bytes(a, r, carrying) / 1e3:.0f}", f"{1 + added(a, r, carrying):.3f}"]
-        rows.append([carrying, "" if r is None else str(r), *(f"{x:.1f}" for x in np.mean(figures, axis=0)), *cost])
+        rows.append([carrying, "" if r is None else str(r), *map(spread, np.transpose(figures)), *cost])
     print(markdown(["layers", "rank", "P1", "P2", "kB per expert", "multiply-adds over the backbone's"], rows))
     print(f"\nk experts mixed by their posterior, rank {rank}, attn+mlp:\n")
-    rows = [[str(k), f"{np.mean(of):.1f}", f"{1 + k * added(a, rank, CARRYING[0]):.3f}"] for k, of in mixed.items()]
+    rows = [[str(k), spread(of), f"{1 + k * added(a, rank, CARRYING[0]):.3f}"] for k, of in mixed.items()]
     print(markdown(["k", "P1", "multiply-adds over the backbone's"], rows))
     print(f"\nDepth of the router, rank {rank}:\n")
-    rows = [[name, *(f"{x:.1f}" for x in np.mean(of, axis=0))] for name, of in depths.items()]
+    rows = [[name, *map(spread, np.transpose(of))] for name, of in depths.items()]
     print(
         markdown(
             ["router_blocks", "P1", "routed to own task, %", "P2", "blocks read", "router's multiply-adds, % of backbone"], rows
