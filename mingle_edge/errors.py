@@ -17,6 +17,10 @@ class ImageFolderError(MingleError):
     """A folder of images is missing, empty, or holds a file that cannot be decoded."""
 
 
+class HubError(MingleError):
+    """A model or data set on the Hugging Face hub does not exist, needs a login, or cannot be reached."""
+
+
 class MergedModelError(MingleError):
     """A merged model folder is damaged, of a newer format, or does not fit what is being added to it."""
 

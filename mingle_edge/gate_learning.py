@@ -63,7 +63,7 @@ class Learner:
         `experts` (B, A) of the new task by layer, `frozen` all earlier tasks, `basis [m, d]` the protected directions.
         Returns the gates, all experts with the new one last, and the losses.
         """
-        gates = {layer: self._start(layer, experts[layer][1], basis.get(layer)) for layer in experts}
+        gates = {layer: self.start(layer, experts[layer][1], basis.get(layer)) for layer in experts}
 
         stacks = {layer: _stacked(frozen.get(layer), expert) for layer, expert in experts.items()}
 
@@ -74,7 +74,7 @@ class Learner:
             linear = GatedLinear(self.backbone, layers(), pooling=self.settings.gate_pooling)
             return self.logits(images, self.backbone, linear)
 
-        losses = self._adapt(student, gates, teacher_logits)
+        losses = self.adapt(student, gates, teacher_logits)
         return gates, layers(), losses
 
     def learn_on_route(
@@ -93,7 +93,7 @@ class Learner:
             gated = CompleteExpert(expert.factors, expert.vectors, {k: (g.weight[0], g.bias) for k, g in gates.items()})
             return self.logits(images, parameters, expert_linear(parameters, [(1.0, gated)]))
 
-        return gates, self._adapt(student, gates, teacher_logits)
+        return gates, self.adapt(student, gates, teacher_logits)
 
     @torch.inference_mode()
     def protect(self, layers: Mapping[str, GatedExperts], basis: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -114,7 +114,8 @@ class Learner:
             added[layer] = new_directions(known, directions, settings.subspace_basis)
         return added
 
-    def _adapt(self, student: Callable[[Tensor], Tensor], gates: Mapping[str, NewGate], teacher_logits: Tensor) -> list[float]:
+    def adapt(self, student: Callable[[Tensor], Tensor], gates: Mapping[str, NewGate], teacher_logits: Tensor) -> list[float]:
+        """Adapt gates in place on batches of the seeds; `student` maps images to logits. Returns the losses."""
         settings = self.settings
         generator = task_generator(settings.seed, self.task, "batches")
 
@@ -132,7 +133,8 @@ class Learner:
             on_step=lambda step, loss: self.progress("adapt", step + 1, settings.steps, f"loss {loss:.4f}"),
         )
 
-    def _start(self, layer: str, A: Tensor, basis: Tensor | None) -> NewGate:
+    def start(self, layer: str, A: Tensor, basis: Tensor | None) -> NewGate:
+        """The new gate of a layer before adaptation, constrained by `basis [m, d]` if there is one."""
         settings = self.settings
         width = A.shape[1]
         constraint = None

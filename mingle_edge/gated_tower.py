@@ -51,7 +51,7 @@ class CompleteExpert:
         )
 
 
-def expert_parameters(backbone: Parameters, experts: Sequence[tuple[float, CompleteExpert]]) -> dict[str, Tensor]:
+def expert_parameters(backbone: Parameters, experts: Sequence[tuple[float | Tensor, CompleteExpert]]) -> dict[str, Tensor]:
     """The backbone with vectors moved to `default + sum_t c_t (v_t - default)`; exactly v for one expert of weight 1."""
     parameters = dict(backbone)
     for name in {name for _, expert in experts for name in expert.vectors}:
@@ -63,7 +63,7 @@ def expert_parameters(backbone: Parameters, experts: Sequence[tuple[float, Compl
     return parameters
 
 
-def expert_linear(parameters: Parameters, experts: Sequence[tuple[float, CompleteExpert]]) -> Linear:
+def expert_linear(parameters: Parameters, experts: Sequence[tuple[float | Tensor, CompleteExpert]]) -> Linear:
     """Linear layers with a fixed route: `W x + b + sum_t c_t g_t(x) B_t A_t x`."""
     plain = plain_linear(parameters)
 

@@ -15,7 +15,9 @@ WHOLE = (0.0, 1.0)
 class ImageSource:
     """Images by class, or the unlabeled images of a folder."""
 
-    files: str  # relative to the task file: `dir/<class>/*.png`, a folder without labels, or `data/test-*.parquet`
+    files: (
+        str  # `dir/<class>/*.png`, a folder without labels, or `data/test-*.parquet`; on the hub or relative to the task file
+    )
     image: str | None = None  # parquet: the column of encoded images; None: the only one of that form
     label: str | None = None  # parquet: the column of class numbers; None: the only one of that form
     share: tuple[float, float] = WHOLE  # of the images of every class, in an order that is random but always the same

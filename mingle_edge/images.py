@@ -84,7 +84,7 @@ def labelled_images(pattern: str, base: Path, classes: Sequence[str]) -> list[tu
     if not root.is_dir():
         raise ImageFolderError(f"there is no folder {root} for the pattern {pattern!r}; correct the path")
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    matched = _match([folder.name for folder in folders], classes)
+    matched = match_classes([folder.name for folder in folders], classes)
     without = [name for name in classes if name not in matched]
     unknown = [folder.name for folder in folders if folder.name not in matched.values()]
     if without or unknown:
@@ -107,14 +107,14 @@ def labelled_images(pattern: str, base: Path, classes: Sequence[str]) -> list[tu
     return labelled
 
 
-def _match(folders: list[str], classes: Sequence[str]) -> dict[str, str]:
-    """Class -> folder, for all that match exactly, or up to case, spaces and underscores with one candidate on each side."""
-    exact = {name: name for name in classes if name in folders}
+def match_classes(found: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
+    """Class -> name found, for all that match exactly, or up to case, spaces and underscores with one candidate each."""
+    exact = {name: name for name in classes if name in found}
     left = [name for name in classes if name not in exact]
-    spare = [folder for folder in folders if folder not in exact]
+    spare = [name for name in found if name not in exact]
     matched = dict(exact)
     for name in left:
-        twins = [folder for folder in spare if _folded(folder) == _folded(name)]
+        twins = [other for other in spare if _folded(other) == _folded(name)]
         rivals = [other for other in left if _folded(other) == _folded(name)]
         if len(twins) == len(rivals) == 1:
             matched[name] = twins[0]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from mingle_edge.errors import ImageFolderError
+from mingle_edge.hub import local_path, rooted
 from mingle_edge.image_source import WHOLE, ImageSource
 from mingle_edge.images import labelled_images, list_images
+from mingle_edge.parquet_images import ParquetImages
+from mingle_edge.progress import Progress, silent
 from mingle_edge.seeds import task_generator
 from mingle_edge.task_file import TaskSource
 
@@ -21,7 +25,7 @@ class LabelledImages(Protocol):
 
     labels: list[int]  # class numbers
 
-    def paths(self, numbers: Sequence[int]) -> list[Path]:
+    def paths(self, numbers: Sequence[int], progress: Progress = silent) -> list[Path]:
         """Files of the images with these numbers."""
 
 
@@ -32,22 +36,27 @@ class _Files:
         self.labels = [label for _, label in pairs]
         self._paths = [path for path, _ in pairs]
 
-    def paths(self, numbers: Sequence[int]) -> list[Path]:
+    def paths(self, numbers: Sequence[int], progress: Progress = silent) -> list[Path]:
         return [self._paths[n] for n in numbers]
 
 
-def labelled_paths(source: ImageSource, base: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+def labelled_paths(
+    source: ImageSource, base: Path, classes: Sequence[str], progress: Progress = silent
+) -> list[tuple[Path, int]]:
     """Every image of a labelled source with the number of its class, relative paths starting from `base`.
 
     Raises:
         ImageFolderError: nothing there, classes that do not match, or a class without images.
+        HubError: the source is on the hub, and the hub or the cache does not have it.
     """
     images, chosen = _open(source, base, classes)
     numbers = sorted(number for of_class in chosen for number in of_class)
-    return [(path, images.labels[n]) for path, n in zip(images.paths(numbers), numbers, strict=True)]
+    return [(path, images.labels[n]) for path, n in zip(images.paths(numbers, progress), numbers, strict=True)]
 
 
-def draw_seeds(source: ImageSource, base: Path, classes: Sequence[str], per_class: int, seed: int) -> list[Path]:
+def draw_seeds(
+    source: ImageSource, base: Path, classes: Sequence[str], per_class: int, seed: int, progress: Progress = silent
+) -> list[Path]:
     """`per_class` images of every class of a labelled source, drawn at random, in an order that says nothing of classes.
 
     The draw depends on `seed`, the class's name and its images, and on nothing else; a smaller draw is part of a larger one.
@@ -68,19 +77,24 @@ def draw_seeds(source: ImageSource, base: Path, classes: Sequence[str], per_clas
         order = torch.randperm(len(numbers), generator=task_generator(seed, name, "seeds"))
         drawn += [numbers[i] for i in order[:per_class].tolist()]
     shuffled = torch.randperm(len(drawn), generator=task_generator(seed, "", "order of seeds"))
-    return images.paths([drawn[i] for i in shuffled.tolist()])
+    return images.paths([drawn[i] for i in shuffled.tolist()], progress)
 
 
-def seed_paths(task: TaskSource, base: Path, seed: int) -> list[Path]:
+def seed_paths(task: TaskSource, base: Path, seed: int, progress: Progress = silent) -> list[Path]:
     """The seed images of a task: all of its folder, or those drawn from a labelled source with the settings' `seed`."""
     if task.seeds_per_class is None:
-        return list_images(base / task.seeds.files)
-    return draw_seeds(task.seeds, base, task.classes, task.seeds_per_class, seed)
+        return list_images(local_path(task.seeds.files, base))
+    return draw_seeds(task.seeds, base, task.classes, task.seeds_per_class, seed, progress)
 
 
 def _open(source: ImageSource, base: Path, classes: Sequence[str]) -> tuple[LabelledImages, list[list[int]]]:
     """The images of a source, and by class the numbers of those in its share."""
-    images: LabelledImages = _Files(labelled_images(source.files, base, classes))
+    folder, files = rooted(source.files, base)
+    images: LabelledImages
+    if source.parquet:
+        images = ParquetImages(replace(source, files=files), folder, classes)
+    else:
+        images = _Files(labelled_images(files, folder, classes))
     by_class: list[list[int]] = [[] for _ in classes]
     for number, label in enumerate(images.labels):
         by_class[label].append(number)
@@ -88,9 +102,8 @@ def _open(source: ImageSource, base: Path, classes: Sequence[str]) -> tuple[Labe
         by_class = [_shared(numbers, source.share) for numbers in by_class]
     for name, numbers in zip(classes, by_class, strict=True):
         if not numbers:
-            raise ImageFolderError(
-                f"{source.files}: class {name!r} has no image in the share {list(source.share)}; widen it, or add images"
-            )
+            where = "" if source.share == WHOLE else f" in the share {list(source.share)}"
+            raise ImageFolderError(f"{source.files}: class {name!r} has no image{where}; add images, or correct what is named")
     return images, by_class
 
 

@@ -56,7 +56,7 @@ def prepare(tasks: TaskFile, progress: Progress) -> PreparedMerge:
             f"{tasks.path}: [settings]: router_blocks is {settings.router_blocks}, and the tower has {architecture.layers} "
             'blocks; give at most that many, or "auto"'
         )
-    seeds = [seed_paths(task, base, settings.seed) for task in tasks.tasks]
+    seeds = [seed_paths(task, base, settings.seed, progress) for task in tasks.tasks]
     for paths in seeds:
         check_images(paths)
     source = tasks.backbone.weights or tasks.backbone.model

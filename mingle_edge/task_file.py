@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from mingle_edge.errors import TaskFileError
+from mingle_edge.errors import HubError, TaskFileError
+from mingle_edge.hub import is_hub_reference, parse_hub_reference
 from mingle_edge.image_source import CLASS, WHOLE, ImageSource
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -31,8 +32,10 @@ _PARQUET_KEYS = ("image", "label")
 class BackboneSource:
     """Where the pretrained model comes from, as the task file says it."""
 
-    model: str  # open_clip name, or relative to the task file an open_clip JSON config or Hugging Face folder
-    weights: str | None  # relative to the task file a file or folder, or an open_clip tag; None: the folder `model`
+    model: str  # open_clip name, or on the hub or relative to the task file an open_clip JSON config or Hugging Face folder
+    weights: (
+        str | None
+    )  # a file or folder, on the hub or relative to the task file, or an open_clip tag; None: the folder `model`
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class TaskSource:
     """One fine-tuned model and what belongs to it."""
 
     name: str
-    weights: str  # file or folder, relative to the task file
+    weights: str  # file or folder, on the hub (`hf://owner/name`) or relative to the task file
     seeds: ImageSource  # a few unlabeled images, or labelled ones of which a few are drawn
     classes: list[str]
     templates: list[str]  # with {} for the class name; empty when there is a head
@@ -52,7 +55,7 @@ class TaskSource:
 
 @dataclass(frozen=True)
 class TaskFile:
-    """A task file whose every path exists. Relative paths start from `path.parent`."""
+    """A task file whose every path exists, those on the hub aside. Relative paths start from `path.parent`."""
 
     path: Path
     backbone: BackboneSource
@@ -124,6 +127,18 @@ class _Table:
             raise self.error(key, f"names {path}, which does not exist; correct the path")
         return path
 
+    def on_hub(self, key: str, text: str, *, dataset: bool = False) -> bool:
+        """Whether a value names something on the hub; it must then be well formed and of the right kind."""
+        if not is_hub_reference(text):
+            return False
+        try:
+            reference = parse_hub_reference(text)
+        except HubError as error:
+            raise self.error(key, f"names nothing on the hub: {error}") from error
+        if reference.dataset != dataset:
+            raise self.error(key, f"is {text!r}, the {reference}, but must name a {'data set' if dataset else 'model'}")
+        return True
+
     def strings(self, key: str, values: list[Any], what: str) -> list[str]:
         """A list of different strings that say something."""
         if not values:
@@ -139,14 +154,14 @@ class _Table:
 def _backbone(table: _Table) -> BackboneSource:
     table.check_keys(_BACKBONE_KEYS)
     model = table.string("model")
-    if _is_path(model, (".json",)):
+    if not (on_hub := table.on_hub("model", model)) and _is_path(model, (".json",)):
         table.existing("model")
     if "weights" not in table.values:
-        if not (table.path.parent / model).is_dir():
+        if not on_hub and not (table.path.parent / model).is_dir():
             raise table.error("weights", f"is missing; only a Hugging Face folder brings its own, and model is {model!r}")
         return BackboneSource(model, None)
     weights = table.string("weights")
-    if _is_path(weights, _WEIGHT_SUFFIXES):
+    if not table.on_hub("weights", weights) and _is_path(weights, _WEIGHT_SUFFIXES):
         table.existing("weights")
     return BackboneSource(model, weights)
 
@@ -157,7 +172,8 @@ def _task(table: _Table) -> TaskSource:
     table.check_keys(_TASK_KEYS)
     if not TASK_NAME.fullmatch(name):
         raise table.error("name", "must be 1 to 64 letters, digits, dots, dashes or underscores, the first a letter or digit")
-    table.existing("weights")
+    if not table.on_hub("weights", weights := table.string("weights")):
+        table.existing("weights")
     seeds = _source(table, "seeds")
     classes = _classes(table)
     head = table.existing("head") if "head" in table.values else None
@@ -171,7 +187,7 @@ def _task(table: _Table) -> TaskSource:
         raise table.error("templates", "cannot go with head, whose embeddings are ready-made; remove one of them")
     return TaskSource(
         name=name,
-        weights=table.string("weights"),
+        weights=weights,
         seeds=seeds,
         classes=classes,
         templates=templates,
@@ -228,9 +244,11 @@ def _check_files(table: _Table, key: str, source: ImageSource) -> None:
     """That what must be there whatever the images are called is there."""
     parts = PurePath(source.files).parts
     base = table.path.parent
+    if CLASS in source.files and (parts.count(CLASS) != 1 or parts[-1] == CLASS):
+        raise table.error(key, f"is {source.files!r}, but needs one folder {CLASS} and then the files: dir/{CLASS}/*.png")
+    if table.on_hub(key, source.files, dataset=True):
+        return
     if CLASS in source.files:
-        if parts.count(CLASS) != 1 or parts[-1] == CLASS:
-            raise table.error(key, f"is {source.files!r}, but needs one folder {CLASS} and then the files: dir/{CLASS}/*.png")
         if not (folder := base.joinpath(*parts[: parts.index(CLASS)])).is_dir():
             raise table.error(key, f"looks for class folders in {folder}, which is no folder; correct the path")
     elif not source.parquet and not (folder := base / source.files).is_dir():

@@ -20,6 +20,7 @@ from mingle_edge.checkpoints.model_config import ModelConfig, read_model_config
 from mingle_edge.checkpoints.stored_tensors import FLOATS, StoredTensors, open_tensors, without_module
 from mingle_edge.checkpoints.weights import find_weights
 from mingle_edge.errors import CheckpointError
+from mingle_edge.hub import local_path
 
 CLIP_LOGIT_SCALE = 100.0
 """What CLIP's logit scale is clipped to, and reaches, in training."""
@@ -198,7 +199,7 @@ def _hugging_face_text(config: ModelConfig) -> dict[str, Any]:
 
 
 def _open(model: str, weights: str | None, base: Path) -> tuple[Path, StoredTensors]:
-    if weights is None and not (base / model).is_dir():
+    if weights is None and not local_path(model, base).is_dir():
         raise CheckpointError(f"the model {model!r} comes without weights; name them in [backbone] weights")
     path = find_weights(weights or model, base, model)
     return path, open_tensors(path)

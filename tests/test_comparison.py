@@ -228,7 +228,7 @@ def test_seeds_that_are_test_images_are_refused_and_listed(compared_file, tmp_pa
         image = next((copy / "test" / name).rglob("*.png"))
         for target in sorted((copy / "pool" / name).rglob(f"00{index}.png")):
             shutil.copy(image, target)
-    with pytest.raises(ComparisonError, match=r"\d seed images are also test images \(.*pool.* = .*test.*\); take other|so accuracy"):
+    with pytest.raises(ComparisonError, match=r"\d seed images are also test images \(.*pool.* = .*test.*\), so"):
         compare(Plan(copy / compared_file.name, orders=1, parallel=False), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -245,7 +245,7 @@ def test_tuning_without_validation_images_is_refused(task_file, tmp_path):
 
 
 def test_seeds_of_a_plain_folder_cannot_be_drawn_by_class(task_file, tmp_path):
-    with pytest.raises(ComparisonError, match="3 seeds per class cannot be drawn from 'seeds/task0', whose images have no labels"):
+    with pytest.raises(ComparisonError, match="3 seeds per class cannot be drawn from 'seeds/task0'"):
         compare(Plan(task_file, "image(seeds_per_class=3)", parallel=False), tmp_path)
 
 
@@ -293,7 +293,7 @@ def test_every_tuned_method_has_as_many_trials():
 
 def test_figures_of_a_known_history():
     def finished(order, rows):
-        accuracy = {p: rows for p in ("P1", "P2", "P3")}
+        accuracy = dict.fromkeys(("P1", "P2", "P3"), rows)
         routes = [[90.0, 5.0, 5.0], [20.0, 70.0, 10.0]]
         return Finished(Cell("x", "ties", {}, order, 0), CellResult(accuracy, [1.0, 2.0], routes=routes))
 

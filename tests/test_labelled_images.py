@@ -100,7 +100,7 @@ class TestShares:
         assert half & set(lake) not in (set(lake[:10]), set(lake[10:]))
 
     def test_none_of_a_class(self, base: Path) -> None:
-        with pytest.raises(ImageFolderError, match=r"class 'sea' has no image in the share \[0.0, 0.05\]; widen it"):
+        with pytest.raises(ImageFolderError, match=r"class 'sea' has no image in the share \[0.0, 0.05\]; add images"):
             labelled_paths(replace(SOURCE, share=(0.0, 0.05)), base, CLASSES)
 
 

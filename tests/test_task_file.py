@@ -101,6 +101,18 @@ def test_absolute_paths(base: Path, tmp_path_factory: pytest.TempPathFactory) ->
     assert read_task_file(written(elsewhere, content)).tasks[0].seeds == ImageSource(f"{base}/seeds/sea")
 
 
+def test_names_on_the_hub_are_neither_looked_up_nor_taken_for_paths(base: Path) -> None:
+    backbone = '[backbone]\nmodel = "hf://openai/clip-vit-base-patch32"\n'
+    test = '"hf://datasets/o/n@refs/convert/parquet/test/*.parquet"'
+    content = backbone + task(weights='"hf://o/n@v1/a.safetensors"', seeds='"hf://datasets/o/n/<class>/*.png"', test=test)
+    file = read_task_file(written(base, content))
+    assert file.backbone == BackboneSource("hf://openai/clip-vit-base-patch32", None)
+    assert file.tasks[0].weights == "hf://o/n@v1/a.safetensors"
+    assert (file.tasks[0].seeds.labelled, file.tasks[0].seeds_per_class) == (True, 5)
+    assert file.tasks[0].test is not None
+    assert file.tasks[0].test.parquet
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -133,6 +145,10 @@ def test_absolute_paths(base: Path, tmp_path_factory: pytest.TempPathFactory) ->
         ({"test": '"tests/<class>/*.png"'}, "which is no folder; correct the path"),
         ({"tune": '"tests/<class>/*.png"'}, "[[task]] 'sea' tune looks for class folders in"),
         ({"tune": '"test/sea"'}, "tune is 'test/sea', but needs labels: one folder <class> as in dir"),
+        ({"weights": '"hf://owner"'}, "[[task]] 'sea' weights names nothing on the hub: 'hf://owner' is not of the form hf://"),
+        ({"weights": '"hf://datasets/o/n/x.bin"'}, "the data set o/n, but must name a model"),
+        ({"seeds": '"hf://o/n/seeds"'}, "seeds is 'hf://o/n/seeds', the model o/n, but must name a data set"),
+        ({"test": '"hf://datasets/o/n/<class>"'}, "needs one folder <class> and then the files"),
         ({"test": "3"}, "test must be a string, not 3"),
         ({"test": '{file = "a.parquet"}'}, "[[task]] 'sea' test file is not a known key; did you mean files?"),
         ({"test": '{image = "img"}'}, "[[task]] 'sea' test files is missing"),

@@ -17,6 +17,7 @@ import open_clip
 from mingle_edge.architecture import OPENAI_MEAN, OPENAI_STD, VisionArchitecture
 from mingle_edge.checkpoints.model_config import ModelConfig, read_model_config
 from mingle_edge.errors import CheckpointError
+from mingle_edge.hub import is_hub_reference
 
 LARGEST = 1 << 16
 """No size in a configuration may exceed this; it keeps a damaged file from asking for endless memory."""
@@ -68,7 +69,8 @@ def read_architecture(model: str, base: Path, weights: str | None = None) -> Vis
         CheckpointError: no such model, or one with a field that the tower cannot express.
     """
     config = read_model_config(model, base)
-    if config.kind == "open_clip" and weights is not None and not (base / weights).exists():
+    path = weights is None or is_hub_reference(weights) or (base / weights).exists()
+    if config.kind == "open_clip" and not path:
         config = dataclasses.replace(config, preprocess=open_clip.get_pretrained_cfg(model, weights))
     return architecture_of(config)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import open_clip
 
 from mingle_edge.errors import CheckpointError
+from mingle_edge.hub import local_path
 
 HUGGING_FACE_TYPES = ("clip", "clip_vision_model")
 
@@ -26,12 +27,12 @@ class ModelConfig:
 
 
 def read_model_config(model: str, base: Path) -> ModelConfig:
-    """The configuration that `model` names: a path relative to `base` if there is one, else an open_clip name.
+    """The configuration that `model` names: on the hub, a path relative to `base` if there is one, else an open_clip name.
 
     Raises:
         CheckpointError: neither exists, or the file is not a configuration of a CLIP model.
     """
-    path = base / model
+    path = local_path(model, base)
     if path.is_dir():
         return _hugging_face(path)
     if path.is_file():

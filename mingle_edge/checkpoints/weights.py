@@ -1,4 +1,4 @@
-"""Where weights come from: a path, or a pretrained tag of open_clip."""
+"""Where weights come from: a path, the Hugging Face hub, or a pretrained tag of open_clip."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints.architectures import read_architecture
 from mingle_edge.checkpoints.stored_tensors import TORCH_SUFFIXES
 from mingle_edge.errors import CheckpointError
+from mingle_edge.hub import is_hub_reference, local_path
 
 
 def find_weights(path_or_tag: str, base: Path, model: str | None) -> Path:
-    """The file or folder that `path_or_tag` names, downloaded by open_clip if it is a tag of the open_clip name `model`.
+    """The file or folder that `path_or_tag` names, downloaded if it is on the hub or a tag of the open_clip name `model`.
 
     Raises:
-        CheckpointError: neither a path relative to `base` nor a tag of `model`, or the download failed.
+        CheckpointError: neither a path relative to `base` nor a tag of `model`, or the download of a tag failed.
+        HubError: the hub, or the cache where there is no network, does not have it.
     """
-    path = base / path_or_tag
+    path = local_path(path_or_tag, base)
     if path.exists():
         return path
     tag = _tag(path_or_tag, base, model)
@@ -39,7 +41,7 @@ def check_tag(path_or_tag: str, base: Path, model: str | None, architecture: Vis
     Raises:
         CheckpointError: another activation, or images normalised otherwise.
     """
-    if model is None or (base / path_or_tag).exists():
+    if model is None or is_hub_reference(path_or_tag) or (base / path_or_tag).exists():
         return
     tag = _tag(path_or_tag, base, model)
     activation = "quick_gelu" if tag.get("quick_gelu") else "gelu"

@@ -21,6 +21,7 @@ EXTRAS = {
     "torch": "merge",
     "open_clip": "merge",
     "safetensors": "merge",
+    "huggingface_hub": "merge",
     "onnx": "merge",
     "onnxruntime": "cpu",
     "sklearn": "demo",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("task_file", metavar="TASKS.toml", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("-o", "--output", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder of the results.")
 @click.option("--methods", metavar="LIST", help="Such as ties,'mingle(steps=10)'.  [default: one of each kind]")
-@click.option("--ablation", "ablations", metavar="NAME", multiple=True, help="Also the rows of a table of the paper; see --list.")
+@click.option("--ablation", "ablations", metavar="NAME", multiple=True, help="Also the rows of a table of the paper.")
 @click.option("--orders", default=10, show_default=True, type=click.IntRange(min=1), help="Task orders to average over.")
 @click.option("--seed", default=42, show_default=True, type=int, help="Of the orders and of everything random.")
 @click.option("--tune", is_flag=True, help="Choose parameters on the validation images, 5 trials a method.")
@@ -32,8 +32,15 @@ if TYPE_CHECKING:
 @click.option("--address", metavar="HOST:PORT", help="Of a Ray cluster.  [default: Ray on this machine]")
 @click.option("--no-ray", is_flag=True, help="Cells one after another, in this process.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option("--list", "listed", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, p, v: _list(c, v),
-              help="Show all methods, their parameters and the ablations.")
+@click.option(
+    "--list",
+    "listed",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda c, p, v: _list(c, v),
+    help="Show all methods, their parameters and the ablations.",
+)
 def command(
     task_file: Path,
     output: Path,

@@ -9,7 +9,7 @@ from mingle_edge.comparison.registry import DEFAULT
 from mingle_edge.errors import ComparisonError
 
 ABLATIONS: dict[str, str] = {
-    "components": "static-experts",
+    "components": ("static-experts,mingle(components=adaptation),mingle(components=frozen-gates),mingle(relaxation=0),mingle"),
     "steps": "mingle(steps=5),mingle(steps=10),mingle(steps=20),mingle(steps=50)",
     "seeds": "mingle(seeds_per_class=0),mingle(seeds_per_class=1),mingle(seeds_per_class=3),mingle(seeds_per_class=5)",
     "rank": "mingle(rank=4),mingle(rank=8),mingle(rank=16),mingle(rank=32),mingle(rank=64)",

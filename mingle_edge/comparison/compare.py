@@ -1,4 +1,4 @@
-"""The comparison: cells of every method, order and corruption, tuned first if asked, into results.json and what is made of it."""
+"""The comparison: parameters tuned if asked, then cells of every method, order and corruption, and their figures."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from mingle_edge.corruptions import Corruption
 from mingle_edge.durable import flush
 from mingle_edge.errors import ComparisonError
 from mingle_edge.progress import Progress, silent
+from mingle_edge.protocols import PROTOCOLS
 from mingle_edge.task_file import read_task_file
 
 CELLS, RESULTS = "cells", "results.json"
@@ -87,8 +88,8 @@ class Comparison:
 def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[str, Any]:
     """Compare methods on the tasks of a task file; cells that `output` holds already are not computed again.
 
-    Writes and returns what `results.json` holds (docs/comparison.md). Pretrained and individual models are always compared. A cell that
-    fails is listed under `failed`, costs no other, and is tried again by the next run.
+    Writes and returns what `results.json` holds (docs/comparison.md). Pretrained and individual models are always compared. A
+    cell that fails is listed under `failed`, costs no other, and is tried again by the next run.
 
     Raises:
         ComparisonError: an unknown method or parameter, no validation images to tune on, seeds among the labelled images.
@@ -123,7 +124,7 @@ def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[st
         "format": figures.FORMAT,
         "format_version": figures.FORMAT_VERSION,
         "task_file": str(plan.task_file),
-        "protocols": list(figures.PROTOCOLS),
+        "protocols": list(PROTOCOLS),
         "tasks": material.record(),
         "settings": {
             "orders": plan.orders,
@@ -229,9 +230,7 @@ def _figures(
     return shown
 
 
-def _pretrained(
-    corrupted: Mapping[str, Mapping[str, list[Finished]]], name: str, tasks: Sequence[str]
-) -> dict[str, float]:
+def _pretrained(corrupted: Mapping[str, Mapping[str, list[Finished]]], name: str, tasks: Sequence[str]) -> dict[str, float]:
     return figures.by_task(corrupted["pretrained"][name], tasks)["P1"]
 
 

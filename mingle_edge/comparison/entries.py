@@ -30,17 +30,18 @@ class Entry:
 def parse_entries(text: str, specs: Mapping[str, MethodSpec], tasks: int, defaults: Mapping[str, Any]) -> list[Entry]:
     """The entries of a list such as `ties, mingle(steps=10,rank=8)`, each once.
 
-    `seeds_per_class` can be written for any method. Parameters take the published value for so many tasks, then `defaults` where the method has such a parameter, then what
-    is written. Raises `ComparisonError` for a method or parameter that does not exist, or a value of another type.
+    Parameters take the published value for so many tasks, then `defaults` where the method has such a parameter, then what
+    is written; `seeds_per_class` can be written for any method. Raises `ComparisonError` for a method or parameter that does
+    not exist, or a value of another type.
     """
     entries: dict[str, Entry] = {}
-    position = 0
+    text, position = text.strip(), 0
     while position < len(text):
         match = _ENTRY.match(text, position)
         if match is None:
             raise ComparisonError(
-                f"methods: {text[position:].strip()!r} cannot be read; write names with parameters in parentheses, separated by "
-                "commas: ties,mingle(steps=10,rank=8)"
+                f"methods: {text[position:].strip()!r} cannot be read; write names with parameters in parentheses, "
+                "separated by commas: ties,mingle(steps=10,rank=8)"
             )
         position = match.end()
         entry = _entry(match["name"], match["parameters"] or "", specs, tasks, defaults)
@@ -50,9 +51,7 @@ def parse_entries(text: str, specs: Mapping[str, MethodSpec], tasks: int, defaul
     return list(entries.values())
 
 
-def _entry(
-    name: str, parameters: str, specs: Mapping[str, MethodSpec], tasks: int, defaults: Mapping[str, Any]
-) -> Entry:
+def _entry(name: str, parameters: str, specs: Mapping[str, MethodSpec], tasks: int, defaults: Mapping[str, Any]) -> Entry:
     if name not in specs:
         raise ComparisonError(f"methods: there is no method {name!r}; {_hint(name, list(specs), 'the methods are')}")
     published = specs[name].published(tasks)
@@ -62,14 +61,12 @@ def _entry(
     for part in filter(None, (part.strip() for part in parameters.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or key not in known:
-            raise ComparisonError(
-                f"methods: {name} has no parameter {key!r}; {_hint(key, list(known), 'its parameters are')}"
-            )
+            raise ComparisonError(f"methods: {name} has no parameter {key!r}; {_hint(key, list(known), 'its parameters are')}")
         given[key] = _value(name, key, value, known[key])
     label = f"{name}({','.join(f'{key}={_written(value)}' for key, value in given.items())})" if given else name
     seeds_per_class = given.pop(SEEDS_PER_CLASS, None)
     if seeds_per_class is not None and (not isinstance(seeds_per_class, int) or seeds_per_class < 0):
-        raise ComparisonError(f"methods: {name}: seeds_per_class is {seeds_per_class}, and must be a whole number of at least 0")
+        raise ComparisonError(f"methods: {name}: seeds_per_class is {seeds_per_class}, and must be a whole number, 0 or more")
     return Entry(label, name, values | given, given, seeds_per_class)
 
 
@@ -86,7 +83,7 @@ def _value(method: str, key: str, text: str, published: Any) -> Any:
     if isinstance(published, bool) is not isinstance(value, bool) or (
         isinstance(published, (int, float)) and not isinstance(value, (int, float, str))
     ):
-        raise ComparisonError(f"methods: {method}: {key} is {text}, and must be of the kind of {_written(published)}; correct it")
+        raise ComparisonError(f"methods: {method}: {key} is {text}, and must be of the kind of {_written(published)}")
     return value
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +19,8 @@ from mingle_edge.comparison.registry import SPECS
 from mingle_edge.device import choose_device
 from mingle_edge.errors import ComparisonError
 from mingle_edge.progress import Progress, silent
+
+CONNECTING = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -55,16 +59,18 @@ def on_ray(source: Source, address: str | None) -> Execute:
     """
     import ray
 
+    if address is not None:
+        _check_answers(address)
     try:
         ray.init(
             address=address,
             include_dashboard=False if address is None else None,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             ignore_reinit_error=False,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ComparisonError(f"address {address!r}: no Ray cluster answers ({error}); start one with `ray start --head`") from error
+        raise _no_cluster(address, error) from error
     cuda = choose_device(source.device).type == "cuda"
     remote = ray.remote(num_cpus=1, num_gpus=1 if cuda else 0, max_retries=0)(_work)
 
@@ -83,6 +89,21 @@ def on_ray(source: Source, address: str | None) -> Execute:
                 ray.cancel(reference, force=True)
 
     return execute
+
+
+def _check_answers(address: str) -> None:
+    """That something listens there: Ray itself would wait for minutes. Raises `ComparisonError`."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECTING).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> ComparisonError:
+    return ComparisonError(
+        f"address {address!r}: no Ray cluster answers ({error}); give HOST:PORT as `ray start --head` prints it"
+    )
 
 
 def ray_is_there() -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mingle_edge.comparison.method import MethodSpec
-from mingle_edge.methods import adaptive, image_scope, mingle, static
+from mingle_edge.methods import adamerging, image_scope, mingle, static, wemoe
 
 SPECS: dict[str, MethodSpec] = {
-    spec.name: spec for spec in (*static.SPECS, *adaptive.SPECS, *mingle.SPECS, *image_scope.SPECS)
+    spec.name: spec for spec in (*static.SPECS, *adamerging.SPECS, *wemoe.SPECS, *mingle.SPECS, *image_scope.SPECS)
 }
 REFERENCES = ("pretrained", "individual")
 """Compared whatever is asked for: what there is to lose and to win."""

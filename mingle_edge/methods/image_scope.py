@@ -1,0 +1,212 @@
+"""One route for the whole network: complete experts, and a router that knows each task by its seeds.
+
+Idea: what a task's model needs besides the backbone is small (low-rank pairs, vectors, stem), and one decision per image, from
+features that the plain backbone has anyway, replaces a decision in every layer. Experts never mix unless several are asked for,
+so none has to be kept out of another's way, and adding a task changes nothing of an older one.
+Limitation: an image that goes to a wrong expert gets a wrong model; without seeds there is no router.
+Source: this project (docs/); router and experts are those that `mingle-edge merge` computes, function by function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, TestBatch, Workbench
+from mingle_edge.errors import TaskFileError
+from mingle_edge.gate_learning import Learner
+from mingle_edge.gated_tower import CompleteExpert, expert_linear, expert_parameters
+from mingle_edge.methods.image_router import ImageRouter, Route
+from mingle_edge.methods.image_rows import PLAIN, ImageRows
+from mingle_edge.methods.kept_embeddings import tower_bytes
+from mingle_edge.progress import silent
+from mingle_edge.settings import Settings
+from mingle_edge.task_merging import complete_expert
+from mingle_edge.vision_tower import embed_images
+
+MIXED_BYTES = 1 << 26  # of experts laid out per image at a time
+ALONE = torch.finfo(torch.float32).eps  # an expert with all but this share of the weight is alone, in float32
+
+
+class ImageScope:
+    """See the module. Parameters: those of `Settings` for the image scope, and
+
+    - `top_k`: experts mixed per image, by their posteriors renormalised; 1 takes the most probable alone;
+    - `complete`: whether an expert carries the vectors and the stem besides the low-rank pairs of the blocks.
+    """
+
+    def __init__(self, workbench: Workbench, parameters: Mapping[str, Any]) -> None:
+        """Raises `TaskFileError` for a parameter that does not exist or a value out of range."""
+        settings = dict(parameters)
+        self.top_k: int = settings.pop("top_k", 1)
+        self.complete: bool = settings.pop("complete", True)
+        if not isinstance(self.top_k, int) or self.top_k < 1:
+            raise TaskFileError(f"image scope: top_k must be a whole number of at least 1, not {self.top_k!r}")
+        self.settings = Settings.from_mapping({"scope": "image", "seed": workbench.seed} | settings, "image scope")
+        self.workbench = workbench
+        self.router = ImageRouter(workbench, self.settings)
+        self._experts: dict[str, tuple[Hashable, CompleteExpert]] = {}  # by task in order of merging
+        self._rows = ImageRows.shared(workbench.kept)
+
+    def add(self, task: ComparedTask) -> None:
+        """See `ContinualMethod`."""
+        workbench, settings = self.workbench, self.settings
+        learner = Learner(
+            task=task.name,
+            backbone=workbench.backbone,
+            architecture=workbench.architecture,
+            settings=settings,
+            seeds=task.seeds,
+            head=task.head,
+            logit_scale=workbench.logit_scale,
+            device=workbench.device,
+            progress=silent,
+        )
+        self.router.add(learner)
+        # A static expert depends on rank and layers alone, an adapted one on every setting and the seeds.
+        learned = (settings, *task.seeds.paths) if settings.learned_gates else (settings.rank, settings.layers)
+        key = ("expert", task.name, self.complete, learned)
+        kept: dict[Hashable, CompleteExpert] = workbench.kept.setdefault("experts", {})
+        if key not in kept:
+            expert = complete_expert(learner, task.finetuned).expert
+            kept[key] = expert if self.complete else _pairs_of_blocks(expert)
+        self._experts[task.name] = (key, kept[key])
+
+    @torch.inference_mode()
+    def answer(self, batch: TestBatch) -> Answer:
+        """See `ContinualMethod`."""
+        if not self._experts:
+            return Answer(self._embed(batch, None))
+        route = self.router.route(batch)
+        return Answer(self._mixed(batch, route), route.posterior, route.claimed, route.tasks)
+
+    @torch.inference_mode()
+    def answer_named(self, batch: TestBatch, task: str) -> Tensor:
+        """See `ContinualMethod`."""
+        return self._embed(batch, task)
+
+    def stored_bytes(self) -> int:
+        """See `ContinualMethod`."""
+        experts = sum(_bytes(expert) for _, expert in self._experts.values())
+        return self._shared_bytes() + experts
+
+    def active_bytes(self) -> int:
+        """The router's features are those of the backbone's first blocks, which are read anyway."""
+        largest = sorted((_bytes(expert) for _, expert in self._experts.values()), reverse=True)
+        return self._shared_bytes() + sum(largest[: self.top_k])
+
+    def _shared_bytes(self) -> int:
+        return tower_bytes(self.workbench.backbone) + (self.router.stored_bytes() if self._experts else 0)
+
+    def _mixed(self, batch: TestBatch, route: Route) -> Tensor:
+        """Embeddings along the route of each image."""
+        weights, tasks = route.posterior.topk(min(self.top_k, len(self._experts)), dim=1)
+        weights = weights / weights.sum(1, keepdim=True)
+        alone: dict[int, list[int]] = {}  # task, or -1 for the plain backbone -> places in the batch
+        mixed: list[int] = []
+        first = torch.where(route.claimed, tasks[:, 0], -1).tolist()
+        for place, (task, share) in enumerate(zip(first, weights[:, 0].tolist(), strict=True)):
+            if task < 0 or share >= 1 - ALONE:
+                alone.setdefault(task, []).append(place)
+            else:
+                mixed.append(place)
+        names = list(self._experts)
+        found = torch.empty(len(tasks), self.workbench.architecture.output_dim, device=self.workbench.device)
+        for task, places in alone.items():
+            found[places] = self._embed(batch, names[task] if task >= 0 else None, places)
+        experts = [expert for _, expert in self._experts.values()]
+        at_once = max(1, MIXED_BYTES // max(1, self.top_k * max(map(_bytes, experts))))
+        for start in range(0, len(mixed), at_once):
+            places = mixed[start : start + at_once]
+            chosen = [[experts[task] for task in row] for row in tasks[places].tolist()]
+            found[places] = self._embed_mixtures(batch.images[places], chosen, weights[places])
+        return found
+
+    def _embed(self, batch: TestBatch, task: str | None, places: list[int] | None = None) -> Tensor:
+        """Embeddings under one expert or of the plain backbone, which depend on the image alone."""
+        key, expert = self._experts[task] if task is not None else (PLAIN, None)
+        mixture = [] if expert is None else [(1.0, expert)]
+
+        def embed(images: Tensor) -> Tensor:
+            parameters = expert_parameters(self.workbench.backbone, mixture)
+            linear = expert_linear(parameters, mixture)
+            return F.normalize(embed_images(images, parameters, self.workbench.architecture, linear), dim=-1)
+
+        return self._rows.of(key, batch, embed, places)
+
+    def _embed_mixtures(self, images: Tensor, experts: list[list[CompleteExpert]], weights: Tensor) -> Tensor:
+        """Embeddings of images under weighted experts, k of each image's own, with weights `[B, k]`."""
+
+        def embed(image: Tensor, shares: Tensor, own: list[dict[str, Any]]) -> Tensor:
+            mixture = [(share, CompleteExpert(**tensors)) for share, tensors in zip(shares.unbind(), own, strict=True)]
+            parameters = expert_parameters(self.workbench.backbone, mixture)
+            linear = expert_linear(parameters, mixture)
+            return embed_images(image[None], parameters, self.workbench.architecture, linear)[0]
+
+        stacked = [_stacked(list(column)) for column in zip(*experts, strict=True)]
+        with sdpa_kernel(SDPBackend.MATH):  # the one form of attention that vmap knows how to batch
+            return F.normalize(torch.func.vmap(embed)(images, weights.to(images), stacked), dim=-1)
+
+
+def _stacked(experts: list[CompleteExpert]) -> dict[str, Any]:
+    """The fields of experts with one more dimension in front."""
+
+    def pairs(of_each: list[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:
+        return {
+            layer: (torch.stack([pair[layer][0] for pair in of_each]), torch.stack([pair[layer][1] for pair in of_each]))
+            for layer in of_each[0]
+        }
+
+    return {
+        "factors": pairs([expert.factors for expert in experts]),
+        "vectors": {name: torch.stack([expert.vectors[name] for expert in experts]) for name in experts[0].vectors},
+        "gates": pairs([expert.gates for expert in experts]),
+    }
+
+
+def _pairs_of_blocks(expert: CompleteExpert) -> CompleteExpert:
+    """The expert without vectors, stem and projection: what the layer scope's experts are made of."""
+    inside = {layer: factors for layer, factors in expert.factors.items() if layer.startswith("blocks.")}
+    return replace(expert, factors=inside, vectors={})
+
+
+def _bytes(expert: CompleteExpert) -> int:
+    tensors = [tensor for pair in (*expert.factors.values(), *expert.gates.values()) for tensor in pair]
+    return 4 * sum(tensor.numel() for tensor in (*tensors, *expert.vectors.values()))
+
+
+STATIC = {"rank": 64, "layers": "attn+mlp", "router_blocks": "auto", "router_augmentations": 16, "top_k": 1}
+LEARNED = {"learned_gates": True, "steps": 50, "learning_rate": 1e-4, "batch_size": 16, "temperature": 2.0}
+
+
+def _published(**changes: Any) -> Callable[[int], dict[str, Any]]:
+    return lambda tasks: STATIC | changes
+
+
+# Nothing is tuned where nothing is learned: experts are truncated task vectors, the router is in closed form, and its depth is
+# chosen on the seeds. Rank and top_k trade bytes for accuracy and are not the tuner's to choose.
+SPECS = (
+    MethodSpec("image", "one route per image, complete experts, the most probable alone (ours)", ImageScope, _published()),
+    MethodSpec(
+        "image-gates",
+        "image, with a gate per layer adapted on the task's own route (ours)",
+        ImageScope,
+        _published(**LEARNED),
+        tuple({"learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
+    ),
+    MethodSpec(
+        "image-weighted", "image, with the 2 most probable experts mixed by posterior (ours)", ImageScope, _published(top_k=2)
+    ),
+    MethodSpec(
+        "image-low-rank-only",
+        "image, with experts of low-rank pairs alone: static experts of the layer scope and a router (control)",
+        ImageScope,
+        _published(complete=False),
+    ),
+)

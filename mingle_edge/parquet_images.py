@@ -1,0 +1,173 @@
+"""Images that are rows of parquet files, made into files the first time they are asked for."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from mingle_edge.cache_folder import cache_folder
+from mingle_edge.errors import ImageFolderError
+from mingle_edge.image_source import ImageSource
+from mingle_edge.images import match_classes
+from mingle_edge.parquet_columns import Columns, class_numbers, find_columns, find_shards
+from mingle_edge.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+BATCH = 64  # rows read at a time
+
+
+class ParquetImages:
+    """The images of a labelled source, numbered over its files in the order of their names. Only labels are read at first."""
+
+    def __init__(self, source: ImageSource, base: Path, classes: Sequence[str]) -> None:
+        """Find files and columns and read every label.
+
+        Raises:
+            ImageFolderError: no such files or columns, a damaged file, or labels that are not the task's classes.
+        """
+        self.labels: list[int] = []
+        self._shards: list[_Shard] = []
+        self._starts: list[int] = []  # number of the first image of each shard
+        for path in find_shards(source.files, base):
+            shard = _Shard(path, source)
+            self._starts.append(len(self.labels))
+            self._shards.append(shard)
+            self.labels += shard.labels(classes)
+
+    def paths(self, numbers: Sequence[int], progress: Progress = silent) -> list[Path]:
+        """Files of the images with these numbers, in the cache folder; those that are not there yet are written."""
+        files: dict[int, Path] = {}
+        ends = [*self._starts[1:], len(self.labels)]
+        for done, (shard, start, end) in enumerate(zip(self._shards, self._starts, ends, strict=True)):
+            progress("images", done, len(ends), shard.path.name)
+            wanted = [number - start for number in numbers if start <= number < end]
+            files |= {start + row: path for row, path in shard.files(wanted).items()} if wanted else {}
+        progress("images", len(ends), len(ends))
+        return [files[number] for number in numbers]
+
+
+class _Shard:
+    """One parquet file."""
+
+    def __init__(self, path: Path, source: ImageSource) -> None:
+        self.path = path
+        with self._open() as file:
+            self.columns: Columns = find_columns(file.schema_arrow, path, source.image, source.label)
+
+    def labels(self, classes: Sequence[str]) -> list[int]:
+        """The class number of each row."""
+        with self._open() as file:
+            values: list[Any] = file.read(columns=[self.columns.label]).column(0).to_pylist()
+        if None in values:
+            raise ImageFolderError(f"{self.path}: row {values.index(None)} has no {self.columns.label}; leave the row out")
+        if values and isinstance(values[0], str):
+            return self._by_name(values, classes)
+        numbers = class_numbers(self.columns.names, classes, str(self.path))
+        for row, value in enumerate(values):
+            if not 0 <= value < len(numbers):
+                raise ImageFolderError(
+                    f"{self.path}: row {row} has {self.columns.label} {value}, and the {len(numbers)} classes of the task are "
+                    f"numbered from 0 to {len(numbers) - 1}; correct the classes, or name another column of labels"
+                )
+        return [numbers[value] for value in values]
+
+    def files(self, rows: Sequence[int]) -> dict[int, Path]:
+        """Row -> file, of these rows; those that are not in the cache folder yet are written, each whole or not at all."""
+        folder = self._folder()
+        there = {int(entry.name.split(".")[0]): Path(entry.path) for entry in _finished(folder)}
+        missing = sorted(set(rows) - there.keys())
+        if missing:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".source").write_text(f"{self.path.resolve()}\n", encoding="utf-8")
+        for row, content in self._encoded(missing):
+            there[row] = _write(folder, row, content, self.path)
+        return {row: there[row] for row in rows}
+
+    def _folder(self) -> Path:
+        """A folder that belongs to this file as it is now, and to the column of its images."""
+        status = self.path.stat()
+        identity = f"{self.path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{self.columns.image}"
+        return cache_folder() / "images" / f"{self.path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+    def _encoded(self, rows: list[int]) -> Iterator[tuple[int, bytes]]:
+        """Rows with their encoded images, one group of rows after another; groups without any are not read."""
+        with self._open() as file:
+            start = 0
+            for group in range(file.metadata.num_row_groups):
+                end = start + file.metadata.row_group(group).num_rows
+                wanted = rows[bisect.bisect_left(rows, start) : bisect.bisect_left(rows, end)]
+                if wanted:
+                    yield from self._group(file, group, start, set(wanted))
+                start = end
+
+    def _group(self, file: pq.ParquetFile, group: int, start: int, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
+        column = f"{self.columns.image}.bytes"
+        for batch in file.iter_batches(BATCH, row_groups=[group], columns=[column]):
+            content = batch.column(0).field("bytes")
+            for offset in range(len(content)):
+                if (row := start + offset) in wanted:
+                    value = content[offset].as_py()
+                    if value is None:
+                        raise ImageFolderError(
+                            f"{self.path}: row {row} has no bytes in column {self.columns.image}; images must be inside the "
+                            "file, not beside it"
+                        )
+                    yield row, value
+            start += len(content)
+
+    def _by_name(self, values: list[str], classes: Sequence[str]) -> list[int]:
+        matched = match_classes(sorted(set(values)), classes)
+        places = {matched[name]: number for number, name in enumerate(classes) if name in matched}
+        if unknown := sorted(set(values) - places.keys()):
+            raise ImageFolderError(
+                f"{self.path}: column {self.columns.label} has {unknown[0]!r}, which is no class; correct the classes"
+            )
+        return [places[value] for value in values]
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        """The open file. Whatever pyarrow finds wrong with it becomes one error that names it."""
+        try:
+            import pyarrow.parquet as pq
+            from pyarrow import ArrowException
+        except ModuleNotFoundError as error:
+            raise ImageFolderError(
+                f"{self.path}: reading parquet files needs pyarrow; install it with: pip install 'mingle-edge[data]'"
+            ) from error
+        try:
+            with pq.ParquetFile(self.path) as file:
+                yield file
+        except (ArrowException, OSError) as error:
+            raise ImageFolderError(
+                f"{self.path} cannot be read as parquet ({error!s:.200}); copy or download it again"
+            ) from error
+
+
+def _finished(folder: Path) -> list[os.DirEntry[str]]:
+    """Images in a cache folder; an empty file is what a power failure left."""
+    if not folder.is_dir():
+        return []
+    return [entry for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.stat().st_size > 0]
+
+
+def _write(folder: Path, row: int, content: bytes, source: Path) -> Path:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            suffix = f".{image.format or 'image'}".lower()
+    except Exception as error:  # Pillow raises much besides OSError on broken files
+        raise ImageFolderError(f"{source}: the image of row {row} cannot be read ({error}); leave the row out") from error
+    path = folder / f"{row:07d}{suffix}"
+    temporary = folder / f".{path.name}.{os.getpid()}"
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+    return path
