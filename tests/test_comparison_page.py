@@ -343,7 +343,7 @@ def test_whatever_was_measured_the_page_is_well_formed(seed, tasks, orders, tune
     assert not [shape for shape in shapes if "nan" in shape or "inf" in shape]
 
 
-@example([(0.45, 0.25, 60), (0.463, 0.25, 60)])  # 3 pixels apart, and 17 in a wide drawing
+@example([(0.54, 0.4, 90), (0.51, 0.41, 40)])  # 7 pixels apart, and under the name where the drawing is wide
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(10, 130)), min_size=1, max_size=16))
 def test_names_cover_neither_names_nor_points_at_any_width(points):
     narrow, height = 222.0, 400.0
