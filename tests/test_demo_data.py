@@ -160,8 +160,7 @@ def test_pixels_in_training_are_those_of_open_clip(tmp_path, few, models) -> Non
     torch.testing.assert_close(tiny_clip.to_pixels(split.images), loaded, rtol=0, atol=1e-6)
 
 
-def test_fine_tuning_moves_every_visual_parameter_and_nothing_else(monkeypatch, few) -> None:
-    monkeypatch.setattr(tiny_clip, "FINE_TUNING", tiny_clip.Training("fine-tune", 12, 1e-3))
+def test_fine_tuning_moves_every_visual_parameter_and_nothing_else(few) -> None:
     task, model, before = BY_NAME["textures"], tiny_clip.new_model(0), tiny_clip.new_model(0).state_dict()
     split, losses = make_split(task, "train"), []
 
@@ -169,7 +168,7 @@ def test_fine_tuning_moves_every_visual_parameter_and_nothing_else(monkeypatch, 
         losses.append((stage, done, total, float(detail.removeprefix("loss "))))
 
     prompts = [task.template.format(name) for name in task.classes]
-    tiny_clip.fine_tune(model, split.images, split.labels, prompts, 0, note)
+    tiny_clip.fine_tune(model, split.images, split.labels, prompts, 0, note, tiny_clip.Training("fine-tune", 12, 1e-3))
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name in before if name.startswith("visual.")}
     assert [entry[:3] for entry in losses] == [("fine-tune", step, 12) for step in range(1, 13)]
@@ -177,10 +176,9 @@ def test_fine_tuning_moves_every_visual_parameter_and_nothing_else(monkeypatch, 
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_the_text_tower_learns_to_look_through_templates(monkeypatch) -> None:
-    monkeypatch.setattr(tiny_clip, "TEXT", tiny_clip.Training("text", 20, 2e-3))
+def test_the_text_tower_learns_to_look_through_templates() -> None:
     model, subjects = tiny_clip.new_model(0), ["red square", "digit one", "striped texture", "lake from above"]
-    tiny_clip.train_text_tower(model, subjects, 0, silent)
+    tiny_clip.train_text_tower(model, subjects, 0, silent, tiny_clip.Training("text", 20, 2e-3))
     first, second = (
         tiny_clip.text_embeddings(model, [template.format(s) for s in subjects]) for template in tiny_clip.CAPTIONS[:2]
     )

@@ -153,10 +153,10 @@ def latency_ratio(method: ContinualMethod, material: Material, task: str, workbe
     ratios = []
     for run in range(LATENCY_RUNS):
         image = pixels[run % len(pixels), None].to(workbench.device)
-        plain = _seconds(lambda image=image: _embed(image, workbench), workbench)  # type: ignore[misc]
+        plain = _seconds(lambda image=image: _embed(image, workbench), workbench)
         # A source of its own each time: nothing kept may answer in the method's place.
         batch = TestBatch(image, task, [0], f"latency/{id(method)}/{run}")
-        ratios.append(_seconds(lambda batch=batch: method.answer(batch), workbench) / plain)  # type: ignore[misc]
+        ratios.append(_seconds(lambda batch=batch: method.answer(batch), workbench) / plain)
     return median(ratios[LATENCY_RUNS // 5 :])  # the first ones warm up
 
 

@@ -27,6 +27,7 @@ from mingle_edge.corruptions import Corruption
 from mingle_edge.durable import flush
 from mingle_edge.errors import ComparisonError
 from mingle_edge.progress import Progress, silent
+from mingle_edge.protocols import PROTOCOLS
 from mingle_edge.task_file import read_task_file
 
 CELLS, RESULTS = "cells", "results.json"
@@ -123,7 +124,7 @@ def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[st
         "format": figures.FORMAT,
         "format_version": figures.FORMAT_VERSION,
         "task_file": str(plan.task_file),
-        "protocols": list(figures.PROTOCOLS),
+        "protocols": list(PROTOCOLS),
         "tasks": material.record(),
         "settings": {
             "orders": plan.orders,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def on_ray(source: Source, address: str | None) -> Execute:
             address=address,
             include_dashboard=False if address is None else None,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             ignore_reinit_error=False,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -36,7 +36,7 @@ _CORNERS = {"triangle": 3, "square": 4, "hexagon": 6, "circle": 30}
 def pretraining_images(seed: int, progress: Progress) -> tuple[Bytes, list[str]]:
     """`COUNT` images `[COUNT, SIDE, SIDE, 3]`, the five kinds in turn, and the subject of each, to go into a caption."""
     rng = np.random.default_rng([seed, zlib.crc32(b"pretraining")])
-    kinds = (_shape, _digit, _texture, _sign, _land)
+    kinds = (coloured_shape, _digit, _texture, _sign, _land)
     images, subjects = np.empty((COUNT, SIDE, SIDE, 3), np.uint8), []
     for number in range(COUNT):
         image, subject = kinds[number % len(kinds)](rng)
@@ -46,7 +46,8 @@ def pretraining_images(seed: int, progress: Progress) -> tuple[Bytes, list[str]]
     return images, subjects
 
 
-def _shape(rng: np.random.Generator) -> tuple[Floats, str]:
+def coloured_shape(rng: np.random.Generator) -> tuple[Floats, str]:
+    """A regular shape of one colour on any ground, and its name."""
     hue, form = rng.choice(list(_HUES)), rng.choice(list(_CORNERS))
     background = blend(smooth_noise(rng, 3), *dark_and_light(rng))
     angles = rng.uniform(0, 6.3) + 2 * np.pi * np.arange(_CORNERS[form]) / _CORNERS[form]
@@ -63,20 +64,20 @@ def _digit(rng: np.random.Generator) -> tuple[Floats, str]:
 
 def _texture(rng: np.random.Generator) -> tuple[Floats, str]:
     label = str(rng.choice(list(TEXTURES)))
-    return _print(rng, draw_texture(rng, label)), f"{label} texture"
+    return monochrome_print(rng, draw_texture(rng, label)), f"{label} texture"
 
 
 def _sign(rng: np.random.Generator) -> tuple[Floats, str]:
     label = str(rng.choice(list(SIGNS)))
-    return _print(rng, draw_sign(rng, label)), f"{label} traffic sign"
+    return monochrome_print(rng, draw_sign(rng, label)), f"{label} traffic sign"
 
 
 def _land(rng: np.random.Generator) -> tuple[Floats, str]:
     label = str(rng.choice(list(LANDS)))
-    return _print(rng, draw_land(rng, label)), f"{label} from above"
+    return monochrome_print(rng, draw_land(rng, label)), f"{label} from above"
 
 
-def _print(rng: np.random.Generator, image: Floats) -> Floats:
+def monochrome_print(rng: np.random.Generator, image: Floats) -> Floats:
     """A monochrome print: any ink on any paper, contrast stretched."""
     tone = luminance(image)
     low, high = np.quantile(tone, [0.02, 0.98])

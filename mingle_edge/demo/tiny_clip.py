@@ -63,11 +63,11 @@ PRETRAINING = Training("pretrain", 400, 1.5e-3)
 FINE_TUNING = Training("fine-tune", 200, 2.5e-3)
 
 
-def new_model(seed: int) -> open_clip.CLIP:
+def new_model(seed: int, config: dict[str, Any] = CONFIG) -> open_clip.CLIP:
     """The untrained model."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = open_clip.CLIP(**CONFIG)
+        model = open_clip.CLIP(**config)
     model.logit_scale.data.fill_(math.log(LOGIT_SCALE))
     return model.requires_grad_(False)
 
@@ -85,7 +85,9 @@ def text_embeddings(model: open_clip.CLIP, prompts: Sequence[str]) -> Tensor:
     return embeddings
 
 
-def train_text_tower(model: open_clip.CLIP, subjects: Sequence[str], seed: int, progress: Progress) -> None:
+def train_text_tower(
+    model: open_clip.CLIP, subjects: Sequence[str], seed: int, progress: Progress, training: Training = TEXT
+) -> None:
     """Contrast subjects in one template with the same subjects in another, two random templates a step."""
     tokens = [_tokens([template.format(subject) for subject in subjects]) for template in CAPTIONS]
     generator, target = torch.Generator().manual_seed(seed), torch.arange(len(subjects))
@@ -96,15 +98,22 @@ def train_text_tower(model: open_clip.CLIP, subjects: Sequence[str], seed: int, 
         return F.cross_entropy(_TEXT_LOGIT_SCALE * first @ second.T, target)
 
     parameters = [p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit_scale"))]
-    _train(parameters, loss, TEXT, progress)
+    _train(parameters, loss, training, progress)
 
 
-def pretrain(model: open_clip.CLIP, images: Bytes, subjects: Sequence[str], seed: int, progress: Progress) -> None:
+def pretrain(
+    model: open_clip.CLIP,
+    images: Bytes,
+    subjects: Sequence[str],
+    seed: int,
+    progress: Progress,
+    training: Training = PRETRAINING,
+) -> None:
     """Train the vision tower to find each image's subject by its captions, mean text embedding over `CAPTIONS`."""
     names, labels = np.unique(subjects, return_inverse=True)
     per_template = [text_embeddings(model, [template.format(name) for name in names]) for template in CAPTIONS]
     head = F.normalize(torch.stack(per_template).mean(0), dim=-1)  # [subjects, dim]
-    _fit(model, images, labels, head, seed, PRETRAINING, progress)
+    _fit(model, images, labels, head, seed, training, progress)
 
 
 def fine_tune(
@@ -114,10 +123,11 @@ def fine_tune(
     prompts: Sequence[str],
     seed: int,
     progress: Progress,
+    training: Training = FINE_TUNING,
 ) -> None:
     """Train every parameter of the vision tower on one task; the head is the prompts' text embeddings, one of a class."""
     head = text_embeddings(model, prompts)
-    _fit(model, images, labels, head, seed, FINE_TUNING, progress)
+    _fit(model, images, labels, head, seed, training, progress)
 
 
 def save(model: open_clip.CLIP, path: Path, *, visual_only: bool = False) -> None:
@@ -126,9 +136,9 @@ def save(model: open_clip.CLIP, path: Path, *, visual_only: bool = False) -> Non
     save_file(state, path)
 
 
-def save_config(path: Path) -> None:
+def save_config(path: Path, config: dict[str, Any] = CONFIG) -> None:
     """Write the architecture as an open_clip JSON config."""
-    path.write_text(json.dumps(CONFIG, indent=1) + "\n")
+    path.write_text(json.dumps(config, indent=1) + "\n")
 
 
 def _tokens(prompts: Sequence[str]) -> Tensor:
@@ -145,15 +155,16 @@ def _fit(
     training: Training,
     progress: Progress,
 ) -> None:
-    """Train the vision tower to classify the images under a fixed head `[classes, dim]`."""
-    pixels, target = to_pixels(images), torch.from_numpy(labels)
+    """Train the vision tower, on the device that holds it, to classify the images under a fixed head `[classes, dim]`."""
+    pixels, target, device = to_pixels(images), torch.from_numpy(labels), next(model.visual.parameters()).device
     generator = torch.Generator().manual_seed(seed)
 
     def loss() -> Tensor:
         chosen = torch.randint(len(pixels), (BATCH,), generator=generator)
-        embeddings = model.encode_image(_shifted(pixels[chosen], generator), normalize=True)  # [BATCH, dim]
-        return F.cross_entropy(LOGIT_SCALE * embeddings @ head.T, target[chosen])
+        embeddings = model.encode_image(_shifted(pixels[chosen], generator).to(device), normalize=True)  # [BATCH, dim]
+        return F.cross_entropy(LOGIT_SCALE * embeddings @ head.T, target[chosen].to(device))
 
+    head = head.to(device)
     _train(list(model.visual.parameters()), loss, training, progress)
 
 

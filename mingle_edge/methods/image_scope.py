@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, TestBatch, Workbench
+from mingle_edge.errors import TaskFileError
 from mingle_edge.gate_learning import Learner
 from mingle_edge.gated_tower import CompleteExpert, expert_linear, expert_parameters
 from mingle_edge.methods.image_router import ImageRouter, Route
 from mingle_edge.methods.image_rows import PLAIN, ImageRows
+from mingle_edge.methods.kept_embeddings import tower_bytes
 from mingle_edge.progress import silent
 from mingle_edge.settings import Settings
 from mingle_edge.task_merging import complete_expert
@@ -44,6 +46,8 @@ class ImageScope:
         settings = dict(parameters)
         self.top_k: int = settings.pop("top_k", 1)
         self.complete: bool = settings.pop("complete", True)
+        if not isinstance(self.top_k, int) or self.top_k < 1:
+            raise TaskFileError(f"image scope: top_k must be a whole number of at least 1, not {self.top_k!r}")
         self.settings = Settings.from_mapping({"scope": "image", "seed": workbench.seed} | settings, "image scope")
         self.workbench = workbench
         self.router = ImageRouter(workbench, self.settings)
@@ -98,8 +102,7 @@ class ImageScope:
         return self._shared_bytes() + sum(largest[: self.top_k])
 
     def _shared_bytes(self) -> int:
-        backbone = 4 * sum(tensor.numel() for tensor in self.workbench.backbone.values())
-        return backbone + (self.router.stored_bytes() if self._experts else 0)
+        return tower_bytes(self.workbench.backbone) + (self.router.stored_bytes() if self._experts else 0)
 
     def _mixed(self, batch: TestBatch, route: Route) -> Tensor:
         """Embeddings along the route of each image."""

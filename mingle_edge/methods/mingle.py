@@ -25,6 +25,7 @@ from mingle_edge.gating import ExpertStack, GatedExperts, Pooling
 from mingle_edge.methods.components import COMPONENTS, Components, merge_components
 from mingle_edge.methods.image_router import ImageRouter
 from mingle_edge.methods.image_rows import PLAIN, ImageRows
+from mingle_edge.methods.kept_embeddings import tower_bytes
 from mingle_edge.methods.layer_linear import layer_linear
 from mingle_edge.progress import silent
 from mingle_edge.settings import OFFICIAL, Settings
@@ -50,7 +51,7 @@ class LayerScope:
         self.pooling: Pooling = settings.pop("pooling", "image")
         self.top_k: int | None = settings.pop("top_k", None)
         self.components: Components = settings.pop("components", "null-space")
-        self.constant = float(settings.pop("constant", CONSTANT_START))
+        self.constant: float = settings.pop("constant", CONSTANT_START)
         routing: str = settings.pop("routing", "gates")
         for name, value, allowed in (
             ("pooling", self.pooling, get_args(Pooling)),
@@ -59,6 +60,10 @@ class LayerScope:
         ):
             if value not in allowed:
                 raise TaskFileError(f"layer scope: {name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
+            raise TaskFileError(f"layer scope: top_k must be a whole number of at least 1, or left out, not {self.top_k!r}")
+        if not isinstance(self.constant, (int, float)):
+            raise TaskFileError(f"layer scope: constant must be a number, not {self.constant!r}")
         if routing == "router" and (self.pooling, self.top_k) != ("image", None):
             raise TaskFileError(
                 "layer scope: routing 'router' uses the one expert it names for each image, "
@@ -128,14 +133,15 @@ class LayerScope:
         return self._bytes(1 if self.router is not None else self.top_k)
 
     def _bytes(self, experts: int | None) -> int:
-        numbers = sum(tensor.numel() for tensor in self.workbench.backbone.values())
+        numbers = 0
         for gated in self._state.experts.values():
             each = gated.experts.A[0].numel() + gated.experts.B[0].numel()
             gates = gated.gate_weight.numel() + gated.gate_bias.numel()
             merged = len(gated.gate_bias)
             read = merged if experts is None else min(experts, merged)
             numbers += read * each + (gates if self.router is None else read * gates // merged)
-        return 4 * numbers + (self.router.stored_bytes() if self.router is not None and self._names else 0)
+        router = self.router.stored_bytes() if self.router is not None and self._names else 0
+        return tower_bytes(self.workbench.backbone) + 4 * numbers + router
 
     def _embed(self, images: Tensor, experts: Mapping[str, GatedExperts], top_k: int | None) -> Tensor:
         workbench = self.workbench
@@ -245,12 +251,3 @@ SPECS = (
         CONSTANTS,
     ),
 )
-
-ABLATION: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "static experts": ("static-experts", {}),
-    "+ adaptation": ("mingle", {"components": "adaptation"}),
-    "+ frozen old gates": ("mingle", {"components": "frozen-gates"}),
-    "+ hard null space": ("mingle", {"relaxation": 0.0}),
-    "+ relaxation": ("mingle", {}),
-}
-"""The rows of the paper's ablation of components: method and changes to its published parameters."""

@@ -1,0 +1,297 @@
+"""One step of gate adaptation at full size: factored experts against weights materialised in every forward.
+
+    python benchmarks/adaptation_step.py [--tasks 8] [--batch 16] [--blocks 12] [--rounds 5] [--threads 1] [--json FILE]
+
+A ViT-B/32 of random but realistically scaled weights with experts of rank 64 on all six linear layers of every block. The
+newest task's gates learn, the others are frozen. A step is forward, distillation loss, backward and Adam; what the teacher
+says is known beforehand. Ours is `Learner.learn_in_layers` itself, whose progress reports let the other ways take turns. They
+build `W + sum_t g_t B_t A_t`:
+
+    published    per image: image by image, task by task, with every B_t A_t computed anew for each image, as the official code
+                 does with batch_reduce off. Its graph keeps these: 43 GiB for 12 blocks, so it runs where it fits (--blocks 3)
+    shared       per image: the same, but B_t A_t computed once in a forward
+    batched      per image: the weights of all images in one product, the fastest way we know to materialise them
+    published    pooled gates: one weight for the batch, task by task, as the official code runs by default
+
+Before timing, losses and gradients of all new gates must agree within 1e-5 (relative). Ratios are medians over rounds, on
+the clock of the process and on the wall. Memory is the peak of one step in a process of its own above what the weights take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mingle_edge.adaptation import NewGate, adapt
+from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.gate_learning import CONSTANT_START, Learner
+from mingle_edge.gating import ExpertStack, GatedExperts, Pooling, gate_values
+from mingle_edge.progress import Progress, silent
+from mingle_edge.seeds import SeedImages
+from mingle_edge.settings import Settings
+from mingle_edge.vision_tower import Parameters, plain_linear
+from mingle_edge_runtime.machine import available_memory, machine_record
+from mingle_edge_runtime.memory import process_memory
+
+RANK, CLASSES, LOGIT_SCALE, TOLERANCE = 64, 10, 100.0, 1e-5
+VIT_B_32 = VisionArchitecture(224, 32, 768, 12, 12, 3072, 512, "quick_gelu")
+WAYS: dict[Pooling, tuple[str, ...]] = {"image": ("published", "shared", "batched"), "batch": ("published",)}
+
+
+class RandomImages(SeedImages):
+    """One batch of noise in place of seed images."""
+
+    def __init__(self, images: Tensor, architecture: VisionArchitecture) -> None:
+        super().__init__([], architecture)
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load(self, indices: list[int]) -> Tensor:
+        """The images with these numbers."""
+        return self.images[indices]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A tower, the experts and gates of all tasks but the newest, the newest's experts, one batch and its teacher."""
+
+    backbone: Parameters
+    architecture: VisionArchitecture
+    frozen: dict[str, GatedExperts]
+    newest: dict[str, tuple[Tensor, Tensor]]  # B, A
+    head: Tensor  # [CLASSES, output_dim]
+    images: Tensor  # [batch, 3, H, W]
+    teacher: Tensor  # [batch, CLASSES]
+
+    @classmethod
+    def random(cls, tasks: int, batch: int, blocks: int) -> Setting:
+        """Weights at the scale of a trained tower, experts at a few percent of them, gates near 0.3."""
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator)
+
+        architecture = replace(VIT_B_32, layers=blocks)
+        backbone = {name: 0.02 * normal(*shape) for name, shape in architecture.parameter_shapes().items()}
+        for name in backbone:
+            if name.rsplit(".", 2)[-2:][0].startswith("ln_") and name.endswith("weight"):
+                backbone[name] += 1
+        frozen, newest = {}, {}
+        for layer in architecture.block_linears():
+            d_out, d_in = architecture.linear_shape(layer)
+            A, B = 0.002 * normal(tasks, RANK, d_in), normal(tasks, d_out, RANK) / d_out**0.5
+            gate = 0.01 * normal(tasks - 1, d_in), 0.3 + 0.1 * normal(tasks - 1)
+            frozen[layer] = GatedExperts(ExpertStack(A[:-1], B[:-1]), *gate)
+            newest[layer] = (B[-1], A[-1])
+        head = F.normalize(normal(CLASSES, architecture.output_dim), dim=1)
+        size = architecture.image_size
+        images, teacher = normal(batch, 3, size, size), 3 * normal(batch, CLASSES)
+        return cls(backbone, architecture, frozen, newest, head, images, teacher)
+
+    def learner(self, pooling: Pooling, steps: int, progress: Progress) -> Learner:
+        """Ours, with a batch of all images in every step."""
+        return Learner(
+            task="newest",
+            backbone=self.backbone,
+            architecture=self.architecture,
+            settings=Settings(scope="layer", gate_pooling=pooling, steps=steps, batch_size=len(self.images)),
+            seeds=RandomImages(self.images, self.architecture),
+            head=self.head,
+            logit_scale=LOGIT_SCALE,
+            device=torch.device("cpu"),
+            progress=progress,
+        )
+
+    def learn(self, pooling: Pooling, steps: int, progress: Progress) -> tuple[dict[str, NewGate], list[float]]:
+        """Steps of ours: the gates, with the last step's gradients, and the losses."""
+        learner = self.learner(pooling, steps, progress)
+        gates, _, losses = learner.learn_in_layers(self.newest, self.frozen, {}, self.teacher)
+        return gates, losses
+
+    def materialised_step(self, way: str, pooling: Pooling) -> tuple[dict[str, NewGate], float]:
+        """One step from the same start with materialised weights: the gates with their gradients, and the loss."""
+        gates = {
+            layer: NewGate(torch.zeros(1, A.shape[1]), torch.full((1,), CONSTANT_START))
+            for layer, (_, A) in self.newest.items()
+        }
+        learner = self.learner(pooling, 1, silent)
+
+        def student(images: Tensor) -> Tensor:
+            return learner.logits(images, self.backbone, lambda layer, x: self._linear(layer, x, gates, way, pooling))
+
+        batches = [(self.images, self.teacher)]
+        rate, temperature = learner.settings.learning_rate, learner.settings.temperature
+        (loss,) = adapt(student, gates, batches, learning_rate=rate, temperature=temperature, projected="update")
+        return gates, loss
+
+    def _linear(self, layer: str, x: Tensor, gates: dict[str, NewGate], way: str, pooling: Pooling) -> Tensor:
+        if layer not in gates:
+            return plain_linear(self.backbone)(layer, x)
+        weight, bias = self.backbone[f"{layer}.weight"], self.backbone[f"{layer}.bias"]
+        frozen, newest = self.frozen[layer], self.newest[layer]
+        gate_weight = torch.cat([frozen.gate_weight, gates[layer].weight])
+        gate_bias = torch.cat([frozen.gate_bias, gates[layer].bias])
+        values = gate_values(x, gate_weight, gate_bias, pooling)  # [batch, T]
+        factors = [*zip(frozen.experts.B, frozen.experts.A, strict=True), newest]
+        if way == "batched":
+            deltas = torch.stack([B @ A for B, A in factors]).flatten(1)  # [T, d_out d_in]
+            weights = torch.addmm(weight.flatten(), values, deltas).unflatten(1, weight.shape)  # [batch, d_out, d_in]
+            return torch.baddbmm(bias, x, weights.mT)
+        if pooling == "batch":
+            return F.linear(x, _added(weight, values[0], [B @ A for B, A in factors]), bias)
+        if way == "shared":
+            deltas_once = [B @ A for B, A in factors]
+            weights_of = (_added(weight, row, deltas_once) for row in values)
+        else:
+            weights_of = (_added(weight, row, [B @ A for B, A in factors]) for row in values)
+        return torch.stack([F.linear(tokens, merged, bias) for tokens, merged in zip(x, weights_of, strict=True)])
+
+
+def _added(weight: Tensor, values: Tensor, deltas: list[Tensor]) -> Tensor:
+    """One task after another."""
+    for value, delta in zip(values, deltas, strict=True):
+        weight = weight + value * delta
+    return weight
+
+
+def compare(ours: tuple[dict[str, NewGate], float], theirs: tuple[dict[str, NewGate], float]) -> dict[str, float]:
+    """Relative differences of the loss and of the gradients of all gates."""
+    ours_gradient, theirs_gradient = (
+        torch.cat([_gradient(tensor) for gate in gates.values() for tensor in (gate.weight, gate.bias)])
+        for gates, _ in (ours, theirs)
+    )
+    gradient = float((ours_gradient - theirs_gradient).norm() / theirs_gradient.norm())
+    return {"loss": abs(ours[1] - theirs[1]) / abs(theirs[1]), "gradient": gradient}
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None
+    return tensor.grad.flatten().double()
+
+
+@dataclass
+class Turns:
+    """A `Progress` of ours that clocks each of its steps and lets the other ways have a step in between."""
+
+    others: dict[str, Callable[[], Any]]
+    clocks: dict[str, list[tuple[float, float]]]  # per way: seconds of the process, of the wall
+    started: tuple[float, float]
+
+    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """One step of ours is done."""
+        self._clocked("factored", self.started)
+        for way, step in self.others.items():
+            started = _now()
+            step()
+            self._clocked(way, started)
+        self.started = _now()
+
+    def _clocked(self, way: str, started: tuple[float, float]) -> None:
+        process, wall = _now()
+        self.clocks.setdefault(way, []).append((process - started[0], wall - started[1]))
+
+
+def _now() -> tuple[float, float]:
+    return time.process_time(), time.perf_counter()
+
+
+def measure(setting: Setting, pooling: Pooling, ways: list[str], rounds: int) -> dict[str, Any]:
+    """Agreement, then seconds and ratios to ours; a first round that warms up is left out."""
+    gates, losses = setting.learn(pooling, 1, silent)
+    figures: dict[str, Any] = {}
+    for way in ways:
+        difference = compare((gates, losses[0]), setting.materialised_step(way, pooling))
+        if max(difference.values()) > TOLERANCE:
+            raise SystemExit(f"{way}, {pooling}: not the same step: relative differences {difference}")
+        figures[way] = {"relative_difference": difference}
+    others = {way: lambda way=way: setting.materialised_step(way, pooling) for way in ways}
+    turns = Turns(others, {}, _now())
+    setting.learn(pooling, rounds + 1, turns)
+    seconds = {way: np.array(clocks[1:]) for way, clocks in turns.clocks.items()}  # [rounds, 2]
+    figures["factored"] = {}
+    for way, found in seconds.items():
+        figures[way]["seconds"], figures[way]["wall_seconds"] = np.median(found, axis=0).tolist()
+        ratios = found / seconds["factored"]
+        figures[way]["times_factored"], figures[way]["times_factored_wall"] = np.median(ratios, axis=0).tolist()
+        figures[way]["quartiles"] = np.percentile(ratios[:, 0], (25, 75)).tolist()
+    return figures
+
+
+def graph_bytes(way: str, pooling: Pooling, tasks: int, batch: int, blocks: int) -> int:
+    """What the graph of materialised weights keeps: the products B_t A_t and the merged weights."""
+    weights = 4 * blocks * sum(int(np.prod(VIT_B_32.linear_shape(f"blocks.0.{name}"))) for name in ("q", "k", "v", "out"))
+    weights += 2 * 4 * blocks * int(np.prod(VIT_B_32.linear_shape("blocks.0.fc1")))
+    images = batch if pooling == "image" else 1
+    return weights * (tasks * (images if way == "published" else 1) + images)
+
+
+def peak_of_a_step(setting: Setting, way: str, pooling: Pooling) -> int:
+    """Bytes that one step in this process takes above what is there before."""
+    before = process_memory().resident
+    if way == "factored":
+        setting.learn(pooling, 1, silent)
+    else:
+        setting.materialised_step(way, pooling)
+    return process_memory().peak - before
+
+
+def separate_peak(arguments: argparse.Namespace, way: str, pooling: Pooling) -> int:
+    """`peak_of_a_step` in a process of its own."""
+    sizes = [f"--{name}={getattr(arguments, name)}" for name in ("tasks", "batch", "blocks", "threads")]
+    command = [sys.executable, __file__, *sizes, "--memory-of", way, pooling]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16, help="images")
+    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory-of", nargs=2, metavar=("WAY", "POOLING"), help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory_of:
+        print(peak_of_a_step(Setting.random(arguments.tasks, arguments.batch, arguments.blocks), *arguments.memory_of))
+        return
+    figures: dict[str, Any] = {name: getattr(arguments, name) for name in ("tasks", "batch", "blocks", "rounds", "threads")}
+    room = available_memory()
+    fitting: dict[Pooling, list[str]] = {"image": [], "batch": []}
+    for pooling, way in [(pooling, way) for pooling, ways in WAYS.items() for way in ways]:
+        needed = graph_bytes(way, pooling, arguments.tasks, arguments.batch, arguments.blocks)
+        if room is None or 1.2 * needed < room:
+            fitting[pooling].append(way)
+        else:
+            figures.setdefault("left_out", {})[f"{way}, gates by {pooling}"] = {"bytes_of_graph": needed}
+    # Before this process grows: what a process is forked from counts in its own peak.
+    peaks = {(p, way): separate_peak(arguments, way, p) for p, ways in fitting.items() for way in ("factored", *ways)}
+    setting = Setting.random(arguments.tasks, arguments.batch, arguments.blocks)
+    for pooling, ways in fitting.items():
+        measured = figures[f"gates by {pooling}"] = measure(setting, pooling, ways, arguments.rounds)
+        for way in measured:
+            measured[way]["peak_bytes"] = peaks[pooling, way]
+    figures["machine"] = machine_record() | {"torch": torch.__version__}
+    print(json.dumps(figures, indent=1))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The layer scope in memory, by the library's own functions: for studies that merge the same few tasks in many ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from suite_study import BATCH, Bools, Study
+from torch import Tensor
+
+from mingle_edge.experts import Factors, build_expert
+from mingle_edge.gate_learning import Learner
+from mingle_edge.gating import GatedExperts, GatedLinear
+from mingle_edge.progress import silent
+from mingle_edge.seeds import SeedImages
+from mingle_edge.settings import Settings
+from mingle_edge.vision_tower import embed_images
+
+Layers = dict[str, GatedExperts]
+MakeLearner = Callable[..., Learner]
+
+
+def merge_layers(
+    study: Study,
+    numbers: Sequence[int],
+    seeds: Sequence[SeedImages],
+    settings: Settings,
+    learner: MakeLearner = Learner,
+) -> list[Layers]:
+    """The gated experts of every layer after each of the tasks with these numbers, each adapted on its own seeds."""
+    carrying = settings.carrying()
+    names = [layer for layer in study.architecture.block_linears() if layer.rsplit(".", 1)[-1] in carrying]
+    layers: Layers = {}
+    basis: dict[str, Tensor] = {}
+    states = []
+    for number, own_seeds in zip(numbers, seeds, strict=True):
+        task = study.tasks[number]
+        learning = learner(
+            task=task.name,
+            backbone=study.backbone,
+            architecture=study.architecture,
+            settings=settings,
+            seeds=own_seeds,
+            head=task.head,
+            logit_scale=study.logit_scale,
+            device=torch.device("cpu"),
+            progress=silent,
+        )
+        experts: dict[str, Factors] = {}
+        for layer in names:
+            earlier: list[Factors] = []
+            if layers and settings.interference_projection:
+                earlier = list(zip(layers[layer].experts.B, layers[layer].experts.A, strict=True))
+            difference = task.finetuned[f"{layer}.weight"] - study.backbone[f"{layer}.weight"]
+            experts[layer] = build_expert(difference, settings.rank, earlier)
+        teacher = learning.teacher_logits(task.finetuned).clone()
+        _, layers, _ = learning.learn_in_layers(experts, layers, basis, teacher)
+        added = {layer: new.clone() for layer, new in learning.protect(layers, basis).items()}  # no inference tensors
+        basis = {layer: torch.cat([basis[layer], new]) if layer in basis else new for layer, new in added.items()}
+        states.append(layers)
+    return states
+
+
+@torch.inference_mode()
+def right_in_layers(study: Study, layers: Layers, number: int, part: str, top_k: int | None = None) -> Bools:
+    """Whether each image of a task `[n]` is right under its own head, routed in every layer (P1)."""
+    linear = GatedLinear(study.backbone, layers, top_k)
+    head = study.tasks[number].head
+    answers = []
+    for images in study.images(number, part).split(BATCH):
+        embeds = F.normalize(embed_images(images, study.backbone, study.architecture, linear), dim=-1)
+        answers.append((embeds @ head.T).argmax(1))
+    return np.asarray(torch.cat(answers).numpy() == study.tasks[number].labels(part))

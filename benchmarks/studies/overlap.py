@@ -1,0 +1,217 @@
+"""What happens when tasks overlap: the suite's pairs of similar tasks beside pairs of the same tasks that are not similar.
+
+    python benchmarks/studies/overlap.py --suite DIR [--pretraining-seeds 0 1 2] [--scope image | layer]
+
+`image`: where the router sends the images of a task that has a sibling, and what its sibling's expert makes of them.
+`layer`: every pair is merged by itself, first the one, then the other. The first tasks of all pairs and the second ones are
+the same in both kinds of pairs, only their partners change. And the null space is held more or less tightly: uniformly, by
+how similar the tasks are, or by how much of the new task's inputs each protected direction carries. Which strength is best
+is decided on the tune part; figures are of the test part.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from layer_merging import Layers, merge_layers, right_in_layers
+from seeds import LEARNING_RATE
+from suite_study import PARTS, PoolSeeds, Study, answering, markdown, note, p1, p2, parser, route
+from torch import Tensor
+
+from mingle_edge.adaptation import NewGate
+from mingle_edge.gate_learning import InputRecorder, Learner
+from mingle_edge.gating import GatedLinear
+from mingle_edge.null_space import NullSpaceProjector
+from mingle_edge.settings import Settings
+from mingle_edge.vision_tower import embed_images
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "suite"))
+from tasks import SIMILAR
+
+SEEDS_PER_CLASS = 5
+VARIATIONS = 16
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parser(__doc__)
+    options.add_argument("--scope", choices=("image", "layer"), default="image")
+    given = options.parse_args()
+    studies = [Study(given.suite, seed, given.tasks) for seed in given.pretraining_seeds]
+    (image_scope if given.scope == "image" else layer_scope)(studies)
+
+
+def siblings(study: Study) -> list[tuple[int, int]]:
+    """The pairs of similar tasks among those of the study, by number, the one that is merged first in front."""
+    names = [task.name for task in study.tasks]
+    return [(names.index(a), names.index(b)) for a, b in SIMILAR if a in names and b in names]
+
+
+def image_scope(studies: list[Study]) -> None:
+    """Routing and accuracy of each task with a sibling, mean over pretraining seeds."""
+    rows: dict[str, list[list[float]]] = {}
+    for study in studies:
+        pool = study.seed_features(VARIATIONS)
+        chosen = [study.draw(task, SEEDS_PER_CLASS, draw=0) for task in range(len(study.tasks))]
+        router = study.router([of[n] for of, n in zip(pool, chosen, strict=True)])
+        routes = route(router, study.features("test"))
+        correct = study.correct("test", study.settings.rank)
+        pairs = siblings(study)
+        partner = dict(pairs) | {b: a for a, b in pairs}
+        for task, sibling in sorted(partner.items()):
+            name = f"{study.tasks[task].name} ({study.tasks[sibling].name})"
+            rows.setdefault(name, []).append(_of_task(task, sibling, correct, routes))
+        alone = [task for task in range(len(study.tasks)) if task not in partner]
+        rest = [_of_task(task, None, correct, routes) for task in alone]
+        rows.setdefault("tasks without a sibling, mean", []).append([float(x) for x in np.mean(rest, axis=0)])
+        note(f"{study.folder}: P1 {p1(correct, routes):.1f}, P2 {p2(correct):.1f}")
+    header = ["task (sibling)", "to its own", "to the sibling", "to another task, mean", "to the backbone"]
+    header += ["own expert (P2)", "sibling's expert", "others' experts", "backbone", "P1"]
+    paired = np.array([values for name, values in rows.items() if "(" in name])  # [tasks, seeds, columns]
+    print("Images of a task by where they are routed, then its accuracy by what answers; percent, test part.\n")
+    body = [[name, *_cells(np.mean(values, axis=0))] for name, values in rows.items()]
+    print(markdown(header, [*body, ["tasks with a sibling, mean", *_cells(paired.mean(axis=(0, 1)))]]))
+
+
+def _of_task(task: int, sibling: int | None, correct: list, routes: list) -> list[float]:
+    right, to = correct[task], answering(routes[task])
+    others = [t for t in range(right.shape[1] - 1) if t not in (task, sibling)]
+    shares = [np.mean(to == task), np.nan if sibling is None else np.mean(to == sibling)]
+    shares += [np.mean(np.isin(to, others)) / len(others), np.mean(to < 0)]
+    accuracies = [right[:, task].mean(), np.nan if sibling is None else right[:, sibling].mean(), right[:, others].mean()]
+    return [100 * float(x) for x in [*shares, *accuracies, right[:, -1].mean(), right[np.arange(len(to)), to].mean()]]
+
+
+def _cells(values: np.ndarray) -> list[str]:
+    return ["" if np.isnan(value) else f"{value:.1f}" for value in values]
+
+
+@dataclass
+class ScaledProjector(NullSpaceProjector):
+    """Removes of a vector's part along each basis direction the share that `strengths` [m] says."""
+
+    strengths: Tensor = field(default_factory=lambda: torch.ones(0))
+
+    def project(self, vectors: Tensor) -> Tensor:
+        """The constrained vectors, `[rows, d]` as given."""
+        return vectors - (vectors @ self.basis.T * self.strengths) @ self.basis
+
+
+Strength = Callable[["ScaledLearner", str, Tensor], Tensor]
+"""(learner, layer, basis [m, d]) -> strength of each direction [m], 1 hard and 0 free"""
+
+
+@dataclass(frozen=True)
+class ScaledLearner(Learner):
+    """A learner whose constraint is as strong, direction by direction, as measured similarity says."""
+
+    strength: Strength = lambda learner, layer, basis: torch.ones(len(basis))
+    similarity: float = 0.0  # of the new task to the one before, in [0, 1]
+    inputs: dict[str, Tensor] = field(default_factory=dict)  # layer -> mean tokens of the seeds with a constant 1, [n, d]
+
+    def _start(self, layer: str, A: Tensor, basis: Tensor | None) -> NewGate:
+        gate = super()._start(layer, A, basis)
+        if basis is not None:
+            if not self.inputs:
+                self._record()
+            gate.constraint = ScaledProjector(basis, strengths=self.strength(self, layer, basis))
+        return gate
+
+    @torch.inference_mode()
+    def _record(self) -> None:
+        """What the plain backbone's layers read of the seeds."""
+        layers = frozenset(self.architecture.block_linears())
+        recorder = InputRecorder(GatedLinear(self.backbone, {}), layers, every_token=False)
+        embed_images(self.seeds.load(list(range(len(self.seeds)))), self.backbone, self.architecture, recorder)
+        self.inputs.update({layer: torch.cat(rows) for layer, rows in recorder._rows.items()})
+
+    def overlap(self, layer: str, basis: Tensor) -> Tensor:
+        """The share of the new task's inputs that lies along each direction, `[m]`."""
+        x = self.inputs[layer]
+        return ((x @ basis.T).square().sum(0) / x.square().sum()).clamp(0, 1)
+
+
+def uniform(value: float) -> Strength:
+    """The same strength everywhere."""
+    return lambda learner, layer, basis: torch.full((len(basis),), value)
+
+
+STRENGTHS: dict[str, Strength | None] = {
+    "1 (hard)": uniform(1.0),
+    "0.9": uniform(0.9),
+    "0.5": uniform(0.5),
+    "0 (none)": uniform(0.0),
+    "relaxed as published (gamma 1)": None,
+    "1 - similarity of tasks": lambda learner, layer, basis: torch.full((len(basis),), 1 - learner.similarity),
+    "similarity of tasks": lambda learner, layer, basis: torch.full((len(basis),), learner.similarity),
+    "1 - share of the new task's inputs": lambda learner, layer, basis: 1 - learner.overlap(layer, basis),
+    "share of the new task's inputs": lambda learner, layer, basis: learner.overlap(layer, basis),
+}
+
+
+def layer_scope(studies: list[Study]) -> None:
+    """Two tasks merged at a time, similar and not, under each strength."""
+    found: dict[tuple[str, str, str], list[list[float]]] = {}  # (strength, kind, part)
+    alike: dict[str, list[float]] = {"similar": [], "dissimilar": []}
+    for study in studies:
+        similarities = task_similarities(study)
+        pairs = siblings(study)
+        rotated = [(a, pairs[(i + 1) % len(pairs)][1]) for i, (a, _) in enumerate(pairs)]
+        for kind, chosen in (("similar", pairs), ("dissimilar", rotated)):
+            for a, b in chosen:
+                alike[kind].append(float(similarities[a, b]))
+                for name, strength in STRENGTHS.items():
+                    states = merge_pair(study, a, b, strength, float(similarities[a, b]))
+                    for part in PARTS:
+                        own, first, second = (
+                            _percent(study, *of, part) for of in ((states[0], a), (states[1], a), (states[1], b))
+                        )
+                        found.setdefault((name, kind, part), []).append([first, second, first - own])
+                note(f"{study.folder}: {study.tasks[a].name}, {study.tasks[b].name}")
+    for kind, values in alike.items():
+        print(f"Measured similarity of {kind} pairs: {np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f}).")
+    tune = {name: np.mean([np.mean(found[name, kind, "tune"], axis=0)[:2].mean() for kind in alike]) for name in STRENGTHS}
+    print(f"Best on the tune part: {max(tune, key=lambda name: tune[name])}.\n")
+    rows = []
+    for name in STRENGTHS:
+        cells = [np.mean(found[name, kind, "test"], axis=0) for kind in alike]
+        rows.append([name, f"{tune[name]:.1f}", *(f"{value:.1f}" for cell in cells for value in (cell[:2].mean(), *cell))])
+    columns = ("ACC", "first task", "second task", "BWT")
+    print(markdown(["strength", "ACC, tune part", *(f"{kind}: {column}" for kind in alike for column in columns)], rows))
+
+
+def merge_pair(study: Study, first: int, second: int, strength: Strength | None, similarity: float) -> list[Layers]:
+    """The states after either task; None: the relaxation of the published code instead of a strength."""
+    settings = Settings(scope="layer", rank=study.settings.rank, learning_rate=LEARNING_RATE)
+    pair = (first, second)
+    seeds = [PoolSeeds(study.images(n, "seeds")[study.draw(n, SEEDS_PER_CLASS, 0)], study.architecture) for n in pair]
+    if strength is None:
+        return merge_layers(study, pair, seeds, replace(settings, relaxation=1.0))
+
+    def learner(**arguments: object) -> Learner:
+        return ScaledLearner(**arguments, strength=strength, similarity=similarity)  # type: ignore[arg-type]
+
+    return merge_layers(study, pair, seeds, settings, learner)
+
+
+def task_similarities(study: Study) -> np.ndarray:
+    """Cosine `[T, T]` of the tasks' mean seed features where every feature has unit deviation within tasks, cut at 0."""
+    features = [of[study.draw(n, SEEDS_PER_CLASS, 0), 0] for n, of in enumerate(study.seed_features(VARIATIONS))]
+    within = np.concatenate([of - of.mean(0) for of in features]).std(0)
+    means = np.stack([of.mean(0) for of in features]) / within
+    means -= means.mean(0)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    return np.asarray((means @ means.T).clip(0, 1))
+
+
+def _percent(study: Study, layers: Layers, task: int, part: str) -> float:
+    return 100 * float(right_in_layers(study, layers, task, part).mean())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,311 @@
+"""What the studies share: the suite of one pretraining seed in memory, and what is expensive about it, computed once.
+
+Router features, and embeddings of every image under every task's expert, are kept in `<suite>/kept`, so that a study pays
+for them once and the next one not at all. Decisions are made on the part `tune`, figures are of the part `test`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.experts import Factors, build_expert
+from mingle_edge.images import load_images
+from mingle_edge.labelled_images import labelled_paths
+from mingle_edge.prepared import PreparedTask, prepare
+from mingle_edge.progress import silent
+from mingle_edge.router import Discriminants, RouterStatistics, discriminants
+from mingle_edge.router_depth import DEEPEST, choose_depth
+from mingle_edge.router_features import mild_variations
+from mingle_edge.seeds import SeedImages, task_generator
+from mingle_edge.settings import Settings
+from mingle_edge.task_file import read_task_file
+from mingle_edge.vision_tower import Parameters, embed_images, router_features
+
+PARTS = ("tune", "test")
+BACKBONE = -1  # in place of a task's number: no expert
+BATCH = 256  # images
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Route = tuple[Floats, Bools]
+"""posterior [n, T], claimed [n]"""
+
+
+@dataclass(frozen=True)
+class LabelledFiles:
+    """The images of one task in one part: files in order of class, and the numbers of their classes."""
+
+    paths: list[Path]
+    labels: NDArray[np.int64]  # [n]
+
+    @property
+    def digest(self) -> str:
+        """Changes when a file does."""
+        stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.paths]
+        return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+
+
+class PoolSeeds(SeedImages):
+    """Seed images that are in memory already."""
+
+    def __init__(self, images: Tensor, architecture: VisionArchitecture) -> None:
+        super().__init__([Path()] * len(images), architecture)
+        self._kept = images
+
+
+class StudyTask:
+    """One task of a study; what it reads is read when first asked for."""
+
+    def __init__(self, prepared: PreparedTask, base: Path, backbone: Parameters) -> None:
+        self.name = prepared.source.name
+        self.classes = prepared.source.classes
+        self.head = prepared.head  # [classes, dim], rows of unit length
+        self.sha256 = prepared.sha256
+        self._prepared, self._base, self._backbone = prepared, base, backbone
+        self._files: dict[str, LabelledFiles] = {}
+
+    def files(self, part: str) -> LabelledFiles:
+        """The images of `seeds` (the whole pool), `tune` or `test`."""
+        if part not in self._files:
+            pairs = labelled_paths(getattr(self._prepared.source, part), self._base, self.classes)
+            self._files[part] = LabelledFiles([path for path, _ in pairs], np.array([label for _, label in pairs]))
+        return self._files[part]
+
+    def labels(self, part: str) -> NDArray[np.int64]:
+        """Class numbers `[n]`. Those of seeds are for choosing few and skewed seeds, never for learning."""
+        return self.files(part).labels
+
+    @cached_property
+    def finetuned(self) -> dict[str, Tensor]:
+        """The complete fine-tuned tower by internal names."""
+        tensors = dict(self._prepared.checkpoint.tensors())
+        tensors.setdefault("projection.weight", self._backbone["projection.weight"])
+        return tensors
+
+    @cached_property
+    def factors(self) -> dict[str, Factors]:
+        """The full-rank expert of every linear layer, strongest direction first: the first r are the rank-r expert."""
+        differences = {
+            name.removesuffix(".weight"): value - self._backbone[name]
+            for name, value in self.finetuned.items()
+            if value.ndim == 2 and name.endswith(".weight")
+        }
+        return {layer: build_expert(difference, min(difference.shape)) for layer, difference in differences.items()}
+
+
+class Study:
+    """The first `count` tasks of a suite with the models of one pretraining seed."""
+
+    def __init__(self, suite: Path, pretraining_seed: int, count: int) -> None:
+        torch.set_num_threads(1)
+        file = read_task_file(suite / f"seed-{pretraining_seed}" / f"{count}.toml")
+        merge = prepare(file, silent)
+        self.folder = file.path
+        self.kept = suite / "kept"
+        self.kept.mkdir(exist_ok=True)
+        self.architecture = merge.architecture
+        self.settings = merge.settings
+        self.logit_scale = merge.logit_scale
+        self.backbone: dict[str, Tensor] = dict(merge.backbone.tensors())
+        self.backbone_sha256 = merge.backbone_sha256
+        self.tasks = [StudyTask(task, file.path.parent, self.backbone) for task in merge.tasks]
+        self._images: dict[tuple[int, str], Tensor] = {}
+
+    @property
+    def features_per_depth(self) -> int:
+        """Router features of one depth; those of the first m blocks are the first (m + 1) times as many."""
+        return 2 * self.architecture.width
+
+    def images(self, number: int, part: str) -> Tensor:
+        """The preprocessed images `[n, 3, H, W]` of one task in one part."""
+        if (number, part) not in self._images:
+            self._images[number, part] = load_images(self.tasks[number].files(part).paths, self.architecture)
+        return self._images[number, part]
+
+    def draw(self, number: int, per_class: int, draw: int) -> list[int]:
+        """Numbers in the pool of so many seeds of every class; a smaller draw is part of a larger one."""
+        generator = np.random.default_rng([draw, zlib.crc32(self.tasks[number].name.encode())])
+        labels = self.tasks[number].labels("seeds")
+        chosen = [generator.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)]
+        return [int(n) for n in np.concatenate(chosen)]
+
+    def features(self, part: str) -> list[Floats]:
+        """Per task, router features `[n, F]` at the largest depth."""
+        depth = min(DEEPEST, self.architecture.layers)
+
+        def compute(number: int) -> NDArray[np.float32]:
+            batches = self.images(number, part).split(BATCH)
+            return torch.cat([router_features(x, self.backbone, self.architecture, depth) for x in batches]).numpy()
+
+        return [
+            self._once(lambda n=n: compute(n), "features", depth, task.files(part).digest).astype(np.float64)
+            for n, task in enumerate(self.tasks)
+        ]
+
+    def seed_features(self, variations: int) -> list[NDArray[np.float32]]:
+        """Per task, router features `[pool, 1 + variations, F]` of the pool's seeds, each with mild variations behind it."""
+        depth = min(DEEPEST, self.architecture.layers)
+
+        def compute(number: int) -> NDArray[np.float32]:
+            generator = task_generator(self.settings.seed, self.tasks[number].name, "router")
+            rows = []
+            for seed in self.images(number, "seeds").split(1):
+                varied = mild_variations(seed, variations, self.architecture, generator).flatten(0, 1)
+                rows.append(router_features(varied, self.backbone, self.architecture, depth))
+            return torch.stack(rows).numpy()
+
+        return [
+            self._once(lambda n=n: compute(n), "seed features", depth, variations, task.files("seeds").digest)
+            for n, task in enumerate(self.tasks)
+        ]
+
+    def parameters(self, number: int, rank: int | None, layers: str = "attn+mlp") -> Parameters:
+        """The tower with a task's complete expert of a rank; None: the fine-tuned model. For BACKBONE the plain backbone."""
+        if number == BACKBONE:
+            return self.backbone
+        task = self.tasks[number]
+        if rank is None:
+            return task.finetuned
+        carrying = ("patch_embedding", "projection", *Settings(layers=layers).carrying())
+        names = [layer for layer in self.architecture.linear_layers() if layer.rsplit(".", 1)[-1] in carrying]
+        return self.with_directions(
+            number, {layer: range(min(rank, *self.architecture.linear_shape(layer))) for layer in names}
+        )
+
+    def with_directions(self, number: int, directions: Mapping[str, Sequence[int]]) -> Parameters:
+        """The tower with a task's complete expert, of the singular directions given for each layer that carries one."""
+        task = self.tasks[number]
+        moved = {name: task.finetuned[name] for name in self.architecture.vector_shapes()}
+        for layer, chosen in directions.items():
+            B, A = task.factors[layer]
+            moved[f"{layer}.weight"] = self.backbone[f"{layer}.weight"] + B[:, list(chosen)] @ A[list(chosen)]
+        return {**self.backbone, **moved}
+
+    @torch.inference_mode()
+    def embed(self, images: Tensor, parameters: Parameters) -> Tensor:
+        """Embeddings `[n, dim]` of unit length."""
+        parts = [embed_images(x, parameters, self.architecture) for x in images.split(BATCH)]
+        return F.normalize(torch.cat(parts), dim=-1) if parts else torch.zeros(0, self.architecture.output_dim)
+
+    def embeddings(self, part: str, rank: int | None) -> list[NDArray[np.float32]]:
+        """Per task, `[n, T + 1, dim]` of unit length: under every task's complete expert, and last of the plain backbone."""
+        found = []
+        for number, task in enumerate(self.tasks):
+            columns = []
+            for expert in [*range(len(self.tasks)), BACKBONE]:
+                of = [self.tasks[expert].sha256, rank] if expert != BACKBONE else ["backbone"]
+                columns.append(
+                    self._once(
+                        lambda number=number, expert=expert: self.embed(
+                            self.images(number, part), self.parameters(expert, rank)
+                        ).numpy(),
+                        "embeddings",
+                        *of,
+                        task.files(part).digest,
+                    )
+                )
+            found.append(np.stack(columns, axis=1))
+        return found
+
+    def correct(self, part: str, rank: int | None) -> list[Bools]:
+        """Per task, `[n, T + 1]`: right under its own head, by the expert that answers, the plain backbone last."""
+        return [
+            (embeds @ task.head.numpy().T).argmax(axis=2) == task.labels(part)[:, None]
+            for task, embeds in zip(self.tasks, self.embeddings(part, rank), strict=True)
+        ]
+
+    def right_alone(self, number: int, part: str, parameters: Parameters) -> float:
+        """Percent of a task's images that are right under one tower."""
+        embeds = self.embed(self.images(number, part), parameters)
+        return 100 * float(((embeds @ self.tasks[number].head.T).argmax(1).numpy() == self.tasks[number].labels(part)).mean())
+
+    def right(self, number: int, part: str, answering: NDArray[np.int64], parameters: Callable[[int], Parameters]) -> Bools:
+        """Whether each image of a task `[n]` is right under the expert that answers for it, of the parameters given."""
+        found = np.zeros(len(answering), dtype=bool)
+        labels = self.tasks[number].labels(part)
+        for expert in np.unique(answering):
+            chosen = np.flatnonzero(answering == expert)
+            embeds = self.embed(self.images(number, part)[torch.from_numpy(chosen)], parameters(int(expert)))
+            found[chosen] = (embeds @ self.tasks[number].head.T).argmax(1).numpy() == labels[chosen]
+        return found
+
+    def router(self, features: Sequence[NDArray[np.float32]], depth: int | None = None) -> Discriminants:
+        """The router of seeds with variations, per task `[seeds, 1 + v, F]`; without a depth, of the depth it would choose."""
+        statistics = [RouterStatistics.from_features(of_task) for of_task in features]
+        chosen = choose_depth(statistics, self.features_per_depth) if depth is None else depth
+        return discriminants([s.first((chosen + 1) * self.features_per_depth) for s in statistics])
+
+    @torch.inference_mode()
+    def _once(self, compute: Callable[[], NDArray[np.float32]], *key: object) -> NDArray[np.float32]:
+        """What is kept under a key, or what `compute` returns, which is kept then."""
+        digest = hashlib.sha256(json.dumps([self.backbone_sha256, *key]).encode()).hexdigest()[:32]
+        path = self.kept / f"{digest}.npy"
+        if not path.exists():
+            partial = path.with_name(f"{digest}.{np.random.default_rng().integers(1 << 40)}.partial.npy")
+            np.save(partial, compute())
+            partial.replace(path)
+        return np.load(path)
+
+
+def route(router: Discriminants, features: Sequence[Floats]) -> list[Route]:
+    """Per task, where the router sends its images."""
+    found = []
+    for of_task in features:
+        posterior, confidence = router.posterior(of_task[:, : len(router.weight)])
+        found.append((posterior, confidence >= router.confidence_bound))
+    return found
+
+
+def answering(route: Route) -> NDArray[np.int64]:
+    """The expert that answers for each image `[n]`, top-1; BACKBONE where no task claims it."""
+    posterior, claimed = route
+    return np.where(claimed, posterior.argmax(axis=1), BACKBONE)
+
+
+def own_route(routes: Sequence[Route]) -> float:
+    """Images routed to their own task, mean over tasks in percent."""
+    return 100 * float(np.mean([np.mean(answering(of_task) == task) for task, of_task in enumerate(routes)]))
+
+
+def p1(correct: Sequence[Bools], routes: Sequence[Route]) -> float:
+    """ACC of top-1 in percent when the head is given and the route is not."""
+    shares = [right[np.arange(len(right)), answering(r)].mean() for right, r in zip(correct, routes, strict=True)]
+    return 100 * float(np.mean(shares))
+
+
+def p2(correct: Sequence[Bools]) -> float:
+    """ACC in percent when head and task are given."""
+    return 100 * float(np.mean([right[:, task].mean() for task, right in enumerate(correct)]))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def parser(doc: str | None, tasks: int = 20) -> argparse.ArgumentParser:
+    """The options every study has."""
+    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--suite", type=Path, required=True, help="what `python examples/suite -o DIR` wrote")
+    options.add_argument("--pretraining-seeds", type=int, nargs="+", default=[0], metavar="SEED")
+    options.add_argument("--tasks", type=int, default=tasks, help="the first so many tasks: 8, 14 or 20")
+    return options
+
+
+def note(text: str) -> None:
+    """Say on the error stream how far a study is."""
+    print(text, file=sys.stderr, flush=True)

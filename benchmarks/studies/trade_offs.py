@@ -1,0 +1,183 @@
+"""How rank, the layers that carry experts, k and the router's depth trade accuracy against bytes and arithmetic (image scope).
+
+    python benchmarks/studies/trade_offs.py --suite DIR [--pretraining-seeds 0 1 2] [--tasks 20]
+
+Accuracy is of the test part; seeds are five per class with sixteen variations. Bytes are those of one task's complete expert
+at four a parameter. Multiply-adds are those of linear layers and attention for one image, over the plain backbone's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from suite_study import BACKBONE, BATCH, Bools, Route, Study, answering, markdown, note, own_route, p1, p2, parser, route
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.gated_tower import CompleteExpert, expert_linear, expert_parameters
+from mingle_edge.router_depth import DEEPEST
+from mingle_edge.settings import Settings
+from mingle_edge.vision_tower import embed_images
+
+RANKS = (4, 8, 16, 32, 64)
+CARRYING = ("attn+mlp", "qkv+fc1")
+MIXED = (1, 2, 3)
+SEEDS_PER_CLASS = 5
+VARIATIONS = 16
+
+
+def main() -> None:
+    """Measure and print."""
+    given = parser(__doc__).parse_args()
+    ranks: dict[tuple[str, int | None], list[list[float]]] = defaultdict(list)
+    mixed: dict[int, list[float]] = defaultdict(list)
+    depths: dict[str, list[list[float]]] = defaultdict(list)
+    for seed in given.pretraining_seeds:
+        study = Study(given.suite, seed, given.tasks)
+        a, rank = study.architecture, study.settings.rank
+        pool, features = study.seed_features(VARIATIONS), study.features("test")
+        seeds = [of[study.draw(n, SEEDS_PER_CLASS, 0)] for n, of in enumerate(pool)]
+        correct = study.correct("test", rank)
+        for depth in [*range(min(DEEPEST, a.layers) + 1), None]:
+            router = study.router(seeds, depth)
+            routes = route(router, features)
+            blocks = len(router.weight) // study.features_per_depth - 1
+            name = f"{depth}" if depth is not None else "auto"
+            cost = router_multiply_adds(a, blocks, len(study.tasks)) / backbone_multiply_adds(a)
+            depths[name].append([p1(correct, routes), own_route(routes), p2(correct), blocks, 100 * cost])
+        note(f"{study.folder}: router")
+        for carrying in CARRYING:
+            for r in RANKS:
+                ranks[carrying, r].append(_at_rank(study, routes, r, carrying))
+        ranks["fine-tuned models", None].append(_at_rank(study, routes, None, CARRYING[0]))
+        note(f"{study.folder}: ranks")
+        for k in MIXED:
+            mixed[k].append(p1(correct, routes) if k == 1 else mixture_p1(study, routes, k, rank))
+        note(f"{study.folder}: mixtures")
+    print(f"{given.tasks} tasks. Rank and carrying layers, k = 1:\n")
+    rows = []
+    for (carrying, r), figures in ranks.items():
+        cost = ["", ""] if r is None else [f"{expert_bytes(a, r, carrying) / 1e3:.0f}", f"{1 + added(a, r, carrying):.3f}"]
+        rows.append([carrying, "" if r is None else str(r), *(f"{x:.1f}" for x in np.mean(figures, axis=0)), *cost])
+    print(markdown(["layers", "rank", "P1", "P2", "kB per expert", "multiply-adds over the backbone's"], rows))
+    print(f"\nk experts mixed by their posterior, rank {rank}, attn+mlp:\n")
+    rows = [[str(k), f"{np.mean(of):.1f}", f"{1 + k * added(a, rank, CARRYING[0]):.3f}"] for k, of in mixed.items()]
+    print(markdown(["k", "P1", "multiply-adds over the backbone's"], rows))
+    print(f"\nDepth of the router, rank {rank}:\n")
+    rows = [[name, *(f"{x:.1f}" for x in np.mean(of, axis=0))] for name, of in depths.items()]
+    print(
+        markdown(
+            ["router_blocks", "P1", "routed to own task, %", "P2", "blocks read", "router's multiply-adds, % of backbone"], rows
+        )
+    )
+
+
+def _at_rank(study: Study, routes: Sequence[Route], rank: int | None, carrying: str) -> list[float]:
+    """P1 and P2."""
+    right = []
+    towers = {task: study.parameters(task, rank, carrying) for task in [*range(len(study.tasks)), BACKBONE]}
+    for task, of_task in enumerate(routes):
+        found = answering(of_task)
+        routed = study.right(task, "test", found, towers.__getitem__)
+        named = routed.copy()  # where the route is right it is the same answer
+        wrong = np.flatnonzero(found != task)
+        labels = study.tasks[task].labels("test")[wrong]
+        embeds = study.embed(study.images(task, "test")[torch.from_numpy(wrong)], towers[task])
+        named[wrong] = (embeds @ study.tasks[task].head.T).argmax(1).numpy() == labels
+        right.append([routed.mean(), named.mean()])
+    return [100 * float(x) for x in np.mean(right, axis=0)]
+
+
+def mixture_p1(study: Study, routes: Sequence[Route], k: int, rank: int) -> float:
+    """ACC under P1 where each image runs under its k likeliest experts, weighted by their renormalised posterior."""
+    experts = {task: _complete(study, task, rank) for task in range(len(study.tasks))}
+    shares = []
+    for number, (posterior, claimed) in enumerate(routes):
+        tasks = np.argsort(-posterior, axis=1)[:, :k]
+        weights = np.take_along_axis(posterior, tasks, axis=1)
+        weights = torch.from_numpy(weights / weights.sum(axis=1, keepdims=True)).float()
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for n, row in enumerate(tasks):
+            groups[tuple(int(t) for t in row) if claimed[n] else ()].append(n)
+        right: Bools = np.zeros(len(claimed), dtype=bool)
+        for chosen, numbers in groups.items():
+            images = study.images(number, "test")[numbers]
+            embeds = (
+                embed_mixed(study, images, [experts[t] for t in chosen], weights[numbers])
+                if chosen
+                else study.embed(images, study.backbone)
+            )
+            right[numbers] = (embeds @ study.tasks[number].head.T).argmax(1).numpy() == study.tasks[number].labels("test")[
+                numbers
+            ]
+        shares.append(right.mean())
+    return 100 * float(np.mean(shares))
+
+
+@torch.inference_mode()
+def embed_mixed(study: Study, images: Tensor, experts: Sequence[CompleteExpert], weights: Tensor) -> Tensor:
+    """Embeddings `[n, dim]` of images under the same experts with weights of their own, `[n, k]`."""
+
+    def embed_one(image: Tensor, own: Tensor) -> Tensor:
+        route = list(zip(own.unbind(), experts, strict=True))
+        parameters = expert_parameters(study.backbone, route)  # type: ignore[arg-type]
+        linear = expert_linear(parameters, route)  # type: ignore[arg-type]
+        return embed_images(image[None], parameters, study.architecture, linear)[0]
+
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no form for vmap
+        parts = [torch.vmap(embed_one)(x, w) for x, w in zip(images.split(BATCH), weights.split(BATCH), strict=True)]
+    return F.normalize(torch.cat(parts), dim=-1)
+
+
+def _complete(study: Study, number: int, rank: int) -> CompleteExpert:
+    task = study.tasks[number]
+    vectors = {name: task.finetuned[name] for name in study.architecture.vector_shapes()}
+    return CompleteExpert({layer: (B[:, :rank], A[:rank]) for layer, (B, A) in task.factors.items()}, vectors, {})
+
+
+def _ranks(a: VisionArchitecture, rank: int, carrying: str) -> dict[str, int]:
+    kinds = ("patch_embedding", "projection", *Settings(layers=carrying).carrying())  # type: ignore[arg-type]
+    names = [layer for layer in a.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
+    return {layer: min(rank, *a.linear_shape(layer)) for layer in names}
+
+
+def expert_bytes(a: VisionArchitecture, rank: int, carrying: str) -> int:
+    """Of one complete expert at four bytes a parameter."""
+    factors = sum(r * sum(a.linear_shape(layer)) for layer, r in _ranks(a, rank, carrying).items())
+    return 4 * (factors + sum(int(np.prod(shape)) for shape in a.vector_shapes().values()))
+
+
+def _rows(a: VisionArchitecture, layer: str) -> int:
+    """Tokens that pass a layer."""
+    return {"patch_embedding": a.grid**2, "projection": 1}.get(layer, a.tokens)
+
+
+def _layer_multiply_adds(a: VisionArchitecture, layers: Sequence[str]) -> int:
+    return sum(_rows(a, layer) * int(np.prod(a.linear_shape(layer))) for layer in layers)
+
+
+def backbone_multiply_adds(a: VisionArchitecture) -> int:
+    """Of the plain backbone, for one image."""
+    return _layer_multiply_adds(a, a.linear_layers()) + a.layers * 2 * a.tokens**2 * a.width
+
+
+def added(a: VisionArchitecture, rank: int, carrying: str) -> float:
+    """What one expert adds, over the backbone's."""
+    ranks = _ranks(a, rank, carrying)
+    return sum(_rows(a, layer) * r * sum(a.linear_shape(layer)) for layer, r in ranks.items()) / backbone_multiply_adds(a)
+
+
+def router_multiply_adds(a: VisionArchitecture, blocks: int, tasks: int) -> int:
+    """Of the router's own pass over the first blocks and its discriminants."""
+    layers = ["patch_embedding", *a.block_linears()[: 6 * blocks]]
+    features = 2 * a.width * (blocks + 1)
+    return _layer_multiply_adds(a, layers) + blocks * 2 * a.tokens**2 * a.width + features * tasks + 2 * tasks**2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What the rendered subjects share: a pose, outlines in its units, and backdrops."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mingle_edge.demo.canvas import Colour, Drawing, Floats, blend, colour, dark_and_light, smooth_noise
+
+
+class Pose:
+    """Where and how an object lies in the picture: turns points of the object (unit circle, y down) into picture points."""
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        radius: tuple[float, float] = (0.32, 0.46),  # of the unit circle, in picture sides
+        turn: float = 0.12,  # standard deviation of the angle in radians
+        squeeze: float = 0.85,  # narrowest width, seen from the side
+        mirrored: bool = False,  # whether half the objects face the other way
+        wander: float = 1.0,  # how far from the middle, 1: up to the picture's border
+    ) -> None:
+        self.radius, angle = rng.uniform(*radius), rng.normal(0, turn)
+        reach = wander * max(0.5 - 0.9 * self.radius, 0.0)
+        self.centre = 0.5 + rng.uniform(-reach, reach, 2)
+        rotation = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        side = -1 if mirrored and rng.uniform() < 0.5 else 1
+        self._matrix = self.radius * rotation @ np.diag([side * rng.uniform(squeeze, 1.0), 1.0])
+
+    def __call__(self, points: Floats) -> Floats:
+        """Points `[n, 2]` of the object as points of the picture."""
+        return points @ self._matrix.T + self.centre
+
+    def width(self, of_radius: float) -> float:
+        """A line's width, given as a part of the object's radius, in picture sides."""
+        return of_radius * self.radius
+
+
+def points(*values: tuple[float, float]) -> Floats:
+    """Points `[n, 2]`."""
+    return np.asarray(values, float)
+
+
+def regular(corners: int, start: float = 0.0, radius: float = 1.0, centre: tuple[float, float] = (0, 0)) -> Floats:
+    """Corners `[n, 2]` of a regular polygon, the first at the angle `start`."""
+    return arc(start, start + 2 * np.pi * (corners - 1) / corners, radius, centre, count=corners)
+
+
+def disc(radius: float = 1.0, centre: tuple[float, float] = (0, 0)) -> Floats:
+    """A circle as a polygon."""
+    return regular(28, radius=radius, centre=centre)
+
+
+def arc(
+    start: float, stop: float, radius: float | tuple[float, float] = 1.0, centre: tuple[float, float] = (0, 0), count: int = 14
+) -> Floats:
+    """Points `[count, 2]` on an ellipse from one angle to another; angles grow clockwise from the right, y being down."""
+    angles = np.linspace(start, stop, count)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius + centre
+
+
+def box(left: float, top: float, right: float, bottom: float) -> Floats:
+    """Corners `[4, 2]` of an upright rectangle."""
+    return points((left, top), (right, top), (right, bottom), (left, bottom))
+
+
+def closed(outline: Floats) -> Floats:
+    """The outline `[n, 2]` with its first point again at the end."""
+    return np.concatenate([outline, outline[:1]])
+
+
+def ray(angle: float, start: float, stop: float) -> Floats:
+    """Two points on a ray from the centre."""
+    return np.asarray([[np.cos(angle), np.sin(angle)]]) * np.asarray([[start], [stop]])
+
+
+def grey(rng: np.random.Generator, value: float) -> Colour:
+    """Nearly grey."""
+    return colour(rng, saturation=0.06, value=value)
+
+
+def surface(rng: np.random.Generator, hue: float | None, saturation: float, value: float) -> Floats:
+    """An uneven surface of about one colour."""
+    hue = rng.uniform() if hue is None else hue
+    low, high = colour(rng, hue, saturation, value - 0.1), colour(rng, hue, saturation, value + 0.1)
+    return blend(0.6 * smooth_noise(rng, 3) + 0.4 * smooth_noise(rng, 10), low, high)
+
+
+def any_surface(rng: np.random.Generator, dark: bool) -> tuple[Floats, Colour]:
+    """An uneven dark or light surface of any colour, and a colour to draw on it that stands out."""
+    low, high = dark_and_light(rng)
+    own, other = (low, high) if dark else (high, low)
+    shade = (0.75 * own[0], 0.75 * own[1], 0.75 * own[2])
+    return blend(smooth_noise(rng, 4), shade, own), other
+
+
+def clutter(rng: np.random.Generator, drawing: Drawing, count: int, saturation: float = 0.4) -> None:
+    """Boxes of any colour, size and place, behind what is drawn next."""
+    for _ in range(count):
+        corner, size = rng.uniform(-0.2, 1, 2), rng.uniform(0.1, 0.5, 2)
+        fill = colour(rng, saturation=saturation, value=rng.uniform(0.2, 0.85))
+        drawing.polygon(box(0, 0, 1, 1) * size + corner, fill)

@@ -1,0 +1,72 @@
+"""What methods of merging are compared on, from a tiny task file: a workbench, tasks and batches of test images."""
+
+from __future__ import annotations
+
+import torch
+
+from mingle_edge.comparison.method import ComparedTask, TestBatch, Workbench
+from mingle_edge.evaluation import load_test_set
+from mingle_edge.images import load_images
+from mingle_edge.merged_model import TaskRecord
+from mingle_edge.metrics import average_accuracy, backward_transfer
+from mingle_edge.prepared import prepare
+from mingle_edge.progress import silent
+from mingle_edge.protocols import PROTOCOLS, predict_among, predict_within
+from mingle_edge.seeds import SeedImages
+from mingle_edge.task_file import read_task_file
+
+
+class TinyComparison:
+    """The tasks of a task file, prepared as the package prepares them."""
+
+    def __init__(self, task_file):
+        file = read_task_file(task_file)
+        prepared = prepare(file, silent)
+        self.backbone = dict(prepared.backbone.tensors())
+        self.architecture, self.logit_scale = prepared.architecture, prepared.logit_scale
+        self.tasks, self.batches, self.labels = [], {}, {}
+        for task in prepared.tasks:
+            name = task.source.name
+            finetuned = dict(task.checkpoint.tensors())
+            finetuned.setdefault("projection.weight", self.backbone["projection.weight"])
+            self.tasks.append(ComparedTask(name, finetuned, task.head, SeedImages(task.seeds, self.architecture)))
+            tests = load_test_set(TaskRecord(name, task.source.classes, [], "", "", 0), task.source.test, file.path.parent)
+            images = load_images(tests.paths, self.architecture)
+            self.batches[name] = TestBatch(images, name, list(range(len(images))), f"{name}, clean")
+            self.labels[name] = tests.labels
+
+    def workbench(self):
+        """A new one, that has kept nothing yet."""
+        return Workbench(self.backbone, self.architecture, self.logit_scale, torch.device("cpu"), seed=0)
+
+    def history(self, method, order=None):
+        """P1, P2, P3 -> accuracies right after each task's own merge and after the last, in percent, and (ACC, BWT)."""
+        tasks = [self.tasks[t] for t in order or range(len(self.tasks))]
+        after_own, final = ({p: [] for p in PROTOCOLS} for _ in range(2))
+        for t, task in enumerate(tasks):
+            method.add(task)
+            self._measure(method, tasks[: t + 1], t, after_own)
+        for t in range(len(tasks)):
+            self._measure(method, tasks, t, final)
+        summary = {p: (average_accuracy(final[p]), backward_transfer(after_own[p], final[p])) for p in PROTOCOLS}
+        return after_own, final, summary
+
+    def _measure(self, method, merged, t, into):
+        batch, labels = self.batches[merged[t].name], self.labels[merged[t].name]
+        answer = method.answer(batch)
+        named = method.answer_named(batch, merged[t].name)
+        heads = [task.head for task in merged]
+        owner, label = predict_among(answer.embeds, heads, self.logit_scale, answer.posterior, answer.claimed)
+        right = {
+            "P1": predict_within(answer.embeds, heads[t]) == labels,
+            "P2": predict_within(named, heads[t]) == labels,
+            "P3": (owner == t) & (label == labels),
+        }
+        for protocol, correct in right.items():
+            into[protocol].append(100 * correct.double().mean().item())
+
+
+def one_by_one(batch):
+    """Each image of a batch alone."""
+    for i, number in enumerate(batch.numbers):
+        yield TestBatch(batch.images[i : i + 1], batch.task, [number], batch.source)
