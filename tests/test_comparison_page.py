@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 from comparison_results import KNOWN, SEVEN, TASKS, results
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from parsed_page import body, card, check_alone, rows, words
 
@@ -31,6 +31,12 @@ def found():
 def whole(found):
     """Their page."""
     return body(page(found))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Results of few tasks and methods."""
+    return results(tasks=TASKS[:5], labels=FEW)
 
 
 def renamed(found, labels=None, tasks=None):
@@ -63,16 +69,16 @@ def axis(svg, across):
     return lambda place: back(scale(low) + (place - a) / (b - a) * (scale(high) - scale(low)))
 
 
-def test_the_page_needs_nothing_else_and_its_tables_scroll(found):
-    elements = check_alone(page(found)).elements
+def test_the_page_needs_nothing_else_and_its_tables_scroll(small):
+    elements = check_alone(page(small)).elements
     for i, (title, _) in enumerate(elements):
         if title == "table":
             assert elements[i - 1] == ("div", {"class": "scroll"})
 
 
-def test_the_file_is_the_page(found, tmp_path):
-    write_page(found, tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text(encoding="utf-8") == page(found)
+def test_the_file_is_the_page(small, tmp_path):
+    write_page(small, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == page(small)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
@@ -197,6 +203,12 @@ def test_points_lie_where_the_ticks_say(found, whole, title, cost):
         for label, point in points.items():
             assert x(float(point.get("x")[:-1])) == pytest.approx(cost(found, label), rel=5e-3, abs=0.02)
             assert y(float(point.get("y"))) == pytest.approx(found["accuracy"][label]["P1"]["acc"], abs=0.1)
+
+
+def test_sizes_that_differ_by_much_lie_on_a_logarithmic_axis(whole):
+    storage = card(whole, "Accuracy and storage").find("div[@class='plot wide']/svg")
+    ticks = {text.text: float(text.get("x")[:-1]) for text in storage.iterfind("text[@text-anchor='middle']")}
+    assert ticks["1000"] - ticks["500"] == pytest.approx(ticks["2000"] - ticks["1000"], abs=0.02)
 
 
 def test_curves_and_bands_lie_where_the_ticks_say(found, whole):
@@ -331,6 +343,7 @@ def test_whatever_was_measured_the_page_is_well_formed(seed, tasks, orders, tune
     assert not [shape for shape in shapes if "nan" in shape or "inf" in shape]
 
 
+@example([(0.54, 0.4, 90), (0.51, 0.41, 40)])  # 7 pixels apart, and under the name where the drawing is wide
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(10, 130)), min_size=1, max_size=16))
 def test_names_cover_neither_names_nor_points_at_any_width(points):
     narrow, height = 222.0, 400.0
