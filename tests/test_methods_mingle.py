@@ -98,7 +98,7 @@ def test_gates_are_those_of_the_model_merged_into_a_folder_bit_for_bit(tiny, lay
 @pytest.mark.parametrize("name", [spec.name for spec in SPECS])
 def test_only_pooled_gates_depend_on_batch_mates(tiny, name):
     """Alone on a second workbench, so that nothing is found kept."""
-    together, alone = built(tiny, name), built(tiny, name)
+    together, alone = built(tiny, name, steps=1), built(tiny, name, steps=1)
     for task in tiny.tasks:
         together.add(task)
         alone.add(task)
@@ -117,7 +117,7 @@ def test_only_pooled_gates_depend_on_batch_mates(tiny, name):
 
 @pytest.mark.parametrize("name", [spec.name for spec in SPECS])
 def test_before_any_task_it_is_the_plain_backbone_and_bytes_add_up(tiny, name):
-    method, batch = built(tiny, name), tiny.batches["task0"]
+    method, batch = built(tiny, name, steps=1), tiny.batches["task0"]
     plain = torch.nn.functional.normalize(embed_images(batch.images, tiny.backbone, tiny.architecture), dim=-1)
     torch.testing.assert_close(method.answer(batch).embeds, plain)
     backbone = 4 * sum(tensor.numel() for tensor in tiny.backbone.values())
@@ -146,9 +146,9 @@ def test_every_grid_changes_parameters_there_are():
 
 def test_what_is_kept_on_the_workbench_changes_no_result(tiny):
     shared = tiny.workbench()
-    tiny.history(built(tiny, "mingle-routed", shared), [2, 0, 1])
+    tiny.history(built(tiny, "mingle-routed", shared, steps=1), [2, 0, 1])
     for name in ("mingle-routed", "mingle", "mingle-per-image"):
-        then, fresh = built(tiny, name, shared), built(tiny, name)
+        then, fresh = built(tiny, name, shared, steps=1), built(tiny, name, steps=1)
         for t in (1, 2, 0):
             then.add(tiny.tasks[t])
             fresh.add(tiny.tasks[t])
