@@ -8,7 +8,7 @@ says is known beforehand. Ours is `Learner.learn_in_layers` itself, whose progre
 build `W + sum_t g_t B_t A_t`:
 
     published    per image: image by image, task by task, with every B_t A_t computed anew for each image, as the official code
-                 does with batch_reduce off. Its graph keeps these: 43 GiB for 12 blocks, so it runs where twice that fits (--blocks 1)
+                 does with batch_reduce off. Its graph keeps these: 43 GiB for 12 blocks, so it runs where twice that fits
     shared       per image: the same, but B_t A_t computed once in a forward
     batched      per image: the weights of all images in one product, the fastest way we know to materialise them
     published    pooled gates: one weight for the batch, task by task, as the official code runs by default
