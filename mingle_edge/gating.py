@@ -1,14 +1,20 @@
-"""Gated linear layers: `y = W x + b + sum over the route of c_t B_t (A_t x)`, never materialising a merged weight."""
+"""Gated linear layers: `y = W x + b + sum over the route of c_t B_t (A_t x)`.
+
+Experts stay factored: coefficients that differ from image to image would need a merged weight for each. Where they are the
+same for a batch of enough tokens, the one merged weight is the cheaper form.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mingle_edge.vision_tower import Linear, Parameters, plain_linear
 
@@ -80,6 +86,31 @@ def expert_sum(x: Tensor, experts: ExpertStack, coefficients: Tensor) -> Tensor:
     return h @ experts.stacked_B.T
 
 
+class SharedCoefficients(torch.autograd.Function):
+    """A linear layer with its experts under one set of coefficients for all tokens, by merging them into the weight.
+
+    Only inputs and coefficients have gradients. Those of the coefficients come from the factors, `<B' dy, A x>` term by term,
+    since the gradient of the merged weight would cost as much as the layer itself.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, coefficients: Tensor) -> Tensor:
+        """`x [..., d_in]`, stacked factors A `[R, d_in]`, B `[d_out, R]` and a coefficient for each of the R terms."""
+        merged = torch.addmm(weight, B * coefficients, A)
+        ctx.save_for_backward(x, merged, A, B)
+        return F.linear(x, merged, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of inputs and coefficients."""
+        x, merged, A, B = ctx.saved_tensors
+        (dy,) = gradients
+        dx = dy @ merged if ctx.needs_input_grad[0] else None
+        terms = (dy @ B) * (x @ A.T) if ctx.needs_input_grad[5] else None  # [..., R]
+        return dx, None, None, None, None, terms.flatten(0, -2).sum(0) if terms is not None else None
+
+
 @dataclass
 class GatedLinear:
     """A `Linear` for the tower with experts and gates in some layers; remembers the route of each when asked to."""
@@ -97,15 +128,21 @@ class GatedLinear:
 
     def __call__(self, layer: str, x: Tensor) -> Tensor:
         """The layer's output `[B, N, d_out]`."""
-        y = self._plain(layer, x)
         gated = self.layers.get(layer)
         if gated is None:
-            return y
+            return self._plain(layer, x)
         experts = gated.experts
-        values = gate_values(x, gated.gate_weight, gated.gate_bias, self.pooling)
-        if self.top_k is None and self.task_mask is None and self.routes is None:
-            return y + expert_sum(x, experts, values)
-        tasks, weights = choose(values, experts.norms, self.top_k, self.task_mask)
-        if self.routes is not None:
-            self.routes.append((tasks, weights))
-        return y + expert_sum(x, experts, torch.zeros_like(values).scatter(1, tasks, weights))
+        coefficients = gate_values(x, gated.gate_weight, gated.gate_bias, self.pooling)  # [B, T]
+        if self.top_k is not None or self.task_mask is not None or self.routes is not None:
+            tasks, weights = choose(coefficients, experts.norms, self.top_k, self.task_mask)
+            if self.routes is not None:
+                self.routes.append((tasks, weights))
+            coefficients = torch.zeros_like(coefficients).scatter(1, tasks, weights)
+        weight, bias = self.parameters[f"{layer}.weight"], self.parameters.get(f"{layer}.bias")
+        d_out, d_in = weight.shape
+        # Factored, a token costs R (d_in + d_out) more; merging costs R d_in d_out, once.
+        if self.pooling == "batch" and x.shape[:-1].numel() * (d_in + d_out) > d_in * d_out:
+            each_term = coefficients[0].repeat_interleave(experts.A.shape[1])  # [T r]
+            y: Tensor = SharedCoefficients.apply(x, weight, bias, experts.stacked_A, experts.stacked_B, each_term)
+            return y
+        return self._plain(layer, x) + expert_sum(x, experts, coefficients)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear, choose, gate_values
+from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear, SharedCoefficients, choose, gate_values
 
 
 def layer(seed, T, rank, d_in, d_out):
@@ -67,6 +67,40 @@ def test_batch_pooling_gives_every_image_the_mean_gate():
     per_image = gate_values(x, gated.gate_weight, gated.gate_bias)
     pooled = gate_values(x, gated.gate_weight, gated.gate_bias, "batch")
     torch.testing.assert_close(pooled, per_image.mean(0).expand(5, 3))
+
+
+@given(st.integers(0, 10**6), shapes, st.integers(1, 5), st.integers(1, 7), st.sampled_from([None, 1]))
+def test_pooled_gates_equal_materialised_weights_for_few_and_many_tokens(seed, shape, images, tokens, k):
+    parameters, gated, x = layer(seed, *shape)
+    x = x[:images, :tokens].requires_grad_()
+    weight = gated.gate_weight.clone().requires_grad_()
+    ours = GatedLinear(parameters, {"l": GatedExperts(gated.experts, weight, gated.gate_bias)}, top_k=k, pooling="batch")
+    output = ours("l", x)
+    values = (x.mean((0, 1)) @ weight.T + gated.gate_bias).double()
+    if k:
+        norms = torch.stack([(B @ A).norm() for B, A in zip(gated.experts.B, gated.experts.A, strict=True)])
+        values = values * torch.nn.functional.one_hot((values.abs() * norms).argmax(), shape[0])
+    deltas = gated.experts.B.double() @ gated.experts.A.double()
+    merged = parameters["l.weight"].double() + torch.einsum("t,toi->oi", values, deltas)
+    expected = x.double() @ merged.T + parameters["l.bias"].double()
+    assert (output.double() - expected).norm() <= 1e-5 * expected.norm()
+    direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed))
+    for ours_gradient, gradient in zip(
+        torch.autograd.grad((output * direction).sum(), [x, weight]),
+        torch.autograd.grad((expected * direction).sum(), [x, weight]),
+        strict=True,
+    ):
+        assert (ours_gradient - gradient).norm() <= 1e-4 * gradient.norm() + 1e-5
+
+
+def test_gradients_of_shared_coefficients_are_those_of_finite_differences():
+    g = torch.Generator().manual_seed(0)
+    x, weight, bias, A, B, c = (
+        torch.randn(shape, generator=g, dtype=torch.float64) for shape in ((2, 3, 4), (5, 4), (5,), (6, 4), (5, 6), (6,))
+    )
+    assert torch.autograd.gradcheck(
+        lambda x, c: SharedCoefficients.apply(x, weight, bias, A, B, c), (x.requires_grad_(), c.requires_grad_())
+    )
 
 
 def test_masked_tasks_are_never_chosen_and_fill_up_with_weight_zero():

@@ -28,9 +28,8 @@ from torch import Tensor
 
 from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, TestBatch, Workbench
 from mingle_edge.methods.entropy_minimisation import minimise_entropy, seed_batches, unit_embeddings
+from mingle_edge.methods.kept_embeddings import BACKBONE, embed_normalised, kept_embeddings, tower_bytes
 from mingle_edge.vision_tower import Parameters
-
-BYTES = 4  # of a parameter
 
 
 def add_scaled(merged: Parameters, task_vector: Parameters, coefficients: Tensor) -> dict[str, Tensor]:
@@ -69,31 +68,35 @@ class AdaMerging:
         self.parameters = parameters
         self.restarts = restarts  # from the pretrained model at each task, the published script's defect
         self.merged = workbench.backbone
+        self._answered: tuple[TestBatch, Tensor] | None = None
 
     def add(self, task: ComparedTask) -> None:
         """Learn the new task's coefficients and add it."""
+        self._answered = None
         merged = self.workbench.backbone if self.restarts else self.merged
         self.merged = learn_coefficients(self.workbench, task, merged, **self.parameters)
 
     def answer(self, batch: TestBatch) -> Answer:
-        """The merged model's embeddings."""
-        return Answer(self._embed(batch.images))
+        """Embeddings under the merged tower; before the first task those of the pretrained model."""
+        if self.merged is self.workbench.backbone:
+            return Answer(kept_embeddings(self.workbench, batch, BACKBONE, self.merged))
+        embeds = embed_normalised(batch.images, self.merged, self.workbench)
+        self._answered = (batch, embeds)
+        return Answer(embeds)
 
     def answer_named(self, batch: TestBatch, task: str) -> Tensor:
-        """One model serves all tasks, so the name changes nothing."""
-        return self._embed(batch.images)
+        """As `answer`: one tower serves all tasks, so what was just answered is not computed again."""
+        if self._answered is not None and self._answered[0] is batch:
+            return self._answered[1]
+        return self.answer(batch).embeds
 
     def stored_bytes(self) -> int:
-        """One model."""
-        return BYTES * sum(tensor.numel() for tensor in self.merged.values())
+        """One tower, however many tasks."""
+        return tower_bytes(self.merged)
 
     def active_bytes(self) -> int:
-        """One model."""
-        return self.stored_bytes()
-
-    @torch.inference_mode()
-    def _embed(self, images: Tensor) -> Tensor:
-        return unit_embeddings(self.workbench, images, self.merged)
+        """One tower."""
+        return tower_bytes(self.merged)
 
 
 def _published(tasks: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, Test
 from mingle_edge.gating import Pooling, gate_values
 from mingle_edge.low_rank import truncated_svd
 from mingle_edge.methods.entropy_minimisation import minimise_entropy, seed_batches, unit_embeddings
+from mingle_edge.methods.kept_embeddings import BACKBONE, kept_embeddings, tower_bytes
 from mingle_edge.seeds import task_generator
 from mingle_edge.vision_tower import Linear, Parameters, plain_linear
 
@@ -174,10 +175,12 @@ class WeightEnsemblingMixture:
         self.published = published  # attention alone merged, no biases in experts, a smaller rank after the first task
         self.merged: Parameters = workbench.backbone  # outside the MLPs; inside, the pretrained values
         self.mlps: dict[str, GatedMlp] = {}
+        self._answered: tuple[TestBatch, Tensor] | None = None
 
     def add(self, task: ComparedTask) -> None:
         """Merge outside the MLPs, add the task's experts and learn the gates."""
         bench, settings = self.workbench, self.settings
+        self._answered = None
         rank = settings["later_rank"] if self.published and self.mlps else settings["rank"]
         self.merged = merge_outside_mlps(
             self.merged, task.finetuned, bench.backbone, settings["start"], attention_only=self.published
@@ -194,30 +197,33 @@ class WeightEnsemblingMixture:
         )
 
     def answer(self, batch: TestBatch) -> Answer:
-        """Embeddings with gate values per image or pooled over the batch, as `pooling` says."""
-        return Answer(self._embed(batch.images))
+        """Embeddings with gate values per image or pooled over the batch; before the first task the pretrained model's."""
+        if not self.mlps:
+            return Answer(kept_embeddings(self.workbench, batch, BACKBONE, self.merged))
+        linear = mixture_linear(self.merged, self.mlps, self.settings["pooling"])
+        with torch.inference_mode():
+            embeds = unit_embeddings(self.workbench, batch.images, self.merged, linear)
+        self._answered = (batch, embeds)
+        return Answer(embeds)
 
     def answer_named(self, batch: TestBatch, task: str) -> Tensor:
-        """The gates read the image alone, so the name changes nothing."""
-        return self._embed(batch.images)
+        """As `answer`: the gates read the image alone, so what was just answered is not computed again."""
+        if self._answered is not None and self._answered[0] is batch:
+            return self._answered[1]
+        return self.answer(batch).embeds
 
     def stored_bytes(self) -> int:
         """One model, the experts and the gates."""
-        parameters = sum(tensor.numel() for tensor in self.merged.values())
+        parameters = 0
         for mlp in self.mlps.values():
             parameters += mlp.gate_weight.numel() + mlp.gate_bias.numel()
             for experts in (mlp.fc1, mlp.fc2):
                 parameters += experts.A.numel() + experts.B.numel() + (0 if self.published else experts.bias.numel())
-        return BYTES * parameters
+        return tower_bytes(self.merged) + BYTES * parameters
 
     def active_bytes(self) -> int:
         """All of it: no expert is left out."""
         return self.stored_bytes()
-
-    @torch.inference_mode()
-    def _embed(self, images: Tensor) -> Tensor:
-        linear = mixture_linear(self.merged, self.mlps, self.settings["pooling"])
-        return unit_embeddings(self.workbench, images, self.merged, linear)
 
 
 def _no_experts(like: Tensor) -> ExpertSum:
