@@ -1,8 +1,8 @@
 """What few or skewed seeds cost in P1, and whether mild variations of the seeds help.
 
-    python benchmarks/studies/seeds.py --suite DIR [--pretraining-seeds 0 1 2] [--tasks 20] [--scope image] [--draws 3]
+    python benchmarks/studies/seeds.py --suite DIR [--pretraining-seeds 0 1 2] [--tasks 20] [--scope image] [--draws 1]
 
-Seeds are drawn from a pool of ten per class, several times. `image`: static experts and the router, for 0, 4, 16 and 64
+Seeds are drawn from a pool of ten per class. `image`: static experts and the router, for 0, 4, 16 and 64
 variations of each seed (`router_augmentations`, without its bound on images per task). `layer`: gates adapted on the seeds,
 without variations and with 16; every image routed in every layer, all experts. Figures are of the test part. `rate`: the
 learning rate of the gates, by the tune part.
@@ -67,7 +67,7 @@ def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
     options.add_argument("--scope", choices=tuple(SCOPES), default="image")
-    options.add_argument("--draws", type=int, default=3, help="times that seeds are drawn")
+    options.add_argument("--draws", type=int, default=1, help="times that seeds are drawn")
     given = options.parse_args()
     studies = [Study(given.suite, seed, given.tasks) for seed in given.pretraining_seeds]
     SCOPES[given.scope](studies, given.draws)

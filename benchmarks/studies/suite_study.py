@@ -263,7 +263,7 @@ class Study:
             partial = path.with_name(f"{digest}.{np.random.default_rng().integers(1 << 40)}.partial.npy")
             np.save(partial, compute())
             partial.replace(path)
-        return np.load(path)
+        return np.load(path, mmap_mode="r")
 
 
 def route(router: Discriminants, features: Sequence[Floats]) -> list[Route]:
