@@ -94,9 +94,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         found = measure_all(kinds, arguments.output or Path(temporary), arguments)
     machine = machine_record()
-    print(
-        f"{arguments.model}, {arguments.tasks} tasks, rank {arguments.rank}; {machine['cpu']}, {machine['usable_cores']} cores"
-    )
+    print(f"{arguments.model}, {arguments.tasks} tasks, rank {arguments.rank}, {arguments.threads or 'all'} threads")
+    print(f"{machine['cpu']}, {machine['usable_cores']} cores, load average {machine['load_average'][1]:.1f} (5 minutes)\n")
     print(table(found))
     if arguments.json:
         arguments.json.write_text(

@@ -29,9 +29,19 @@ def tiny(task_file):
 
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory):
-    """Three tasks whose experts carry learned gates, and the model merged from them."""
+    """Three tasks whose experts carry learned gates, their file, and the model merged from them."""
     file = tiny_clip.write_task_file(tmp_path_factory.mktemp("gated") / "tasks", tasks=3, rank=8, **LEARNED)
-    return file, merge(file, file.parent / "merged", device="cpu")
+    return TinyComparison(file), file, merge(file, file.parent / "merged", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def crowded(tiny):
+    """A workbench on which every method has been, in two orders and with two ranks."""
+    workbench = tiny.workbench()
+    for name in BY_NAME:
+        tiny.history(built(tiny, name, workbench, rank=4), [2, 0, 1])
+        tiny.history(built(tiny, name, workbench), [0, 2, 1])
+    return workbench
 
 
 def built(tiny, name, workbench=None, **changes):
@@ -48,10 +58,9 @@ def merged(tiny, name, workbench=None, order=(0, 1, 2), **changes):
 
 
 @pytest.mark.parametrize(("name", "top_k"), [("image", 1), ("image-weighted", 2), ("image-gates", 1)])
-def test_accuracies_equal_those_of_the_model_merged_into_a_folder(name, top_k, task_file, image_model, gated):
-    file, model = gated if name == "image-gates" else (task_file, image_model)
+def test_accuracies_equal_those_of_the_model_merged_into_a_folder(tiny, name, top_k, task_file, image_model, gated):
+    tiny, file, model = gated if name == "image-gates" else (tiny, task_file, image_model)
     report = evaluate(model.path, file, top_k=top_k, device="cpu")
-    tiny = TinyComparison(file)
     method = built(tiny, name)
     after_own, final, summary = tiny.history(method)
     assert (after_own, final) == (report.after_own, report.final)
@@ -63,10 +72,9 @@ def test_accuracies_equal_those_of_the_model_merged_into_a_folder(name, top_k, t
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3])
-def test_mixtures_are_those_of_the_deployed_tower_image_by_image(tiny, gated, top_k):
+def test_mixtures_are_those_of_the_deployed_tower_image_by_image(gated, top_k):
     """Posteriors drawn, so that every kind of route occurs: mixed, all but alone, and claimed by no task."""
-    file, model = gated
-    tiny = TinyComparison(file)
+    tiny, _, model = gated
     method = merged(tiny, "image-gates", top_k=top_k)
     batch, tower = tiny.batches["task0"], GatedTower(model)
     posterior = torch.rand(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -105,12 +113,8 @@ def test_an_image_does_not_depend_on_its_batch_mates(tiny, name):
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_what_is_kept_on_the_workbench_changes_no_result(tiny, name):
-    shared = tiny.workbench()
-    for other in BY_NAME:
-        tiny.history(built(tiny, other, shared, rank=4), [2, 0, 1])
-        tiny.history(built(tiny, other, shared), [0, 2, 1])
-    then, fresh = built(tiny, name, shared), built(tiny, name)
+def test_what_is_kept_on_the_workbench_changes_no_result(tiny, crowded, name):
+    then, fresh = built(tiny, name, crowded), built(tiny, name)
     for t in (1, 2, 0):
         then.add(tiny.tasks[t])
         fresh.add(tiny.tasks[t])

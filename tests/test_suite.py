@@ -20,11 +20,12 @@ from PIL import Image
 from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture
 from mingle_edge.demo.tiny_clip import Training
 from mingle_edge.images import labelled_images
+from mingle_edge.task_file import read_task_file
 
 FOLDER = Path(__file__).parents[1] / "examples/suite"
 sys.path.insert(0, str(FOLDER))
-accuracy, contact_sheet, recipe, splits, suite = (
-    importlib.import_module(name) for name in ("accuracy", "contact_sheet", "recipe", "splits", "suite")
+accuracy, contact_sheet, recipe, splits, suite, task_files = (
+    importlib.import_module(name) for name in ("accuracy", "contact_sheet", "recipe", "splits", "suite", "task_files")
 )
 SIMILAR, TASKS, GROUPS = (getattr(importlib.import_module("tasks"), name) for name in ("SIMILAR", "TASKS", "GROUPS"))
 Scale = importlib.import_module("scale").Scale
@@ -154,6 +155,20 @@ def test_task_files_name_what_is_there(made) -> None:
                 for key, each in (("test", 10), ("tune", 10), ("seeds", 5 * len(table["classes"]))):
                     found = labelled_images(table[key], path.parent, table["classes"])
                     assert len(found) >= each
+
+
+def test_task_files_are_read(made, monkeypatch) -> None:
+    monkeypatch.setattr(task_files, "TASKS", tuple(BY_NAME[name] for name in MADE))
+    folder = made / "seed-7"
+    kept = {count: (folder / f"{count}.toml").read_text() for count in GROUPS}
+    task_files.write_task_files(folder)
+    read = read_task_file(folder / "8.toml")
+    for count, text in kept.items():
+        (folder / f"{count}.toml").write_text(text)
+    assert [(task.name, tuple(task.classes), task.seeds_per_class) for task in read.tasks] == [
+        (name, BY_NAME[name].classes, 5) for name in MADE
+    ]
+    assert [task.templates for task in read.tasks] == [[BY_NAME[name].template] for name in MADE]
 
 
 def test_what_is_made_is_kept_and_what_is_not_is_made_alike(made, monkeypatch) -> None:

@@ -224,14 +224,14 @@ def _figures(
         if (confusion := figures.between_tasks(cells, tasks, lambda result: result.confusion)) is not None:
             shown["confusion"][label] = confusion
     shown["corrupted"] = {
-        label: {name: figures.summarise(cells, _pretrained(corrupted, name, tasks)) for name, cells in of_label.items()}
+        label: {
+            name: figures.summarise(cells, figures.by_task(before, tasks)["P1"])
+            for name, cells in of_label.items()
+            if (before := corrupted.get("pretrained", {}).get(name))
+        }
         for label, of_label in corrupted.items()
     }
     return shown
-
-
-def _pretrained(corrupted: Mapping[str, Mapping[str, list[Finished]]], name: str, tasks: Sequence[str]) -> dict[str, float]:
-    return figures.by_task(corrupted["pretrained"][name], tasks)["P1"]
 
 
 def _machine() -> dict[str, Any]:

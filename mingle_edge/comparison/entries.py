@@ -35,7 +35,7 @@ def parse_entries(text: str, specs: Mapping[str, MethodSpec], tasks: int, defaul
     not exist, or a value of another type.
     """
     entries: dict[str, Entry] = {}
-    position = 0
+    text, position = text.strip(), 0
     while position < len(text):
         match = _ENTRY.match(text, position)
         if match is None:

@@ -37,7 +37,7 @@ class ImageSet:
         return len(self.paths)
 
     def first(self, count: int) -> list[int]:
-        """Numbers of `count` images spread evenly over the set, which is in order of classes; all if there are no more."""
+        """Numbers of `count` images spread evenly over the set, whose classes follow one another; all if there are no more."""
         if count >= len(self):
             return list(range(len(self)))
         return [i * len(self) // count for i in range(count)]

@@ -21,16 +21,16 @@ from torch import Tensor
 from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, TestBatch, Workbench
 from mingle_edge.errors import TaskFileError
 from mingle_edge.gate_learning import CONSTANT_START, Learner
-from mingle_edge.gating import ExpertStack, GatedExperts, Pooling
+from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear, Pooling
+from mingle_edge.methods.chosen_experts import chosen_linear
 from mingle_edge.methods.components import COMPONENTS, Components, merge_components
 from mingle_edge.methods.image_router import ImageRouter
 from mingle_edge.methods.image_rows import PLAIN, ImageRows
 from mingle_edge.methods.kept_embeddings import tower_bytes
-from mingle_edge.methods.layer_linear import layer_linear
 from mingle_edge.progress import silent
 from mingle_edge.settings import OFFICIAL, Settings
 from mingle_edge.task_merging import LayerState
-from mingle_edge.vision_tower import embed_images
+from mingle_edge.vision_tower import Linear, embed_images
 
 ROUTING = ("gates", "router")
 
@@ -145,7 +145,9 @@ class LayerScope:
 
     def _embed(self, images: Tensor, experts: Mapping[str, GatedExperts], top_k: int | None) -> Tensor:
         workbench = self.workbench
-        linear = layer_linear(workbench.backbone, experts, top_k, self.pooling)
+        linear: Linear = GatedLinear(workbench.backbone, experts, top_k, self.pooling)
+        if top_k is not None and self.pooling == "image":
+            linear = chosen_linear(workbench.backbone, experts, top_k)
         return F.normalize(embed_images(images, workbench.backbone, workbench.architecture, linear), dim=-1)
 
     def _embed_alone(self, batch: TestBatch, task: int, places: list[int] | None = None) -> Tensor:

@@ -72,9 +72,8 @@ def _sentence(results: Mapping[str, Any], methods: list[str], protocol: str) -> 
     elif single is not None:
         parts.append(f"{_points(acc - (accuracy(results, single, protocol) or 0.0))} {single}, the best single model")
     if len(methods) > 1 and methods[1] != single:
-        parts.append(
-            f"next is {methods[1]}, {_points(acc - (accuracy(results, methods[1], protocol) or 0.0), 'behind', 'behind')}"
-        )
+        behind = difference(acc - (accuracy(results, methods[1], protocol) or 0.0)).lstrip("+")
+        parts.append(f"next is {methods[1]}, " + ("level with it" if behind == "0.0" else f"{behind} points behind"))
     return "; ".join(parts) or "There is no reference to compare it with"
 
 
@@ -112,8 +111,9 @@ def _from_references(results: Mapping[str, Any], best: str, protocol: str) -> It
 def _forgets(results: Mapping[str, Any], best: str, protocol: str) -> Iterator[str]:
     change = accuracy(results, best, protocol, "bwt")
     if change is not None and len(results["tasks"]) > 1:
-        shown = difference(change).lstrip("+-")
-        yield f"{'gains' if change > 0 else 'loses'} {shown} points on earlier tasks as later ones are added"
+        shown = difference(change)
+        amount = "nothing" if shown == "0.0" else f"{shown.lstrip('+-')} points"
+        yield f"{'gains' if shown.startswith('+') else 'loses'} {amount} on earlier tasks as later ones are added"
 
 
 def _costs(results: Mapping[str, Any], best: str) -> Iterator[str]:
@@ -124,9 +124,9 @@ def _costs(results: Mapping[str, Any], best: str) -> Iterator[str]:
         yield f"takes {times(method['latency_ratio'])} times the backbone's time for an image"
 
 
-def _points(distance: float, above: str = "above", below: str = "below") -> str:
+def _points(distance: float) -> str:
     shown = difference(distance)
-    return "level with" if shown == "0.0" else f"{shown.lstrip('+-')} points {above if distance > 0 else below}"
+    return "level with" if shown == "0.0" else f"{shown.lstrip('+-')} points {'above' if distance > 0 else 'below'}"
 
 
 def _listed(parts: list[str]) -> str:

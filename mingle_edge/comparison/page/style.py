@@ -10,7 +10,7 @@ STYLE = (
 h3 { font-size: .95rem; margin: 16px 0 4px; }
 small { color: var(--soft); font-size: .85em; font-weight: 400; }
 .failed { color: var(--red); }
-.protocols { grid-template-columns: repeat(auto-fit, minmax(min(100%, 260px), 1fr)); }
+.protocols { grid-template-columns: repeat(auto-fit, minmax(min(100%, 215px), 1fr)); }
 .protocols .tile { border-top: 3px solid var(--kind); }
 .tile b { overflow-wrap: anywhere; }
 .tile strong { display: block; font-size: 1.6rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
@@ -76,7 +76,11 @@ figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 .methods thead th, .tinted thead th { vertical-align: bottom; }
 .methods .group { text-align: center; }
 .methods .start { border-left: 1px solid var(--rule); }
-.methods tbody th, .tinted tbody th { font-weight: 600; }
+.methods tbody th, .tinted tbody th { font-weight: 600; white-space: normal; overflow-wrap: anywhere; }
+.methods tbody th, .tinted tbody th { min-width: 13em; max-width: 18em; }
+details .figures { margin-top: 8px; }
+.tinted { width: auto; }
+.legend { overflow-wrap: anywhere; }
 .methods .reference, .tinted .reference th { color: var(--soft); }
 .methods .reference th, .tinted .reference th { font-weight: 400; }
 .methods td, .methods th { padding: 3px 6px; }

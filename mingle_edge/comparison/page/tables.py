@@ -43,10 +43,11 @@ def corruptions(results: Mapping[str, Any]) -> Iterator[Html]:
             if label in found:
                 values = [finite(found[label].get(name, {}).get(protocol, {}).get("acc")) for name in names]
                 known = [value for value in values if value is not None]
-                mean = sum(known) / len(known) if known and len(known) == len(names) else None
-                rows[label] = [accuracy(results, label, protocol), *values, mean]
+                mean = [sum(known) / len(known) if len(known) == len(names) else None] if len(names) > 1 else []
+                rows[label] = [accuracy(results, label, protocol), *values, *mean]
         if names and rows:
-            parts.append((protocol, tinted(["clean", *(name.replace("_", " ") for name in names), "mean, corrupted"], rows)))
+            last = ["mean, corrupted"] if len(names) > 1 else []
+            parts.append((protocol, tinted(["clean", *(name.replace("_", " ") for name in names), *last], rows)))
     yield from _by_protocol("Corrupted images", "ACC in percent on corrupted test images.", parts)
 
 

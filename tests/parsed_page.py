@@ -1,0 +1,81 @@
+"""An HTML page taken apart with the standard library's parsers."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+VOID = {"meta"}
+
+
+class Page(HTMLParser):
+    """The elements, their attributes and text, with every element closed in the order it was opened."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.style = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["style"]:
+            self.style += data
+        else:
+            self.text += f"{data}\n"
+
+
+def check_alone(text: str) -> Page:
+    """Assert that the page runs no script and loads nothing, and return it."""
+    found = Page(text)
+    assert text.startswith("<!DOCTYPE html>")
+    assert not {title for title, _ in found.elements} & {"script", "link", "img", "iframe", "object", "base", "form"}
+    attributes = {name for _, given in found.elements for name in given}
+    assert not attributes & {"src", "href", "srcset", "action", "style", "data", "background"}
+    assert not [name for name in attributes if name.startswith("on")]
+    assert not re.search(r"url\(|@import|//", found.style)
+    assert "http" not in text
+    metas = [given for title, given in found.elements if title == "meta"]
+    assert {"charset": "utf-8"} in metas
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in metas
+    assert "prefers-color-scheme: dark" in found.style
+    return found
+
+
+def body(text: str) -> ElementTree.Element:
+    """The body as XML, which it and so every drawing in it is."""
+    return ElementTree.fromstring(text[text.index("<body>") : text.index("</body>") + 7])
+
+
+def words(element: ElementTree.Element) -> str:
+    """All text inside, without what is only shown by the pointer."""
+    parts = [element.text or ""]
+    for child in element:
+        parts += ["" if child.tag == "title" else words(child), child.tail or ""]
+    return "".join(parts)
+
+
+def rows(table: ElementTree.Element) -> dict[str, list[str]]:
+    """Cells of the body of a table by the name of the row."""
+    found = {}
+    for row in table.iterfind("tbody/tr"):
+        name, *cells = (words(cell).strip() for cell in row)
+        found[name] = cells
+    return found
+
+
+def card(page: ElementTree.Element, title: str) -> ElementTree.Element | None:
+    """The section of that title, or None."""
+    return next((part for part in page.iter("section") if words(part[0]) == title), None)

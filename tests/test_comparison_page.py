@@ -1,0 +1,377 @@
+"""The page of a comparison: alone, well-formed, equal to the results, safe with any name, whole where figures are missing."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from itertools import pairwise
+
+import pytest
+from comparison_results import KNOWN, SEVEN, TASKS, results
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from parsed_page import body, card, check_alone, rows, words
+
+from mingle_edge.comparison.page import page, write_page
+from mingle_edge.comparison.page.label_places import apart, places
+from mingle_edge.comparison.ranking import leading, ordered
+
+HOSTILE = '</td></svg></style><script>alert(1)</script><img src="x.test/a.png" onerror=alert(1)>&"\''
+FEW = ("pretrained", "individual", "weight-averaging", "opcm", "image-top1", "image-posterior-weighted")
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Results of twenty tasks and all methods."""
+    return results()
+
+
+@pytest.fixture(scope="module")
+def whole(found):
+    """Their page."""
+    return body(page(found))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Results of few tasks and methods."""
+    return results(tasks=TASKS[:5], labels=FEW)
+
+
+def renamed(found, labels=None, tasks=None):
+    """The same results under other names."""
+    labels, tasks = labels or {}, tasks or {}
+    for key in ("methods", "accuracy", "steps", "matrix", "by_task", "routes", "confusion", "corrupted"):
+        found[key] = {labels.get(label, label): value for label, value in found[key].items()}
+    for of_label in found["by_task"].values():
+        for protocol, by_name in of_label.items():
+            of_label[protocol] = {tasks.get(name, name): value for name, value in by_name.items()}
+    found["orders"] = [[tasks.get(name, name) for name in order] for order in found["orders"]]
+    for task in found["tasks"]:
+        task["name"] = tasks.get(task["name"], task["name"])
+    return found
+
+
+def signed(value):
+    return f"{value:+.1f}" if f"{value:.1f}" not in ("0.0", "-0.0") else "0.0"
+
+
+def axis(svg, across):
+    """Values of places along an axis, read off its ticks: a function of a percentage or of pixels."""
+    ends = []
+    for text in svg.iterfind("text[@class='tick']"):
+        if "%" in text.get("x") if across else text.get("x") == "-6":
+            ends.append((float(text.get("x" if across else "y").rstrip("%")), float(text.text)))
+    (a, low), (b, high), *more = sorted(ends, key=lambda end: end[1])
+    logarithmic = bool(more) and abs((more[0][0] - b) / (b - a) - (more[0][1] - high) / (high - low)) > 0.02
+    scale, back = (math.log, math.exp) if logarithmic else (float, float)
+    return lambda place: back(scale(low) + (place - a) / (b - a) * (scale(high) - scale(low)))
+
+
+def test_the_page_needs_nothing_else_and_its_tables_scroll(small):
+    elements = check_alone(page(small)).elements
+    for i, (title, _) in enumerate(elements):
+        if title == "table":
+            assert elements[i - 1] == ("div", {"class": "scroll"})
+
+
+def test_the_file_is_the_page(small, tmp_path):
+    write_page(small, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == page(small)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_the_main_table_equals_the_results(found, whole):
+    table = whole.find(".//table[@class='methods']")
+    shown = rows(table)
+    assert list(shown) == ordered(found)
+    assert (next(iter(shown)), next(reversed(shown))) == ("pretrained", "individual")
+    for label, cells in shown.items():
+        expected = []
+        for protocol, names in (("P1", ("acc", "bwt", "fwt")), ("P2", ("acc", "bwt")), ("P3", ("acc", "bwt"))):
+            figures = found["accuracy"][label][protocol]
+            for name in names:
+                value = f"{figures[name]:.1f}" if name == "acc" else signed(figures[name])
+                expected.append(f"{value} ± {figures[name + '_std']:.1f}")
+        method = found["methods"][label]
+        tuning = method["tuning"]
+        tuned = ", ".join(f"{key} {value:g}" for key, value in tuning["chosen"].items()) if tuning else ""
+        assert cells[:7] == expected
+        assert float(cells[7]) == pytest.approx(method["stored_bytes"] / 1e6, rel=1e-3)
+        assert float(cells[8]) == pytest.approx(method["active_bytes"] / 1e6, rel=1e-3)
+        assert cells[9:] == [f"{method['latency_ratio']:.2f} x", tuned]
+    heads = [words(cell) for row in table.iterfind("thead/tr") for cell in row]
+    assert heads[-10:] == ["ACC", "BWT", "FWT", "ACC", "BWT", "ACC", "BWT", "MB stored", "MB read", "time"]
+
+
+def test_the_best_of_a_column_is_bold_and_no_reference_is(found, whole):
+    table = whole.find(".//table[@class='methods']")
+    for column, (protocol, name) in enumerate([("P1", "acc"), ("P1", "bwt"), ("P1", "fwt"), ("P2", "acc")], 1):
+        methods = [label for label in found["methods"] if label not in ("pretrained", "individual")]
+        best = max(methods, key=lambda label: found["accuracy"][label][protocol][name])
+        assert [words(row[0]) for row in table.iterfind("tbody/tr") if row[column].find(".//b") is not None] == [best]
+
+
+def test_the_words_say_the_distances(found, whole):
+    tiles = whole.findall(".//div[@class='tiles protocols']/div")
+    for tile, protocol in zip(tiles, ("P1", "P2", "P3"), strict=True):
+        acc = {label: found["accuracy"][label][protocol]["acc"] for label in found["accuracy"]}
+        best = max((label for label in acc if label not in ("pretrained", "individual")), key=acc.get)
+        single = max((label for label in list(KNOWN)[2:] if KNOWN[label][4] == 0), key=acc.get)
+        text = words(tile)
+        assert tile.find("b").text == best
+        assert words(tile.find("strong")).startswith(f"{acc[best]:.1f}% ± ")
+        side = "below" if acc[best] < acc["individual"] else "above"
+        assert f"{abs(acc[best] - acc['individual']):.1f} points {side} individual" in text
+        assert f"{acc[best] - acc['pretrained']:.1f} points above pretrained" in text
+        assert f"{acc[best] - acc[single]:.1f} points above {single}, the best single model" in text
+    lead = words(whole.find(".//p[@class='lead']"))
+    assert lead.startswith("Of 14 methods on 20 tasks in 10 orders, image-posterior-weighted is the most accurate in P1")
+
+
+@pytest.mark.parametrize(("title", "key"), [("Task by task", "by_task"), ("Corrupted images", "corrupted")])
+def test_tables_of_tasks_and_corruptions_equal_the_results(found, whole, title, key):
+    tables = card(whole, title).findall(".//table")
+    assert len(tables) == 3
+    for table, protocol in zip(tables, ("P1", "P2", "P3"), strict=True):
+        shown = rows(table)
+        assert list(shown) == ordered(found)
+        for label, cells in shown.items():
+            if key == "by_task":
+                expected = [found[key][label][protocol][name] for name in TASKS]
+            else:
+                corrupted = [found[key][label][name][protocol]["acc"] for name in SEVEN]
+                clean = found["accuracy"][label][protocol]["acc"]
+                expected = [clean, *corrupted, sum(corrupted) / len(corrupted)]
+            assert cells == [f"{value:.1f}" for value in expected]
+
+
+def test_heat_maps_equal_the_results_and_colour_by_value(found, whole):
+    names = list(TASKS)
+    wanted = {
+        "Accuracy matrix": {label: table["P1"] for label, table in found["matrix"].items()},
+        "Where a router sends images": found["routes"],
+        "Confusion between tasks": found["confusion"],
+    }
+    for title, tables in wanted.items():
+        figures = card(whole, title).findall(".//figure")
+        assert sorted(figure.find("figcaption/b").text for figure in figures) == sorted(tables)
+        order = found["orders"][0] if title == "Accuracy matrix" else names
+        strengths = []
+        for figure in figures:
+            lines = figure.findall(".//svg[@class='cells']")
+            assert [text.find("title").text for text in figure.iterfind(".//text[@class='row']")] == order
+            for line, values in zip(lines, tables[figure.find("figcaption/b").text], strict=True):
+                for j, (cell, value) in enumerate(zip(line.iterfind("rect"), values, strict=True)):
+                    assert cell.find("title").text.endswith(f" {value:.1f}%")
+                    assert cell.get("class") == ("own" if line is lines[j] else None) if j < len(lines) else True
+                    strengths.append((value, float(cell.get("fill-opacity"))))
+        assert all(a[1] <= b[1] + 0.011 for a, b in pairwise(sorted(strengths)))
+        assert max(strength for _, strength in strengths) > 0.95
+
+
+def test_measurements_missing_from_a_matrix_stay_empty():
+    found = results(tasks=TASKS[:4], labels=FEW, orders=2)
+    for label in FEW:
+        for t, row in enumerate(found["matrix"][label]["P1"]):
+            row[t + 1 :] = [None] * (3 - t)
+    figures = card(body(page(found)), "Accuracy matrix").findall(".//figure")
+    assert [len(line.findall("rect")) for line in figures[0].iterfind(".//svg[@class='cells']")] == [1, 2, 3, 4]
+    values = found["matrix"][figures[0].find("figcaption/b").text]["P1"]
+    numbers = [text.text for text in figures[0].iter("text") if "number" in text.get("class")]
+    assert numbers == [f"{value:.0f}" for row in values for value in row if value is not None]
+
+
+@pytest.mark.parametrize(
+    ("title", "cost"),
+    [
+        ("Accuracy and forgetting", lambda found, label: found["accuracy"][label]["P1"]["bwt"]),
+        ("Accuracy and storage", lambda found, label: found["methods"][label]["stored_bytes"] / 1e6),
+        ("Accuracy and bytes read", lambda found, label: found["methods"][label]["active_bytes"] / 1e6),
+        ("Accuracy and time", lambda found, label: found["methods"][label]["latency_ratio"]),
+    ],
+)
+def test_points_lie_where_the_ticks_say(found, whole, title, cost):
+    plots = [part for part in card(whole, title) if part.tag == "div"]
+    assert [plot.get("class") for plot in plots] == ["plot narrow", "plot wide"]
+    for plot in plots:
+        svg = plot.find("svg")
+        x, y = axis(svg, across=True), axis(svg, across=False)
+        points = {point.find("title").text.split(":")[0]: point for point in svg.iterfind("svg")}
+        assert points.keys() == found["methods"].keys()
+        for label, point in points.items():
+            assert x(float(point.get("x")[:-1])) == pytest.approx(cost(found, label), rel=5e-3, abs=0.02)
+            assert y(float(point.get("y"))) == pytest.approx(found["accuracy"][label]["P1"]["acc"], abs=0.1)
+
+
+def test_sizes_that_differ_by_much_lie_on_a_logarithmic_axis(whole):
+    storage = card(whole, "Accuracy and storage").find("div[@class='plot wide']/svg")
+    ticks = {text.text: float(text.get("x")[:-1]) for text in storage.iterfind("text[@text-anchor='middle']")}
+    assert ticks["1000"] - ticks["500"] == pytest.approx(ticks["2000"] - ticks["1000"], abs=0.02)
+
+
+def test_curves_and_bands_lie_where_the_ticks_say(found, whole):
+    section = card(whole, "After each step")
+    svg = section.find("div[@class='plot named']/svg")
+    y, height = axis(svg, across=False), float(svg.find("svg").get("height"))
+    ends = {text.get("class").split()[-1]: text for text in svg.iter("text") if "end" in text.get("class")}
+    for kind, label in zip(("first", "second", "third", "fourth"), leading(found), strict=True):
+        steps = found["steps"][label]["P1"]
+        line = svg.find(f".//polyline[@class='stroke {kind}']").get("points").split()
+        shown = [y(float(point.split(",")[1]) / 100 * height) for point in line]
+        assert shown == pytest.approx(steps["mean"], abs=0.1)
+        band = svg.find(f".//polygon[@class='band {kind}']").get("points").split()
+        edge = [y(float(point.split(",")[1]) / 100 * height) for point in band]
+        assert edge[:20] == pytest.approx([min(m + s, 100) for m, s in zip(steps["mean"], steps["std"], strict=True)], abs=0.1)
+        assert edge[:19:-1] == pytest.approx([m - s for m, s in zip(steps["mean"], steps["std"], strict=True)], abs=0.1)
+        assert ends[kind].text == label[:24]
+    panels = section.findall("div[@class='panels']/figure")
+    assert [panel.find("figcaption/b").text for panel in panels] == ordered(found)
+    assert all(len(panel.findall(".//polyline")) == 3 for panel in panels)
+
+
+def test_tuning_times_failures_and_how_it_was_made_are_told(found):
+    found = found | {
+        "failed": [
+            {"method": "opcm", "order": found["orders"][2], "corruption": None, "error": "RuntimeError: <out of memory>"},
+            {"method": "ties", "order": [*TASKS], "corruption": "jpeg", "error": "ValueError: bad"},
+        ]
+    }
+    whole = body(page(found))
+    trials = [
+        (label, f"{trial['acc']:.1f}", trial["parameters"] == method["tuning"]["chosen"])
+        for label, method in found["methods"].items()
+        if method["tuning"]
+        for trial in method["tuning"]["trials"]
+    ]
+    cells = [[words(cell) for cell in row] for row in card(whole, "Tuning").iterfind(".//tbody/tr")]
+    assert sorted((label, acc, taken == "chosen") for label, _, acc, taken in cells) == sorted(trials)
+    dots = [dot.get("class") for dot in card(whole, "Tuning").iter("circle")]
+    assert dots.count("trial chosen") == sum(taken for _, _, taken in trials)
+    assert len(dots) == len(trials)
+    for label, (first, second, last, ratio, all_of_them) in rows(card(whole, "Time to add a task").find(".//table")).items():
+        seconds = found["methods"][label]["seconds_per_task"]
+        told = [float(value) for value in (first, second, last, all_of_them)]
+        assert told == pytest.approx([seconds[0], seconds[1], seconds[-1], sum(seconds)], rel=5e-3)
+        assert ratio == f"{seconds[-1] / seconds[1]:.2f}"
+    failed = [[words(cell) for cell in row] for row in card(whole, "Failed cells").iterfind(".//tbody/tr")]
+    assert failed == [
+        ["opcm", "order 3", "clean images", "RuntimeError: <out of memory>"],
+        ["ties", "tuning", "jpeg", "ValueError: bad"],
+    ]
+    assert "opcm 9 of 10 orders" in rows(whole.find(".//table[@class='methods']"))
+    made = words(card(whole, "How it was made"))
+    for told in (*found["versions"].values(), found["machine"]["cpu"], "42", ", ".join(found["orders"][9]), "5210.3"):
+        assert told in made
+
+
+def test_names_that_are_markup_stay_text():
+    found = renamed(results(labels=FEW, tasks=TASKS[:5], orders=2), {"opcm": HOSTILE}, {TASKS[0]: HOSTILE + "2"})
+    found["methods"][HOSTILE] |= {"method": HOSTILE, "summary": HOSTILE, "parameters": {HOSTILE: HOSTILE}}
+    found["methods"][HOSTILE]["tuning"] = {"trials": [{"parameters": {HOSTILE: 1}, "acc": 3}], "chosen": {HOSTILE: 1}}
+    found["corrupted"] = {label: {HOSTILE: by_name["jpeg"]} for label, by_name in found["corrupted"].items()}
+    found["failed"] = [{"method": HOSTILE, "order": found["orders"][0], "corruption": HOSTILE, "error": HOSTILE}]
+    found["machine"], found["versions"], found["task_file"] = {HOSTILE: HOSTILE}, {HOSTILE: HOSTILE}, HOSTILE
+    parsed = check_alone(page(found))
+    assert parsed.text.count(HOSTILE) >= 30
+    assert all(HOSTILE not in (value or "") for _, given in parsed.elements for value in given.values())
+    body(page(found))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"tasks": TASKS[:1], "orders": 1},
+        {"tasks": TASKS[:2], "orders": 1, "labels": ("pretrained", "individual", "ties")},
+        {"labels": ("pretrained", "individual"), "tasks": TASKS[:3]},
+        {"protocols": ("P3",), "tasks": TASKS[:3], "labels": FEW},
+        {"corruptions": (), "tuned": False, "tasks": TASKS[:8], "labels": FEW[:4]},
+    ],
+)
+def test_a_page_leaves_out_what_there_is_none_of(given):
+    found = results(**given)
+    whole = body(page(found))
+    several, methods = len(found["tasks"]) > 1, [label for label in found["methods"] if label not in FEW[:2]]
+    assert (card(whole, "Tuning") is not None) == any(method["tuning"] for method in found["methods"].values())
+    assert (card(whole, "Corrupted images") is not None) == bool(found["corrupted"])
+    assert (card(whole, "Where a router sends images") is not None) == bool(found["routes"])
+    assert (card(whole, "After each step") is not None) == several
+    assert (card(whole, "Accuracy and forgetting") is not None) == several
+    assert card(whole, "Failed cells") is None
+    assert ("No method finished" in words(whole.find(".//p[@class='lead']"))) == (not methods)
+    assert ("±" in words(whole.find(".//table[@class='methods']"))) == (len(found["orders"]) > 1)
+
+
+def test_a_method_of_which_nothing_finished_is_still_named():
+    found = results(labels=FEW, tasks=TASKS[:3], orders=2)
+    for key in ("accuracy", "steps", "matrix", "by_task", "confusion", "corrupted"):
+        del found[key]["opcm"]
+    for key in ("stored_bytes", "active_bytes", "latency_ratio", "seconds_per_task"):
+        del found["methods"]["opcm"][key]
+    found["failed"] = [{"method": "opcm", "order": o, "corruption": None, "error": "RuntimeError: x"} for o in found["orders"]]
+    whole = body(page(found))
+    cells = rows(whole.find(".//table[@class='methods']"))["opcm failed"]
+    assert cells[:-1] == ["-"] * 10
+    assert "2 cells failed" in words(whole.find(".//p[@class='warning']"))
+
+
+def weird(draw, value):
+    """The same shape with figures replaced by what results can hold in their place."""
+    if isinstance(value, dict):
+        return {key: weird(draw, item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [weird(draw, item) for item in value]
+    return draw.choice([value, value, None, math.nan, 0.0, 100.0, -value]) if isinstance(value, float) else value
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, 4]), st.sampled_from([1, 2]), st.booleans())
+def test_whatever_was_measured_the_page_is_well_formed(seed, tasks, orders, tuned):
+    draw = random.Random(seed)
+    labels = ("pretrained", "individual", *draw.sample(list(KNOWN)[2:], draw.randint(0, 5)))
+    found = results(tasks=TASKS[:tasks], labels=labels, orders=orders, tuned=tuned, corruptions=SEVEN[:2], seed=seed)
+    for key in ("methods", "accuracy", "steps", "matrix", "by_task", "routes", "confusion", "corrupted"):
+        found[key] = weird(draw, found[key])
+        for label in list(found[key]):
+            if key != "methods" and draw.random() < 0.15:
+                del found[key][label]
+    text = page(found)
+    whole = body(text)
+    assert rows(whole.find(".//table[@class='methods']"))
+    shapes = re.findall(r'(?:x|y|width|height|points|cx|x1|y1)="([^"]*)"', text)
+    assert not [shape for shape in shapes if "nan" in shape or "inf" in shape]
+
+
+@example([(0.54, 0.4, 90), (0.51, 0.41, 40)])  # 7 pixels apart, and under the name where the drawing is wide
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(10, 130)), min_size=1, max_size=16))
+def test_names_cover_neither_names_nor_points_at_any_width(points):
+    narrow, height = 222.0, 400.0
+    widths = [float(width) for _, _, width in points]
+    found = places([(x * narrow, y * height) for x, y, _ in points], widths, narrow, height)
+    assert len(points) > 3 or None not in found
+    for width in (narrow, 500.0, 1300.0):
+        boxes = []
+        for (x, y, _), length, place in zip(points, widths, found, strict=True):
+            if place is not None:
+                left = x * width + place.across - {1: 0.0, 0: length / 2, -1: length}[place.side]
+                middle = y * height + place.down
+                boxes.append((left, left + length, middle - 7, middle + 7))
+                assert left >= -1e-6
+                assert left + length <= width + 1e-6
+        for i, (left, right, top, bottom) in enumerate(boxes):
+            for other in boxes[:i]:
+                assert right <= other[0] or other[1] <= left or bottom <= other[2] + 1e-6 or other[3] <= top + 1e-6
+            for x, y, _ in points:
+                inside = left + 1e-6 < x * width < right - 1e-6 and top + 1e-6 < y * height < bottom - 1e-6
+                assert not inside
+
+
+@given(st.lists(st.floats(0, 300), max_size=12))
+def test_names_at_ends_of_curves_keep_their_order_and_distance(wanted):
+    found = apart(wanted, 15)
+    placed = sorted(zip(wanted, found, strict=True))
+    assert all(b[1] - a[1] >= 15 - 1e-6 for a, b in pairwise(sorted(placed, key=lambda pair: pair[1])))
+    assert all(a[1] < b[1] for a, b in pairwise(placed) if a[0] < b[0])
+    if all(b - a > 15 for a, b in pairwise(sorted(wanted))):
+        assert found == pytest.approx(wanted)
