@@ -8,13 +8,15 @@ says is known beforehand. Ours is `Learner.learn_in_layers` itself, whose progre
 build `W + sum_t g_t B_t A_t`:
 
     published    per image: image by image, task by task, with every B_t A_t computed anew for each image, as the official code
-                 does with batch_reduce off. Its graph keeps these: 43 GiB for 12 blocks, so it runs where twice that fits
+                 does with batch_reduce off
     shared       per image: the same, but B_t A_t computed once in a forward
     batched      per image: the weights of all images in one product, the fastest way we know to materialise them
     published    pooled gates: one weight for the batch, task by task, as the official code runs by default
 
-Before timing, losses and gradients of all new gates must agree within 1e-5 (relative). Ratios are medians over rounds, on
-the clock of the process and on the wall. Memory is the peak of one step in a process of its own above what the weights take.
+Where a way's graph would not fit in memory (judged by one block of it), each of its layers is checkpointed, which repeats its
+forward in the backward; the figures say so, and --blocks 1 shows what that costs. Before timing, losses and gradients of all
+new gates must agree within 1e-5 (relative). Ratios are medians over rounds, on the clock of the process and on the wall.
+Memory is the peak of one step in a process of its own above what the weights take.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mingle_edge.adaptation import NewGate, adapt
 from mingle_edge.architecture import VisionArchitecture
@@ -46,6 +50,7 @@ from mingle_edge_runtime.machine import available_memory, machine_record
 from mingle_edge_runtime.memory import process_memory
 
 RANK, CLASSES, LOGIT_SCALE, TOLERANCE = 64, 10, 100.0, 1e-5
+SHARE_OF_ROOM = 0.7  # of the memory available
 VIT_B_32 = VisionArchitecture(224, 32, 768, 12, 12, 3072, 512, "quick_gelu")
 WAYS: dict[Pooling, tuple[str, ...]] = {"image": ("published", "shared", "batched"), "batch": ("published",)}
 
@@ -122,7 +127,7 @@ class Setting:
         gates, _, losses = learner.learn_in_layers(self.newest, self.frozen, {}, self.teacher)
         return gates, losses
 
-    def materialised_step(self, way: str, pooling: Pooling) -> tuple[dict[str, NewGate], float]:
+    def materialised_step(self, way: str, pooling: Pooling, checkpointed: bool) -> tuple[dict[str, NewGate], float]:
         """One step from the same start with materialised weights: the gates with their gradients, and the loss."""
         gates = {
             layer: NewGate(torch.zeros(1, A.shape[1]), torch.full((1,), CONSTANT_START))
@@ -130,8 +135,14 @@ class Setting:
         }
         learner = self.learner(pooling, 1, silent)
 
+        def linear(layer: str, x: Tensor) -> Tensor:
+            if checkpointed:
+                output: Tensor = checkpoint(self._linear, layer, x, gates, way, pooling, use_reentrant=False)
+                return output
+            return self._linear(layer, x, gates, way, pooling)
+
         def student(images: Tensor) -> Tensor:
-            return learner.logits(images, self.backbone, lambda layer, x: self._linear(layer, x, gates, way, pooling))
+            return learner.logits(images, self.backbone, linear)
 
         batches = [(self.images, self.teacher)]
         rate, temperature = learner.settings.learning_rate, learner.settings.temperature
@@ -209,20 +220,20 @@ def _now() -> tuple[float, float]:
     return time.process_time(), time.perf_counter()
 
 
-def measure(setting: Setting, pooling: Pooling, ways: list[str], rounds: int) -> dict[str, Any]:
-    """Agreement, then seconds and ratios to ours; a first round that warms up is left out."""
+def measure(setting: Setting, pooling: Pooling, ways: Mapping[str, bool], rounds: int) -> dict[str, Any]:
+    """Agreement, then seconds and ratios to ours; a first round that warms up is left out. `ways`: which are checkpointed."""
     gates, losses = setting.learn(pooling, 1, silent)
-    figures: dict[str, Any] = {}
-    for way in ways:
-        difference = compare((gates, losses[0]), setting.materialised_step(way, pooling))
+    figures: dict[str, Any] = {"factored": {}}
+    others: dict[str, Callable[[], Any]] = {}
+    for way, checkpointed in ways.items():
+        others[way] = partial(setting.materialised_step, way, pooling, checkpointed)
+        difference = compare((gates, losses[0]), others[way]())
         if max(difference.values()) > TOLERANCE:
             raise SystemExit(f"{way}, {pooling}: not the same step: relative differences {difference}")
-        figures[way] = {"relative_difference": difference}
-    others = {way: lambda way=way: setting.materialised_step(way, pooling) for way in ways}
+        figures[way] = {"checkpointed": checkpointed, "relative_difference": difference}
     turns = Turns(others, {}, _now())
     setting.learn(pooling, rounds + 1, turns)
     seconds = {way: np.array(clocks[1:]) for way, clocks in turns.clocks.items()}  # [rounds, 2]
-    figures["factored"] = {}
     for way, found in seconds.items():
         figures[way]["seconds"], figures[way]["wall_seconds"] = np.median(found, axis=0).tolist()
         ratios = found / seconds["factored"]
@@ -231,29 +242,33 @@ def measure(setting: Setting, pooling: Pooling, ways: list[str], rounds: int) ->
     return figures
 
 
-def graph_bytes(way: str, pooling: Pooling, tasks: int, batch: int, blocks: int) -> int:
-    """What the graph of materialised weights keeps: the products B_t A_t and the merged weights."""
-    weights = 4 * blocks * sum(int(np.prod(VIT_B_32.linear_shape(f"blocks.0.{name}"))) for name in ("q", "k", "v", "out"))
-    weights += 2 * 4 * blocks * int(np.prod(VIT_B_32.linear_shape("blocks.0.fc1")))
-    images = batch if pooling == "image" else 1
-    return weights * (tasks * (images if way == "published" else 1) + images)
-
-
-def peak_of_a_step(setting: Setting, way: str, pooling: Pooling) -> int:
+def peak_of_a_step(setting: Setting, way: str, pooling: Pooling, checkpointed: bool) -> int:
     """Bytes that one step in this process takes above what is there before."""
     before = process_memory().resident
     if way == "factored":
         setting.learn(pooling, 1, silent)
     else:
-        setting.materialised_step(way, pooling)
+        setting.materialised_step(way, pooling, checkpointed)
     return process_memory().peak - before
 
 
-def separate_peak(arguments: argparse.Namespace, way: str, pooling: Pooling) -> int:
+def separate_peak(arguments: argparse.Namespace, way: str, pooling: Pooling, checkpointed: bool, blocks: int) -> int:
     """`peak_of_a_step` in a process of its own."""
-    sizes = [f"--{name}={getattr(arguments, name)}" for name in ("tasks", "batch", "blocks", "threads")]
+    sizes = [f"--{name}={getattr(arguments, name)}" for name in ("tasks", "batch", "threads")]
+    sizes += [f"--blocks={blocks}"] + ["--checkpointed"] * checkpointed
     command = [sys.executable, __file__, *sizes, "--memory-of", way, pooling]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def peaks_of(arguments: argparse.Namespace, pooling: Pooling) -> dict[str, tuple[bool, int]]:
+    """Of each way, ours first: whether it has to be checkpointed, and the peak of a step."""
+    room = available_memory()
+    peaks = {"factored": (False, separate_peak(arguments, "factored", pooling, False, arguments.blocks))}
+    for way in WAYS[pooling]:
+        expected = arguments.blocks * separate_peak(arguments, way, pooling, False, 1)
+        checkpointed = room is not None and expected > SHARE_OF_ROOM * room
+        peaks[way] = (checkpointed, separate_peak(arguments, way, pooling, checkpointed, arguments.blocks))
+    return peaks
 
 
 def main() -> None:
@@ -265,28 +280,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory-of", nargs=2, metavar=("WAY", "POOLING"), help=argparse.SUPPRESS)
+    parser.add_argument("--checkpointed", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
-        print(peak_of_a_step(Setting.random(arguments.tasks, arguments.batch, arguments.blocks), *arguments.memory_of))
+        setting = Setting.random(arguments.tasks, arguments.batch, arguments.blocks)
+        print(peak_of_a_step(setting, *arguments.memory_of, arguments.checkpointed))
         return
     figures: dict[str, Any] = {name: getattr(arguments, name) for name in ("tasks", "batch", "blocks", "rounds", "threads")}
-    room = available_memory()
-    fitting: dict[Pooling, list[str]] = {"image": [], "batch": []}
-    for pooling, way in [(pooling, way) for pooling, ways in WAYS.items() for way in ways]:
-        needed = graph_bytes(way, pooling, arguments.tasks, arguments.batch, arguments.blocks)
-        if room is None or 2 * needed < room:  # the allocator's gaps: at 3 blocks 12 GiB of graph were 20 GiB resident
-            fitting[pooling].append(way)
-        else:
-            figures.setdefault("left_out", {})[f"{way}, gates by {pooling}"] = {"bytes_of_graph": needed}
     # Before this process grows: what a process is forked from counts in its own peak.
-    peaks = {(p, way): separate_peak(arguments, way, p) for p, ways in fitting.items() for way in ("factored", *ways)}
+    peaks = {pooling: peaks_of(arguments, pooling) for pooling in WAYS}
     setting = Setting.random(arguments.tasks, arguments.batch, arguments.blocks)
-    for pooling, ways in fitting.items():
+    for pooling, found in peaks.items():
+        ways = {way: checkpointed for way, (checkpointed, _) in found.items() if way != "factored"}
         measured = figures[f"gates by {pooling}"] = measure(setting, pooling, ways, arguments.rounds)
-        for way in measured:
-            measured[way]["peak_bytes"] = peaks[pooling, way]
+        for way, (_, peak) in found.items():
+            measured[way]["peak_bytes"] = peak
     figures["machine"] = machine_record() | {"torch": torch.__version__}
     print(json.dumps(figures, indent=1))
     if arguments.json:
