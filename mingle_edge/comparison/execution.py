@@ -63,7 +63,7 @@ def on_ray(source: Source, address: str | None) -> Execute:
         _check_answers(address)
     try:
         ray.init(
-            address=address,
+            address=address or "local",  # without one, Ray would join whatever cluster ran here last
             include_dashboard=False if address is None else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
