@@ -9,12 +9,11 @@ from itertools import pairwise
 
 import pytest
 from comparison_results import KNOWN, SEVEN, TASKS, results
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from parsed_page import body, card, check_alone, rows, words
 
 from mingle_edge.comparison.page import page, write_page
-from mingle_edge.comparison.page.label_places import apart, places
 from mingle_edge.comparison.ranking import leading, ordered
 
 HOSTILE = '</td></svg></style><script>alert(1)</script><img src="x.test/a.png" onerror=alert(1)>&"\''
@@ -341,37 +340,3 @@ def test_whatever_was_measured_the_page_is_well_formed(seed, tasks, orders, tune
     assert rows(whole.find(".//table[@class='methods']"))
     shapes = re.findall(r'(?:x|y|width|height|points|cx|x1|y1)="([^"]*)"', text)
     assert not [shape for shape in shapes if "nan" in shape or "inf" in shape]
-
-
-@example([(0.54, 0.4, 90), (0.51, 0.41, 40)])  # 7 pixels apart, and under the name where the drawing is wide
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(10, 130)), min_size=1, max_size=16))
-def test_names_cover_neither_names_nor_points_at_any_width(points):
-    narrow, height = 222.0, 400.0
-    widths = [float(width) for _, _, width in points]
-    found = places([(x * narrow, y * height) for x, y, _ in points], widths, narrow, height)
-    assert len(points) > 3 or None not in found
-    for width in (narrow, 500.0, 1300.0):
-        boxes = []
-        for (x, y, _), length, place in zip(points, widths, found, strict=True):
-            if place is not None:
-                left = x * width + place.across - {1: 0.0, 0: length / 2, -1: length}[place.side]
-                middle = y * height + place.down
-                boxes.append((left, left + length, middle - 7, middle + 7))
-                assert left >= -1e-6
-                assert left + length <= width + 1e-6
-        for i, (left, right, top, bottom) in enumerate(boxes):
-            for other in boxes[:i]:
-                assert right <= other[0] or other[1] <= left or bottom <= other[2] + 1e-6 or other[3] <= top + 1e-6
-            for x, y, _ in points:
-                inside = left + 1e-6 < x * width < right - 1e-6 and top + 1e-6 < y * height < bottom - 1e-6
-                assert not inside
-
-
-@given(st.lists(st.floats(0, 300), max_size=12))
-def test_names_at_ends_of_curves_keep_their_order_and_distance(wanted):
-    found = apart(wanted, 15)
-    placed = sorted(zip(wanted, found, strict=True))
-    assert all(b[1] - a[1] >= 15 - 1e-6 for a, b in pairwise(sorted(placed, key=lambda pair: pair[1])))
-    assert all(a[1] < b[1] for a, b in pairwise(placed) if a[0] < b[0])
-    if all(b - a > 15 for a, b in pairwise(sorted(wanted))):
-        assert found == pytest.approx(wanted)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hub_parquet import write_shard
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -124,3 +126,23 @@ class TestMerging:
         routers = [load_file(model.path / "router.safetensors") for model in models]
         assert routers[0].keys() == routers[1].keys()
         assert all((routers[0][name] == routers[1][name]).all() for name in routers[0])
+
+
+def test_merging_from_parquet_equals_merging_from_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINGLE_EDGE_CACHE", str(tmp_path / "cache"))
+    path = write_task_file(tmp_path / "tasks", tasks=1, rank=4)
+    images = sorted((tmp_path / "tasks/seeds/task0").iterdir())
+    write_shard(tmp_path / "tasks/train.parquet", [p.read_bytes() for p in images], [0, 1, 2] * 2, CLASSES)
+    text = path.read_text().replace('classes = ["circle 0", "square 0", "star 0"]', 'classes = ["sea", "river", "lake"]')
+    assert "river" in text
+    path.write_text(text.replace('seeds = "seeds/task0"', 'seeds = "train.parquet"\nseeds_per_class = 2'))
+    from_parquet = merge(path, tmp_path / "a")
+    shutil.rmtree(tmp_path / "tasks/seeds/task0")
+    (tmp_path / "tasks/seeds/task0").mkdir()
+    drawn = draw_seeds(ImageSource("train.parquet"), tmp_path / "tasks", CLASSES, 2, seed=0)
+    for number, file in enumerate(drawn):
+        shutil.copy(file, tmp_path / f"tasks/seeds/task0/{number}.png")
+    path.write_text(text)
+    from_folder = merge(path, tmp_path / "b")
+    assert from_parquet.tasks[0].seeds == 6
+    assert (from_parquet.path / "router.safetensors").read_bytes() == (from_folder.path / "router.safetensors").read_bytes()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import sys
 import time
 from collections import Counter
@@ -18,12 +17,10 @@ from hub_cache import write_folder
 from hub_parquet import encoded, write_shard
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_clip import write_task_file
 
 from mingle_edge.errors import ImageFolderError
 from mingle_edge.image_source import ImageSource
 from mingle_edge.labelled_images import draw_seeds, labelled_paths
-from mingle_edge.merge import merge
 from mingle_edge.parquet_columns import class_numbers
 
 NAMES = ["sea", "river", "lake"]
@@ -329,25 +326,6 @@ class TestBadFiles:
             monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(ImageFolderError, match=r"needs pyarrow; install it with: pip install 'mingle-edge\[data\]'"):
             labelled_paths(SOURCE, base, NAMES)
-
-
-def test_merging_from_parquet_equals_merging_from_folders(tmp_path: Path) -> None:
-    path = write_task_file(tmp_path / "tasks", tasks=1, rank=4)
-    images = sorted((tmp_path / "tasks/seeds/task0").iterdir())
-    write_shard(tmp_path / "tasks/train.parquet", [p.read_bytes() for p in images], [0, 1, 2] * 2, NAMES)
-    text = path.read_text().replace('classes = ["circle 0", "square 0", "star 0"]', 'classes = ["sea", "river", "lake"]')
-    assert "river" in text
-    path.write_text(text.replace('seeds = "seeds/task0"', 'seeds = "train.parquet"\nseeds_per_class = 2'))
-    from_parquet = merge(path, tmp_path / "a")
-    shutil.rmtree(tmp_path / "tasks/seeds/task0")
-    (tmp_path / "tasks/seeds/task0").mkdir()
-    drawn = draw_seeds(ImageSource("train.parquet"), tmp_path / "tasks", NAMES, 2, seed=0)
-    for number, file in enumerate(drawn):
-        shutil.copy(file, tmp_path / f"tasks/seeds/task0/{number}.png")
-    path.write_text(text)
-    from_folder = merge(path, tmp_path / "b")
-    assert from_parquet.tasks[0].seeds == 6
-    assert (from_parquet.path / "router.safetensors").read_bytes() == (from_folder.path / "router.safetensors").read_bytes()
 
 
 def test_decoding_is_what_pillow_makes_of_the_bytes(base: Path) -> None:

@@ -59,7 +59,10 @@ def make(output: Path, scale=SMALL) -> list[str]:
     """Make a suite; the names of its jobs in the order they ended."""
     jobs: list[str] = []
     run = Immediately()
-    report = lambda stage, done, total, detail="": jobs.append(detail)  # noqa: E731
+
+    def report(stage: str, done: int, total: int, detail: str = "") -> None:
+        jobs.append(detail)
+
     suite.make_suite(output, [7], torch.device("cpu"), run, run, report, data_seed=2, scale=scale)
     return jobs
 

@@ -202,7 +202,7 @@ def merge_pair(study: Study, first: int, second: int, strength: Strength | None,
         return merge_layers(study, pair, seeds, replace(settings, relaxation=1.0))
 
     def learner(**arguments: object) -> Learner:
-        return ScaledLearner(**arguments, strength=strength, similarity=similarity)  # type: ignore[arg-type]
+        return ScaledLearner(**arguments, strength=strength, similarity=similarity)
 
     return merge_layers(study, pair, seeds, settings, learner)
 

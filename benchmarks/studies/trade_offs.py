@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from suite_study import (
     BACKBONE,
     BATCH,
@@ -30,14 +29,13 @@ from suite_study import (
     route,
     spread,
 )
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.gated_tower import CompleteExpert, expert_linear, expert_parameters
+from mingle_edge.comparison.method import Workbench
+from mingle_edge.gated_tower import CompleteExpert
+from mingle_edge.methods.image_scope import embed_mixtures
 from mingle_edge.router_depth import DEEPEST
 from mingle_edge.settings import Settings
-from mingle_edge.vision_tower import embed_images
 
 RANKS = (4, 8, 16, 32, 64)
 CARRYING = ("attn+mlp", "qkv+fc1")
@@ -108,45 +106,26 @@ def _at_rank(study: Study, routes: Sequence[Route], rank: int | None, carrying: 
     return [100 * float(x) for x in np.mean(right, axis=0)]
 
 
+@torch.inference_mode()
 def mixture_p1(study: Study, routes: Sequence[Route], k: int, rank: int) -> float:
     """ACC under P1 where each image runs under its k likeliest experts, weighted by their renormalised posterior."""
-    experts = {task: _complete(study, task, rank) for task in range(len(study.tasks))}
+    experts = [_complete(study, task, rank) for task in range(len(study.tasks))]
+    workbench = Workbench(study.backbone, study.architecture, study.logit_scale, torch.device("cpu"), study.settings.seed)
     shares = []
     for number, (posterior, claimed) in enumerate(routes):
         tasks = np.argsort(-posterior, axis=1)[:, :k]
         weights = np.take_along_axis(posterior, tasks, axis=1)
         weights = torch.from_numpy(weights / weights.sum(axis=1, keepdims=True)).float()
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for n, row in enumerate(tasks):
-            groups[tuple(int(t) for t in row) if claimed[n] else ()].append(n)
-        right: Bools = np.zeros(len(claimed), dtype=bool)
-        for chosen, numbers in groups.items():
-            images = study.images(number, "test")[numbers]
-            embeds = (
-                embed_mixed(study, images, [experts[t] for t in chosen], weights[numbers])
-                if chosen
-                else study.embed(images, study.backbone)
-            )
-            right[numbers] = (embeds @ study.tasks[number].head.T).argmax(1).numpy() == study.tasks[number].labels("test")[
-                numbers
-            ]
+        images = study.images(number, "test")
+        embeds = study.embed(images, study.backbone)
+        for start in range(0, len(images), BATCH):
+            part = [n for n in range(start, min(start + BATCH, len(images))) if claimed[n]]
+            own = [[experts[int(t)] for t in tasks[n]] for n in part]
+            if part:
+                embeds[part] = embed_mixtures(images[part], own, weights[part], workbench)
+        right: Bools = (embeds @ study.tasks[number].head.T).argmax(1).numpy() == study.tasks[number].labels("test")
         shares.append(right.mean())
     return 100 * float(np.mean(shares))
-
-
-@torch.inference_mode()
-def embed_mixed(study: Study, images: Tensor, experts: Sequence[CompleteExpert], weights: Tensor) -> Tensor:
-    """Embeddings `[n, dim]` of images under the same experts with weights of their own, `[n, k]`."""
-
-    def embed_one(image: Tensor, own: Tensor) -> Tensor:
-        route = list(zip(own.unbind(), experts, strict=True))
-        parameters = expert_parameters(study.backbone, route)  # type: ignore[arg-type]
-        linear = expert_linear(parameters, route)  # type: ignore[arg-type]
-        return embed_images(image[None], parameters, study.architecture, linear)[0]
-
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no form for vmap
-        parts = [torch.vmap(embed_one)(x, w) for x, w in zip(images.split(BATCH), weights.split(BATCH), strict=True)]
-    return F.normalize(torch.cat(parts), dim=-1)
 
 
 def _complete(study: Study, number: int, rank: int) -> CompleteExpert:
@@ -156,7 +135,7 @@ def _complete(study: Study, number: int, rank: int) -> CompleteExpert:
 
 
 def _ranks(a: VisionArchitecture, rank: int, carrying: str) -> dict[str, int]:
-    kinds = ("patch_embedding", "projection", *Settings(layers=carrying).carrying())  # type: ignore[arg-type]
+    kinds = ("patch_embedding", "projection", *Settings(layers=carrying).carrying())
     names = [layer for layer in a.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
     return {layer: min(rank, *a.linear_shape(layer)) for layer in names}
 

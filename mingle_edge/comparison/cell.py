@@ -123,7 +123,8 @@ class _Evaluation:
             if number >= merged:
                 continue
             named = self.method.answer_named(batch, name)
-            right["P2"] += int((predict_within(named, self.heads[number]) == labels).sum())
+            embeds = answer.embeds if named is None else named
+            right["P2"] += int((predict_within(embeds, self.heads[number]) == labels).sum())
             owner, label = self._among(answer, merged)
             right["P3"] += int(((owner == number) & (label == labels)).sum())
             if last:

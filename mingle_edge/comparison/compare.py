@@ -6,8 +6,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from mingle_edge.comparison import results as figures
 from mingle_edge.comparison.cell import Cell, CellResult
 from mingle_edge.comparison.entries import Entry, parse_entries
-from mingle_edge.comparison.execution import Execute, Source, on_ray, one_after_another, ray_is_there, stop_ray
+from mingle_edge.comparison.execution import Execute, Source, on_ray, one_after_another, ray_is_there
 from mingle_edge.comparison.kept_cells import KeptCells
 from mingle_edge.comparison.material import Material
 from mingle_edge.comparison.orders import task_orders, tuning_order
@@ -24,7 +24,7 @@ from mingle_edge.comparison.registry import DEFAULT, REFERENCES, SPECS
 from mingle_edge.comparison.results import Finished
 from mingle_edge.comparison.tuning import Tuning, trials
 from mingle_edge.corruptions import Corruption
-from mingle_edge.durable import flush
+from mingle_edge.durable import write_text
 from mingle_edge.errors import ComparisonError
 from mingle_edge.progress import Progress, silent
 from mingle_edge.protocols import PROTOCOLS
@@ -60,7 +60,6 @@ class Comparison:
     execute: Execute
     kept: KeptCells
     progress: Progress
-    finished: dict[str, list[Finished]] = field(default_factory=dict)  # by label
     failed: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self, cells: Sequence[Cell], stage: str) -> dict[int, CellResult]:
@@ -106,6 +105,7 @@ def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[st
             'add tune = "dir/<class>/*.png" to every [[task]] table, or compare without tuning'
         )
     material = Material.open(plan.task_file, seed=plan.seed, seeds_per_class=counts, progress=progress)
+    material.check_disjoint()
     source = Source(plan.task_file.absolute(), plan.seed, counts, plan.device)
     with _executing(plan, source, material, progress) as execute:
         comparison = Comparison(material, execute, KeptCells(output / CELLS), progress)
@@ -140,7 +140,7 @@ def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[st
         "failed": comparison.failed,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    _write(output / RESULTS, results)
+    write_text(output / RESULTS, json.dumps(results, indent=1) + "\n")
     return results
 
 
@@ -173,21 +173,16 @@ def _tune(comparison: Comparison, entries: Sequence[Entry], plan: Plan) -> dict[
     return {tuning.entry.label: tuning for tuning in tunings}
 
 
-@contextmanager
-def _executing(plan: Plan, source: Source, material: Material, progress: Progress) -> Iterator[Execute]:
+def _executing(plan: Plan, source: Source, material: Material, progress: Progress) -> AbstractContextManager[Execute]:
     """On Ray where it is there and wanted, else in this process."""
-    with ExitStack() as stack:
-        if plan.address is not None and not ray_is_there():
-            raise ComparisonError(
-                f"address {plan.address!r}: cells run on a cluster by Ray, which is not installed; install it with: "
-                "pip install 'mingle-edge[ray]'"
-            )
-        if plan.parallel and ray_is_there():
-            execute = on_ray(source, plan.address)
-            stack.callback(stop_ray)
-            yield execute
-        else:
-            yield one_after_another(source, material, progress)
+    if plan.address is not None and not ray_is_there():
+        raise ComparisonError(
+            f"address {plan.address!r}: cells run on a cluster by Ray, which is not installed; install it with: "
+            "pip install 'mingle-edge[ray]'"
+        )
+    if plan.parallel and ray_is_there():
+        return on_ray(source, plan.address)
+    return nullcontext(one_after_another(source, material, progress))
 
 
 def _figures(
@@ -239,10 +234,3 @@ def _machine() -> dict[str, Any]:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {"cpu": (models or [platform.processor()])[0], "cores": os.cpu_count(), "system": platform.platform()}
-
-
-def _write(path: Path, results: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    flush(temporary)
-    os.replace(temporary, path)

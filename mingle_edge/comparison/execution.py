@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,7 +41,7 @@ Execute = Callable[[Sequence[Cell]], Iterator[tuple[Cell, Outcome]]]
 
 def one_after_another(source: Source, material: Material, progress: Progress) -> Execute:
     """Cells in this process; one that raises is reported, and the others go on."""
-    workbench = _workbench(source, material)
+    workbench = material.workbench(choose_device(source.device))
 
     def execute(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Outcome]]:
         for cell in cells:
@@ -49,10 +50,12 @@ def one_after_another(source: Source, material: Material, progress: Progress) ->
     return execute
 
 
-def on_ray(source: Source, address: str | None) -> Execute:
+@contextmanager
+def on_ray(source: Source, address: str | None) -> Iterator[Execute]:
     """Cells as Ray tasks (docs.ray.io), each on one core, or on one GPU where the device is CUDA.
 
-    `address` is a cluster's; None starts Ray on this machine. Cells in progress end when the iteration is left.
+    `address` is a cluster's; None starts Ray on this machine, until the context is left. Cells in progress end when their
+    iteration is left.
 
     Raises:
         ComparisonError: no cluster answers at that address.
@@ -88,7 +91,10 @@ def on_ray(source: Source, address: str | None) -> Execute:
             for reference in waiting:
                 ray.cancel(reference, force=True)
 
-    return execute
+    try:
+        yield execute
+    finally:
+        ray.shutdown()
 
 
 def _check_answers(address: str) -> None:
@@ -111,13 +117,6 @@ def ray_is_there() -> bool:
     return importlib.util.find_spec("ray") is not None
 
 
-def stop_ray() -> None:
-    """Leave the cluster, or end the one on this machine."""
-    import ray
-
-    ray.shutdown()
-
-
 def _work(source: Source, cell: Cell) -> Outcome:
     """A cell in a worker, which keeps the material it has opened for the cells that follow."""
     torch.set_num_threads(1)
@@ -128,18 +127,7 @@ def _work(source: Source, cell: Cell) -> Outcome:
 @cache
 def _opened(source: Source) -> tuple[Material, Workbench]:
     material = Material.open(source.task_file, seed=source.seed, seeds_per_class=source.seeds_per_class, progress=silent)
-    return material, _workbench(source, material)
-
-
-def _workbench(source: Source, material: Material) -> Workbench:
-    device = choose_device(source.device)
-    return Workbench(
-        backbone=material.backbone(device),
-        architecture=material.architecture,
-        logit_scale=material.logit_scale,
-        device=device,
-        seed=source.seed,
-    )
+    return material, material.workbench(choose_device(source.device))
 
 
 def _outcome(cell: Cell, material: Material, workbench: Workbench, progress: Progress) -> Outcome:

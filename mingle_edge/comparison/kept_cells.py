@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 from mingle_edge.comparison.cell import CellResult
-from mingle_edge.durable import flush
+from mingle_edge.durable import write_text
 
 
 class KeptCells:
@@ -27,10 +26,7 @@ class KeptCells:
 
     def keep(self, key: str, result: CellResult) -> None:
         """Write a finished cell, whole or not at all."""
-        temporary = self.folder / f".{key}.tmp"
-        temporary.write_text(json.dumps(asdict(result)))
-        flush(temporary)
-        os.replace(temporary, self._path(key))
+        write_text(self._path(key), json.dumps(asdict(result)))
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"

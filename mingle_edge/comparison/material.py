@@ -15,7 +15,7 @@ import torch
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints import Checkpoint
 from mingle_edge.comparison.image_sets import ImageSet
-from mingle_edge.comparison.method import ComparedTask
+from mingle_edge.comparison.method import ComparedTask, Workbench
 from mingle_edge.corruptions import Corruption
 from mingle_edge.errors import ComparisonError
 from mingle_edge.image_source import ImageSource
@@ -54,6 +54,7 @@ class Material:
     drawn: dict[int, dict[str, list[Path]]]  # seeds per class -> task -> seeds, where it is not the task file's number
     parts: dict[Part, dict[str, Labelled]]  # by task; a part is there for every task or for none
     _sets: dict[tuple[Part, str, Corruption | None], ImageSet] = field(default_factory=dict)
+    _digests: dict[tuple[str, Part, int | None], str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path, *, seed: int, seeds_per_class: Sequence[int], progress: Progress) -> Material:
@@ -62,8 +63,7 @@ class Material:
         `seeds_per_class`: other numbers of seeds than the task file's to be drawn as well, which needs labelled ones.
 
         Raises:
-            ComparisonError: a task without test images, seeds that are also test or validation images, labels for drawing
-                seeds that are not there.
+            ComparisonError: a task without test images, labels for drawing seeds that are not there.
             TaskFileError, CheckpointError, ImageFolderError: of the parts.
         """
         file = read_task_file(path)
@@ -74,7 +74,7 @@ class Material:
         parts: dict[Part, dict[str, Labelled]] = {"test": _part("test", file, base), "tune": {}}
         if all(task.tune is not None for task in file.tasks):
             parts["tune"] = _part("tune", file, base)
-        material = cls(
+        return cls(
             file=file,
             settings=found.settings,
             architecture=found.architecture,
@@ -85,17 +85,21 @@ class Material:
             drawn=drawn,
             parts=parts,
         )
-        material.check_disjoint()
-        return material
 
     @property
     def tasks(self) -> list[str]:
         """Names in the order of the task file."""
         return list(self.prepared)
 
-    def backbone(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """The pretrained tower by internal names."""
-        return {name: tensor.to(device) for name, tensor in self.backbone_checkpoint.tensors()}
+    def workbench(self, device: torch.device) -> Workbench:
+        """What methods work with, the pretrained tower read now."""
+        return Workbench(
+            backbone={name: tensor.to(device) for name, tensor in self.backbone_checkpoint.tensors()},
+            architecture=self.architecture,
+            logit_scale=self.logit_scale,
+            device=device,
+            seed=self.settings.seed,
+        )
 
     def seeds(self, task: str, per_class: int | None) -> list[Path]:
         """The seeds of a task, as many as the task file says or so many of every class."""
@@ -140,14 +144,20 @@ class Material:
 
     def digest(self, tasks: Sequence[str], part: Part, per_class: int | None) -> str:
         """SHA-256 of everything a cell reads: towers, heads, seeds and labelled images of these tasks, by content."""
-        digest = hashlib.sha256(self.backbone_sha256.encode())
-        for name in sorted(tasks):
+        of_tasks = (self._task_digest(name, part, per_class) for name in sorted(tasks))
+        return hashlib.sha256(" ".join([self.backbone_sha256, *of_tasks]).encode()).hexdigest()
+
+    def _task_digest(self, name: str, part: Part, per_class: int | None) -> str:
+        """The same of one task; kept, as every cell asks for it."""
+        key = (name, part, per_class)
+        if key not in self._digests:
             task, labelled = self.prepared[name], self.parts[part][name]
-            digest.update(f"{name} {task.sha256} {labelled.labels}".encode())
+            digest = hashlib.sha256(f"{name} {task.sha256} {labelled.labels}".encode())
             digest.update(task.head.numpy().tobytes())
             for path in [*self.seeds(name, per_class), *labelled.paths]:
                 digest.update(self._hashes[path].encode())
-        return digest.hexdigest()
+            self._digests[key] = digest.hexdigest()
+        return self._digests[key]
 
     def record(self) -> list[dict[str, Any]]:
         """What results say of every task."""

@@ -70,8 +70,11 @@ class ContinualMethod(Protocol):
     def answer(self, batch: TestBatch) -> Answer:
         """Protocols P1 and P3: the task is not told. Also for tasks not merged yet, and before any is."""
 
-    def answer_named(self, batch: TestBatch, task: str) -> Tensor:
-        """Protocol P2: embeddings `[n, output_dim]` of unit length when the application names a task merged before."""
+    def answer_named(self, batch: TestBatch, task: str) -> Tensor | None:
+        """Protocol P2: embeddings `[n, output_dim]` of unit length when the application names a task merged before.
+
+        None where the name makes no difference to this method: then P2 is P1.
+        """
 
     def stored_bytes(self) -> int:
         """What a device has to store for the tasks merged so far, at 4 bytes a parameter: backbone, experts, gates, router."""

@@ -69,7 +69,7 @@ def run_demo(output: Path, *, seed: int = SEED, progress: Progress = silent) -> 
             _merge_one_by_one(output, scope, progress)
     report: dict[str, Any] = {}
     with _timed(seconds, "evaluate"):
-        report |= _accuracies(_evaluate_all(output, progress))
+        report |= _accuracies(_evaluate_all(output, seed, progress))
     with _timed(seconds, "export"):
         parities = [export_bundle(output / s, output / f"{s}-bundle", progress=progress).parity for s in SCOPES]
     report["parity"] = {"cosine": min(p.cosine for p in parities), "max_abs": max(p.max_abs for p in parities)}
@@ -140,9 +140,9 @@ def _merge_one_by_one(output: Path, scope: str, progress: Progress) -> None:
         merge(step, output / scope, into=number > 0, progress=progress)
 
 
-def _evaluate_all(output: Path, progress: Progress) -> dict[str, EvaluationReport]:
+def _evaluate_all(output: Path, seed: int, progress: Progress) -> dict[str, EvaluationReport]:
     image, layer = ((output / scope, output / f"{scope}.toml") for scope in SCOPES)
-    reports = evaluate_baselines(*image, progress)
+    reports = evaluate_baselines(image[1], seed, progress)
     reports["layer_pooled"] = evaluate(*layer, pooling="batch", progress=progress)
     reports["layer_dense"] = evaluate(*layer, progress=progress)
     reports["layer_top1"] = evaluate(*layer, top_k=1, progress=progress)

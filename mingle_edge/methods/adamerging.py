@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, TestBatch, Workbench
-from mingle_edge.methods.entropy_minimisation import minimise_entropy, seed_batches, unit_embeddings
-from mingle_edge.methods.kept_embeddings import BACKBONE, embed_normalised, kept_embeddings, tower_bytes
+from mingle_edge.methods.entropy_minimisation import minimise_entropy, seed_batches
+from mingle_edge.methods.towers import backbone_embeddings, tower_bytes, unit_embeddings
 from mingle_edge.vision_tower import Parameters
 
 
@@ -54,7 +54,7 @@ def learn_coefficients(
 
     def logits(images: Tensor) -> Tensor:
         parameters = add_scaled(merged, task_vector, coefficients)
-        return workbench.logit_scale * unit_embeddings(workbench, images, parameters) @ task.head.T
+        return workbench.logit_scale * unit_embeddings(images, parameters, workbench) @ task.head.T
 
     minimise_entropy(logits, [coefficients], seed_batches(workbench, task, batch_size, steps), learning_rate)
     return add_scaled(merged, task_vector, coefficients)
@@ -68,27 +68,20 @@ class AdaMerging:
         self.parameters = parameters
         self.restarts = restarts  # from the pretrained model at each task, the published script's defect
         self.merged = workbench.backbone
-        self._answered: tuple[TestBatch, Tensor] | None = None
 
     def add(self, task: ComparedTask) -> None:
         """Learn the new task's coefficients and add it."""
-        self._answered = None
         merged = self.workbench.backbone if self.restarts else self.merged
         self.merged = learn_coefficients(self.workbench, task, merged, **self.parameters)
 
     def answer(self, batch: TestBatch) -> Answer:
         """Embeddings under the merged tower; before the first task those of the pretrained model."""
         if self.merged is self.workbench.backbone:
-            return Answer(kept_embeddings(self.workbench, batch, BACKBONE, self.merged))
-        embeds = embed_normalised(batch.images, self.merged, self.workbench)
-        self._answered = (batch, embeds)
-        return Answer(embeds)
+            return Answer(backbone_embeddings(batch, self.workbench))
+        return Answer(unit_embeddings(batch.images, self.merged, self.workbench))
 
-    def answer_named(self, batch: TestBatch, task: str) -> Tensor:
-        """As `answer`: one tower serves all tasks, so what was just answered is not computed again."""
-        if self._answered is not None and self._answered[0] is batch:
-            return self._answered[1]
-        return self.answer(batch).embeds
+    def answer_named(self, batch: TestBatch, task: str) -> None:
+        """One tower serves all tasks."""
 
     def stored_bytes(self) -> int:
         """One tower, however many tasks."""

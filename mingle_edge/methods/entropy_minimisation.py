@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.comparison.method import ComparedTask, Workbench
 from mingle_edge.seeds import task_generator
-from mingle_edge.vision_tower import Linear, Parameters, embed_images
 
 SMALLEST_PROBABILITY = 1e-8  # added inside the logarithm, as in FusionBench
 
@@ -50,8 +48,3 @@ def seed_batches(workbench: Workbench, task: ComparedTask, size: int, steps: int
     generator = task_generator(workbench.seed, task.name, "batches")
     for numbers in task.seeds.shuffled_batches(size, steps, generator):
         yield task.seeds.load(numbers).to(workbench.device)
-
-
-def unit_embeddings(workbench: Workbench, images: Tensor, parameters: Parameters, linear: Linear | None = None) -> Tensor:
-    """Image embeddings `[B, output_dim]` of unit length."""
-    return F.normalize(embed_images(images, parameters, workbench.architecture, linear), dim=-1)

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from mingle_edge.comparison.method import TestBatch
 
-PLAIN = "plain backbone"
-"""The key of embeddings without any expert."""
-
 KEPT_BYTES = 1 << 30  # of rows; beyond that they are computed each time
 
 

@@ -14,21 +14,18 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, TestBatch, Workbench
 from mingle_edge.errors import TaskFileError
-from mingle_edge.gate_learning import Learner
 from mingle_edge.gated_tower import CompleteExpert, expert_linear, expert_parameters
 from mingle_edge.methods.image_router import ImageRouter, Route
-from mingle_edge.methods.image_rows import PLAIN, ImageRows
-from mingle_edge.methods.kept_embeddings import tower_bytes
-from mingle_edge.progress import silent
+from mingle_edge.methods.image_rows import ImageRows
+from mingle_edge.methods.task_learner import task_learner
+from mingle_edge.methods.towers import backbone_embeddings, tower_bytes, unit_embeddings
 from mingle_edge.settings import Settings
 from mingle_edge.task_merging import complete_expert
-from mingle_edge.vision_tower import embed_images
 
 MIXED_BYTES = 1 << 26  # of experts laid out per image at a time
 ALONE = torch.finfo(torch.float32).eps  # an expert with all but this share of the weight is alone, in float32
@@ -57,17 +54,7 @@ class ImageScope:
     def add(self, task: ComparedTask) -> None:
         """See `ContinualMethod`."""
         workbench, settings = self.workbench, self.settings
-        learner = Learner(
-            task=task.name,
-            backbone=workbench.backbone,
-            architecture=workbench.architecture,
-            settings=settings,
-            seeds=task.seeds,
-            head=task.head,
-            logit_scale=workbench.logit_scale,
-            device=workbench.device,
-            progress=silent,
-        )
+        learner = task_learner(workbench, task, settings)
         self.router.add(learner)
         # A static expert depends on rank and layers alone, an adapted one on every setting and the seeds.
         learned = (settings, *task.seeds.paths) if settings.learned_gates else (settings.rank, settings.layers)
@@ -82,7 +69,7 @@ class ImageScope:
     def answer(self, batch: TestBatch) -> Answer:
         """See `ContinualMethod`."""
         if not self._experts:
-            return Answer(self._embed(batch, None))
+            return Answer(backbone_embeddings(batch, self.workbench))
         route = self.router.route(batch)
         return Answer(self._mixed(batch, route), route.posterior, route.claimed, route.tasks)
 
@@ -119,39 +106,44 @@ class ImageScope:
         names = list(self._experts)
         found = torch.empty(len(tasks), self.workbench.architecture.output_dim, device=self.workbench.device)
         for task, places in alone.items():
-            found[places] = self._embed(batch, names[task] if task >= 0 else None, places)
+            found[places] = (
+                self._embed(batch, names[task], places) if task >= 0 else backbone_embeddings(batch, self.workbench, places)
+            )
         experts = [expert for _, expert in self._experts.values()]
         at_once = max(1, MIXED_BYTES // max(1, self.top_k * max(map(_bytes, experts))))
         for start in range(0, len(mixed), at_once):
             places = mixed[start : start + at_once]
             chosen = [[experts[task] for task in row] for row in tasks[places].tolist()]
-            found[places] = self._embed_mixtures(batch.images[places], chosen, weights[places])
+            found[places] = embed_mixtures(batch.images[places], chosen, weights[places], self.workbench)
         return found
 
-    def _embed(self, batch: TestBatch, task: str | None, places: list[int] | None = None) -> Tensor:
-        """Embeddings under one expert or of the plain backbone, which depend on the image alone."""
-        key, expert = self._experts[task] if task is not None else (PLAIN, None)
-        mixture = [] if expert is None else [(1.0, expert)]
+    def _embed(self, batch: TestBatch, task: str, places: list[int] | None = None) -> Tensor:
+        """Embeddings under one expert, which depend on the image alone."""
+        key, expert = self._experts[task]
+        alone = [(1.0, expert)]
 
         def embed(images: Tensor) -> Tensor:
-            parameters = expert_parameters(self.workbench.backbone, mixture)
-            linear = expert_linear(parameters, mixture)
-            return F.normalize(embed_images(images, parameters, self.workbench.architecture, linear), dim=-1)
+            parameters = expert_parameters(self.workbench.backbone, alone)
+            return unit_embeddings(images, parameters, self.workbench, expert_linear(parameters, alone))
 
         return self._rows.of(key, batch, embed, places)
 
-    def _embed_mixtures(self, images: Tensor, experts: list[list[CompleteExpert]], weights: Tensor) -> Tensor:
-        """Embeddings of images under weighted experts, k of each image's own, with weights `[B, k]`."""
 
-        def embed(image: Tensor, shares: Tensor, own: list[dict[str, Any]]) -> Tensor:
-            mixture = [(share, CompleteExpert(**tensors)) for share, tensors in zip(shares.unbind(), own, strict=True)]
-            parameters = expert_parameters(self.workbench.backbone, mixture)
-            linear = expert_linear(parameters, mixture)
-            return embed_images(image[None], parameters, self.workbench.architecture, linear)[0]
+def embed_mixtures(images: Tensor, experts: list[list[CompleteExpert]], weights: Tensor, workbench: Workbench) -> Tensor:
+    """Embeddings `[B, output_dim]` of unit length of images under weighted experts, k of each image's own.
 
-        stacked = [_stacked(list(column)) for column in zip(*experts, strict=True)]
-        with sdpa_kernel(SDPBackend.MATH):  # the one form of attention that vmap knows how to batch
-            return F.normalize(torch.func.vmap(embed)(images, weights.to(images), stacked), dim=-1)
+    Weights are `[B, k]`. What each image uses is laid out in memory for all of them at once.
+    """
+
+    def embed(image: Tensor, shares: Tensor, own: list[dict[str, Any]]) -> Tensor:
+        mixture = [(share, CompleteExpert(**tensors)) for share, tensors in zip(shares.unbind(), own, strict=True)]
+        parameters = expert_parameters(workbench.backbone, mixture)
+        return unit_embeddings(image[None], parameters, workbench, expert_linear(parameters, mixture))[0]
+
+    stacked = [_stacked(list(column)) for column in zip(*experts, strict=True)]
+    with sdpa_kernel(SDPBackend.MATH):  # the one form of attention that vmap knows how to batch
+        embeds: Tensor = torch.func.vmap(embed)(images, weights.to(images), stacked)
+    return embeds
 
 
 def _stacked(experts: list[CompleteExpert]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from mingle_edge.comparison.method import Answer, ComparedTask, TestBatch, Workbench
-from mingle_edge.methods.kept_embeddings import BACKBONE, kept_embeddings, tower_bytes
+from mingle_edge.methods.image_rows import ImageRows
+from mingle_edge.methods.towers import backbone_embeddings, tower_bytes, unit_embeddings
 from mingle_edge.vision_tower import Parameters
 
 
@@ -28,11 +29,12 @@ class Individual:
         """The embeddings of the batch's own model; of the backbone where its task has not been added yet."""
         if batch.task in self._towers:
             return Answer(self.answer_named(batch, batch.task))
-        return Answer(kept_embeddings(self._workbench, batch, BACKBONE, self._workbench.backbone))
+        return Answer(backbone_embeddings(batch, self._workbench))
 
     def answer_named(self, batch: TestBatch, task: str) -> Tensor:
         """Embeddings `[n, output_dim]` under the model of a task that was added."""
-        return kept_embeddings(self._workbench, batch, task, self._towers[task])
+        rows = ImageRows.shared(self._workbench.kept)
+        return rows.of(("own model", task), batch, lambda images: unit_embeddings(images, self._towers[task], self._workbench))
 
     def stored_bytes(self) -> int:
         """A tower for each task; the backbone alone before the first."""

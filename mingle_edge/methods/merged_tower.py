@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from torch import Tensor
-
 from mingle_edge.comparison.method import Answer, ComparedTask, TestBatch, Workbench
-from mingle_edge.methods.kept_embeddings import BACKBONE, embed_normalised, kept_embeddings, tower_bytes
+from mingle_edge.methods.towers import backbone_embeddings, tower_bytes, unit_embeddings
 from mingle_edge.vision_tower import Parameters
 
 Memory = TypeVar("Memory")
@@ -34,12 +32,10 @@ class MergedTower(Generic[Memory]):
         self._memory: Memory | None = None
         self._count = 0
         self._tower = workbench.backbone
-        self._answered: tuple[TestBatch, Tensor] | None = None
 
     def add(self, task: ComparedTask) -> None:
         """Merge the task's difference from the backbone."""
         backbone = self._workbench.backbone
-        self._answered = None
         self._tower = backbone  # the tower before this task need not be in memory while it is merged
         self._count += 1
         task_vector = {name: task.finetuned[name] - value for name, value in backbone.items()}
@@ -51,16 +47,11 @@ class MergedTower(Generic[Memory]):
     def answer(self, batch: TestBatch) -> Answer:
         """Embeddings under the merged tower; before the first task those of the pretrained model."""
         if not self._count:
-            return Answer(kept_embeddings(self._workbench, batch, BACKBONE, self._workbench.backbone))
-        embeds = embed_normalised(batch.images, self._tower, self._workbench)
-        self._answered = (batch, embeds)
-        return Answer(embeds)
+            return Answer(backbone_embeddings(batch, self._workbench))
+        return Answer(unit_embeddings(batch.images, self._tower, self._workbench))
 
-    def answer_named(self, batch: TestBatch, task: str) -> Tensor:
-        """As `answer`: there are no routes to choose, so what was just answered is not computed again."""
-        if self._answered is not None and self._answered[0] is batch:
-            return self._answered[1]
-        return self.answer(batch).embeds
+    def answer_named(self, batch: TestBatch, task: str) -> None:
+        """There are no routes to choose."""
 
     def stored_bytes(self) -> int:
         """One tower, however many tasks."""

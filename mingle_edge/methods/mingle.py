@@ -15,22 +15,21 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, TestBatch, Workbench
 from mingle_edge.errors import TaskFileError
-from mingle_edge.gate_learning import CONSTANT_START, Learner
+from mingle_edge.gate_learning import CONSTANT_START
 from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear, Pooling
 from mingle_edge.methods.chosen_experts import chosen_linear
 from mingle_edge.methods.components import COMPONENTS, Components, merge_components
 from mingle_edge.methods.image_router import ImageRouter
-from mingle_edge.methods.image_rows import PLAIN, ImageRows
-from mingle_edge.methods.kept_embeddings import tower_bytes
-from mingle_edge.progress import silent
+from mingle_edge.methods.image_rows import ImageRows
+from mingle_edge.methods.task_learner import task_learner
+from mingle_edge.methods.towers import backbone_embeddings, tower_bytes, unit_embeddings
 from mingle_edge.settings import OFFICIAL, Settings
 from mingle_edge.task_merging import LayerState
-from mingle_edge.vision_tower import Linear, embed_images
+from mingle_edge.vision_tower import Linear
 
 ROUTING = ("gates", "router")
 
@@ -81,17 +80,7 @@ class LayerScope:
     def add(self, task: ComparedTask) -> None:
         """See `ContinualMethod`."""
         workbench = self.workbench
-        learner = Learner(
-            task=task.name,
-            backbone=workbench.backbone,
-            architecture=workbench.architecture,
-            settings=self.settings,
-            seeds=task.seeds,
-            head=task.head,
-            logit_scale=workbench.logit_scale,
-            device=workbench.device,
-            progress=silent,
-        )
+        learner = task_learner(workbench, task, self.settings)
         if self.router is not None:
             self.router.add(learner)
         self._state = merge_components(learner, task.finetuned, self._state, self.components, self.constant)
@@ -103,7 +92,7 @@ class LayerScope:
     def answer(self, batch: TestBatch) -> Answer:
         """See `ContinualMethod`."""
         if not self._names:
-            return Answer(self._plain(batch))
+            return Answer(backbone_embeddings(batch, self.workbench))
         if self.router is None:
             top_k = None if self.top_k is None else min(self.top_k, len(self._names))
             return Answer(self._embed(batch.images, self._state.experts, top_k))
@@ -111,7 +100,9 @@ class LayerScope:
         found = torch.empty(len(batch.numbers), self.workbench.architecture.output_dim, device=self.workbench.device)
         for task in sorted(set(route.tasks.tolist())):
             places = (route.tasks == task).nonzero().flatten().tolist()
-            found[places] = self._plain(batch, places) if task < 0 else self._embed_alone(batch, task, places)
+            found[places] = (
+                self._embed_alone(batch, task, places) if task >= 0 else backbone_embeddings(batch, self.workbench, places)
+            )
         return Answer(found, route.posterior, route.claimed, route.tasks)
 
     @torch.inference_mode()
@@ -148,7 +139,7 @@ class LayerScope:
         linear: Linear = GatedLinear(workbench.backbone, experts, top_k, self.pooling)
         if top_k is not None and self.pooling == "image":
             linear = chosen_linear(workbench.backbone, experts, top_k)
-        return F.normalize(embed_images(images, workbench.backbone, workbench.architecture, linear), dim=-1)
+        return unit_embeddings(images, workbench.backbone, workbench, linear)
 
     def _embed_alone(self, batch: TestBatch, task: int, places: list[int] | None = None) -> Tensor:
         """Per image: embeddings with one task's experts, which no later task changes."""
@@ -164,10 +155,6 @@ class LayerScope:
                 for layer, gated in self._state.experts.items()
             }
         return self._alone[task]
-
-    def _plain(self, batch: TestBatch, places: list[int] | None = None) -> Tensor:
-        rows = ImageRows.shared(self.workbench.kept)
-        return rows.of(PLAIN, batch, lambda images: self._embed(images, {}, None), places)
 
 
 _SETTINGS = ("semantics", "rank", "layers", "interference_projection", "steps", "learning_rate", "batch_size", "temperature")

@@ -6,10 +6,8 @@ zero-shot accuracy (arXiv 2103.00020).
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from mingle_edge.comparison.method import Answer, ComparedTask, TestBatch, Workbench
-from mingle_edge.methods.kept_embeddings import BACKBONE, kept_embeddings, tower_bytes
+from mingle_edge.methods.towers import backbone_embeddings, tower_bytes
 
 
 class Pretrained:
@@ -23,11 +21,10 @@ class Pretrained:
 
     def answer(self, batch: TestBatch) -> Answer:
         """The backbone's embeddings."""
-        return Answer(kept_embeddings(self._workbench, batch, BACKBONE, self._workbench.backbone))
+        return Answer(backbone_embeddings(batch, self._workbench))
 
-    def answer_named(self, batch: TestBatch, task: str) -> Tensor:
-        """As `answer`: there are no routes, so P1 = P2."""
-        return self.answer(batch).embeds
+    def answer_named(self, batch: TestBatch, task: str) -> None:
+        """There are no routes to choose."""
 
     def stored_bytes(self) -> int:
         """One tower."""

@@ -30,8 +30,8 @@ from torch import Tensor
 from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, TestBatch, Workbench
 from mingle_edge.gating import Pooling, gate_values
 from mingle_edge.low_rank import truncated_svd
-from mingle_edge.methods.entropy_minimisation import minimise_entropy, seed_batches, unit_embeddings
-from mingle_edge.methods.kept_embeddings import BACKBONE, kept_embeddings, tower_bytes
+from mingle_edge.methods.entropy_minimisation import minimise_entropy, seed_batches
+from mingle_edge.methods.towers import backbone_embeddings, tower_bytes, unit_embeddings
 from mingle_edge.seeds import task_generator
 from mingle_edge.vision_tower import Linear, Parameters, plain_linear
 
@@ -160,7 +160,7 @@ def learn_gates(
 
     def logits(images: Tensor) -> Tensor:
         linear = mixture_linear(parameters, current(), "batch")
-        return workbench.logit_scale * unit_embeddings(workbench, images, parameters, linear) @ task.head.T
+        return workbench.logit_scale * unit_embeddings(images, parameters, workbench, linear) @ task.head.T
 
     minimise_entropy(logits, [tensor for pair in rows.values() for tensor in pair], batches, learning_rate)
     return current()
@@ -175,12 +175,10 @@ class WeightEnsemblingMixture:
         self.published = published  # attention alone merged, no biases in experts, a smaller rank after the first task
         self.merged: Parameters = workbench.backbone  # outside the MLPs; inside, the pretrained values
         self.mlps: dict[str, GatedMlp] = {}
-        self._answered: tuple[TestBatch, Tensor] | None = None
 
     def add(self, task: ComparedTask) -> None:
         """Merge outside the MLPs, add the task's experts and learn the gates."""
         bench, settings = self.workbench, self.settings
-        self._answered = None
         rank = settings["later_rank"] if self.published and self.mlps else settings["rank"]
         self.merged = merge_outside_mlps(
             self.merged, task.finetuned, bench.backbone, settings["start"], attention_only=self.published
@@ -199,18 +197,12 @@ class WeightEnsemblingMixture:
     def answer(self, batch: TestBatch) -> Answer:
         """Embeddings with gate values per image or pooled over the batch; before the first task the pretrained model's."""
         if not self.mlps:
-            return Answer(kept_embeddings(self.workbench, batch, BACKBONE, self.merged))
+            return Answer(backbone_embeddings(batch, self.workbench))
         linear = mixture_linear(self.merged, self.mlps, self.settings["pooling"])
-        with torch.inference_mode():
-            embeds = unit_embeddings(self.workbench, batch.images, self.merged, linear)
-        self._answered = (batch, embeds)
-        return Answer(embeds)
+        return Answer(unit_embeddings(batch.images, self.merged, self.workbench, linear))
 
-    def answer_named(self, batch: TestBatch, task: str) -> Tensor:
-        """As `answer`: the gates read the image alone, so what was just answered is not computed again."""
-        if self._answered is not None and self._answered[0] is batch:
-            return self._answered[1]
-        return self.answer(batch).embeds
+    def answer_named(self, batch: TestBatch, task: str) -> None:
+        """The gates read the image alone."""
 
     def stored_bytes(self) -> int:
         """One model, the experts and the gates."""
