@@ -32,7 +32,7 @@ from mingle_edge.demo.pretraining import pretraining_images
 from mingle_edge.demo.tasks import TASKS, make_split, write_unlabelled
 from mingle_edge.images import list_images
 from mingle_edge.progress import silent
-from mingle_edge.router import RouterStatistics, discriminants
+from mingle_edge.router import MOMENTS, RouterStatistics, discriminants
 from mingle_edge.router_depth import choose_depth, deepest, left_out_errors, mean_of_tasks
 from mingle_edge.router_features import router_statistics
 from mingle_edge.seeds import SeedImages, task_generator
@@ -99,7 +99,7 @@ def route_suite(suite: int) -> dict[str, Any]:
         pixels = tiny_clip.to_pixels(make_split(task, "test", suite).images)
         with torch.inference_mode():
             tests.append(router_features(pixels, backbone, architecture, depths).double().numpy())
-    size = 2 * architecture.width
+    size = MOMENTS * architecture.width
     by_depth = [[s.first(size * (m + 1)) for s in statistics] for m in range(depths + 1)]
     left_out = [left_out_errors(of_depth) for of_depth in by_depth]
     best = min(left_out, key=lambda shares: mean_of_tasks(shares)[0])
@@ -147,7 +147,7 @@ def cost_by_depth(runs: int) -> list[float]:
             writer = GraphWriter(VIT_B_32, backbone, WeightFile(file, "backbone.bin"))
             writer.dense(folder / "dense.onnx")
             for depth in range(deepest("auto", VIT_B_32.layers) + 1):
-                size = 2 * VIT_B_32.width * (depth + 1)
+                size = MOMENTS * VIT_B_32.width * (depth + 1)
                 features = random.standard_normal((COSTED_TASKS, 4, 2, size), dtype=np.float32)
                 router = discriminants([RouterStatistics.from_features(of_task) for of_task in features])
                 with (folder / f"router{depth}.bin").open("wb") as own:

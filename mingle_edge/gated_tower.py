@@ -124,7 +124,7 @@ class GatedTower:
         if self._router is None:
             raise ValueError("only a merged model of scope 'image' with at least one task has a router")
         depth = self.merged.router_depth
-        features = router_features(images.to(self.device), self.backbone, self.architecture, depth)
+        features = router_features(images.to(self.device), self.backbone, self.architecture, depth, self.merged.router_moments)
         posterior, confidence = self._router.posterior(features.double().cpu().numpy())
         return torch.from_numpy(posterior), torch.from_numpy(confidence)
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +22,13 @@ from safetensors.numpy import save_file
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.durable import flush
 from mingle_edge.errors import MergedModelError
-from mingle_edge.router import Discriminants, RouterStatistics, discriminants
-from mingle_edge.router_depth import choose_depth
+from mingle_edge.router import MOMENTS, Discriminants, RouterStatistics, discriminants
+from mingle_edge.router_depth import choose_depth, deepest
 from mingle_edge.settings import Settings
 
 FORMAT = "mingle-edge merged model"
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # 1 has a fixed router_blocks and no coordinates
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)  # 1 has a fixed router_blocks and no coordinates; 1 and 2 have two moments
 INDEX = "mingle.json"
 ROUTER, GATES, NULL_SPACE = "router.safetensors", "gates.safetensors", "null_space.safetensors"
 
@@ -159,9 +160,18 @@ class MergedModel:
         features = (self.router_depth + 1) * self._features_per_depth
         return discriminants([self.router_statistics(name).first(features) for name in self.task_names])
 
+    @cached_property
+    def router_moments(self) -> int:
+        """Image scope: features of each channel at each depth, those of the first task for all."""
+        if not self.tasks:
+            return MOMENTS
+        depths = deepest(self.settings.router_blocks, self.architecture.layers) + 1
+        (features,) = _stored_shape(self.path / ROUTER, f"{self.tasks[0].name}/mean")
+        return features // (depths * self.architecture.width)
+
     @property
     def _features_per_depth(self) -> int:
-        return 2 * self.architecture.width
+        return self.router_moments * self.architecture.width
 
     def null_space(self, task: str) -> Arrays:
         """Directions `[added, d]` that this task added to each layer's protected subspace."""
@@ -226,17 +236,29 @@ def _append(model: MergedModel, name: str, task: str, rows: Arrays) -> None:
 
 
 def _read_tensors(path: Path, prefix: str) -> Arrays:
+    with _opened(path) as file:
+        names = [name for name in sorted(file.keys()) if name.startswith(prefix)]
+        found = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    if not found:
+        raise MergedModelError(f"{path}: holds no tensors named {prefix}*; restore it or merge again")
+    return found
+
+
+def _stored_shape(path: Path, name: str) -> tuple[int, ...]:
+    with _opened(path) as file:
+        return tuple(file.get_slice(name).get_shape())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file of tensors; what goes wrong within the block is a `MergedModelError`."""
     try:
         with safe_open(path, framework="numpy") as file:
-            names = [name for name in sorted(file.keys()) if name.startswith(prefix)]
-            found = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+            yield file
     except FileNotFoundError:
         raise MergedModelError(f"{path}: missing from the merged model; restore it or merge again") from None
     except (SafetensorError, OSError) as error:
         raise MergedModelError(f"{path}: cannot be read ({error}); restore it or merge again") from error
-    if not found:
-        raise MergedModelError(f"{path}: holds no tensors named {prefix}*; restore it or merge again")
-    return found
 
 
 def _save(path: Path, tensors: Arrays) -> None:

@@ -1,7 +1,8 @@
-"""The image router: linear discriminants in closed form from per-task statistics. numpy only.
+"""The image router: discriminants in closed form from per-task statistics. numpy only.
 
-Each task is one Gaussian over the router's features; all share the pooled within-task covariance. A task's statistics
-(mean, thin factor of its scatter, seed count) never change when another task is added.
+Each task is one Gaussian over the router's features. Its covariance is the pooled within-task covariance of all tasks with a
+share of its own: regularized discriminant analysis (Friedman, JASA 1989), the own part of low rank. A task's statistics (mean,
+thin factor of its scatter, seed count) never change when another task is added.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+MOMENTS = 4  # features of each channel at each depth; 2 in merged models of format versions 1 and 2
+OWN_SHARE = 0.1  # of a task's own covariance in the covariance it is judged by
+DIRECTIONS = 32  # of a task's own covariance, at most
+ALL_DIRECTIONS = 640  # of all tasks together, at most, so that many tasks cannot make the router large
 KEPT_ENERGY = 0.999  # of the trace of the scatter of scaled features in the thin factor
 MAX_FACTOR_ROWS = 256
 KEPT_SEEDS = 64  # whose coordinates are kept, evenly spaced among all
@@ -65,24 +70,34 @@ class RouterStatistics:
 
 @dataclass(frozen=True)
 class Discriminants:
-    """The router's arithmetic. With features f `[F]`: v = f weight + offset; posterior = softmax(v + bias);
-    z = v whitening; confidence = -min_t ||z - centers_t||^2, the negative squared Mahalanobis distance to the nearest
-    task within the space the discriminants span."""
+    """The router's arithmetic. With features f `[F]`: v = (f - centre) weight; u = (f - centre) directions + shifts;
+    posterior = softmax(v + bias + own), own_t = the sum of u_j^2 over the directions j of task t; z = v whitening;
+    confidence = -min_t ||z - centers_t||^2, the negative squared Mahalanobis distance to the nearest task within the space
+    that the linear part spans."""
 
+    centre: Array  # [F]
     weight: Array  # [F, T]
-    offset: Array  # [T]
     bias: Array  # [T]
+    directions: Array  # [F, K], along which a task varies more than all tasks do
+    shifts: Array  # [K]
+    owners: NDArray[np.int64]  # [K], the task that a direction belongs to, ascending
     whitening: Array  # [T, T]
     centers: Array  # [T, T], row t is task t
     confidence_bound: float  # an image below it is claimed by no task
 
     def posterior(self, features: Array) -> tuple[Array, Array]:
         """Posterior `[n, T]` and confidence `[n]` of features `[n, F]`."""
-        v = features @ self.weight + self.offset
-        scores = v + self.bias
+        centred = features - self.centre
+        v = centred @ self.weight
+        scores = v + self.bias + (centred @ self.directions + self.shifts) ** 2 @ self.members
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         distances = ((v @ self.whitening)[:, None, :] - self.centers) ** 2  # [n, T, T]
         return scores / scores.sum(axis=1, keepdims=True), -distances.sum(axis=2).min(axis=1)
+
+    @property
+    def members(self) -> Array:
+        """`[K, T]`: a one where a direction belongs to a task."""
+        return np.asarray(self.owners[:, None] == np.arange(len(self.bias)), dtype=np.float64)
 
 
 def oas_shrinkage(trace: float, trace_of_square: float, dimensions: int, samples: int) -> float:
@@ -117,7 +132,7 @@ class Covariance:
         shrinkage = oas_shrinkage(float(np.trace(gram)), float((gram**2).sum()), rows.shape[1], degrees)
         return cls(scale, rows, gram, shrinkage, degrees)
 
-    def inverse(self, weight: float = 1.0) -> Callable[[Array], Array]:
+    def inverse(self, weight: float) -> Callable[[Array], Array]:
         """`X [F, k] -> ((1 - s) weight rows' rows + s I)^-1 X`, on the smaller side of the rows (Woodbury)."""
         share, rows = (1 - self.shrinkage) * weight, self.rows
         small = np.linalg.inv(share * self.gram + self.shrinkage * np.eye(len(self.gram)))
@@ -127,26 +142,57 @@ class Covariance:
 
 
 def discriminants(statistics: Sequence[RouterStatistics]) -> Discriminants:
-    """Linear discriminants of T >= 1 tasks from their statistics alone."""
+    """Discriminants of T >= 1 tasks from their statistics alone.
+
+    With S the pooled covariance, shrunk, and S_t that of task t, x is judged by its distance to the task's mean under
+    `M + OWN_SHARE S_t`, M = S without that share of the pooled covariance. The distance is that under M, which is linear in x
+    but for what all tasks have in common, less the squares along the leading directions of S_t (Woodbury). There is no term
+    for the volume of a task's covariance: few seeds do not tell it.
+    """
     means = np.stack([s.mean for s in statistics]).astype(np.float64)  # [T, F]
     covariance = Covariance.pooled(statistics)
     scale = covariance.scale
     centre = means.mean(axis=0)
     offsets = (means - centre) / scale  # [T, F]
-    weight = (covariance.inverse()(offsets.T).T / scale).T  # [F, T]
+    inverse = covariance.inverse(1 - OWN_SHARE)
+    weight = (inverse(offsets.T).T / scale).T  # [F, T]
     gram = (means - centre) @ weight  # [T, T], Mahalanobis inner products of the task means
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
     kept = values > 1e-10 * max(values.max(), 1e-300)
     whitening = np.where(kept, vectors / np.sqrt(np.where(kept, values, 1.0)), 0.0)  # [T, T]
+    found = _own_directions(statistics, covariance, inverse) if len(means) > 1 else [np.zeros((len(scale), 0))]
+    directions = np.concatenate(found, axis=1) / scale[:, None]  # [F, K]
+    owners = np.repeat(np.arange(len(found)), [part.shape[1] for part in found])
     unbounded = Discriminants(
+        centre=centre,
         weight=weight,
-        offset=-centre @ weight,
         bias=-0.5 * np.diag(gram),
+        directions=directions,
+        shifts=-((means - centre)[owners] * directions.T).sum(axis=1),
+        owners=owners,
         whitening=whitening,
         centers=gram @ whitening,
         confidence_bound=-np.inf,
     )
     return Discriminants(**(vars(unbounded) | {"confidence_bound": _typical_confidence(unbounded, statistics)}))
+
+
+def _own_directions(
+    statistics: Sequence[RouterStatistics], covariance: Covariance, inverse: Callable[[Array], Array]
+) -> list[Array]:
+    """For each task, directions `[F, r]` of scaled features: half what its own covariance takes from a squared distance is
+    the sum of the squares along them."""
+    found = []
+    rank = min(DIRECTIONS, ALL_DIRECTIONS // len(statistics))
+    for s in statistics:
+        share = OWN_SHARE * (1 - covariance.shrinkage) / max(s.count - 1, 1)
+        factor = np.sqrt(share) * s.factor / covariance.scale  # [q, F], in float64
+        solved = inverse(factor.T)  # [F, q]
+        energies, vectors = np.linalg.eigh(factor @ solved)
+        energies, vectors = energies[::-1][:rank].clip(0), vectors[:, ::-1][:, :rank]
+        # (I + factor M^-1 factor')^-1 in Woodbury's formula, on its eigenvectors.
+        found.append(solved @ (vectors * np.sqrt(0.5 / (1 + energies))))
+    return found
 
 
 def _deviation(variance: Array) -> Array:

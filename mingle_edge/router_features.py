@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.progress import Progress, silent
-from mingle_edge.router import RouterStatistics
+from mingle_edge.router import MOMENTS, RouterStatistics
 from mingle_edge.seeds import SeedImages
 from mingle_edge.vision_tower import Parameters, router_features
 
@@ -48,6 +48,7 @@ def router_statistics(
     augmentations: int,
     generator: torch.Generator,
     device: torch.device,
+    moments: int = MOMENTS,
     progress: Progress = silent,
 ) -> RouterStatistics:
     """The statistics of one task's seeds; they depend on no other task."""
@@ -57,7 +58,7 @@ def router_statistics(
     for start in range(0, len(seeds), per_batch):
         indices = list(range(start, min(start + per_batch, len(seeds))))
         images = mild_variations(seeds.load(indices), count, architecture, generator).to(device)
-        of_batch = router_features(images.flatten(0, 1), backbone, architecture, blocks)
+        of_batch = router_features(images.flatten(0, 1), backbone, architecture, blocks, moments)
         features.append(of_batch.reshape(len(indices), 1 + count, -1).cpu())
         progress("router", indices[-1] + 1, len(seeds))
     return RouterStatistics.from_features(torch.cat(features).numpy())

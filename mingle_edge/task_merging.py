@@ -22,7 +22,7 @@ from mingle_edge.gating import ExpertStack, GatedExperts
 from mingle_edge.merged_model import Arrays, MergedModel, TaskTensors
 from mingle_edge.prepared import PreparedTask
 from mingle_edge.progress import Progress
-from mingle_edge.router import RouterStatistics
+from mingle_edge.router import MOMENTS, RouterStatistics
 from mingle_edge.router_depth import deepest
 from mingle_edge.router_features import router_statistics
 from mingle_edge.seeds import SeedImages, task_generator
@@ -108,8 +108,8 @@ def complete_expert(learner: Learner, finetuned: Parameters) -> CompleteTask:
     return CompleteTask(gated, energy, losses)
 
 
-def seed_statistics(learner: Learner) -> RouterStatistics:
-    """Image scope: what the router keeps of the task. It depends on no other task."""
+def seed_statistics(learner: Learner, moments: int = MOMENTS) -> RouterStatistics:
+    """Image scope: what the router keeps of the task. It depends on no other task but for what features there are."""
     settings, architecture = learner.settings, learner.architecture
     return router_statistics(
         learner.seeds,
@@ -119,6 +119,7 @@ def seed_statistics(learner: Learner) -> RouterStatistics:
         augmentations=settings.router_augmentations,
         generator=task_generator(settings.seed, learner.task, "router"),
         device=learner.device,
+        moments=moments,
         progress=learner.progress,
     )
 
@@ -166,7 +167,7 @@ class TaskMerger:
         tensors = TaskTensors(
             expert=_factor_arrays(expert.factors) | {name: _array(value) for name, value in expert.vectors.items()},
             head=_array(task.head),
-            router=seed_statistics(learner),
+            router=seed_statistics(learner, self.model.router_moments),
             gates={layer: (_array(weight), _array(bias)) for layer, (weight, bias) in expert.gates.items()},
         )
         return tensors, {"energy": complete.energy, "losses": complete.losses}

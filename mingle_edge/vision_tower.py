@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.router import MOMENTS
 
 Parameters = Mapping[str, Tensor]
 Linear = Callable[[str, Tensor], Tensor]
@@ -71,15 +72,23 @@ def embed_images(
     return linear("projection", class_token).squeeze(1)
 
 
-def router_features(images: Tensor, parameters: Parameters, architecture: VisionArchitecture, count: int) -> Tensor:
-    """Features `[B, F]` of the plain backbone for the image router, F = 2 (count + 1) width.
+def router_features(
+    images: Tensor, parameters: Parameters, architecture: VisionArchitecture, count: int, moments: int = MOMENTS
+) -> Tensor:
+    """Features `[B, F]` of the plain backbone for the image router, F = moments (count + 1) width.
 
-    Mean and standard deviation over tokens, of the embedded image and after each of the first `count` blocks.
+    Of the embedded image and after each of the first `count` blocks: mean and standard deviation over tokens, and roughness,
+    the mean magnitude of the difference between a patch and its right, and its lower, neighbour. 2 moments are without it.
     """
     linear = plain_linear(parameters)
     tokens = embed_patches(images, parameters, architecture, linear)
-    depths = [tokens, *blocks(tokens, parameters, architecture, linear, count)]
-    return torch.cat([part for t in depths for part in (t.mean(1), t.std(1, correction=0))], dim=1)
+    found: list[Tensor] = []
+    for t in [tokens, *blocks(tokens, parameters, architecture, linear, count)]:
+        patches = t[:, 1:].reshape(-1, architecture.grid, architecture.grid, t.shape[-1])  # [B, gy, gx, width]
+        right, lower = (patches.diff(dim=dim).abs().sum((1, 2)) for dim in (2, 1))
+        pairs = max(architecture.grid * (architecture.grid - 1), 1)
+        found += [t.mean(1), t.std(1, correction=0), right / pairs, lower / pairs][:moments]
+    return torch.cat(found, dim=1)
 
 
 def _layer_norm(x: Tensor, name: str, parameters: Parameters, architecture: VisionArchitecture) -> Tensor:

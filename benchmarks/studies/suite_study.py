@@ -31,7 +31,7 @@ from mingle_edge.images import load_images
 from mingle_edge.labelled_images import labelled_paths
 from mingle_edge.prepared import PreparedTask, prepare
 from mingle_edge.progress import silent
-from mingle_edge.router import Discriminants, RouterStatistics, discriminants
+from mingle_edge.router import MOMENTS, Discriminants, RouterStatistics, discriminants
 from mingle_edge.router_depth import DEEPEST, choose_depth
 from mingle_edge.router_features import mild_variations
 from mingle_edge.seeds import SeedImages, task_generator
@@ -133,7 +133,7 @@ class Study:
     @property
     def features_per_depth(self) -> int:
         """Router features of one depth; those of the first m blocks are the first (m + 1) times as many."""
-        return 2 * self.architecture.width
+        return MOMENTS * self.architecture.width
 
     def images(self, number: int, part: str) -> Tensor:
         """The preprocessed images `[n, 3, H, W]` of one task in one part."""

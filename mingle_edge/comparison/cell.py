@@ -22,7 +22,7 @@ from mingle_edge.progress import Progress
 from mingle_edge.protocols import PROTOCOLS, predict_among, predict_within
 from mingle_edge.vision_tower import embed_images
 
-VERSION = 1  # of what a cell computes; another one makes all kept cells worthless
+VERSION = 2  # of what a cell computes; another one makes all kept cells worthless
 LATENCY_RUNS = 30
 
 

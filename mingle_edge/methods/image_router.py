@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from mingle_edge.comparison.method import TestBatch, Workbench
 from mingle_edge.errors import TaskFileError
 from mingle_edge.gate_learning import Learner
 from mingle_edge.methods.image_rows import ImageRows
-from mingle_edge.router import Discriminants, RouterStatistics, discriminants
+from mingle_edge.router import MOMENTS, Discriminants, RouterStatistics, discriminants
 from mingle_edge.router_depth import choose_depth, deepest
 from mingle_edge.settings import Settings
 from mingle_edge.task_merging import seed_statistics
@@ -73,7 +74,7 @@ class ImageRouter:
     def stored_bytes(self) -> int:
         """The router's matrices at 4 bytes a number; it reads blocks of the backbone and stores none of its own."""
         router = self._discriminants()
-        arrays = (router.weight, router.offset, router.bias, router.whitening, router.centers)
+        arrays = [array for array in vars(router).values() if isinstance(array, np.ndarray)]
         return 4 * (sum(array.size for array in arrays) + 1)
 
     def _features(self, images: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ class ImageRouter:
             kept: dict[tuple[Hashable, ...], Discriminants] = self.workbench.kept.setdefault("discriminants", {})
             if self._keys not in kept:
                 statistics = [self._statistics()[key] for key in self._keys]
-                per_depth = 2 * self.workbench.architecture.width
+                per_depth = MOMENTS * self.workbench.architecture.width
                 chosen = self.settings.router_blocks
                 blocks = choose_depth(statistics, per_depth) if chosen == "auto" else chosen
                 kept[self._keys] = discriminants([s.first((blocks + 1) * per_depth) for s in statistics])
