@@ -32,7 +32,7 @@ from mingle_edge.demo.pretraining import pretraining_images
 from mingle_edge.demo.tasks import TASKS, make_split, write_unlabelled
 from mingle_edge.images import list_images
 from mingle_edge.progress import silent
-from mingle_edge.router import MOMENTS, RouterStatistics, discriminants
+from mingle_edge.router import DIRECTIONS, MOMENTS, RouterStatistics, discriminants
 from mingle_edge.router_depth import choose_depth, deepest, left_out_errors, mean_of_tasks
 from mingle_edge.router_features import router_statistics
 from mingle_edge.seeds import SeedImages, task_generator
@@ -148,7 +148,7 @@ def cost_by_depth(runs: int) -> list[float]:
             writer.dense(folder / "dense.onnx")
             for depth in range(deepest("auto", VIT_B_32.layers) + 1):
                 size = MOMENTS * VIT_B_32.width * (depth + 1)
-                features = random.standard_normal((COSTED_TASKS, 4, 2, size), dtype=np.float32)
+                features = random.standard_normal((COSTED_TASKS, DIRECTIONS, 2, size), dtype=np.float32)
                 router = discriminants([RouterStatistics.from_features(of_task) for of_task in features])
                 with (folder / f"router{depth}.bin").open("wb") as own:
                     writer.router(folder / f"router{depth}.onnx", depth, router, WeightFile(own, f"router{depth}.bin"))

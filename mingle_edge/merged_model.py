@@ -306,6 +306,6 @@ def _check_format(index: Path, record: Any) -> None:
     version = record.get("format_version")
     if version not in READABLE_VERSIONS:
         raise MergedModelError(
-            f"{index}: format version {version}; this release reads {' and '.join(map(str, READABLE_VERSIONS))}, "
+            f"{index}: format version {version}; this release reads {', '.join(map(str, READABLE_VERSIONS))}; "
             "use the release of mingle-edge that wrote it, or a newer one"
         )

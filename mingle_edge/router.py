@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 MOMENTS = 4  # features of each channel at each depth; 2 in merged models of format versions 1 and 2
 OWN_SHARE = 0.1  # of a task's own covariance in the covariance it is judged by
-DIRECTIONS = 32  # of a task's own covariance, at most
+DIRECTIONS = 64  # of a task's own covariance, at most
 ALL_DIRECTIONS = 640  # of all tasks together, at most, so that many tasks cannot make the router large
 KEPT_ENERGY = 0.999  # of the trace of the scatter of scaled features in the thin factor
 MAX_FACTOR_ROWS = 256
@@ -141,26 +141,27 @@ class Covariance:
         return lambda x: (x - share * (rows.T @ (small @ (rows @ x)))) / self.shrinkage
 
 
-def discriminants(statistics: Sequence[RouterStatistics]) -> Discriminants:
+def discriminants(statistics: Sequence[RouterStatistics], own_share: float = OWN_SHARE) -> Discriminants:
     """Discriminants of T >= 1 tasks from their statistics alone.
 
     With S the pooled covariance, shrunk, and S_t that of task t, x is judged by its distance to the task's mean under
-    `M + OWN_SHARE S_t`, M = S without that share of the pooled covariance. The distance is that under M, which is linear in x
+    `M + own_share S_t`, M = S without that share of the pooled covariance. The distance is that under M, which is linear in x
     but for what all tasks have in common, less the squares along the leading directions of S_t (Woodbury). There is no term
-    for the volume of a task's covariance: few seeds do not tell it.
+    for the volume of a task's covariance: few seeds do not tell it. With an own share of 0 they are linear.
     """
     means = np.stack([s.mean for s in statistics]).astype(np.float64)  # [T, F]
     covariance = Covariance.pooled(statistics)
     scale = covariance.scale
     centre = means.mean(axis=0)
     offsets = (means - centre) / scale  # [T, F]
-    inverse = covariance.inverse(1 - OWN_SHARE)
+    inverse = covariance.inverse(1 - own_share)
     weight = (inverse(offsets.T).T / scale).T  # [F, T]
     gram = (means - centre) @ weight  # [T, T], Mahalanobis inner products of the task means
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
     kept = values > 1e-10 * max(values.max(), 1e-300)
     whitening = np.where(kept, vectors / np.sqrt(np.where(kept, values, 1.0)), 0.0)  # [T, T]
-    found = _own_directions(statistics, covariance, inverse) if len(means) > 1 else [np.zeros((len(scale), 0))]
+    judged = len(means) > 1 and own_share > 0
+    found = _own_directions(statistics, covariance, inverse, own_share) if judged else [np.zeros((len(scale), 0))]
     directions = np.concatenate(found, axis=1) / scale[:, None]  # [F, K]
     owners = np.repeat(np.arange(len(found)), [part.shape[1] for part in found])
     unbounded = Discriminants(
@@ -178,14 +179,14 @@ def discriminants(statistics: Sequence[RouterStatistics]) -> Discriminants:
 
 
 def _own_directions(
-    statistics: Sequence[RouterStatistics], covariance: Covariance, inverse: Callable[[Array], Array]
+    statistics: Sequence[RouterStatistics], covariance: Covariance, inverse: Callable[[Array], Array], own_share: float
 ) -> list[Array]:
     """For each task, directions `[F, r]` of scaled features: half what its own covariance takes from a squared distance is
     the sum of the squares along them."""
     found = []
     rank = min(DIRECTIONS, ALL_DIRECTIONS // len(statistics))
     for s in statistics:
-        share = OWN_SHARE * (1 - covariance.shrinkage) / max(s.count - 1, 1)
+        share = own_share * (1 - covariance.shrinkage) / max(s.count - 1, 1)
         factor = np.sqrt(share) * s.factor / covariance.scale  # [q, F], in float64
         solved = inverse(factor.T)  # [F, q]
         energies, vectors = np.linalg.eigh(factor @ solved)

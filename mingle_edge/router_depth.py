@@ -1,7 +1,8 @@
 """How many blocks the image router reads: the fewest that route the seeds as well, each seed judged by the others. numpy only.
 
 Leave-one-out in closed form: a seed leaves with all its variations, its task's mean and scatter change, and with them the
-pooled covariance, whose inverse is downdated (Woodbury). Scale and shrinkage of the covariance stay those of all seeds.
+pooled covariance, whose inverse is downdated (Woodbury). Scale and shrinkage of the covariance stay those of all seeds, and
+scores are the linear ones, without a task's own covariance.
 """
 
 from __future__ import annotations

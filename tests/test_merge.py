@@ -264,8 +264,8 @@ def test_a_write_that_fails_midway_keeps_merged_tasks_and_leaves_no_remains(task
 def test_a_newer_format_is_refused(image_model, tmp_path):
     shutil.copytree(image_model.path, tmp_path / "m")
     index = tmp_path / "m" / "mingle.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"format_version": 3}))
-    with pytest.raises(MergedModelError, match="format version 3; this release reads 1 and 2"):
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"format_version": 4}))
+    with pytest.raises(MergedModelError, match="format version 4; this release reads 1, 2, 3"):
         MergedModel.open(tmp_path / "m")
 
 

@@ -15,6 +15,7 @@ from mingle_edge.merge import merge
 from mingle_edge.methods.image_router import Route
 from mingle_edge.methods.image_rows import ImageRows
 from mingle_edge.methods.image_scope import SPECS
+from mingle_edge.router import DIRECTIONS
 from mingle_edge.seeds import SeedImages
 from mingle_edge.vision_tower import embed_images
 
@@ -148,7 +149,8 @@ def test_bytes_are_those_of_the_files(tiny, image_model):
     backbone = sum(array.nbytes for array in image_model.backbone().values())
     experts = [sum(array.nbytes for array in image_model.expert(name).values()) for name in image_model.task_names]
     features, T = image_model.router().weight.shape
-    router = 4 * (features * T + 2 * T + 2 * T * T + 1)
+    directions = sum(min(DIRECTIONS, len(image_model.router_statistics(name).factor)) for name in image_model.task_names)
+    router = 4 * (features * (T + 1 + directions) + 2 * directions + T + 2 * T * T + 1)
     assert method.stored_bytes() == backbone + sum(experts) + router
     assert method.active_bytes() == backbone + experts[0] + router
     assert merged(tiny, "image-weighted").active_bytes() == backbone + sum(experts[:2]) + router

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from mingle_edge.router import RouterStatistics, discriminants, oas_shrinkage
+from mingle_edge.router import ALL_DIRECTIONS, DIRECTIONS, Covariance, RouterStatistics, discriminants, oas_shrinkage
 
 
 def features(seed, tasks=3, count=40, F=12):
@@ -23,7 +23,7 @@ def statistics(parts):
 
 
 @given(st.integers(0, 999), st.integers(2, 5))
-def test_posterior_equals_discriminant_analysis_on_scaled_features(seed, tasks):
+def test_without_a_share_of_its_own_covariance_it_is_linear_discriminant_analysis_on_scaled_features(seed, tasks):
     parts = features(seed, tasks)
     centred = np.concatenate([part - part.mean(0) for part in parts]).astype(np.float64)
     degrees = sum(len(part) - 1 for part in parts)
@@ -41,8 +41,35 @@ def test_posterior_equals_discriminant_analysis_on_scaled_features(seed, tasks):
     test = np.concatenate(features(seed + 1, tasks)).astype(np.float64)
     # The whole scatter as its factor: centred rows, none left out.
     exact = [RouterStatistics(part.mean(0), part - part.mean(0), len(part)) for part in parts]
-    posterior, _ = discriminants(exact).posterior(test)
+    posterior, _ = discriminants(exact, own_share=0).posterior(test)
     np.testing.assert_allclose(posterior, reference.predict_proba(test / scale), atol=1e-3)
+
+
+@given(st.integers(0, 999), st.integers(2, 5), st.sampled_from([0.1, 0.5]))
+def test_scores_are_distances_under_each_tasks_own_covariance(seed, tasks, share):
+    """Dense: a covariance per task, of its own scatter and the shrunk pooled one, inverted outright; no volume term."""
+    parts = [(1 + t) * part for t, part in enumerate(features(seed, tasks))]  # of different spread, too
+    exact = [RouterStatistics(part.mean(0), part - part.mean(0), len(part)) for part in parts]
+    pooled = Covariance.pooled(exact)
+    shrunk = (1 - pooled.shrinkage) * pooled.rows.T @ pooled.rows
+    shrunk = (1 - share) * shrunk + pooled.shrinkage * np.eye(len(pooled.scale))
+    test = np.concatenate(features(seed + 1, tasks)).astype(np.float64)
+    scores = []
+    for part in parts:
+        own = (1 - pooled.shrinkage) * np.cov(part.astype(np.float64) / pooled.scale, rowvar=False)
+        away = (test - part.mean(0)) / pooled.scale
+        scores.append(-0.5 * (away @ np.linalg.inv(shrunk + share * own) * away).sum(1))
+    expected = np.exp(np.array(scores) - np.max(scores, axis=0)).T
+    posterior, _ = discriminants(exact, own_share=share).posterior(test)
+    np.testing.assert_allclose(posterior, expected / expected.sum(1, keepdims=True), atol=1e-3)
+
+
+def test_directions_of_many_tasks_stay_within_their_number():
+    parts = statistics(features(0, tasks=4, count=90, F=80))
+    assert discriminants(parts).directions.shape == (80, 4 * DIRECTIONS)
+    many = discriminants(parts * 4)
+    assert many.directions.shape == (80, ALL_DIRECTIONS)
+    assert many.owners.tolist() == np.repeat(np.arange(16), ALL_DIRECTIONS // 16).tolist()
 
 
 class _Fixed:
@@ -70,8 +97,8 @@ def test_confidence_is_the_mahalanobis_distance_within_the_discriminant_space(se
     router = discriminants(statistics(parts))
     test = np.concatenate(features(seed + 1)).astype(np.float64)
     _, confidence = router.posterior(test)
-    scores = test @ router.weight + router.offset
-    at_means = np.stack([part.astype(np.float64).mean(0) for part in parts]) @ router.weight + router.offset
+    scores = (test - router.centre) @ router.weight
+    at_means = (np.stack([part.astype(np.float64).mean(0) for part in parts]) - router.centre) @ router.weight
     inner = np.linalg.pinv((at_means + at_means.T) / 2, rcond=1e-9)
     distances = [[(s - m) @ inner @ (s - m) for m in at_means] for s in scores]
     np.testing.assert_allclose(-confidence, np.min(distances, axis=1), rtol=1e-3, atol=1e-3)

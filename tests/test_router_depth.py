@@ -1,20 +1,15 @@
 """The router's depth: leave-one-out in closed form against leaving one out, and what the choice depends on."""
 
-import json
-import shutil
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
 
 from mingle_edge.errors import TaskFileError
 from mingle_edge.images import list_images, load_images
 from mingle_edge.merge import merge
-from mingle_edge.merged_model import MergedModel
-from mingle_edge.router import KEPT_SEEDS, RouterStatistics, discriminants, oas_shrinkage
+from mingle_edge.router import KEPT_SEEDS, MOMENTS, RouterStatistics, discriminants, oas_shrinkage
 from mingle_edge.router_depth import choose_depth, left_out_errors, left_out_scores, mean_of_tasks
 from mingle_edge.settings import Settings
 from mingle_edge.vision_tower import router_features
@@ -69,7 +64,7 @@ def test_scores_of_left_out_seeds_equal_those_of_a_router_without_them(seed, eac
 
 
 def test_errors_are_those_of_routers_made_without_the_seed():
-    """Everything made anew, as thin as it is stored: scale and shrinkage, which the closed form leaves alone, matter little."""
+    """Linear ones made anew, as thin as stored: scale and shrinkage, which the closed form leaves alone, matter little."""
     parts = [part.astype(np.float32) for part in images(1, count=14, each=6, F=20, apart=1.0)]
     errors = left_out_errors([RouterStatistics.from_features(part) for part in parts])
     anew = []
@@ -77,7 +72,8 @@ def test_errors_are_those_of_routers_made_without_the_seed():
         wrong = []
         for i in range(len(part)):
             rest = [np.delete(part, i, axis=0) if s == t else other for s, other in enumerate(parts)]
-            posterior, _ = discriminants([RouterStatistics.from_features(other) for other in rest]).posterior(part[i])
+            router = discriminants([RouterStatistics.from_features(other) for other in rest], own_share=0)
+            posterior, _ = router.posterior(part[i])
             wrong.append((posterior.argmax(1) != t).mean())
         anew.append(np.array(wrong))
     assert 0.1 < mean_of_tasks(anew)[0] < 0.6  # neither easy nor hopeless
@@ -95,7 +91,7 @@ def test_coordinates_give_back_the_images(count, each, F):
 
 
 def test_coordinates_of_a_merged_task_are_those_of_its_seeds(image_model, task_file):
-    """In their order, each seed before its variations; the thin factor may lose 0.1% of the scatter, 3% of a deviation."""
+    """In their order, each seed before its variations. Of features of unit variance at most 0.1% of all scatter is lost."""
     statistics = image_model.router_statistics("task1")
     backbone = {name: torch.from_numpy(value) for name, value in image_model.backbone().items()}
     seeds = load_images(list_images(task_file.parent / "seeds" / "task1"), image_model.architecture)
@@ -104,7 +100,10 @@ def test_coordinates_of_a_merged_task_are_those_of_its_seeds(image_model, task_f
     found = statistics.mean + np.sqrt(images) * statistics.coordinates[:, 0] @ statistics.factor
     assert statistics.count == len(seeds) == 6
     assert images == 1 + Settings().router_augmentations
-    assert np.linalg.norm(found - expected) <= 0.05 * np.linalg.norm(expected - statistics.mean)
+    lost = (found - expected) ** 2 / (statistics.factor**2).sum(axis=0)
+    assert lost.sum() <= 2e-3 * images * expected.shape[1]
+    other = (found[::-1] - expected) ** 2 / (statistics.factor**2).sum(axis=0)
+    assert other.sum() > 20 * lost.sum()
 
 
 @pytest.mark.parametrize("scale", [1, 1000])
@@ -182,7 +181,7 @@ def test_the_depth_is_that_of_the_tasks_there_are(image_model, task_file, tmp_pa
     assert view.router_depth == earlier.router_depth
     np.testing.assert_array_equal(view.router().weight, earlier.router().weight)
     assert image_model.select(["task1"]).router_depth == 0
-    assert len(view.router().weight) == 2 * (view.router_depth + 1) * image_model.architecture.width
+    assert len(view.router().weight) == MOMENTS * (view.router_depth + 1) * image_model.architecture.width
     fixed = task_file.with_name("depth-fixed.toml")
     fixed.write_text(task_file.read_text().replace("[settings]", "[settings]\nrouter_blocks = 1"))
     shallow = merge(fixed, tmp_path / "fixed")
@@ -191,34 +190,6 @@ def test_the_depth_is_that_of_the_tasks_there_are(image_model, task_file, tmp_pa
         statistics, deep = shallow.router_statistics(name), image_model.router_statistics(name)
         np.testing.assert_allclose(deep.mean[: len(statistics.mean)], statistics.mean, rtol=1e-5, atol=1e-6)
         assert len(deep.mean) > len(statistics.mean)
-
-
-def test_format_version_1_keeps_its_depth_and_takes_more_tasks(image_model, task_file, tmp_path):
-    """Version 1 had no coordinates and always a number of blocks; 3 is what was stored here."""
-    old = tmp_path / "old"
-    shutil.copytree(image_model.path, old)
-    record = json.loads((old / "mingle.json").read_text())
-    record["settings"]["router_blocks"] = 3
-    record["tasks"] = record["tasks"][:2]
-    (old / "mingle.json").write_text(json.dumps(record | {"format_version": 1}))
-    rows = load_file(old / "router.safetensors")
-    rows = {n: v for n, v in rows.items() if not n.startswith("task2/") and not n.endswith("/coordinates")}
-    save_file(rows, old / "router.safetensors")
-    model = MergedModel.open(old)
-    assert model.router_depth == 3
-    expected = discriminants([image_model.router_statistics(name) for name in ("task0", "task1")])
-    np.testing.assert_array_equal(model.router().weight, expected.weight)
-
-    file = task_file.with_name("version-1.toml")
-    file.write_text(task_file.read_text().replace("[settings]", "[settings]\nrouter_blocks = 3"))
-    grown = merge(file, old, into=True)
-    assert grown.router_depth == 3
-    assert json.loads((old / "mingle.json").read_text())["format_version"] == 2
-    for name, value in rows.items():
-        assert load_file(old / "router.safetensors")[name].tobytes() == value.tobytes()
-    np.testing.assert_array_equal(
-        grown.router_statistics("task2").coordinates, image_model.router_statistics("task2").coordinates
-    )
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.gated_tower import CompleteExpert
 from mingle_edge.methods.image_scope import embed_mixtures
+from mingle_edge.router import Discriminants
 from mingle_edge.router_depth import DEEPEST
 from mingle_edge.settings import Settings
 
@@ -61,7 +62,7 @@ def main() -> None:
             routes = route(router, features)
             blocks = len(router.weight) // study.features_per_depth - 1
             name = f"{depth}" if depth is not None else "auto"
-            cost = router_multiply_adds(a, blocks, len(study.tasks)) / backbone_multiply_adds(a)
+            cost = router_multiply_adds(a, blocks, router) / backbone_multiply_adds(a)
             depths[name].append([p1(correct, routes), own_route(routes), p2(correct), blocks, 100 * cost])
         note(f"{study.folder}: router")
         for carrying in CARRYING:
@@ -166,11 +167,11 @@ def added(a: VisionArchitecture, rank: int, carrying: str) -> float:
     return sum(_rows(a, layer) * r * sum(a.linear_shape(layer)) for layer, r in ranks.items()) / backbone_multiply_adds(a)
 
 
-def router_multiply_adds(a: VisionArchitecture, blocks: int, tasks: int) -> int:
+def router_multiply_adds(a: VisionArchitecture, blocks: int, router: Discriminants) -> int:
     """Of the router's own pass over the first blocks and its discriminants."""
     layers = ["patch_embedding", *a.block_linears()[: 6 * blocks]]
-    features = 2 * a.width * (blocks + 1)
-    return _layer_multiply_adds(a, layers) + blocks * 2 * a.tokens**2 * a.width + features * tasks + 2 * tasks**2
+    discriminants = router.weight.size + router.directions.size + router.whitening.size + router.centers.size
+    return _layer_multiply_adds(a, layers) + blocks * 2 * a.tokens**2 * a.width + discriminants
 
 
 if __name__ == "__main__":
