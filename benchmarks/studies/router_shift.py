@@ -1,0 +1,148 @@
+"""Does adapting the router's statistics to an unlabelled, shifted stream help on corrupted images? No gradients, no labels.
+
+    python benchmarks/studies/router_shift.py --suite DIR [--pretraining-seeds 0 1 2] [--tasks 8] [--severity 5] [--part test]
+
+Seeds are clean, five per class with sixteen variations; images are corrupted as CIFAR-C's are. A stream is the images of all
+tasks mixed, or those of one task. From the stream's first so many images something is estimated, and all of the stream is
+routed by it. `none`: nothing is estimated. `mean`: features are moved so that their mean is the mean of the tasks' means.
+`mean and deviation`: and scaled per feature to the deviation the router expects. `tasks' means`: two rounds of moving
+each task's mean by its posterior-weighted images, as much as their weight stands against 50 images.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from suite_study import BATCH, Floats, Study, markdown, note, parser, route, spread
+
+from mingle_edge.corruptions import CORRUPTIONS, Corruption
+from mingle_edge.images import load_images
+from mingle_edge.router import Discriminants, RouterStatistics, discriminants
+from mingle_edge.router_depth import choose_depth
+from mingle_edge.vision_tower import router_features
+
+SEEDS_PER_CLASS = 5
+VARIATIONS = 16
+SEEN = 256  # images of a stream that are looked at before it is routed
+ROUNDS, PRIOR = 2, 50.0  # of moving tasks' means; images a task's mean is worth
+
+Adapt = Callable[[Sequence[RouterStatistics], Floats], tuple[Discriminants, Callable[[Floats], Floats]]]
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parser(__doc__, tasks=8)
+    options.add_argument("--severity", type=int, default=5, choices=range(1, 6))
+    options.add_argument("--part", choices=["test", "tune"], default="test")
+    given = options.parse_args()
+    names = (None, *CORRUPTIONS)
+    mixed: dict[str, dict[str | None, list[float]]] = defaultdict(lambda: defaultdict(list))
+    single: dict[str, dict[str | None, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for seed in given.pretraining_seeds:
+        study = Study(given.suite, seed, given.tasks)
+        pool = study.seed_features(VARIATIONS)
+        statistics = [RouterStatistics.from_features(of[study.draw(n, SEEDS_PER_CLASS, 0)]) for n, of in enumerate(pool)]
+        depth = choose_depth(statistics, study.features_per_depth)
+        statistics = [s.first((depth + 1) * study.features_per_depth) for s in statistics]
+        for name in names:
+            corruption = None if name is None else Corruption(name, given.severity)
+            features = [_features(study, n, given.part, corruption, depth) for n in range(given.tasks)]
+            order = np.random.default_rng(0).permutation(sum(map(len, features)))[:SEEN]
+            seen = np.concatenate(features)[order]
+            for label, adapt in ADAPTATIONS.items():
+                mixed[label][name].append(_routed(adapt(statistics, seen), features, range(given.tasks)))
+                alone = []
+                for task, of_task in enumerate(features):
+                    first = np.random.default_rng(0).permutation(len(of_task))[:SEEN]
+                    alone.append(_routed(adapt(statistics, of_task[first]), features, [task]))
+                single[label][name].append(float(np.mean(alone)))
+            note(f"{study.folder}: {name or 'clean'}")
+    print(
+        f"{given.tasks} tasks, {given.part} part, severity {given.severity}: images routed to their own task, mean over tasks "
+        "in percent; deviation over pretraining seeds.\n"
+    )
+    for title, rows in (("A stream of all tasks, mixed", mixed), ("A stream of one task, mean over tasks", single)):
+        print(f"{title}; {SEEN} of its images are looked at:\n")
+        shown = []
+        for label, of_label in rows.items():
+            corrupted = np.mean([of_label[name] for name in CORRUPTIONS], axis=0)
+            shown.append([label, *(spread(of_label[name]) for name in names), spread(corrupted)])
+        print(markdown(["adapted", *(name or "clean" for name in names), "mean of the corrupted"], shown) + "\n")
+
+
+@torch.inference_mode()
+def _features(study: Study, number: int, part: str, corruption: Corruption | None, depth: int) -> Floats:
+    """Router features `[n, F]` of a task's images."""
+    paths = study.tasks[number].files(part).paths
+    batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
+    images = (load_images(batch, study.architecture, corruption) for batch in batches)
+    found = [router_features(x, study.backbone, study.architecture, depth) for x in images]
+    return torch.cat(found).double().numpy()
+
+
+def _routed(
+    adapted: tuple[Discriminants, Callable[[Floats], Floats]], features: Sequence[Floats], tasks: Sequence[int]
+) -> float:
+    """Percent of these tasks' images whose most probable task is their own, claimed or not."""
+    router, moved = adapted
+    shares = [float((route(router, [moved(features[task])])[0][0].argmax(axis=1) == task).mean()) for task in tasks]
+    return 100 * float(np.mean(shares))
+
+
+def _none(statistics: Sequence[RouterStatistics], seen: Floats) -> tuple[Discriminants, Callable[[Floats], Floats]]:
+    return discriminants(statistics), lambda x: x
+
+
+def _mean(statistics: Sequence[RouterStatistics], seen: Floats) -> tuple[Discriminants, Callable[[Floats], Floats]]:
+    moved = _expected(statistics)[0] - seen.mean(axis=0)
+    return discriminants(statistics), lambda x: x + moved
+
+
+def _mean_and_deviation(
+    statistics: Sequence[RouterStatistics], seen: Floats
+) -> tuple[Discriminants, Callable[[Floats], Floats]]:
+    mean, deviation = _expected(statistics)
+    of_stream, scale = seen.mean(axis=0), deviation / (seen.std(axis=0) + 1e-6)
+    return discriminants(statistics), lambda x: (x - of_stream) * scale + mean
+
+
+def _tasks_means(statistics: Sequence[RouterStatistics], seen: Floats) -> tuple[Discriminants, Callable[[Floats], Floats]]:
+    router = discriminants(statistics)
+    for _ in range(ROUNDS):
+        posterior, _ = router.posterior(seen)  # [n, T]
+        weights = posterior.sum(axis=0)  # [T]
+        means = (posterior.T @ seen) / np.maximum(weights, 1e-9)[:, None]  # [T, F]
+        trust = (weights / (weights + PRIOR))[:, None]
+        moved = [
+            replace(s, mean=_float32((1 - t) * s.mean + t * mean)) for s, t, mean in zip(statistics, trust, means, strict=True)
+        ]
+        router = discriminants(moved)
+    return router, lambda x: x
+
+
+def _expected(statistics: Sequence[RouterStatistics]) -> tuple[Floats, Floats]:
+    """Mean and deviation `[F]` of a stream of all tasks in equal parts."""
+    means = np.stack([s.mean for s in statistics]).astype(np.float64)
+    within = np.mean([(s.factor.astype(np.float64) ** 2).sum(axis=0) / max(s.count - 1, 1) for s in statistics], axis=0)
+    return means.mean(axis=0), np.sqrt(means.var(axis=0) + within)
+
+
+def _float32(x: Floats) -> NDArray[np.float32]:
+    return np.asarray(x, dtype=np.float32)
+
+
+ADAPTATIONS: dict[str, Adapt] = {
+    "none": _none,
+    "mean": _mean,
+    "mean and deviation": _mean_and_deviation,
+    "tasks' means": _tasks_means,
+}
+
+
+if __name__ == "__main__":
+    main()
