@@ -31,7 +31,9 @@ VARIATIONS = 16
 SEEN = 256  # images of a stream that are looked at before it is routed
 ROUNDS, PRIOR = 2, 50.0  # of moving tasks' means; images a task's mean is worth
 
-Adapt = Callable[[Sequence[RouterStatistics], Floats], tuple[Discriminants, Callable[[Floats], Floats]]]
+Adapted = tuple[Discriminants, Callable[[Floats], Floats]]
+Adapt = Callable[[Discriminants, Sequence[RouterStatistics], Floats], Adapted]
+"""(router, statistics, features seen) -> router to use and what to do to features before"""
 
 
 def main() -> None:
@@ -49,17 +51,18 @@ def main() -> None:
         statistics = [RouterStatistics.from_features(of[study.draw(n, SEEDS_PER_CLASS, 0)]) for n, of in enumerate(pool)]
         depth = choose_depth(statistics, study.features_per_depth)
         statistics = [s.first((depth + 1) * study.features_per_depth) for s in statistics]
+        router = discriminants(statistics)
         for name in names:
             corruption = None if name is None else Corruption(name, given.severity)
             features = [_features(study, n, given.part, corruption, depth) for n in range(given.tasks)]
             order = np.random.default_rng(0).permutation(sum(map(len, features)))[:SEEN]
             seen = np.concatenate(features)[order]
             for label, adapt in ADAPTATIONS.items():
-                mixed[label][name].append(_routed(adapt(statistics, seen), features, range(given.tasks)))
+                mixed[label][name].append(_routed(adapt(router, statistics, seen), features, range(given.tasks)))
                 alone = []
                 for task, of_task in enumerate(features):
                     first = np.random.default_rng(0).permutation(len(of_task))[:SEEN]
-                    alone.append(_routed(adapt(statistics, of_task[first]), features, [task]))
+                    alone.append(_routed(adapt(router, statistics, of_task[first]), features, [task]))
                 single[label][name].append(float(np.mean(alone)))
             note(f"{study.folder}: {name or 'clean'}")
     print(
@@ -85,34 +88,29 @@ def _features(study: Study, number: int, part: str, corruption: Corruption | Non
     return torch.cat(found).double().numpy()
 
 
-def _routed(
-    adapted: tuple[Discriminants, Callable[[Floats], Floats]], features: Sequence[Floats], tasks: Sequence[int]
-) -> float:
+def _routed(adapted: Adapted, features: Sequence[Floats], tasks: Sequence[int]) -> float:
     """Percent of these tasks' images whose most probable task is their own, claimed or not."""
     router, moved = adapted
     shares = [float((route(router, [moved(features[task])])[0][0].argmax(axis=1) == task).mean()) for task in tasks]
     return 100 * float(np.mean(shares))
 
 
-def _none(statistics: Sequence[RouterStatistics], seen: Floats) -> tuple[Discriminants, Callable[[Floats], Floats]]:
-    return discriminants(statistics), lambda x: x
+def _none(router: Discriminants, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:
+    return router, lambda x: x
 
 
-def _mean(statistics: Sequence[RouterStatistics], seen: Floats) -> tuple[Discriminants, Callable[[Floats], Floats]]:
+def _mean(router: Discriminants, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:
     moved = _expected(statistics)[0] - seen.mean(axis=0)
-    return discriminants(statistics), lambda x: x + moved
+    return router, lambda x: x + moved
 
 
-def _mean_and_deviation(
-    statistics: Sequence[RouterStatistics], seen: Floats
-) -> tuple[Discriminants, Callable[[Floats], Floats]]:
+def _mean_and_deviation(router: Discriminants, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:
     mean, deviation = _expected(statistics)
     of_stream, scale = seen.mean(axis=0), deviation / (seen.std(axis=0) + 1e-6)
-    return discriminants(statistics), lambda x: (x - of_stream) * scale + mean
+    return router, lambda x: (x - of_stream) * scale + mean
 
 
-def _tasks_means(statistics: Sequence[RouterStatistics], seen: Floats) -> tuple[Discriminants, Callable[[Floats], Floats]]:
-    router = discriminants(statistics)
+def _tasks_means(router: Discriminants, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:
     for _ in range(ROUNDS):
         posterior, _ = router.posterior(seen)  # [n, T]
         weights = posterior.sum(axis=0)  # [T]
