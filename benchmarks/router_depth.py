@@ -32,9 +32,10 @@ from mingle_edge.demo.pretraining import pretraining_images
 from mingle_edge.demo.tasks import TASKS, make_split, write_unlabelled
 from mingle_edge.images import list_images
 from mingle_edge.progress import silent
-from mingle_edge.router import DIRECTIONS, MOMENTS, RouterStatistics, discriminants
+from mingle_edge.router import DIRECTIONS, discriminants
 from mingle_edge.router_depth import choose_depth, deepest, left_out_errors, mean_of_tasks
 from mingle_edge.router_features import router_statistics
+from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.seeds import SeedImages, task_generator
 from mingle_edge.settings import Settings
 from mingle_edge.vision_tower import Parameters, router_features

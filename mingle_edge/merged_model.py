@@ -22,8 +22,9 @@ from safetensors.numpy import save_file
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.durable import flush
 from mingle_edge.errors import MergedModelError
-from mingle_edge.router import MOMENTS, Discriminants, RouterStatistics, discriminants
+from mingle_edge.router import Discriminants, discriminants
 from mingle_edge.router_depth import choose_depth, deepest
+from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.settings import Settings
 
 FORMAT = "mingle-edge merged model"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.progress import Progress, silent
-from mingle_edge.router import MOMENTS, RouterStatistics
+from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.seeds import SeedImages
 from mingle_edge.vision_tower import Parameters, router_features
 

@@ -22,9 +22,9 @@ from mingle_edge.gating import ExpertStack, GatedExperts
 from mingle_edge.merged_model import Arrays, MergedModel, TaskTensors
 from mingle_edge.prepared import PreparedTask
 from mingle_edge.progress import Progress
-from mingle_edge.router import MOMENTS, RouterStatistics
 from mingle_edge.router_depth import deepest
 from mingle_edge.router_features import router_statistics
+from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.seeds import SeedImages, task_generator
 from mingle_edge.vision_tower import Parameters
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.router import MOMENTS
+from mingle_edge.router_statistics import MOMENTS
 
 Parameters = Mapping[str, Tensor]
 Linear = Callable[[str, Tensor], Tensor]

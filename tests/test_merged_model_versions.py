@@ -10,7 +10,8 @@ from safetensors.numpy import load_file, save_file
 from mingle_edge.gated_tower import GatedTower
 from mingle_edge.merge import merge
 from mingle_edge.merged_model import MergedModel
-from mingle_edge.router import MOMENTS, discriminants
+from mingle_edge.router import discriminants
+from mingle_edge.router_statistics import MOMENTS
 from mingle_edge.vision_tower import router_features
 from mingle_edge_export import export_bundle
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from mingle_edge.router import ALL_DIRECTIONS, DIRECTIONS, Covariance, RouterStatistics, discriminants, oas_shrinkage
+from mingle_edge.router import ALL_DIRECTIONS, DIRECTIONS, discriminants
+from mingle_edge.router_statistics import Covariance, RouterStatistics, oas_shrinkage
 
 
 def features(seed, tasks=3, count=40, F=12):

@@ -1,66 +1,19 @@
-"""The router's depth: leave-one-out in closed form against leaving one out, and what the choice depends on."""
+"""The router's depth: what left-out seeds say, and what the choice depends on."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from correlated_tasks import images, scatter
 
 from mingle_edge.errors import TaskFileError
 from mingle_edge.images import list_images, load_images
+from mingle_edge.leave_one_out import left_out_scores
 from mingle_edge.merge import merge
-from mingle_edge.router import KEPT_SEEDS, MOMENTS, RouterStatistics, discriminants, oas_shrinkage
-from mingle_edge.router_depth import choose_depth, left_out_errors, left_out_scores, mean_of_tasks
+from mingle_edge.router import discriminants
+from mingle_edge.router_depth import choose_depth, left_out_errors, mean_of_tasks
+from mingle_edge.router_statistics import KEPT_SEEDS, MOMENTS, RouterStatistics
 from mingle_edge.settings import Settings
 from mingle_edge.vision_tower import router_features
-
-
-def images(seed, *, tasks=3, count=7, each=4, F=10, apart=1.0, varied=0.3):
-    """Features `[n, v, F]` of each task: correlated seeds around a mean, and variations around each seed."""
-    random = np.random.default_rng(seed)
-    mixing = random.standard_normal((F, F))
-    found = []
-    for t in range(tasks):
-        seeds = random.standard_normal((count + t, 1, F)) @ mixing + apart * random.standard_normal(F)
-        found.append(seeds + varied * random.standard_normal((count + t, each, F)))
-    return found
-
-
-def exactly(features):
-    """Statistics in double precision with the whole scatter as its factor, nothing left out."""
-    count, each, F = features.shape
-    centred = (features - features.mean((0, 1))).reshape(-1, F) / np.sqrt(each)
-    coordinates = np.eye(len(centred)).reshape(count, each, -1)
-    return RouterStatistics(features.mean((0, 1)), centred, count, coordinates)
-
-
-def scatter(features):
-    """About the mean, per seed image `[F, F]`."""
-    flat = (features - features.mean((0, 1))).reshape(-1, features.shape[-1])
-    return flat.T @ flat / features.shape[1]
-
-
-@given(st.integers(0, 999), st.sampled_from([1, 4]), st.sampled_from([5, 60]))
-def test_scores_of_left_out_seeds_equal_those_of_a_router_without_them(seed, each, F):
-    """Dense, from the images that remain; scale and shrinkage are those of all seeds."""
-    parts = images(seed, each=each, F=F)
-    degrees = sum(len(part) - 1 for part in parts)
-    pooled = sum(map(scatter, parts)) / degrees
-    scale = np.sqrt(np.diag(pooled) + 1e-6 * np.diag(pooled).mean())
-    correlation = pooled / np.outer(scale, scale)
-    shrinkage = oas_shrinkage(np.trace(correlation), (correlation**2).sum(), F, degrees)
-    found = dict(left_out_scores([exactly(part) for part in parts]))
-    for t, part in enumerate(parts):
-        for i in range(len(part)):
-            rest = [np.delete(part, i, axis=0) if s == t else other for s, other in enumerate(parts)]
-            covariance = (1 - shrinkage) * sum(map(scatter, rest)) / (degrees - 1) + shrinkage * np.diag(scale**2)
-            means = np.stack([other.mean((0, 1)) for other in rest])
-            towards = np.linalg.solve(covariance, means.T)  # [F, T]
-            scores = part[i] @ towards - (means.T * towards).sum(0) / 2
-            # Scores are defined up to what all tasks have in common.
-            np.testing.assert_allclose(
-                found[t][i] - found[t][i][:, :1], scores - scores[:, :1], rtol=1e-8, atol=1e-8 * np.abs(scores).max()
-            )
 
 
 def test_errors_are_those_of_routers_made_without_the_seed():

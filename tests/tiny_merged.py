@@ -9,7 +9,7 @@ import torch
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.merged_model import MergedModel, TaskRecord, TaskTensors, commit_task, create
-from mingle_edge.router import RouterStatistics
+from mingle_edge.router_statistics import RouterStatistics
 from mingle_edge.settings import Settings
 from mingle_edge.vision_tower import router_features
 

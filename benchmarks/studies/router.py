@@ -1,30 +1,42 @@
-"""How far the image router can be taken, and where it fails: features, variations, covariance, two experts, abstention.
+"""How far the image router can be taken, and where it fails: features, variations, covariance, more experts, abstention.
 
     python benchmarks/studies/router.py --suite DIR [--pretraining-seeds 0 1 2] [--tasks 20] [--part test]
 
 Seeds are five per class. "routed" is the share of images that go to their own task, P1 the accuracy when the head is given
 and the route is not, both means over tasks in percent. `--part tune` gives the same of the validation images, by which the
-router was designed. What the router does by default is marked with a star.
+router was designed. What the router does by default is marked with a star. "training images": the statistics are of so many
+images that the task's model was trained on, in place of seeds and their variations: what the features could do.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from suite_study import BACKBONE, Bools, Floats, Route, Study, answering, markdown, note, own_route, p1, parser, route, spread
 
-from mingle_edge.router import MOMENTS, OWN_SHARE, RouterStatistics, discriminants
-from mingle_edge.router_depth import choose_depth
+from mingle_edge.demo.tiny_clip import to_pixels
+from mingle_edge.router import OWN_SHARE, discriminants
+from mingle_edge.router_depth import DEEPEST, choose_depth
+from mingle_edge.router_statistics import MOMENTS, RouterStatistics
+from mingle_edge.vision_tower import router_features
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "suite"))
+from splits import read_training
 
 SEEDS_PER_CLASS = 5
 VARIATIONS = 16
 OWN_SHARES = (0.0, 0.05, 0.1, 0.2, 0.4)
 RANDOM_FEATURES = 2048
-RIVALRY = (0.5, 0.8, 0.95)  # posterior below which a second expert is asked
+TRAINING_IMAGES = (200, 400, 800)  # per task, at random
+RIVALRY = (0.5, 0.8, 0.95, 1.0)  # posterior below which more experts are asked
+AMONG = (1, 2, 3, 5)
 REFUSED = (0.0, 0.5, 0.8, 0.95, 0.99)  # posterior below which no answer is given
 FAILURES = 8
 
@@ -38,6 +50,7 @@ def main() -> None:
     given = options.parse_args()
     routers: dict[str, list[list[float]]] = defaultdict(list)
     rivals: dict[str, list[list[float]]] = defaultdict(list)
+    among: dict[str, list[list[float]]] = defaultdict(list)
     refused: dict[str, list[list[float]]] = defaultdict(list)
     confused: dict[tuple[str, str], list[float]] = defaultdict(list)
     for seed in given.pretraining_seeds:
@@ -45,7 +58,9 @@ def main() -> None:
         routes = _routers(study, given, routers)
         note(f"{study.folder}: routers")
         posterior_and_own = _rivals(study, given, routes, rivals)
-        note(f"{study.folder}: two experts")
+        for count in AMONG:
+            among[f"{count}"].append(_among(study.correct(given.part, study.settings.rank), routes, count))
+        note(f"{study.folder}: more experts")
         for bound in REFUSED:
             refused[f"{bound:g}"].append(_refusing(posterior_and_own, bound))
         for task, of_task in enumerate(routes):
@@ -55,8 +70,10 @@ def main() -> None:
                 confused[names].append(100 * float(np.mean(found == other)))
     print(f"{given.tasks} tasks, {given.part} part, percent; deviation over pretraining seeds.\n")
     print(_table(["router", "routed", "P1"], routers))
-    print("\nA second expert is asked where the posterior of the first is below a bound, and the surer of the two answers:\n")
-    print(_table(["bound, by", "P1", "images that run two experts"], rivals))
+    print("\nThe most probable experts are asked where the posterior of the first is below a bound, one of them answers:\n")
+    print(_table(["bound, experts, by", "P1", "images that run more than one"], rivals))
+    print("\nThe own task among the most probable:\n")
+    print(_table(["most probable", "own task among them", "P1 if it were found there"], among))
     print("\nNo answer below a posterior:\n")
     print(_table(["bound", "answered", "of these routed to their own task", "P1 of these"], refused))
     print("\nWhere it fails: the most frequent wrong routes.\n")
@@ -105,12 +122,28 @@ def _routers(study: Study, given: argparse.Namespace, rows: dict[str, list[list[
     for per_class in (1, 2, 10):
         drawn = [of[study.draw(n, per_class, 0)] for n, of in enumerate(pool)]
         note_down(f"{per_class} seeds per class", auto(drawn, features, MOMENTS, OWN_SHARE))
+    of_training = _training_features(study, max(TRAINING_IMAGES))
+    for count in TRAINING_IMAGES:
+        note_down(f"{count} training images per task", auto([x[:count] for x in of_training], features, MOMENTS, OWN_SHARE))
     random_seeds, random_images = _random_features(seeds, features)
     note_down(
         f"{RANDOM_FEATURES} random features (RanPAC), linear",
         route(discriminants([RouterStatistics.from_features(x) for x in random_seeds], own_share=0.0), random_images),
     )
     return by_share[OWN_SHARE]
+
+
+@torch.inference_mode()
+def _training_features(study: Study, count: int) -> list[NDArray[np.float32]]:
+    """Per task, router features `[count, 1, F]` of random images that its model was trained on."""
+    found = []
+    for task in study.tasks:
+        split = read_training(study.folder.parents[1] / "images" / task.name)
+        chosen = np.random.default_rng(0).permutation(len(split.labels))[:count]
+        images = to_pixels(split.images[chosen])
+        depth = min(DEEPEST, study.architecture.layers)
+        found.append(router_features(images, study.backbone, study.architecture, depth).numpy()[:, None])
+    return found
 
 
 def _moments(features: NDArray[np.float32] | Floats, width: int, count: int) -> NDArray[np.float32]:
@@ -134,45 +167,58 @@ def _random_features(seeds: Arrays, images: Sequence[Floats]) -> tuple[list[NDAr
 def _rivals(
     study: Study, given: argparse.Namespace, routes: Sequence[Route], rows: dict[str, list[list[float]]]
 ) -> list[tuple[Floats, Bools, Bools]]:
-    """Rows of asking a second expert; per task the first one's posterior `[n]`, whether it is the own one, and right.
-
-    Each expert is judged by the labels of its own task: the largest probability, alone or times the router's posterior.
-    """
+    """Rows of asking more experts; per task the first one's posterior `[n]`, whether it is the own one, and right."""
     rank = study.settings.rank
     correct = study.correct(given.part, rank)
-    embeddings = study.embeddings(given.part, rank)
-    found, firsts = [], []
-    for task, (posterior, claimed) in enumerate(routes):
-        order = np.argsort(-posterior, axis=1)[:, :2]  # [n, 2]
-        likely = np.take_along_axis(posterior, order, axis=1)
-        sure = np.stack([_sureness(study, embeddings[task], order[:, place]) for place in (0, 1)], axis=1)
-        firsts.append((order, likely, sure, claimed))
-        first = np.where(claimed, order[:, 0], BACKBONE)
-        right = correct[task][np.arange(len(first)), first]
-        found.append((likely[:, 0], first == task, right))
-    for bound in RIVALRY:
-        for by in ("sureness", "posterior x sureness"):
-            shares, twice = [], []
-            for task, (order, likely, sure, claimed) in enumerate(firsts):
-                judged = sure if by == "sureness" else sure * likely
-                asked = claimed & (likely[:, 0] < bound)
-                winner = order[np.arange(len(order)), np.where(asked, judged.argmax(axis=1), 0)]
-                chosen = np.where(claimed, winner, BACKBONE)
-                shares.append(correct[task][np.arange(len(chosen)), chosen].mean())
-                twice.append(asked.mean())
-            rows[f"{bound:g}, {by}"].append([100 * float(np.mean(shares)), 100 * float(np.mean(twice))])
+    answers = [_answers(study, embeddings) for embeddings in study.embeddings(given.part, rank)]
+    found = []
+    for task, of_task in enumerate(routes):
+        first = answering(of_task)
+        found.append((of_task[0].max(axis=1), first == task, correct[task][np.arange(len(first)), first]))
+    for name, judge in JUDGES.items():
+        for bound in RIVALRY:
+            for count in (2, 3, given.tasks) if bound == 1 else (2,):
+                shares, more = [], []
+                for (posterior, claimed), right, (sureness, logit) in zip(routes, correct, answers, strict=True):
+                    asked = claimed & (posterior.max(axis=1) < bound)
+                    candidates = np.argsort(-posterior, axis=1)[:, :count]
+                    judged = np.take_along_axis(judge(posterior, sureness, logit), candidates, axis=1)
+                    winner = candidates[np.arange(len(candidates)), np.where(asked, judged.argmax(axis=1), 0)]
+                    chosen = np.where(claimed, winner, BACKBONE)
+                    shares.append(right[np.arange(len(chosen)), chosen].mean())
+                    more.append(asked.mean())
+                row = f"{bound:g}, {'all' if count == given.tasks else count}, {name}"
+                rows[row].append([100 * float(np.mean(shares)), 100 * float(np.mean(more))])
     return found
 
 
-def _sureness(study: Study, embeddings: NDArray[np.float32], experts: NDArray[np.int64]) -> Floats:
-    """The largest probability `[n]` among the labels of the task of the expert asked, embeddings `[n, T + 1, dim]`."""
-    found = np.zeros(len(experts))
-    for expert in np.unique(experts):
-        chosen = np.flatnonzero(experts == expert)
-        scores = study.logit_scale * embeddings[chosen, expert] @ study.tasks[expert].head.numpy().T
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        found[chosen] = (scores / scores.sum(axis=1, keepdims=True)).max(axis=1)
-    return found
+def _answers(study: Study, embeddings: NDArray[np.float32]) -> tuple[Floats, Floats]:
+    """Of every expert among the labels of its own task: the largest probability, and the largest logit, both `[n, T]`."""
+    sureness, largest = [], []
+    for expert, task in enumerate(study.tasks):
+        logits = study.logit_scale * embeddings[:, expert].astype(np.float64) @ task.head.numpy().T  # [n, classes]
+        largest.append(logits.max(axis=1))
+        sureness.append(1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
+    return np.stack(sureness, axis=1), np.stack(largest, axis=1)
+
+
+JUDGES: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
+    "sureness": lambda posterior, sureness, logit: sureness,
+    "posterior x sureness": lambda posterior, sureness, logit: posterior * sureness,
+    "posterior x exp(logit)": lambda posterior, sureness, logit: posterior * np.exp(logit - logit.max(axis=1, keepdims=True)),
+}
+"""(posterior, sureness, largest logit), all `[n, T]`, to what the answering expert has most of."""
+
+
+def _among(correct: Sequence[Bools], routes: Sequence[Route], count: int) -> list[float]:
+    """Images whose own task is among the most probable, and P1 if it were always found there; percent."""
+    own, right = [], []
+    for task, of_task in enumerate(routes):
+        inside = (np.argsort(-of_task[0], axis=1)[:, :count] == task).any(axis=1)
+        first = answering(of_task)
+        own.append(inside.mean())
+        right.append(correct[task][np.arange(len(first)), np.where(inside, task, first)].mean())
+    return [100 * float(np.mean(own)), 100 * float(np.mean(right))]
 
 
 def _refusing(tasks: Sequence[tuple[Floats, Bools, Bools]], bound: float) -> list[float]:

@@ -22,8 +22,9 @@ from suite_study import BATCH, Floats, Study, markdown, note, parser, route, spr
 
 from mingle_edge.corruptions import CORRUPTIONS, Corruption
 from mingle_edge.images import load_images
-from mingle_edge.router import Discriminants, RouterStatistics, discriminants
+from mingle_edge.router import Discriminants, discriminants
 from mingle_edge.router_depth import choose_depth
+from mingle_edge.router_statistics import RouterStatistics
 from mingle_edge.vision_tower import router_features
 
 SEEDS_PER_CLASS = 5

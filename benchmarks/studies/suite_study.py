@@ -31,9 +31,10 @@ from mingle_edge.images import load_images
 from mingle_edge.labelled_images import labelled_paths
 from mingle_edge.prepared import PreparedTask, prepare
 from mingle_edge.progress import silent
-from mingle_edge.router import MOMENTS, Discriminants, RouterStatistics, discriminants
+from mingle_edge.router import Discriminants, discriminants
 from mingle_edge.router_depth import DEEPEST, choose_depth
 from mingle_edge.router_features import mild_variations
+from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.seeds import SeedImages, task_generator
 from mingle_edge.settings import Settings
 from mingle_edge.task_file import read_task_file

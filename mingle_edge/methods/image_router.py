@@ -13,8 +13,9 @@ from mingle_edge.comparison.method import TestBatch, Workbench
 from mingle_edge.errors import TaskFileError
 from mingle_edge.gate_learning import Learner
 from mingle_edge.methods.image_rows import ImageRows
-from mingle_edge.router import MOMENTS, Discriminants, RouterStatistics, discriminants
+from mingle_edge.router import Discriminants, discriminants
 from mingle_edge.router_depth import choose_depth, deepest
+from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.settings import Settings
 from mingle_edge.task_merging import seed_statistics
 from mingle_edge.vision_tower import router_features
