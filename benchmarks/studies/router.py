@@ -23,7 +23,7 @@ from suite_study import BACKBONE, Bools, Floats, Route, Study, answering, markdo
 
 from mingle_edge.demo.tiny_clip import to_pixels
 from mingle_edge.router import OWN_SHARE, discriminants
-from mingle_edge.router_depth import DEEPEST, choose_depth
+from mingle_edge.router_depth import DEEPEST
 from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.vision_tower import router_features
 
@@ -100,31 +100,25 @@ def _routers(study: Study, given: argparse.Namespace, rows: dict[str, list[list[
     def moments(count: int, of: Arrays) -> list[NDArray[np.float32]]:
         return [_moments(x, study.architecture.width, count) for x in of]
 
-    def auto(of_seeds: Arrays, of_images: Arrays, count: int, share: float) -> list[Route]:
-        statistics = [RouterStatistics.from_features(x) for x in of_seeds]
-        depth = choose_depth(statistics, count * study.architecture.width)
-        size = (depth + 1) * count * study.architecture.width
-        return route(discriminants([s.first(size) for s in statistics], own_share=share), of_images)
-
     two_seeds, two_images = moments(2, seeds), moments(2, features)
-    note_down("mean and deviation, linear", auto(two_seeds, two_images, 2, 0.0))
-    note_down(f"mean and deviation, own share {OWN_SHARE:g}", auto(two_seeds, two_images, 2, OWN_SHARE))
+    note_down("mean and deviation, linear", route(study.router(two_seeds, moments=2, own_share=0), two_images))
+    note_down(f"mean and deviation, own share {OWN_SHARE:g}", route(study.router(two_seeds, moments=2), two_images))
     by_share = {}
     for share in OWN_SHARES:
         star = " *" if share == OWN_SHARE else ""
-        by_share[share] = note_down(f"with roughness, own share {share:g}{star}", auto(seeds, features, MOMENTS, share))
+        by_share[share] = note_down(
+            f"with roughness, own share {share:g}{star}", route(study.router(seeds, own_share=share), features)
+        )
     for depth in range(deepest + 1):
-        size = (depth + 1) * study.features_per_depth
-        statistics = [RouterStatistics.from_features(x[..., :size]) for x in seeds]
-        note_down(f"depth {depth}", route(discriminants(statistics), features))
+        note_down(f"depth {depth}", route(study.router(seeds, depth), features))
     for count in (0, 4):
-        note_down(f"{count} variations of a seed", auto([x[:, : 1 + count] for x in seeds], features, MOMENTS, OWN_SHARE))
+        note_down(f"{count} variations of a seed", route(study.router([x[:, : 1 + count] for x in seeds]), features))
     for per_class in (1, 2, 10):
         drawn = [of[study.draw(n, per_class, 0)] for n, of in enumerate(pool)]
-        note_down(f"{per_class} seeds per class", auto(drawn, features, MOMENTS, OWN_SHARE))
+        note_down(f"{per_class} seeds per class", route(study.router(drawn), features))
     of_training = _training_features(study, max(TRAINING_IMAGES))
     for count in TRAINING_IMAGES:
-        note_down(f"{count} training images per task", auto([x[:count] for x in of_training], features, MOMENTS, OWN_SHARE))
+        note_down(f"{count} training images per task", route(study.router([x[:count] for x in of_training]), features))
     random_seeds, random_images = _random_features(seeds, features)
     note_down(
         f"{RANDOM_FEATURES} random features (RanPAC), linear",

@@ -31,7 +31,7 @@ from mingle_edge.images import load_images
 from mingle_edge.labelled_images import labelled_paths
 from mingle_edge.prepared import PreparedTask, prepare
 from mingle_edge.progress import silent
-from mingle_edge.router import Discriminants, discriminants
+from mingle_edge.router import OWN_SHARE, Discriminants, discriminants
 from mingle_edge.router_depth import DEEPEST, choose_depth
 from mingle_edge.router_features import mild_variations
 from mingle_edge.router_statistics import MOMENTS, RouterStatistics
@@ -249,11 +249,19 @@ class Study:
             found[chosen] = (embeds @ self.tasks[number].head.T).argmax(1).numpy() == labels[chosen]
         return found
 
-    def router(self, features: Sequence[NDArray[np.float32]], depth: int | None = None) -> Discriminants:
+    def router(
+        self,
+        features: Sequence[NDArray[np.float32]],
+        depth: int | None = None,
+        *,
+        moments: int = MOMENTS,
+        own_share: float = OWN_SHARE,
+    ) -> Discriminants:
         """The router of seeds with variations, per task `[seeds, 1 + v, F]`; without a depth, of the depth it would choose."""
         statistics = [RouterStatistics.from_features(of_task) for of_task in features]
-        chosen = choose_depth(statistics, self.features_per_depth) if depth is None else depth
-        return discriminants([s.first((chosen + 1) * self.features_per_depth) for s in statistics])
+        per_depth = moments * self.architecture.width
+        chosen = choose_depth(statistics, per_depth) if depth is None else depth
+        return discriminants([s.first((chosen + 1) * per_depth) for s in statistics], own_share)
 
     @torch.inference_mode()
     def _once(self, compute: Callable[[], NDArray[np.float32]], *key: object) -> NDArray[np.float32]:
