@@ -204,8 +204,10 @@ class Study:
     @torch.inference_mode()
     def embed(self, images: Tensor, parameters: Parameters) -> Tensor:
         """Embeddings `[n, dim]` of unit length."""
+        if not len(images):
+            return torch.zeros(0, self.architecture.output_dim)
         parts = [embed_images(x, parameters, self.architecture) for x in images.split(BATCH)]
-        return F.normalize(torch.cat(parts), dim=-1) if parts else torch.zeros(0, self.architecture.output_dim)
+        return F.normalize(torch.cat(parts), dim=-1)
 
     def embeddings(self, part: str, rank: int | None) -> list[NDArray[np.float32]]:
         """Per task, `[n, T + 1, dim]` of unit length: under every task's complete expert, and last of the plain backbone."""
