@@ -7,7 +7,7 @@ share of its own: regularized discriminant analysis (Friedman, JASA 1989), the o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +90,7 @@ def discriminants(statistics: Sequence[RouterStatistics], own_share: float = OWN
         confidence_bound=-np.inf,
     )
     bound = _typical_confidence(unbounded, statistics, covariance, 1 - own_share)
-    return Discriminants(**(vars(unbounded) | {"confidence_bound": bound}))
+    return replace(unbounded, confidence_bound=bound)
 
 
 def _own_directions(

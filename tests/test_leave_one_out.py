@@ -10,25 +10,32 @@ from hypothesis import strategies as st
 
 from mingle_edge.leave_one_out import left_out_distances, left_out_scores
 from mingle_edge.router import discriminants
-from mingle_edge.router_statistics import Covariance, RouterStatistics
+from mingle_edge.router_statistics import Covariance, RouterStatistics, oas_shrinkage
 
 
-def left_out(parts, covariance, weight):
-    """By dense algebra from the images that remain: task, seed, inverse covariance of unscaled features, means of tasks."""
+def left_out(parts, weight):
+    """By dense algebra from the images that remain: task, seed, inverse covariance of unscaled features, means of tasks.
+
+    Scale and shrinkage are those of all seeds.
+    """
+    degrees = sum(len(part) - 1 for part in parts)
+    pooled = sum(map(scatter, parts)) / degrees
+    scale = np.sqrt(np.diag(pooled) + 1e-6 * np.diag(pooled).mean())
+    correlation = pooled / np.outer(scale, scale)
+    shrinkage = oas_shrinkage(np.trace(correlation), (correlation**2).sum(), len(scale), degrees)
     for t, part in enumerate(parts):
         for i in range(len(part)):
             rest = [np.delete(part, i, axis=0) if s == t else other for s, other in enumerate(parts)]
-            pooled = weight * (1 - covariance.shrinkage) * sum(map(scatter, rest)) / (covariance.degrees - 1)
-            inverse = np.linalg.inv(pooled + covariance.shrinkage * np.diag(covariance.scale**2))
+            remaining = weight * (1 - shrinkage) * sum(map(scatter, rest)) / (degrees - 1)
+            inverse = np.linalg.inv(remaining + shrinkage * np.diag(scale**2))
             yield t, i, inverse, np.stack([other.mean((0, 1)) for other in rest])
 
 
 @given(st.integers(0, 999), st.sampled_from([1, 4]), st.sampled_from([5, 60]))
 def test_scores_of_left_out_seeds_equal_those_of_a_router_without_them(seed, each, F):
     parts = images(seed, each=each, F=F)
-    statistics = [exactly(part) for part in parts]
-    found = dict(left_out_scores(statistics))
-    for t, i, inverse, means in left_out(parts, Covariance.pooled(statistics), 1.0):
+    found = dict(left_out_scores([exactly(part) for part in parts]))
+    for t, i, inverse, means in left_out(parts, 1.0):
         towards = inverse @ means.T  # [F, T]
         scores = parts[t][i] @ towards - (means.T * towards).sum(0) / 2
         # Scores are defined up to what all tasks have in common.
@@ -42,9 +49,8 @@ def test_distances_of_left_out_seeds_equal_those_of_a_router_without_them(seed, 
     """Of what is projected onto the space of the means, orthogonally under the inverse covariance."""
     parts = images(seed, each=each, F=F)
     statistics = [exactly(part) for part in parts]
-    covariance = Covariance.pooled(statistics)
-    found = dict(left_out_distances(statistics, covariance, weight))
-    for t, i, inverse, means in left_out(parts, covariance, weight):
+    found = dict(left_out_distances(statistics, Covariance.pooled(statistics), weight))
+    for t, i, inverse, means in left_out(parts, weight):
         root = np.linalg.cholesky(inverse).T
         basis, _ = np.linalg.qr((root @ (means - means.mean(0)).T)[:, :-1])  # [F, T - 1]
         away = (parts[t][i][:, None] - means) @ root.T @ basis  # [v, T, T - 1]

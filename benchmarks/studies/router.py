@@ -23,7 +23,6 @@ from suite_study import BACKBONE, Bools, Floats, Route, Study, answering, markdo
 
 from mingle_edge.demo.tiny_clip import to_pixels
 from mingle_edge.router import OWN_SHARE, discriminants
-from mingle_edge.router_depth import DEEPEST
 from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.vision_tower import router_features
 
@@ -91,7 +90,6 @@ def _routers(study: Study, given: argparse.Namespace, rows: dict[str, list[list[
     features = study.features(given.part)
     pool = study.seed_features(VARIATIONS)
     seeds = [of[study.draw(n, SEEDS_PER_CLASS, 0)] for n, of in enumerate(pool)]
-    deepest = features[0].shape[1] // study.features_per_depth - 1
 
     def note_down(name: str, routes: list[Route]) -> list[Route]:
         rows[name].append([own_route(routes), p1(correct, routes)])
@@ -109,7 +107,7 @@ def _routers(study: Study, given: argparse.Namespace, rows: dict[str, list[list[
         by_share[share] = note_down(
             f"with roughness, own share {share:g}{star}", route(study.router(seeds, own_share=share), features)
         )
-    for depth in range(deepest + 1):
+    for depth in range(study.depth + 1):
         note_down(f"depth {depth}", route(study.router(seeds, depth), features))
     for count in (0, 4):
         note_down(f"{count} variations of a seed", route(study.router([x[:, : 1 + count] for x in seeds]), features))
@@ -135,8 +133,7 @@ def _training_features(study: Study, count: int) -> list[NDArray[np.float32]]:
         split = read_training(study.folder.parents[1] / "images" / task.name)
         chosen = np.random.default_rng(0).permutation(len(split.labels))[:count]
         images = to_pixels(split.images[chosen])
-        depth = min(DEEPEST, study.architecture.layers)
-        found.append(router_features(images, study.backbone, study.architecture, depth).numpy()[:, None])
+        found.append(router_features(images, study.backbone, study.architecture, study.depth).numpy()[:, None])
     return found
 
 
@@ -170,20 +167,26 @@ def _rivals(
         first = answering(of_task)
         found.append((of_task[0].max(axis=1), first == task, correct[task][np.arange(len(first)), first]))
     for name, judge in JUDGES.items():
-        for bound in RIVALRY:
-            for count in (2, 3, given.tasks) if bound == 1 else (2,):
-                shares, more = [], []
-                for (posterior, claimed), right, (sureness, logit) in zip(routes, correct, answers, strict=True):
-                    asked = claimed & (posterior.max(axis=1) < bound)
-                    candidates = np.argsort(-posterior, axis=1)[:, :count]
-                    judged = np.take_along_axis(judge(posterior, sureness, logit), candidates, axis=1)
-                    winner = candidates[np.arange(len(candidates)), np.where(asked, judged.argmax(axis=1), 0)]
-                    chosen = np.where(claimed, winner, BACKBONE)
-                    shares.append(right[np.arange(len(chosen)), chosen].mean())
-                    more.append(asked.mean())
-                row = f"{bound:g}, {'all' if count == given.tasks else count}, {name}"
-                rows[row].append([100 * float(np.mean(shares)), 100 * float(np.mean(more))])
+        judged = [judge(posterior, *of_task) for (posterior, _), of_task in zip(routes, answers, strict=True)]
+        for bound, count in [*((bound, 2) for bound in RIVALRY), (1.0, 3), (1.0, given.tasks)]:
+            row = f"{bound:g}, {'all' if count == given.tasks else count}, {name}"
+            rows[row].append(_asking(correct, routes, judged, bound, count))
     return found
+
+
+def _asking(
+    correct: Sequence[Bools], routes: Sequence[Route], judged: Sequence[Floats], bound: float, count: int
+) -> list[float]:
+    """P1 where the most probable experts are asked below a posterior and the best judged answers, and images asked; percent."""
+    shares, more = [], []
+    for right, (posterior, claimed), of_task in zip(correct, routes, judged, strict=True):
+        asked = claimed & (posterior.max(axis=1) < bound)
+        candidates = np.argsort(-posterior, axis=1)[:, :count]
+        best = np.take_along_axis(of_task, candidates, axis=1).argmax(axis=1)
+        winner = candidates[np.arange(len(candidates)), np.where(asked, best, 0)]
+        shares.append(right[np.arange(len(right)), np.where(claimed, winner, BACKBONE)].mean())
+        more.append(asked.mean())
+    return [100 * float(np.mean(shares)), 100 * float(np.mean(more))]
 
 
 def _answers(study: Study, embeddings: NDArray[np.float32]) -> tuple[Floats, Floats]:

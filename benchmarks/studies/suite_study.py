@@ -32,7 +32,7 @@ from mingle_edge.labelled_images import labelled_paths
 from mingle_edge.prepared import PreparedTask, prepare
 from mingle_edge.progress import silent
 from mingle_edge.router import OWN_SHARE, Discriminants, discriminants
-from mingle_edge.router_depth import DEEPEST, choose_depth
+from mingle_edge.router_depth import choose_depth, deepest
 from mingle_edge.router_features import mild_variations
 from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.seeds import SeedImages, task_generator
@@ -132,6 +132,11 @@ class Study:
         self._images: dict[tuple[int, str], Tensor] = {}
 
     @property
+    def depth(self) -> int:
+        """The largest depth, which router features are of."""
+        return deepest("auto", self.architecture.layers)
+
+    @property
     def features_per_depth(self) -> int:
         """Router features of one depth; those of the first m blocks are the first (m + 1) times as many."""
         return MOMENTS * self.architecture.width
@@ -151,31 +156,29 @@ class Study:
 
     def features(self, part: str) -> list[Floats]:
         """Per task, router features `[n, F]` at the largest depth."""
-        depth = min(DEEPEST, self.architecture.layers)
 
         def compute(number: int) -> NDArray[np.float32]:
             batches = self.images(number, part).split(BATCH)
-            return torch.cat([router_features(x, self.backbone, self.architecture, depth) for x in batches]).numpy()
+            return torch.cat([router_features(x, self.backbone, self.architecture, self.depth) for x in batches]).numpy()
 
         return [
-            self._once(lambda n=n: compute(n), FEATURES, depth, task.files(part).digest).astype(np.float64)
+            self._once(lambda n=n: compute(n), FEATURES, self.depth, task.files(part).digest).astype(np.float64)
             for n, task in enumerate(self.tasks)
         ]
 
     def seed_features(self, variations: int) -> list[NDArray[np.float32]]:
         """Per task, router features `[pool, 1 + variations, F]` of the pool's seeds, each with mild variations behind it."""
-        depth = min(DEEPEST, self.architecture.layers)
 
         def compute(number: int) -> NDArray[np.float32]:
             generator = task_generator(self.settings.seed, self.tasks[number].name, "router")
             rows = []
             for seed in self.images(number, "seeds").split(1):
                 varied = mild_variations(seed, variations, self.architecture, generator).flatten(0, 1)
-                rows.append(router_features(varied, self.backbone, self.architecture, depth))
+                rows.append(router_features(varied, self.backbone, self.architecture, self.depth))
             return torch.stack(rows).numpy()
 
         return [
-            self._once(lambda n=n: compute(n), FEATURES, depth, variations, task.files("seeds").digest)
+            self._once(lambda n=n: compute(n), FEATURES, self.depth, variations, task.files("seeds").digest)
             for n, task in enumerate(self.tasks)
         ]
 

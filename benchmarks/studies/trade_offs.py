@@ -35,7 +35,6 @@ from mingle_edge.comparison.method import Workbench
 from mingle_edge.gated_tower import CompleteExpert
 from mingle_edge.methods.image_scope import embed_mixtures
 from mingle_edge.router import Discriminants
-from mingle_edge.router_depth import DEEPEST
 from mingle_edge.settings import Settings
 
 RANKS = (4, 8, 16, 32, 64)
@@ -57,7 +56,7 @@ def main() -> None:
         pool, features = study.seed_features(VARIATIONS), study.features("test")
         seeds = [of[study.draw(n, SEEDS_PER_CLASS, 0)] for n, of in enumerate(pool)]
         correct = study.correct("test", rank)
-        for depth in [*range(min(DEEPEST, a.layers) + 1), None]:
+        for depth in [*range(study.depth + 1), None]:
             router = study.router(seeds, depth)
             routes = route(router, features)
             blocks = len(router.weight) // study.features_per_depth - 1
