@@ -168,7 +168,8 @@ from mingle_edge_runtime import EdgeModel
 model = EdgeModel.open({str(folder)!r}, threads=1)
 images = np.load({str(tmp_path / "images.npy")!r})
 for image in images:
-    model.submit(image).add_done_callback(lambda future: print(len(future.result()), flush=True))
+    # One write for a line: callbacks run on the model's thread, or on this one where the work is already done.
+    model.submit(image).add_done_callback(lambda future: print(f"{{len(future.result())}}\\n", end="", flush=True))
 {ending}
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
