@@ -28,10 +28,10 @@ from typing import TypeAlias
 import numpy as np
 
 from mingle_edge_runtime import EdgeModel
+from mingle_edge_runtime.golden import read_golden
 from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.mapped_file import MappedFile
 from mingle_edge_runtime.preprocess import preprocess
-from mingle_edge_runtime.verify import read_golden
 
 Span: TypeAlias = tuple[int, int]  # first byte and end
 PIECE = 1 << 20  # bytes

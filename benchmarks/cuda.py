@@ -28,13 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime import Bundle, EdgeModel
+from mingle_edge_runtime.golden import read_golden
 from mingle_edge_runtime.image_scope import ImageScope
 from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.memory import process_memory
 from mingle_edge_runtime.preprocess import preprocess
 from mingle_edge_runtime.session import CPU, Session, resolve_providers
-from mingle_edge_runtime.verify import read_golden
 
 BATCHES = (1, 8, 32)
 IMAGES = 32

@@ -26,9 +26,9 @@ from onnx import numpy_helper
 
 from mingle_edge_export.image_scope import ROUTER_WEIGHTS
 from mingle_edge_runtime import EdgeModel
+from mingle_edge_runtime.golden import read_golden
 from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.preprocess import preprocess
-from mingle_edge_runtime.verify import read_golden
 
 CLAIM_ALL = -1e30  # confidence bound
 NEVER = -1e4  # score of a task that is not to win

@@ -29,9 +29,9 @@ import numpy as np
 
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.golden import read_golden
 from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.preprocess import preprocess
-from mingle_edge_runtime.verify import read_golden
 
 STEPS = ("opened", "first run", "steady")
 WARM_UP = 4  # runs
@@ -48,7 +48,7 @@ from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.memory import mapped_bytes, process_memory
 from mingle_edge_runtime.preprocess import preprocess
 from mingle_edge_runtime.session import Session
-from mingle_edge_runtime.verify import read_golden
+from mingle_edge_runtime.golden import read_golden
 
 path, kind, threads, budget, runs = json.loads(sys.argv[1])
 account = {"imported": asdict(process_memory())}

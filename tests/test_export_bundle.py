@@ -10,12 +10,16 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from click.testing import CliRunner
 from tiny_merged import ARCHITECTURE, write_merged
 
 from mingle_edge.cli import main
+from mingle_edge.gated_tower import GatedTower
+from mingle_edge.protocols import predict_among
 from mingle_edge_export import export_bundle
 from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.preprocess import preprocess
 from mingle_edge_runtime.verify import verify
 
 KINDS = {"image": {}, "gated": {"learned_gates": True}, "layer": {"scope": "layer"}}
@@ -158,9 +162,34 @@ def test_golden_outputs_verify(exported):
     golden = np.load(bundle.file("golden.npz"), allow_pickle=False)
     assert golden["images"].shape == (2, 32, 32, 3)
     assert golden["embeds"].shape == (3, 2, 24)
-    assert set(golden) == {"images", "embeds"} | ({"plain", "posterior", "confidence"} if merged.scope == "image" else set())
+    router = {"plain", "posterior", "confidence"} if merged.scope == "image" else set()
+    assert set(golden) == {"images", "embeds", "probabilities"} | router
+    assert golden["probabilities"].shape == ((2 if router else 1), 2, 9)
+    np.testing.assert_allclose(golden["probabilities"].sum(-1), 1, atol=1e-6)
     found = verify(bundle.root)
     assert min(found.cosines.values()) >= 0.99999
+    assert max(found.differences.values()) <= 1e-3
+
+
+def test_golden_labels_are_those_that_evaluation_finds(exported):
+    merged, bundle = exported
+    golden = np.load(bundle.file("golden.npz"), allow_pickle=False)
+    heads = [torch.from_numpy(merged.head(name)) for name in merged.task_names]
+    owners = [(t, i) for t, head in enumerate(heads) for i in range(len(head))]
+    best = [[owners[i] for i in row.argmax(1)] for row in golden["probabilities"]]  # of the claimed, of the unclaimed
+    tower = GatedTower(merged)
+    x = torch.from_numpy(preprocess(golden["images"], bundle.index.preprocess))
+    if merged.scope == "layer":
+        found = predict_among(tower.embed_layers(x, 2)[0], heads, merged.logit_scale)
+        assert best == [list(zip(*(part.tolist() for part in found), strict=True))]
+        return
+    posterior = tower.route(x)[0]
+    for n, row in enumerate(posterior):
+        weights, tasks = row.topk(2)
+        embeds = tower.embed_mixture(x[n : n + 1], [merged.task_names[t] for t in tasks], (weights / weights.sum()).tolist())
+        for claimed, embed in ((True, embeds), (False, tower.embed(x[n : n + 1]))):
+            task, label = predict_among(embed, heads, merged.logit_scale, row[None], torch.tensor([claimed]))
+            assert best[0 if claimed else 1][n] == (int(task), int(label))
 
 
 def test_the_command_line_exports_chosen_tasks_in_their_order(tmp_path):

@@ -6,6 +6,7 @@ Red, green and blue images belong to tasks 0, 1, 2; black ones belong to none.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mingle_edge_runtime.preprocess import preprocess
 TASKS = ("red", "green", "blue")
 SIDE, DIM, RANK, LAYERS, PAGE = 8, 16, 2, 2, 1024
 INPUTS = 3 * SIDE * SIDE
+LOGIT_SCALE = 20.0
 SPEC = fmt.Preprocess(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -81,6 +83,12 @@ class Weights:
             routes.append(order)
         return unit(h), np.stack(routes, 1)
 
+    def labels(self, embeds: np.ndarray, posterior: np.ndarray | None = None) -> np.ndarray:
+        """Probabilities `[n, labels of all tasks]`, by the router's posterior if it is given."""
+        powers = np.exp(LOGIT_SCALE * np.einsum("nd,tld->ntl", embeds, self.heads))
+        scale = powers.sum((1, 2), keepdims=True) if posterior is None else powers.sum(2, keepdims=True) / posterior[..., None]
+        return (powers / scale).reshape(len(embeds), -1)
+
 
 def unit(x: np.ndarray) -> np.ndarray:
     """Rows of unit length."""
@@ -130,13 +138,13 @@ class BundleWriter:
             precision="fp32",
             expert_precision="fp32",
             exact_layers=(),
-            fidelity=fmt.Fidelity(0.9999),
+            fidelity=fmt.Fidelity(0.9999, 1e-3),
             minimum_onnxruntime="1.20.0",
             producer={"onnx": onnx.__version__},
             source=fmt.Source("0" * 64, dict.fromkeys(TASKS, "1" * 64)),
             architecture=fmt.Architecture(SIDE, SIDE, DIM, LAYERS, 1, DIM),
             preprocess=SPEC,
-            logit_scale=20.0,
+            logit_scale=LOGIT_SCALE,
             learned_gates=False,
             tower="tower.onnx",
             dense="dense.onnx",
@@ -185,11 +193,16 @@ def write_image_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
     """A bundle of the image scope: one linear layer `projection` and one vector `ln_post.bias`."""
     x = flat(pixels := preprocess(GOLDEN_IMAGES, SPEC))
     scores = 5 * pixels.mean((2, 3), dtype=np.float64)
+    plain, posterior = weights.image_scope(x, [], []), np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    best = np.argsort(-posterior, axis=1)[:, :top_k]
+    shares = np.take_along_axis(posterior, best, 1) / np.take_along_axis(posterior, best, 1).sum(1, keepdims=True)
+    routed = np.concatenate([weights.image_scope(x[i : i + 1], list(best[i]), list(shares[i])) for i in range(len(x))])
     golden = {
-        "plain": weights.image_scope(x, [], []),
-        "posterior": np.exp(scores) / np.exp(scores).sum(1, keepdims=True),
+        "plain": plain,
+        "posterior": posterior,
         "confidence": scores.max(1),
         "embeds": np.stack([weights.image_scope(x, [t], [1.0]) for t in range(len(TASKS))]),
+        "probabilities": np.stack([weights.labels(routed, posterior), weights.labels(plain)]),
     }
     writer = BundleWriter(root)
     stem, bias = writer.external("stem", weights.stem), writer.external("ln_post.bias", weights.bias)
@@ -244,7 +257,8 @@ def write_adapter(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def write_layer_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
     """A bundle of the layer scope: two gated linear layers, each expert matrix on a page of its own."""
     x = flat(preprocess(GOLDEN_IMAGES, SPEC))
-    golden = {"embeds": np.stack([weights.layer_scope(x, k + 1)[0] for k in range(len(TASKS))])}
+    embeds = np.stack([weights.layer_scope(x, k + 1)[0] for k in range(len(TASKS))])
+    golden = {"embeds": embeds, "probabilities": weights.labels(embeds[top_k - 1])[None]}
     writer = BundleWriter(root)
     pages = np.zeros((len(TASKS), LAYERS, 2, PAGE), np.float32)
     pages[:, :, 0, : RANK * DIM] = weights.layer_A.reshape(len(TASKS), LAYERS, -1)
@@ -284,6 +298,19 @@ def write_kinds(root: Path, weights: Weights) -> dict[tuple[str, int], Path]:
     """A bundle of every kind, by scope and top_k."""
     write = {"image": write_image_bundle, "layer": write_layer_bundle}
     return {(scope, k): write[scope](root / f"{scope}{k}", weights, k) for scope, k in KINDS}
+
+
+def rewrite(bundle: Path, change: Callable[[dict], None]) -> None:
+    """Change the parsed bundle.json."""
+    record = json.loads((bundle / "bundle.json").read_text())
+    change(record)
+    (bundle / "bundle.json").write_text(json.dumps(record))
+
+
+def relist(bundle: Path, name: str) -> None:
+    """Record the present size and hash of a file, as an attacker would."""
+    found = fmt.FileRecord.of(bundle / name)
+    rewrite(bundle, lambda record: record["files"][name].update(size=found.size, sha256=found.sha256))
 
 
 def _gated_layer(i: int) -> list[Any]:

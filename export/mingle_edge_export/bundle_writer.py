@@ -35,15 +35,17 @@ from mingle_edge_export.task_images import TaskImages, read_task_images
 from mingle_edge_export.weight_precision import Precision
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime import bundle as fmt
+from mingle_edge_runtime.golden import golden_outputs
+from mingle_edge_runtime.prediction import read_heads
 from mingle_edge_runtime.session import check_version
-from mingle_edge_runtime.verify import golden_outputs
 
 MINIMUM_ONNXRUNTIME = "1.20.0"  # the first with adapters
 MINIMUM_FOR_NIBBLES = "1.23.0"  # the first whose GatherBlockQuantized takes two codes a byte
 BACKBONE, GOLDEN, HEADS = "backbone.bin", "golden.npz", "heads"
 STEM = frozenset({"patch_embedding"})  # stays in fp32: it reads pixels, and is a few percent of the work
-GOLDEN_COSINE = 0.9999
-GOLDEN_COSINE_IN_FEWER_BITS = 0.999  # where rounding decides for a code or its neighbour, machines may differ by it
+EXACT = fmt.Fidelity(golden_cosine=0.9999, golden_difference=1e-3)
+FEWER_BITS = fmt.Fidelity(golden_cosine=0.999, golden_difference=0.05)
+"""Looser, as machines may differ by a code where rounding decides between two."""
 MARGIN = 32 << 20  # bytes for everything but weights
 
 
@@ -183,7 +185,7 @@ class _Export:
         calibration = None
         if images is not None and "int8" in (self.options.precision, self.options.experts):
             calibration = calibrate(self.merged, images.seeds, self.progress)
-        reference = compute_reference(self.merged, self.preprocess, self.options.fold, self.progress)
+        reference = compute_reference(self.merged, self.preprocess, self.options.fold, self.options.top_k, self.progress)
         contents, index = self._fill_calibrated(reference, calibration)
         parity = check_parity(fmt.Bundle.open(self.folder), reference, contents.norms, self.bounds, self.progress)
         accuracy: Sequence[TaskAccuracy] = ()
@@ -192,8 +194,8 @@ class _Export:
                 fmt.Bundle.open(self.folder), self.merged, images.tests, self.options.top_k, self.progress
             )
             self._check_accuracy(accuracy)
-        measured = fmt.Fidelity(index.fidelity.golden_cosine, parity.cosine, parity.route_agreement)
-        self._write_index(replace(index, fidelity=measured, files=index.files | self._own_golden(reference)))
+        fidelity = replace(index.fidelity, cosine=parity.cosine, route_agreement=parity.route_agreement)
+        self._write_index(replace(index, fidelity=fidelity, files=index.files | self._own_golden(reference)))
         return ExportReport(self.folder, parity, {}, accuracy, index.exact_layers)
 
     def _check_space(self) -> None:
@@ -256,7 +258,8 @@ class _Export:
         if self._lossless:
             return {}
         with EdgeModel.open(self.folder) as model:
-            own = golden_outputs(model, reference.pixels[:GOLDEN_IMAGES])
+            heads = read_heads(model.bundle)
+            own = golden_outputs(model.bundle, model.scope, heads, reference.pixels[:GOLDEN_IMAGES])
         _write_arrays(self.folder / GOLDEN, {"images": reference.images[:GOLDEN_IMAGES], **own})
         return {GOLDEN: fmt.FileRecord.of(self.folder / GOLDEN)}
 
@@ -288,7 +291,7 @@ class _Export:
             precision=options.precision,
             expert_precision=options.experts,
             exact_layers=tuple(sorted(exact)),
-            fidelity=fmt.Fidelity(GOLDEN_COSINE if self._lossless else GOLDEN_COSINE_IN_FEWER_BITS),
+            fidelity=EXACT if self._lossless else FEWER_BITS,
             minimum_onnxruntime=_minimum_onnxruntime(merged, options),
             producer={"mingle-edge": mingle_edge.__version__, "onnx": onnx.__version__},
             source=fmt.Source(merged.backbone_sha256, {task.name: task.source_sha256 for task in merged.tasks}),

@@ -31,6 +31,7 @@ class ImageScopeOutputs:
     confidence: Array  # [n]
     experts: Mapping[str, Array]  # task -> embeddings [n, dim] under its expert alone
     mixture: Array | None  # [n, dim], the first two tasks by MIXTURE; None where there is one task
+    claimed: Array  # [GOLDEN_IMAGES, dim], under the top_k most probable tasks' experts
 
     def golden(self, n: int) -> dict[str, Array]:
         """The first n of each, as golden.npz has them."""
@@ -56,16 +57,18 @@ class Reference:
     plain: Array  # [n, dim], the backbone without experts
     by_image: ImageScopeOutputs | None  # image scope
     by_layer: Mapping[int, Routed]  # layer scope: top_k = 1 .. T; of fewer images where top_k is not `compared_top_k`
-    folded: Array | None = None  # [n, dim], under the expert of the task that is folded into the weights
+    folded: Array | None  # [n, dim], under the expert of the task that is folded into the weights
+    probabilities: Array  # [1 or 2, GOLDEN_IMAGES, labels of all tasks], as golden.npz has them
 
     def golden(self) -> dict[str, NDArray[Any]]:
         """The arrays of golden.npz."""
         n = GOLDEN_IMAGES
+        golden: dict[str, NDArray[Any]] = {"images": self.images[:n], "probabilities": self.probabilities}
         if self.folded is not None:
-            return {"images": self.images[:n], "embeds": self.folded[None, :n]}
+            return golden | {"embeds": self.folded[None, :n]}
         if self.by_image is not None:
-            return {"images": self.images[:n], "plain": self.plain[:n], **self.by_image.golden(n)}
-        return {"images": self.images[:n], "embeds": np.stack([routed.embeds[:n] for routed in self.by_layer.values()])}
+            return golden | {"plain": self.plain[:n], **self.by_image.golden(n)}
+        return golden | {"embeds": np.stack([routed.embeds[:n] for routed in self.by_layer.values()])}
 
 
 def compared_top_k(tasks: int) -> list[int]:
@@ -73,21 +76,57 @@ def compared_top_k(tasks: int) -> list[int]:
     return sorted({1, min(2, tasks), tasks})
 
 
-def compute_reference(merged: MergedModel, spec: Preprocess, fold: str | None, progress: Progress) -> Reference:
-    """Run the merged model in PyTorch on the CPU. fold: the task to be folded, which alone is computed then."""
+def compute_reference(merged: MergedModel, spec: Preprocess, fold: str | None, top_k: int, progress: Progress) -> Reference:
+    """Run the merged model in PyTorch on the CPU.
+
+    fold: the task to be folded, which alone is computed then. top_k: experts of an image when nothing is given.
+    """
+    tower = GatedTower(merged)
     images = smooth_images(IMAGES, spec.image_size)
+    if merged.scope == "image" and fold is None:
+        images = images[_surest_first(tower, torch.from_numpy(preprocess(images, spec)), top_k)]
     pixels = preprocess(images, spec)
     x = torch.from_numpy(pixels)
-    tower = GatedTower(merged)
     plain = tower.embed(x).numpy()
     if fold is not None:
-        return Reference(images, pixels, plain, None, {}, tower.embed(x, fold).numpy())
-    by_image = _by_image(tower, x, progress) if merged.scope == "image" else None
-    by_layer = _by_layer(tower, x, progress) if merged.scope == "layer" else {}
-    return Reference(images, pixels, plain, by_image, by_layer)
+        embeds = tower.embed(x, fold).numpy()
+        return Reference(images, pixels, plain, None, {}, embeds, _among_all(merged, embeds)[None])
+    if merged.scope == "layer":
+        by_layer = _by_layer(tower, x, progress)
+        return Reference(images, pixels, plain, None, by_layer, None, _among_all(merged, by_layer[top_k].embeds)[None])
+    by_image = _by_image(tower, x, top_k, progress)
+    claimed = _by_task(merged, by_image.claimed, by_image.posterior)
+    return Reference(images, pixels, plain, by_image, {}, None, np.stack([claimed, _among_all(merged, plain)]))
 
 
-def _by_image(tower: GatedTower, x: torch.Tensor, progress: Progress) -> ImageScopeOutputs:
+def _surest_first(tower: GatedTower, x: torch.Tensor, top_k: int) -> NDArray[np.int64]:
+    """The order of images in which those come first whose `top_k` tasks are farthest from being others."""
+    posterior = np.sort(tower.route(x)[0].numpy(), axis=1)[:, ::-1]  # [n, T], largest first
+    others = posterior[:, top_k] if top_k < posterior.shape[1] else 0.0
+    return np.argsort(others - posterior[:, top_k - 1], kind="stable")
+
+
+def _by_task(merged: MergedModel, embeds: Array, posterior: Array) -> Array:
+    """Labels of all tasks, `[GOLDEN_IMAGES, labels]`: the posterior of the task times the softmax within its head."""
+    parts = zip(merged.task_names, posterior.T[:, :GOLDEN_IMAGES], strict=True)
+    return np.concatenate([p[:, None] * _softmax(_scores(merged, task, embeds)) for task, p in parts], axis=1)
+
+
+def _among_all(merged: MergedModel, embeds: Array) -> Array:
+    """Labels of all tasks, `[GOLDEN_IMAGES, labels]`: one softmax."""
+    return _softmax(np.concatenate([_scores(merged, task, embeds) for task in merged.task_names], axis=1))
+
+
+def _scores(merged: MergedModel, task: str, embeds: Array) -> Array:
+    """`[GOLDEN_IMAGES, labels of the task]` in float64."""
+    return np.asarray(merged.logit_scale * embeds[:GOLDEN_IMAGES].astype(np.float64) @ merged.head(task).T)
+
+
+def _softmax(scores: Array) -> Array:
+    return torch.from_numpy(scores).softmax(1).numpy()
+
+
+def _by_image(tower: GatedTower, x: torch.Tensor, top_k: int, progress: Progress) -> ImageScopeOutputs:
     names = tower.merged.task_names
     posterior, confidence = (value.float().numpy() for value in tower.route(x))
     experts = {}
@@ -96,7 +135,12 @@ def _by_image(tower: GatedTower, x: torch.Tensor, progress: Progress) -> ImageSc
         experts[name] = tower.embed(x, name).numpy()
     mixture = tower.embed_mixture(x, names[:2], MIXTURE).numpy() if len(names) > 1 else None
     progress("reference", len(names), len(names))
-    return ImageScopeOutputs(posterior, confidence, experts, mixture)
+    claimed = []
+    for i in range(GOLDEN_IMAGES):
+        weights, tasks = torch.from_numpy(posterior[i]).topk(top_k)
+        shares = (weights / weights.sum()).tolist()
+        claimed.append(tower.embed_mixture(x[i : i + 1], [names[t] for t in tasks], shares).numpy())
+    return ImageScopeOutputs(posterior, confidence, experts, mixture, np.concatenate(claimed))
 
 
 def _by_layer(tower: GatedTower, x: torch.Tensor, progress: Progress) -> dict[int, Routed]:

@@ -17,8 +17,9 @@ from mingle_edge.cli.progress_bar import ProgressBar
 def command(bundle: Path, threads: int | None, provider: str | None) -> None:
     """Check that BUNDLE is intact and computes right on this machine.
 
-    Compares the hash of every file, then the outputs for the images that travel
-    with the bundle against those of PyTorch. Exit code 2 where they differ.
+    Compares the hash of every file, checks heads and labels, and computes every
+    output for the images that travel with the bundle: each task's expert, the
+    router, and the labels of all tasks competing. Exit code 2 where one differs.
     """
     from mingle_edge_runtime.verify import verify
 
@@ -30,10 +31,18 @@ def command(bundle: Path, threads: int | None, provider: str | None) -> None:
             lambda done, total: progress("hashes", done, total),
         )
     click.echo(f"hashes: {found.files} files, {format_bytes(found.bytes)}, all as recorded")
-    width = max(map(len, found.cosines))
-    for name, cosine in found.cosines.items():
-        click.echo(f"  {name:<{width}}  cosine {cosine:.7f}")
+    click.echo(f"heads: {found.heads}, every row of unit length")
+    click.echo(f"labels: {found.labels}, none blank or twice in a task")
+    parts = {part: f"cosine {cosine:.7f}" for part, cosine in found.cosines.items()}
+    parts |= {part: f"difference {difference:.1e}" for part, difference in found.differences.items()}
+    width = max(map(len, parts))
+    for part, measured in parts.items():
+        click.echo(f"  {part:<{width}}  {measured}")
     for note in found.notes:
         click.echo(f"note: {note}")
+    click.echo(f"machine: {found.arithmetic}")
+    saturation = found.arithmetic.saturation
+    click.echo(f"8-bit integers: {f'saturate, {saturation}' if saturation else 'exact'}")
+    click.echo(f"seconds: {found.seconds:.1f}")
     found.check()
     click.echo("outputs: all as recorded")

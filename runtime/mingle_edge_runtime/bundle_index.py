@@ -13,8 +13,11 @@ from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.json_record import RecordError, read_record, write_record
 
 FORMAT = "mingle-edge bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 INDEX_NAME = "bundle.json"
+LARGEST_CODE = 64
+"""Magnitude of an int8 weight's code: two products with activation codes, 2 x 255 x 64, fit 16 bits, to which processors
+without VNNI cut their sum."""
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
 
 
@@ -138,6 +141,8 @@ class Fidelity:
 
     golden_cosine: float
     """at least, between an output of any machine and the golden one"""
+    golden_difference: float
+    """at most, between a probability on any machine and the golden one; of the router's confidence, relative to itself"""
     cosine: float | None = None
     """the smallest between an embedding and PyTorch's"""
     route_agreement: float | None = None
@@ -215,7 +220,10 @@ class BundleIndex:
                 "upgrade mingle-edge or export again"
             )
         if isinstance(version, int) and version < FORMAT_VERSION:
-            raise BundleError(f"{INDEX_NAME}: format_version is {version}, this runtime reads {FORMAT_VERSION}: export again")
+            raise BundleError(
+                f"{INDEX_NAME}: format_version is {version}, this runtime reads {FORMAT_VERSION}: export again (8-bit weights of "
+                "older bundles overflow on some processors, and their golden outputs leave out classification)"
+            )
         try:
             return read_record(cls, value)
         except RecordError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from mingle_edge_runtime.bundle_files import check_relative
@@ -75,6 +76,8 @@ def _check_numbers(index: BundleIndex) -> None:
     for name in ("golden_cosine", "cosine", "route_agreement"):
         value = getattr(index.fidelity, name)
         _require(value is None or -1 <= value <= 1.001, f"fidelity.{name} is {value}, must be at most 1")
+    largest = index.fidelity.golden_difference
+    _require(0 <= largest <= 1, f"fidelity.golden_difference is {largest}, must be between 0 and 1")
     _require(index.scope != "folded" or count == 1, f"a folded bundle has one task, tasks has {count}")
 
 
@@ -86,6 +89,10 @@ def _check_tasks(index: BundleIndex) -> None:
         _require(task.name.lower() not in seen, f"{where}.name repeats {task.name!r}")
         seen.add(task.name.lower())
         _require(len(task.labels) > 0, f"{where}.labels is empty")
+        labels = [label.strip() for label in task.labels]
+        _require("" not in labels, f"{where}.labels of task {task.name!r} holds a blank one")
+        twice = next((label for label, count in Counter(labels).items() if count > 1), None)
+        _require(twice is None, f"{where}.labels of task {task.name!r} holds {twice!r} twice")
         _require(task.rank >= 0, f"{where}.rank is {task.rank}, must not be negative")
         _require((task.expert is not None) == (index.scope == "image"), f"{where}.expert belongs to the image scope alone")
         size = index.files[task.expert].size if task.expert else _bank_bytes(index.page_bank)

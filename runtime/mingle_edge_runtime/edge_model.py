@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -19,10 +20,11 @@ from mingle_edge_runtime.prediction import Head, Prediction, predict, read_heads
 from mingle_edge_runtime.preprocess import Pictures, decode, pictures, stack, to_pixel_values
 from mingle_edge_runtime.route import Route
 from mingle_edge_runtime.route_reuse import AUDIT_EVERY, THRESHOLD
-from mingle_edge_runtime.scope import SCOPES, Scope
-from mingle_edge_runtime.session import Placement, check_version, resolve_providers
+from mingle_edge_runtime.scope import Scope, open_scope
+from mingle_edge_runtime.session import Placement, resolve_providers
 from mingle_edge_runtime.stream import Predictor, Stream
 from mingle_edge_runtime.submissions import Submissions
+from mingle_edge_runtime.verify import verify_bundle
 
 _CHUNK = 32
 """images per run at most, so that memory does not grow with the number of images"""
@@ -51,6 +53,7 @@ class EdgeModel:
         providers: Sequence[str] | None = None,
         threads: int | None = None,
         low_memory: bool = False,
+        verify: bool = False,
     ) -> EdgeModel:
         """Open the bundle folder at `path`. No expert is read before an image needs it.
 
@@ -60,16 +63,19 @@ class EdgeModel:
         threads: threads of one operator; None lets ONNX Runtime decide.
         low_memory: use the weights where the system maps them from the bundle, without a copy in the layout that is fastest:
         memory that others may take when they need it more, a shorter opening, slower runs.
+        verify: first check every hash and recompute the golden outputs, as `mingle-edge verify` does, on the same providers.
 
         Raises `BundleError`, `ProviderError`, `BudgetError`.
         """
         if threads is not None and threads < 1:
             raise ProviderError(f"threads is {threads}, must be at least 1")
         bundle = path if isinstance(path, Bundle) else Bundle.open(Path(path))
-        check_version(bundle.index.minimum_onnxruntime)
+        full = resolve_providers(providers)
+        opened = partial(open_scope, bundle, expert_budget, full, threads, low_memory)
+        if verify:  # by a scope of its own: what it reads is neither resident nor counted afterwards
+            verify_bundle(bundle, opened, full).check()
         heads = read_heads(bundle)
-        scope = SCOPES[bundle.index.scope]
-        return cls(bundle, scope(bundle, expert_budget, resolve_providers(providers), threads, low_memory), heads)
+        return cls(bundle, opened(), heads)
 
     @property
     def bundle(self) -> Bundle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,14 @@ class ImageScope:
             embeds[members] = self._run(pixels[members], tasks, weights)
         return embeds
 
+    def claim(self, route: Route) -> Route:
+        """The route of an image that the router claims: the `top_k` most probable tasks, weights summing to 1."""
+        posterior = np.array(route.posterior, np.float32)
+        best = np.argsort(-posterior, kind="stable")[: self._bundle.index.top_k]
+        weights = posterior[best] / posterior[best].sum()
+        names = tuple(self._bundle.index.task_names[i] for i in best)
+        return replace(route, tasks=names, weights=tuple(weights.tolist()))
+
     def embed_plain(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """`[n, dim]` embeddings of the plain backbone."""
         return self._run(pixels, (), ())
@@ -141,13 +150,8 @@ class ImageScope:
 
     def _choose(self, posterior: NDArray[np.float32], confidence: np.float32) -> Route:
         """The route of one image from its `posterior [T]` and confidence."""
-        everything = tuple(posterior.tolist())
-        if not confidence >= self._bound:  # so that NaN, too, means the plain backbone
-            return Route((), (), everything, float(confidence))
-        best = np.argsort(-posterior, kind="stable")[: self._bundle.index.top_k]
-        weights = posterior[best] / posterior[best].sum()
-        names = tuple(self._bundle.index.task_names[i] for i in best)
-        return Route(names, tuple(weights.tolist()), everything, float(confidence))
+        unclaimed = Route((), (), tuple(posterior.tolist()), float(confidence))
+        return self.claim(unclaimed) if confidence >= self._bound else unclaimed  # NaN, too, means the plain backbone
 
     def _run(self, pixels: NDArray[np.float32], tasks: Sequence[str], weights: Sequence[float]) -> NDArray[np.float32]:
         if not len(pixels):  # kernels exist that divide by the number of images, and end the process

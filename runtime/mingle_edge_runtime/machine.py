@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mingle_edge_runtime.processor import read_processor
 from mingle_edge_runtime.session import onnxruntime
 
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -15,8 +16,10 @@ _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 def machine_record() -> dict[str, Any]:
     """Processor, memory and software of this machine; None for what it does not tell."""
+    processor = read_processor()
     return {
-        "cpu": _cpu_model(),
+        "cpu": processor.name,
+        "instruction_sets": None if processor.instruction_sets is None else list(processor.instruction_sets),
         "architecture": platform.machine(),
         "logical_cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -36,14 +39,6 @@ def available_memory() -> int | None:
         if name == "MemAvailable":
             return int(value.split()[0]) * 1024
     return None
-
-
-def _cpu_model() -> str | None:
-    for line in _lines(Path("/proc/cpuinfo")):
-        name, _, value = line.partition(":")
-        if name.strip() in ("model name", "Model", "Hardware"):
-            return value.strip()
-    return platform.processor() or None
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -18,6 +18,8 @@ from mingle_edge_runtime.route import Route
 
 Head = NDArray[np.float32]
 """Class embeddings `[labels, dim]` of unit length."""
+UNIT = 1e-3
+"""How far from 1 the length of a class embedding may be."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,11 @@ class Prediction:
 
 
 def read_heads(bundle: Bundle) -> dict[str, Head]:
-    """The heads of all tasks. Raises `BundleError` naming a file that is no float32 array of the right shape."""
+    """Read the heads of all tasks.
+
+    Raises `BundleError` naming a file that is no float32 array of the right shape, or a row that is not of unit length, one
+    with a NaN included.
+    """
     heads = {}
     for task in bundle.index.tasks:
         path = bundle.file(task.head)
@@ -45,6 +51,14 @@ def read_heads(bundle: Bundle) -> dict[str, Head]:
         wanted = (len(task.labels), bundle.index.architecture.output_dim)
         if not isinstance(head, np.ndarray) or head.dtype != np.float32 or head.shape != wanted:
             raise BundleError(f"{path} must be a float32 array {list(wanted)}: export the bundle again")
+        lengths = np.linalg.norm(head.astype(np.float64), axis=1)
+        wrong = ~(np.abs(lengths - 1) <= UNIT)  # so that NaN is wrong
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise BundleError(
+                f"{path}, the head of task {task.name!r}: the row of label {task.labels[row]!r} has length {lengths[row]:.4g}, "
+                f"must be 1 within {UNIT:g}: export the bundle again"
+            )
         heads[task.name] = head
     return heads
 
@@ -61,16 +75,21 @@ def predict(
 
     heads: the tasks that compete, in the order of `route.posterior` where they are all of the bundle's.
     """
-    scores = [logit_scale * (head @ embed).astype(np.float64) for head in heads.values()]
-    if len(scores) > 1 and route.tasks and route.posterior:
-        weighted = [p * _softmax(score) for p, score in zip(route.posterior, scores, strict=True)]
-        probabilities = np.concatenate(weighted)
-    else:
-        probabilities = _softmax(np.concatenate(scores))
+    probabilities = label_probabilities(embed, route, heads, logit_scale)
     names = [(task, label) for task in heads for label in labels[task]]
     best = np.argsort(-probabilities, kind="stable")[:top]
     tasks, chosen = zip(*(names[i] for i in best), strict=True)
     return Prediction(chosen, tasks, tuple(probabilities[best].tolist()), route)
+
+
+def label_probabilities(
+    embed: NDArray[np.float32], route: Route, heads: Mapping[str, Head], logit_scale: float
+) -> NDArray[np.float64]:
+    """Return the probability of every label `[labels]` of `heads`, head after head; arguments as in `predict`."""
+    scores = [logit_scale * (head @ embed).astype(np.float64) for head in heads.values()]
+    if len(scores) > 1 and route.tasks and route.posterior:
+        return np.concatenate([p * _softmax(score) for p, score in zip(route.posterior, scores, strict=True)])
+    return _softmax(np.concatenate(scores))
 
 
 def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

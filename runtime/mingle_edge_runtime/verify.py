@@ -1,47 +1,70 @@
-"""Is this bundle intact, and does this machine compute it right? Hashes, and the golden outputs that travel with it."""
+"""Is this bundle intact, and does this machine compute it right? Hashes, heads, and the outputs that travel with it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from mingle_edge_runtime.arithmetic import Arithmetic, measure_arithmetic
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.bundle_files import Progress
-from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import BundleError
-from mingle_edge_runtime.folded_scope import FoldedScope
-from mingle_edge_runtime.layer_scope import LayerScope
+from mingle_edge_runtime.golden import golden_outputs, largest_differences, least_cosines, read_golden
+from mingle_edge_runtime.prediction import read_heads
 from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.scope import Scope, open_scope
+from mingle_edge_runtime.session import resolve_providers
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found; hashes that differ raise instead."""
+    """What `verify` found. A hash, a head or a label that is wrong, or golden outputs that cannot be read, raise instead."""
 
     files: int
     """files whose hash was right"""
     bytes: int
     """their size together"""
+    heads: int
+    """whose rows are finite and of unit length"""
+    labels: int
+    """of all tasks, none blank, no two of a task the same"""
     cosines: dict[str, float]
-    """per golden output, the smallest cosine among its images"""
+    """per part, the smallest cosine with the golden output among its images"""
     least_cosine: float
     """that each must have, as the bundle says"""
+    differences: dict[str, float]
+    """per part, the largest difference of a probability, or of the confidence relative to itself"""
+    largest_difference: float
+    """that each may have, as the bundle says"""
+    arithmetic: Arithmetic
+    """what this machine multiplies with"""
     notes: tuple[str, ...]
     """what this provider does differently, nodes that it leaves to another one included"""
+    seconds: float
+    """that all of it took"""
 
     def check(self) -> None:
-        """Raise `BundleError` naming the worst output where one has a smaller cosine than it must."""
-        name, cosine = min(self.cosines.items(), key=lambda item: item[1])
-        if not cosine >= self.least_cosine:
+        """Raise `BundleError` naming every part that differs from its golden output by more than it may, and the machine."""
+        wrong = [
+            f"{part} has a cosine of {cosine:.6f}, at least {self.least_cosine} is needed"
+            for part, cosine in self.cosines.items()
+            if not cosine >= self.least_cosine
+        ]
+        wrong += [
+            f"{part} differs by {difference:.2g}, at most {self.largest_difference:g} is allowed"
+            for part, difference in self.differences.items()
+            if not difference <= self.largest_difference
+        ]
+        if wrong:
+            if self.arithmetic.saturation:
+                wrong.append(f"this processor multiplies 8-bit integers with saturation: {self.arithmetic.saturation}")
             raise BundleError(
-                f"the bundle computes {name} with a cosine of {cosine:.6f} to the golden output, at least {self.least_cosine} "
-                "is needed: try another provider or ONNX Runtime on this machine"
+                f"the bundle does not compute its golden outputs on this machine, {self.arithmetic}: {'; '.join(wrong)}. "
+                "Try another version of ONNX Runtime or another provider, or export the bundle again in a higher precision"
             )
 
 
@@ -51,72 +74,40 @@ def verify(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Check every hash, then recompute the golden outputs.
+    """Check hashes, heads and labels of the bundle folder at `path`, then recompute its golden outputs.
 
-    progress: called with bytes hashed and their total. Raises `BundleError` where the bundle is damaged.
+    providers, threads: as in `EdgeModel.open`. progress: called with bytes hashed and their total. Raises `BundleError` where
+    the bundle is damaged, and leaves it to `Verification.check` to raise where outputs differ.
     """
     bundle = Bundle.open(Path(path))
+    full = resolve_providers(providers)
+    return verify_bundle(bundle, partial(open_scope, bundle, None, full, threads), full, progress)
+
+
+def verify_bundle(
+    bundle: Bundle, opened: Callable[[], Scope], providers: Sequence[str], progress: Progress | None = None
+) -> Verification:
+    """Do what `verify` does with a bundle that is open already.
+
+    opened: opens what serves it, once hashes and heads are right; it is let go when this returns. providers: full names.
+    """
+    started = time.perf_counter()
     bundle.verify_hashes(progress)
+    index = bundle.index
+    heads = read_heads(bundle)
     golden = read_golden(bundle)
-    with EdgeModel.open(path, None, providers, threads) as model:
-        pixels = preprocess(golden["images"], bundle.index.preprocess)
-        actual = golden_outputs(model, pixels)
-        notes = model.stats().notes
-    cosines: dict[str, float] = {}
-    for name, array in actual.items():
-        expected = golden.get(name, np.empty(0))
-        if expected.shape != array.shape:
-            raise _misfit(bundle, f"{name} is {list(expected.shape)} instead of {list(array.shape)}")
-        cosines |= _cosines(name, array, expected, bundle)
-    size = sum(file.size for file in bundle.index.files.values())
-    return Verification(len(bundle.index.files), size, cosines, bundle.index.fidelity.golden_cosine, notes)
-
-
-def read_golden(bundle: Bundle) -> dict[str, NDArray[Any]]:
-    """The arrays of golden.npz. Raises `BundleError` where it cannot be read or holds no uint8 images."""
-    path = bundle.file(bundle.index.golden)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            golden = dict(file.items())
-    except Exception as error:  # zip and npy readers raise errors of many types on broken files
-        raise BundleError(f"{path} cannot be read as arrays without pickle: {error}; export the bundle again") from error
-    images = golden.get("images")
-    if images is None or images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        raise _misfit(bundle, "it holds no uint8 images [n, H, W, 3]")
-    return golden
-
-
-def golden_outputs(model: EdgeModel, pixels: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """This machine's values of the golden arrays, by their names."""
-    scope = model.scope
-    if isinstance(scope, LayerScope):
-        return {"embeds": np.stack([scope.embed(pixels, top_k=k + 1)[0] for k in range(len(model.tasks))])}
-    if isinstance(scope, FoldedScope):
-        return {"embeds": scope.embed(pixels)[0][None]}
-    routes = scope.route(pixels)
-    return {
-        "plain": scope.embed_plain(pixels),
-        "posterior": np.array([route.posterior for route in routes]),
-        "confidence": np.array([route.confidence for route in routes]),
-        "embeds": np.stack([scope.embed(pixels, task)[0] for task in model.tasks]),
-    }
-
-
-def _cosines(name: str, actual: NDArray[Any], expected: NDArray[Any], bundle: Bundle) -> dict[str, float]:
-    """The smallest cosine of two arrays along their last axis, one for each entry of `embeds`."""
-    if name != "embeds":
-        return {name: _cosine(actual, expected)}
-    image = bundle.index.scope != "layer"
-    titles = [f"expert {task}" if image else f"top_k {k}" for k, task in enumerate(bundle.index.task_names, 1)]
-    return {title: _cosine(*pair) for title, *pair in zip(titles, actual, expected, strict=True)}
-
-
-def _cosine(actual: NDArray[Any], expected: NDArray[Any]) -> float:
-    a, b = actual.astype(np.float64), expected.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        cosine = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
-    return float(np.min(np.nan_to_num(cosine, nan=-1.0)))  # NaN or zero outputs are as wrong as can be
-
-
-def _misfit(bundle: Bundle, what: str) -> BundleError:
-    return BundleError(f"{bundle.file(bundle.index.golden)} does not fit the bundle: {what}; export it again")
+    scope = opened()
+    actual = golden_outputs(bundle, scope, heads, preprocess(golden["images"], index.preprocess))
+    return Verification(
+        files=len(index.files),
+        bytes=sum(file.size for file in index.files.values()),
+        heads=len(heads),
+        labels=sum(len(task.labels) for task in index.tasks),
+        cosines=least_cosines(bundle, actual, golden),
+        least_cosine=index.fidelity.golden_cosine,
+        differences=largest_differences(actual, golden),
+        largest_difference=index.fidelity.golden_difference,
+        arithmetic=measure_arithmetic(providers),
+        notes=scope.stats().notes,
+        seconds=time.perf_counter() - started,
+    )

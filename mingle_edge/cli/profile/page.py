@@ -9,7 +9,7 @@ from mingle_edge.cli.profile.latency_sections import batches, latency, ratios, s
 from mingle_edge.cli.profile.layout import ms
 from mingle_edge.cli.profile.memory_sections import memory, residence, traffic
 from mingle_edge.cli.profile.style import STYLE
-from mingle_edge.cli.profile.table import milliseconds, signed_bytes
+from mingle_edge.cli.profile.table import instruction_sets, milliseconds, signed_bytes
 from mingle_edge.cli.profile.trace_sections import layers, operators
 from mingle_edge.pages import style
 from mingle_edge.pages.cards import document, section, table
@@ -29,7 +29,8 @@ def page(report: ProfileReport) -> str:
 
 def _header(title: str, report: ProfileReport) -> Html:
     machine, bundle, seconds = report.machine, report.bundle, report.seconds
-    where = f"{machine.cpu or machine.architecture}, {machine.usable_cores} cores, onnxruntime {machine.onnxruntime}"
+    processor = f"{machine.cpu or machine.architecture} ({instruction_sets(report)})"
+    where = f"{processor}, {machine.usable_cores} cores, onnxruntime {machine.onnxruntime}"
     what = f"{bundle.scope} scope, {bundle.precision}, {len(bundle.tasks)} tasks, top-k {bundle.top_k}"
     tiles = [("named task", f"{milliseconds(report.latency['named'].p50)} ms")] if "named" in report.latency else []
     if named := report.ratios.get("dense", {}).get("named"):

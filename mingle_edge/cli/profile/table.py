@@ -36,10 +36,17 @@ def spread(ratio: Ratio) -> str:
     return f"{f'{ratio.ratio:.2f} x':>9}   {ratio.quartiles[0]:.2f} to {ratio.quartiles[1]:<6.2f}   {interval}"
 
 
+def instruction_sets(report: ProfileReport) -> str:
+    """Those of the processor, as in `AVX2, AVX-512`."""
+    sets = report.machine.instruction_sets
+    return "unknown" if sets is None else ", ".join(sets) or "none that matter"
+
+
 def _head(report: ProfileReport) -> Iterator[str]:
     machine, bundle, seconds = report.machine, report.bundle, report.seconds
     cores = f"{machine.usable_cores} cores, onnxruntime {machine.onnxruntime}"
     yield f"{machine.cpu or machine.architecture}, {cores}, {report.settings.threads or 'default'} threads"
+    yield f"instruction sets: {instruction_sets(report)}"
     yield f"{bundle.name}: {bundle.scope} scope, {bundle.precision}, {len(bundle.tasks)} tasks, top-k {bundle.top_k}"
     if not report.complete:
         yield "INTERRUPTED: what follows was measured before, the rest is missing"

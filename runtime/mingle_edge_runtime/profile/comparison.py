@@ -152,5 +152,5 @@ def _warnings(before: ProfileReport, after: ProfileReport) -> Iterator[str]:
 
 
 def _shown(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.bundle import INDEX_NAME, Bundle
 from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import EdgeError, ImageError
+from mingle_edge_runtime.golden import read_golden
 from mingle_edge_runtime.json_record import read_record
 from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.preprocess import Picture, Pictures, pictures, preprocess
@@ -48,7 +49,6 @@ from mingle_edge_runtime.profile.requests import Requests
 from mingle_edge_runtime.profile.sweep import SweepSetting, Value, plan_sweep, sweep_axis, sweep_runs
 from mingle_edge_runtime.profile.traffic import record_traffic, totals
 from mingle_edge_runtime.session import onnxruntime, resolve_providers
-from mingle_edge_runtime.verify import read_golden
 
 BATCH_SIZES = (1, 4, 16)
 _MOST_IMAGES = 64  # kept in memory and taken in turn

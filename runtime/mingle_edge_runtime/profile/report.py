@@ -65,6 +65,8 @@ class Machine:
     """`machine_record`; None for what the machine does not tell."""
 
     cpu: str | None
+    instruction_sets: tuple[str, ...] | None
+    """of the processor, those that matter; empty where it has none of them"""
     architecture: str
     logical_cores: int | None
     usable_cores: int | None
