@@ -31,10 +31,13 @@ def input_peaks(tower: GatedTower, images: Images) -> dict[str, NDArray[np.float
     return {layer: peak.cpu().numpy() for layer, peak in peaks.items()}
 
 
-def integer_noise(tower: GatedTower, images: Images, scales: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
-    """Layer -> what 8-bit activations and weights change of its output, relative to the output, in the mean over images.
+def integer_noise(
+    tower: GatedTower, images: Images, scales: Mapping[str, NDArray[np.float32]], largest_code: int
+) -> dict[str, float]:
+    """Layer -> what integer activations and weights change of its output, relative to the output, in the mean over images.
 
     scales: layer -> `[d_in]`, what its inputs are divided and its weights multiplied by first; 1 where absent.
+    largest_code: magnitude of a weight's code.
     """
     found: dict[str, list[Tensor]] = {}
 
@@ -42,7 +45,7 @@ def integer_noise(tower: GatedTower, images: Images, scales: Mapping[str, NDArra
         weight = tower.backbone[f"{layer}.weight"]
         factors = torch.from_numpy(scales[layer]).to(weight) if layer in scales else torch.ones_like(weight[0])
         exact = x @ weight.T  # [B, N, d_out]
-        rounded = _rounded_activations(x / factors) @ _rounded_weights(weight * factors).T
+        rounded = _rounded_activations(x / factors) @ _rounded_weights(weight * factors, largest_code).T
         noise = (rounded - exact).square().sum((1, 2)) / exact.square().sum((1, 2)).clamp_min(torch.finfo(x.dtype).tiny)
         found.setdefault(layer, []).append(noise.cpu())
 
@@ -83,9 +86,9 @@ def _batches(tower: GatedTower, images: Images) -> Iterator[tuple[str, Tensor]]:
             yield task, load_images(paths[start : start + BATCH], tower.architecture)
 
 
-def _rounded_weights(weight: Tensor) -> Tensor:
-    """`[d_out, d_in]` as int8 per output channel can say it."""
-    scale = weight.abs().amax(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny) / 127
+def _rounded_weights(weight: Tensor, largest_code: int) -> Tensor:
+    """`[d_out, d_in]` as codes up to `largest_code` with one scale per output channel can say it."""
+    scale = weight.abs().amax(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny) / largest_code
     return (weight / scale).round() * scale
 
 

@@ -15,6 +15,7 @@ from mingle_edge.gated_tower import GatedTower
 from mingle_edge.images import load_images
 from mingle_edge.vision_tower import embed_images, plain_linear
 from mingle_edge_export.smoothing import Smoothing
+from mingle_edge_runtime.bundle import LARGEST_CODE
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_noise_is_that_of_onnxruntimes_integer_operators(tmp_path):
         for task in ("task0", None):
             tower.embed(load_images([path], ARCHITECTURE), task)
     weight = tower.backbone[f"{layer}.weight"].numpy().T
-    scale = np.abs(weight).max(0) / np.float32(127)
+    scale = np.abs(weight).max(0) / np.float32(LARGEST_CODE)
     nodes = [
         onnx.helper.make_node("DynamicQuantizeLinear", ["x"], ["codes", "scale", "zero"]),
         onnx.helper.make_node("MatMulInteger", ["codes", "w", "zero"], ["product"]),
@@ -91,7 +92,7 @@ def test_noise_is_that_of_onnxruntimes_integer_operators(tmp_path):
         y, x_scale = session.run(["y", "scale"], {"x": rows})
         exact = rows.astype(np.float64) @ weight
         squares.append(np.square(y * x_scale * scale - exact).sum() / np.square(exact).sum())
-    noise = integer_noise(tower, {"task0": [path]}, {})[layer]
+    noise = integer_noise(tower, {"task0": [path]}, {}, LARGEST_CODE)[layer]
     assert noise == pytest.approx(np.sqrt(np.mean(squares)), rel=0.02)
 
 
@@ -105,7 +106,7 @@ def test_smoothing_takes_the_noise_of_outlying_channels(tmp_path, images):
     tasks = {"task0": images["task0"]}
     backbone = {name: tensor.numpy() for name, tensor in tower.backbone.items()}
     smoothing = Smoothing.from_peaks(ARCHITECTURE, backbone, input_peaks(tower, tasks))
-    before, after = integer_noise(tower, tasks, {}), integer_noise(tower, tasks, smoothing.layers)
+    before, after = (integer_noise(tower, tasks, scales, LARGEST_CODE) for scales in ({}, smoothing.layers))
     for layer in ("q", "k", "v", "fc1"):
         assert after[f"blocks.1.{layer}"] < before[f"blocks.1.{layer}"] / 3
     assert after["blocks.1.fc2"] == before["blocks.1.fc2"]

@@ -27,6 +27,7 @@ from mingle_edge_export.smoothing import Smoothing
 from mingle_edge_export.synthetic_images import smooth_images
 from mingle_edge_runtime import Bundle, EdgeModel
 from mingle_edge_runtime.adapter import read_adapter
+from mingle_edge_runtime.bundle import LARGEST_CODE
 from mingle_edge_runtime.nibbles import expand
 from mingle_edge_runtime.verify import verify
 
@@ -47,7 +48,7 @@ def test_every_pair_of_precisions_is_close_to_pytorch_and_runs(merged, tmp_path,
     report = export_bundle(
         merged.path, tmp_path / "bundle", top_k=2, precision=precision, expert_precision=expert_precision, **LOOSE
     )
-    least = {"fp16": 0.9999, "int8": 0.99, "int4": 0.1}[
+    least = {"fp16": 0.9999, "int8": 0.985, "int4": 0.1}[
         max(precision, expert_precision, key=["fp32", "fp16", "int8", "int4"].index)
     ]
     assert report.parity.cosine >= least
@@ -86,14 +87,14 @@ def test_codes_are_the_nearest(weights, bits):
             np.pad(weights, ((0, 0), (0, 26))).reshape(5, 3, 32),
         ),
     ):
-        assert np.abs(codes).max() < 2 ** (bits - 1)
+        assert np.abs(codes).max() <= {8: LARGEST_CODE, 4: 7}[bits]
         assert (np.abs(codes * scales - values) <= scales / 2 * (1 + 1e-5)).all()
 
 
 @given(hnp.arrays(np.float32, (6, 40), elements=st.floats(-4, 4, width=32)))
 def test_8_bit_codes_are_those_of_onnxruntimes_quantizer(weights):
     for row in weights[np.abs(weights).max(axis=1) > 1e-3]:
-        _, scale, codes = quantize_data(row, onnx.TensorProto.INT8, symmetric=True)
+        _, scale, codes = quantize_data(row, onnx.TensorProto.INT8, symmetric=True, reduce_range=True)
         mine, scales = quantize(row[None], axis=1)
         np.testing.assert_allclose(scales[0, 0], np.float32(scale), rtol=1e-6)
         assert np.abs(mine[0].astype(int) - codes.astype(int)).max() <= 1  # ties
@@ -113,6 +114,7 @@ def test_the_dense_tower_in_int8_is_what_onnxruntimes_quantizer_makes_of_it(tmp_
         tmp_path / "whole.onnx",
         tmp_path / "quantized.onnx",
         per_channel=True,
+        reduce_range=True,
         weight_type=QuantType.QInt8,
         nodes_to_exclude=kept,
         extra_options={"MatMulConstBOnly": True},
@@ -162,7 +164,7 @@ def test_expanded_nibbles_are_the_stored_values(rank, seed):
         values[name] = exact.reshape(rank, -1)[:, : value.shape[1]]
     found = expand(stored, {"q.A_codes": [70, "rank"], "q.B_codes": ["rank", 45]})
     assert set(found) == {"ln.bias", "q.A_codes", "q.B_codes", "q.scale"}
-    product = (found["q.A_codes"] * found["q.scale"]) @ (found["q.B_codes"] / np.float32(127))
+    product = (found["q.A_codes"] * found["q.scale"]) @ (found["q.B_codes"] / np.float32(64))
     expected = values["A"].T @ values["B"]
     assert np.linalg.norm(product - expected) <= 0.02 * np.linalg.norm(expected)
 

@@ -53,9 +53,9 @@ def test_a_mixture_of_codes_acts_as_the_weighted_sum(parts, seed: int) -> None:
     x = generator.standard_normal((7, D_IN)).astype(np.float32)
     experts = [
         {
-            "q.A_codes": generator.integers(-127, 128, (D_IN, rank), dtype=np.int8),
-            "q.B_codes": generator.integers(-127, 128, (rank, D_OUT), dtype=np.int8),
-            "q.scale": generator.random(rank, dtype=np.float32) / np.float32(127**2),
+            "q.A_codes": generator.integers(-64, 65, (D_IN, rank), dtype=np.int8),
+            "q.B_codes": generator.integers(-64, 65, (rank, D_OUT), dtype=np.int8),
+            "q.scale": generator.random(rank, dtype=np.float32) / np.float32(64**2),
         }
         for rank, _ in parts
     ]

@@ -17,6 +17,7 @@ from mingle_edge.merged_model import MergedModel
 from mingle_edge.progress import Progress
 from mingle_edge_export.graph import Array
 from mingle_edge_export.smoothing import Smoothing
+from mingle_edge_runtime.bundle import LARGEST_CODE
 
 LEAST_AGREEMENT = 0.995  # of labels with the reference; half a point, were the reference always right
 MOST_IMAGES = 64  # a task
@@ -53,7 +54,7 @@ def calibrate(merged: MergedModel, images: Images, progress: Progress) -> Calibr
     progress("calibrate", 0, 3, "ranges")
     smoothing = Smoothing.from_peaks(merged.architecture, merged.backbone(), input_peaks(tower, chosen))
     progress("calibrate", 1, 3, "noise")
-    noise = integer_noise(tower, chosen, smoothing.layers)
+    noise = integer_noise(tower, chosen, smoothing.layers, LARGEST_CODE)
     progress("calibrate", 2, 3, "reference")
     embeds = own_embeddings(tower, chosen)
     progress("calibrate", 3, 3)

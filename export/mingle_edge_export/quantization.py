@@ -8,19 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_export.graph import Array
+from mingle_edge_runtime.bundle import LARGEST_CODE
 
 BLOCK = 32  # 4-bit codes that share a scale: the one block size every MatMulNBits and GatherBlockQuantized kernel has
-CODE_UNIT = np.float32(1 / 127)
+CODE_UNIT = np.float32(1 / LARGEST_CODE)
 """What a code of an expert's B stands for in int8: the scales of its rank rows are multiplied into those of A."""
-_LARGEST = {8: 127, 4: 7}  # codes are symmetric: the smallest one of two's complement is not used
+_LARGEST = {8: LARGEST_CODE, 4: 7}  # codes are symmetric: the smallest one of two's complement is not used
 
 Codes = NDArray[np.int8]
 
 
 def quantize(weights: Array, axis: int, bits: int = 8) -> tuple[Codes, Array]:
-    """Codes of `bits` bits and float32 scales; one scale for all weights that differ along `axis` alone, which it keeps as 1.
+    """Round weights to int8 codes and float32 scales, one scale for all weights that differ along `axis` alone (kept as 1).
 
-    weights = codes * scales to within half a scale. A group of zeros has the scale 1.
+    Codes reach 7 (4 bits) or `LARGEST_CODE`. weights = codes * scales to within half a scale; a group of zeros has the scale 1.
     """
     peaks = np.abs(weights).max(axis=axis, keepdims=True)
     scales = np.where(peaks > 0, peaks / np.float32(_LARGEST[bits]), np.float32(1)).astype(np.float32)

@@ -1,9 +1,9 @@
 """How the backbone's weights are stored and multiplied: in float32, float16, 8 or 4 bits.
 
-fp16 halves the file; ONNX Runtime expands the weights to float32 when it loads the graph. int8 quantises weights per output
+fp16 halves the file; ONNX Runtime expands the weights to float32 when it loads the graph. int8 quantizes weights per output
 channel and activations when they arrive (operators DynamicQuantizeLinear and MatMulInteger, which ONNX Runtime fuses into its
-integer kernels); what several layers read is quantised once. int4 is for memory: blocks of 32 weights share a scale
-(`com.microsoft.MatMulNBits`).
+integer kernels); what several layers read is quantized once. Its products are the same integers on every processor
+(docs/method.md). int4 is for memory: blocks of 32 weights share a scale (`com.microsoft.MatMulNBits`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mingle_edge_export.graph import MICROSOFT, Array, Graph, WeightFile
 from mingle_edge_export.quantization import BLOCK, pack_nibbles, quantize, quantize_blocks
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
-_FLOAT = 1  # onnx.TensorProto.DataType
+_FLOAT, _INT8 = 1, 3  # onnx.TensorProto.DataType
 _INT8_ACTIVATIONS = 4  # MatMulNBits: accuracy_level
 
 
@@ -31,6 +31,7 @@ class WeightPrecision:
         self._precision = precision
         self._exact = exact
         self._quantized: dict[str, list[str]] = {}
+        self._zero = ""
 
     def linear(self, layer: str, x: str, weight: Array, bias: str | None) -> str:
         """`[n, d_out]` of `x [n, d_in]`; weight `[d_out, d_in]`, bias the name of a vector."""
@@ -53,11 +54,22 @@ class WeightPrecision:
         return self._quantized[x]
 
     def integer_product(self, x: str, codes: str, scale: str) -> str:
-        """x `[..., n, d_in]`, quantised when it arrives, times `codes [..., d_in, d_out]` of int8 times `scale`."""
+        """Multiply x `[..., n, d_in]`, quantized when it arrives, by `codes [..., d_in, d_out]` of int8 and by `scale`."""
         graph = self._graph
         values, x_scale, zero_point = self.quantized(x)
-        product = graph.op("Cast", graph.op("MatMulInteger", values, codes, zero_point), to=_FLOAT)
-        return graph.op("Mul", product, graph.op("Mul", x_scale, scale))
+        product = graph.op("MatMulInteger", values, codes, zero_point, self._weight_zero_point(x_scale))
+        return graph.op("Mul", graph.op("Cast", product, to=_FLOAT), graph.op("Mul", x_scale, scale))
+
+    def _weight_zero_point(self, x_scale: str) -> str:
+        """The zero point of all codes of weights: 0, computed in the run, once.
+
+        Where ONNX Runtime knows beforehand that it is 0, its kernel for ARM's matrix extension (SME) quantizes activations in
+        another way, one scale a row, and the integers are others than on every other processor. A scale is never negative.
+        """
+        if not self._zero:
+            negative = self._graph.op("Less", x_scale, self._graph.constant(np.array(0, dtype=np.float32)))
+            self._zero = self._graph.op("Cast", negative, to=_INT8)
+        return self._zero
 
     def _int8(self, layer: str, x: str, weight: Array) -> str:
         codes, scales = quantize(weight.T, axis=0)  # [d_in, d_out], [1, d_out]

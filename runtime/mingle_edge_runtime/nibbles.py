@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mingle_edge_runtime.bundle_index import LARGEST_CODE
 from mingle_edge_runtime.errors import ExpertError
 
 Arrays = dict[str, NDArray[Any]]
 NIBBLES = "_nibbles"
 """How the name of a parameter in 4 bits ends."""
 _BLOCK = 32  # codes that share a scale
-_LARGEST = 127  # magnitude of an 8-bit code
 
 
 def expand(stored: Mapping[str, NDArray[Any]], shapes: Mapping[str, Any]) -> Arrays:
@@ -36,7 +36,7 @@ def expand(stored: Mapping[str, NDArray[Any]], shapes: Mapping[str, Any]) -> Arr
             B, B_scales = _codes(stored[f"{layer}.B_nibbles"], stored[f"{layer}.B_block_scales"], shapes[f"{layer}.B_codes"][1])
         except (KeyError, ValueError) as error:
             raise ExpertError(f"{layer}: 4-bit codes do not fit the tower ({error}): export the bundle again") from error
-        scale = A_scales * B_scales * np.float32(_LARGEST)
+        scale = A_scales * B_scales * np.float32(LARGEST_CODE)
         kept |= {f"{layer}.A_codes": np.ascontiguousarray(A.T), f"{layer}.B_codes": B, f"{layer}.scale": scale}
     return kept
 
@@ -47,5 +47,5 @@ def _codes(nibbles: NDArray[np.uint8], scales: NDArray[Any], columns: int) -> tu
     blocks = codes.reshape(len(nibbles), -1, _BLOCK) * scales.astype(np.float32)[:, :, None]
     values = blocks.reshape(len(nibbles), -1)[:, :columns]
     peaks = np.abs(values).max(axis=1)
-    row_scales = np.where(peaks > 0, peaks / np.float32(_LARGEST), np.float32(1)).astype(np.float32)
+    row_scales = np.where(peaks > 0, peaks / np.float32(LARGEST_CODE), np.float32(1)).astype(np.float32)
     return np.rint(values / row_scales[:, None]).astype(np.int8), row_scales
