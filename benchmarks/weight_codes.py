@@ -1,0 +1,197 @@
+"""How to store 8-bit weights: signed, signed with 7 bits, or unsigned; what each is worth in exactness, time and accuracy.
+
+    python benchmarks/weight_codes.py [--demo demo-output] [--runs 300] [--json FILE]
+
+First products of ViT-B/32's layers, one thread: the share of entries of random codes that differ from numpy's, and the time
+over the same layer in fp32 on that thread's clock (medians of the ratios of neighboring runs, in brackets the quartiles). Then
+accuracy, where `--demo` names the output of `mingle-edge demo`: each task's model, its expert folded into the weights, as
+`onnxruntime.quantization.quantize_dynamic` stores it, against itself in fp32 on all labelled test images.
+
+Run it on each kind of processor: the answer differs (docs/method.md, "Integers that are the same everywhere").
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from mingle_edge.merged_model import MergedModel
+from mingle_edge_export import export_bundle
+from mingle_edge_runtime import Bundle
+from mingle_edge_runtime.machine import machine_record
+from mingle_edge_runtime.prediction import read_heads
+from mingle_edge_runtime.preprocess import decode, pictures, stack, to_pixel_values
+from mingle_edge_runtime.session import CPU, Session
+
+SHAPES = ((50, 768, 768), (50, 768, 3072), (50, 3072, 768), (1, 768, 3072))  # rows, d_in, d_out
+
+
+@dataclass(frozen=True)
+class Storage:
+    """One way to store codes."""
+
+    kind: QuantType
+    largest: int
+    """magnitude of a code, less the zero point"""
+    zero_point: int = 0
+
+
+STORAGES = {
+    "signed, 8 bits": Storage(QuantType.QInt8, 127),
+    "signed, 7 bits": Storage(QuantType.QInt8, 64),
+    "unsigned, 8 bits": Storage(QuantType.QUInt8, 127, 128),
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, help="folder that `mingle-edge demo` wrote")
+    parser.add_argument("--runs", type=int, default=300, help="timed runs of each product")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    figures: dict[str, Any] = {"machine": machine_record(), "products": {}, "accuracy": {}}
+    print(figures["machine"]["cpu"])
+    for shape in SHAPES:
+        found = figures["products"][" x ".join(map(str, shape))] = time_products(shape, arguments.runs)
+        for name, (wrong, low, ratio, high) in found.items():
+            print(f"{shape!s:<16} {name:<17} {ratio:.3f} x fp32  ({low:.3f} to {high:.3f}), wrong entries {wrong:.1%}")
+    if arguments.demo:
+        for task, by_storage in measure_accuracy(arguments.demo):
+            figures["accuracy"][task] = by_storage
+            for name, (accuracy, same, cosine) in by_storage.items():
+                print(f"{task:<10} {name:<17} accuracy {accuracy:.1f}, labels as in fp32 {same:.1%}, least cosine {cosine:.5f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def time_products(shape: tuple[int, int, int], runs: int) -> dict[str, tuple[float, float, float, float]]:
+    """Name -> share of wrong entries, then lower quartile, median and upper quartile of the times over fp32."""
+    rows, d_in, d_out = shape
+    random = np.random.default_rng(0)
+    x = random.standard_normal((rows, d_in)).astype(np.float32)
+    codes = random.integers(0, 256, (rows, d_in)).astype(np.uint8)
+    sessions = {"fp32": _float_layer(random.standard_normal((d_in, d_out)).astype(np.float32))}
+    wrong = {}
+    for name, storage in STORAGES.items():
+        signed = random.integers(-storage.largest, storage.largest + 1, (d_in, d_out))
+        sessions[name] = _integer_layer(signed, storage)
+        product = _product(signed, storage).run(None, {"codes": codes})[0]
+        wrong[name] = float(np.mean(product != codes.astype(np.int64) @ signed))
+    seconds: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(runs):
+        for name, session in sessions.items():
+            started = time.thread_time()
+            session.run(None, {"x": x})
+            seconds[name].append(time.thread_time() - started)
+    base = np.array(seconds["fp32"])
+    quartiles = {name: np.quantile(np.array(seconds[name]) / base, (0.25, 0.5, 0.75)).tolist() for name in STORAGES}
+    return {name: (wrong[name], *quartiles[name]) for name in STORAGES}
+
+
+def measure_accuracy(demo: Path) -> Any:
+    """Yield task and name -> accuracy in percent, share of labels that are fp32's, smallest cosine with fp32."""
+    tasks = MergedModel.open(demo / "image").task_names
+    with tempfile.TemporaryDirectory() as name:
+        for task in tasks:
+            folder = export_bundle(demo / "image", Path(name) / task, fold=task).path
+            pixels, truth = _test_images(demo, folder, task)
+            head = read_heads(Bundle.open(folder))[task]
+            exact = _embed(folder / "tower.onnx", pixels)
+            labels = (exact @ head.T).argmax(1)
+            found = {"fp32": (100 * float(np.mean(labels == truth)), 1.0, 1.0)}
+            for storage_name, storage in STORAGES.items():
+                embeds = _embed(_quantized(folder, storage), pixels)
+                own = (embeds @ head.T).argmax(1)
+                cosine = float((embeds * exact).sum(1).min())
+                found[storage_name] = (100 * float(np.mean(own == truth)), float(np.mean(own == labels)), cosine)
+            yield task, found
+
+
+def _test_images(demo: Path, folder: Path, task: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """`pixel_values [n, 3, S, S]` and label numbers `[n]` of a task's test images."""
+    index = Bundle.open(folder).index
+    paths = sorted((demo / "images" / task / "test").glob("*/*.png"))
+    values = [to_pixel_values(decode(image, name), index.preprocess, name) for name, image in pictures(paths)]
+    return stack(values, index.preprocess), np.array([index.tasks[0].labels.index(path.parent.name) for path in paths])
+
+
+def _quantized(folder: Path, storage: Storage) -> Path:
+    """The folded tower as ONNX Runtime's quantizer stores it, the patch embedding as it is."""
+    model = onnx.load(folder / "tower.onnx")
+    whole, quantized = folder / "whole.onnx", folder / "quantized.onnx"
+    onnx.save(model, whole)
+    quantize_dynamic(
+        whole,
+        quantized,
+        per_channel=True,
+        reduce_range=storage.largest == 64,
+        weight_type=storage.kind,
+        # The quantizer turns Gemm into MatMul and renames it.
+        nodes_to_exclude=[f"{node.name}_MatMul" for node in model.graph.node if node.name.startswith("patch_embedding/")],
+        extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
+    )
+    return quantized
+
+
+def _embed(graph: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    session = Session(graph, [CPU], threads=1, one_by_one=True)
+    embeds: NDArray[np.float32] = session.run({"pixel_values": pixels})["image_embeds"]
+    return embeds
+
+
+def _float_layer(weight: NDArray[np.float32]) -> Any:
+    return _session([helper.make_node("MatMul", ["x", "weight"], ["y"])], {"weight": weight}, TensorProto.FLOAT)
+
+
+def _integer_layer(signed: NDArray[np.int64], storage: Storage) -> Any:
+    """Quantize activations, multiply, scale: the operators that ONNX Runtime fuses."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["codes", "x_scale", "zero"]),
+        helper.make_node("MatMulInteger", ["codes", "weight", "zero", "weight_zero"], ["product"]),
+        helper.make_node("Cast", ["product"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["x_scale", "scale"], ["both"]),
+        helper.make_node("Mul", ["float", "both"], ["y"]),
+    ]
+    scale = np.full(signed.shape[1], 0.01, np.float32)
+    return _session(nodes, {**_stored(signed, storage), "scale": scale}, TensorProto.FLOAT)
+
+
+def _product(signed: NDArray[np.int64], storage: Storage) -> Any:
+    node = helper.make_node("MatMulInteger", ["codes", "weight", "", "weight_zero"], ["y"])
+    return _session([node], _stored(signed, storage), TensorProto.INT32, TensorProto.UINT8)
+
+
+def _stored(signed: NDArray[np.int64], storage: Storage) -> dict[str, NDArray[Any]]:
+    kind = np.uint8 if storage.kind == QuantType.QUInt8 else np.int8
+    return {"weight": (signed + storage.zero_point).astype(kind), "weight_zero": np.array(storage.zero_point, kind)}
+
+
+def _session(nodes: list[Any], weights: dict[str, NDArray[Any]], output: int, read: int = TensorProto.FLOAT) -> Any:
+    """One layer on one thread; its input is `x`, or `codes` where it reads bytes."""
+    d_in, d_out = weights["weight"].shape
+    name = "x" if read == TensorProto.FLOAT else "codes"
+    inputs = [helper.make_tensor_value_info(name, read, ["rows", d_in])]
+    outputs = [helper.make_tensor_value_info("y", output, ["rows", d_out])]
+    tensors = [numpy_helper.from_array(value, key) for key, value in weights.items()]
+    graph = helper.make_graph(nodes, "layer", inputs, outputs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
+
+
+if __name__ == "__main__":
+    main()
