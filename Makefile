@@ -1,30 +1,47 @@
 PYTHON ?= python3
 VENV ?= .venv
 ORT_OLD = .venv-ort-1.20
+LATEST = .venv-latest
 
-.PHONY: demo test clean
+.PHONY: demo test test-latest lock clean
 
 # The demo: trains, merges, exports and runs four tiny tasks; results in demo-output/.
 demo: $(VENV)/.installed
 	$(VENV)/bin/mingle-edge demo -o demo-output
 
-# Everything CI runs: lint, types, tests.
-test: $(VENV)/.installed $(ORT_OLD)
+# Everything CI runs: lint, types, tests. A file's tests run in one process, since they share what is slow to make.
+test: $(VENV)/.installed $(ORT_OLD)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	MINGLE_ORT_1_20=$(ORT_OLD)/bin/python $(VENV)/bin/pytest
+	MINGLE_ORT_1_20=$(ORT_OLD)/bin/python $(VENV)/bin/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
-$(VENV)/.installed: pyproject.toml
+# The same with the newest release of every dependency instead of those in the lock file.
+test-latest:
+	$(PYTHON) -m venv $(LATEST)
+	$(LATEST)/bin/pip install --quiet --upgrade --upgrade-strategy=eager --editable '.[cpu,merge,demo,dev]'
+	touch $(LATEST)/.installed
+	$(MAKE) test VENV=$(LATEST)
+
+$(VENV)/.installed: pyproject.toml locks/development.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --upgrade pip
-	$(VENV)/bin/pip install --quiet --editable '.[cpu,merge,demo,dev]'
+	$(VENV)/bin/pip install --quiet --require-hashes --requirement locks/development.txt
+	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 # The oldest ONNX Runtime a bundle promises to run on, alone with numpy and Pillow.
-$(ORT_OLD):
-	$(PYTHON) -m venv $@
-	$@/bin/pip install --quiet onnxruntime==1.20.1 numpy Pillow || (rm -rf $@; exit 1)
+$(ORT_OLD)/.installed: locks/onnxruntime-1.20.txt
+	$(PYTHON) -m venv $(ORT_OLD)
+	$(ORT_OLD)/bin/pip install --quiet --require-hashes --requirement $<
+	touch $@
+
+# Writes the lock files, for every platform. Releases that are in them stay; delete a file first to move it to the newest.
+COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes --custom-compile-command='make lock'
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet uv
+	$(COMPILE) --extra=cpu --extra=merge --extra=demo --extra=dev --output-file=locks/development.txt pyproject.toml > /dev/null
+	$(COMPILE) --output-file=locks/onnxruntime-1.20.txt locks/onnxruntime-1.20.in > /dev/null
 
 clean:
-	rm -rf $(VENV) $(ORT_OLD) demo-output
+	rm -rf $(VENV) $(ORT_OLD) $(LATEST) .venv-lock demo-output
