@@ -3,7 +3,7 @@ VENV ?= .venv
 ORT_OLD = .venv-ort-1.20
 LATEST = .venv-latest
 
-.PHONY: demo test test-latest lock clean
+.PHONY: demo test test-latest devices lock clean
 
 # The demo: trains, merges, exports and runs four tiny tasks; results in demo-output/.
 demo: $(VENV)/.installed
@@ -15,6 +15,10 @@ test: $(VENV)/.installed $(ORT_OLD)/.installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	MINGLE_ORT_1_20=$(ORT_OLD)/bin/python $(VENV)/bin/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+
+# The demo's bundles on every kind of device, emulated where this is none; writes docs/devices.md. Goes on where it was killed.
+devices: $(VENV)/.installed
+	$(VENV)/bin/python -m devices --page docs/devices.md
 
 # The same with the newest release of every dependency instead of those in the lock file.
 test-latest:
