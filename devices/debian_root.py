@@ -62,10 +62,10 @@ def _fill(folder: Path, device: Device) -> None:
         for path in _unpacked(device.machine).iterdir():
             (folder / path.name).symlink_to(path)
     if device.processor is not None:
-        _describe(folder, device.processor)
+        describe(folder, device.processor)
 
 
-def _describe(folder: Path, processor: Processor) -> None:
+def describe(folder: Path, processor: Processor) -> None:
     """Write what Linux says of a processor where ONNX Runtime reads it; this machine's own would crash it."""
     about = {
         "BogoMIPS": "108.00",
