@@ -111,7 +111,7 @@ def test_memory_changes_beyond_what_allocators_vary(measured, factor: float, ver
 
 
 def test_what_else_differs_is_said(measured) -> None:
-    machine = replace(measured.machine, onnxruntime="1.20.1", cpu="other", load_average=(9.0, 1.0, 1.0))
+    machine = replace(measured.machine, onnxruntime="1.20.1", cpu="other", instruction_sets=(), load_average=(9.0, 1.0, 1.0))
     other = replace(
         measured,
         machine=machine,
@@ -120,9 +120,11 @@ def test_what_else_differs_is_said(measured) -> None:
         complete=False,
         notes=("it was hot",),
     )
-    warnings = "\n".join(compare(measured, other).warnings)
+    before = replace(measured, machine=replace(measured.machine, instruction_sets=("AVX2", "AVX-512")))
+    warnings = "\n".join(compare(before, other).warnings)
     for part in (
         f"machine differs: onnxruntime {measured.machine.onnxruntime} before, 1.20.1 after",
+        "machine differs: instruction_sets AVX2, AVX-512 before, none after",
         "settings differs: threads 1 before, 4 after",
         "bundle differs: index_sha256",
         "after: the machine had a load of 9.0",

@@ -94,12 +94,21 @@ def test_charts_stay_inside_their_width(report) -> None:
             assert float(start) + float(width) <= 100.02
 
 
+@pytest.mark.parametrize(
+    ("sets", "text"), [(("AVX2", "AVX-512 VNNI"), "AVX2, AVX-512 VNNI"), ((), "none that matter"), (None, "unknown")]
+)
+def test_instruction_sets_stand_on_the_page_and_in_the_table(report, sets, text: str) -> None:
+    other = replace(report, machine=replace(report.machine, cpu="M", instruction_sets=sets))
+    assert f"M ({text}), " in Page(page(other)).text
+    assert f"instruction sets: {text}" in list(table(other))
+
+
 def test_names_that_are_markup_stay_text(report) -> None:
     trace = replace(report.operators["named"], layers=(LayerTime(HOSTILE, 1.0),))
     evil = replace(
         report,
         bundle=replace(report.bundle, name=HOSTILE, tasks=(HOSTILE,), precision=HOSTILE, expert_bytes={HOSTILE: 1}),
-        machine=replace(report.machine, cpu=HOSTILE),
+        machine=replace(report.machine, cpu=HOSTILE, instruction_sets=(HOSTILE,)),
         notes=(HOSTILE,),
         traffic=(replace(report.traffic[0], tasks=(HOSTILE,)),),
         latency={HOSTILE: next(iter(report.latency.values()))},

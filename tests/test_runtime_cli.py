@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from tiny_bundle import TASKS, Weights, images, write_image_bundle, write_layer_bundle
+from tiny_bundle import TASKS, Weights, images, relist, write_image_bundle, write_layer_bundle
 
 from mingle_edge.cli import main
 from mingle_edge.cli.byte_size import format_bytes
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.processor import read_processor
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,35 @@ def test_run_with_low_memory_says_the_same(folder) -> None:
 def test_verify_passes_on_what_was_written(folder, scope: str) -> None:
     result = call("verify", folder / scope)
     assert result.exit_code == 0, result.output
-    assert "outputs: all as recorded" in result.output
+    lines = [line for line in result.output.splitlines() if not line.startswith(("note:", "machine:"))]
+    assert all(len(line) <= 80 for line in lines), max(lines, key=len)
+    parts = {
+        "image": ["expert blue ", "router confidence ", "classification, claimed "],
+        "layer": ["top_k 3 ", "classification "],
+    }
+    for part in parts[scope]:
+        assert f"\n  {part}" in result.output
+    for line in ("heads: 3, every row of unit length", "labels: 12, none blank or twice in a task", "outputs: all as recorded"):
+        assert line in lines
+    assert f"machine: {read_processor()}, onnxruntime {onnxruntime.__version__}" in result.output
+    assert re.search(
+        r"^8-bit integers: (exact|saturate, 64 x 255 by 64 x 127 gives 1048544, not 2072640)$", result.output, re.M
+    )
+    assert re.search(r"^seconds: \d+\.\d$", result.output, re.M)
+
+
+def test_verify_fails_where_a_part_differs(tmp_path) -> None:
+    bundle = write_image_bundle(tmp_path / "bundle", Weights())
+    with np.load(bundle / "golden.npz") as file:
+        golden = dict(file)
+    golden["probabilities"] = np.roll(golden["probabilities"], 1, axis=2)
+    np.savez(bundle / "golden.npz", **golden)
+    relist(bundle, "golden.npz")
+    result = call("verify", bundle)
+    assert result.exit_code == 2
+    assert "error: the bundle does not compute its golden outputs on this machine, " in result.output
+    assert "classification, claimed differs by " in result.output
+    assert "outputs: all as recorded" not in result.output
 
 
 def test_verify_says_what_a_provider_leaves_to_the_cpu(folder) -> None:

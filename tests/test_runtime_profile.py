@@ -16,6 +16,7 @@ from mingle_edge_runtime import memory as memory_module
 from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.memory import process_memory
 from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.processor import read_processor
 from mingle_edge_runtime.profile import BASELINES, ProfileInterrupted, ProfileReport, profile
 from mingle_edge_runtime.profile.requests import Requests
 from mingle_edge_runtime.profile.sweep import open_setting, plan_sweep
@@ -192,6 +193,8 @@ def test_other_systems_report_the_peak_and_say_so(monkeypatch, tmp_path) -> None
 def test_the_machine_is_described() -> None:
     record = machine_record()
     assert json.loads(json.dumps(record)) == record
-    assert record["cpu"]
+    processor = read_processor()
+    assert record["cpu"] == processor.name
+    assert tuple(record["instruction_sets"]) == processor.instruction_sets
     assert record["memory_bytes"] > 1 << 28
     assert 1 <= record["usable_cores"] <= record["logical_cores"]

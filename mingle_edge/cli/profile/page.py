@@ -69,4 +69,4 @@ def _setting(report: ProfileReport) -> Iterator[Html]:
 def _shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else "-" if value is None else str(value)
+    return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else "-" if value is None else str(value)
