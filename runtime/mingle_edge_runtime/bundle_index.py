@@ -221,8 +221,8 @@ class BundleIndex:
             )
         if isinstance(version, int) and version < FORMAT_VERSION:
             raise BundleError(
-                f"{INDEX_NAME}: format_version is {version}, this runtime reads {FORMAT_VERSION}: export again (8-bit weights of "
-                "older bundles overflow on some processors, and their golden outputs leave out classification)"
+                f"{INDEX_NAME}: format_version is {version}, this runtime reads {FORMAT_VERSION}: export again (8-bit weights "
+                "of older bundles overflow on some processors, and their golden outputs leave out classification)"
             )
         try:
             return read_record(cls, value)
