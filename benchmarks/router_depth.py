@@ -113,7 +113,7 @@ def route_suite(suite: int) -> dict[str, Any]:
 
 def pretrained(folder: Path, suite: int) -> tuple[Parameters, VisionArchitecture]:
     """The demonstration's backbone, as it trains and writes it."""
-    images, subjects = pretraining_images(suite, silent)
+    images, subjects = pretraining_images(suite)
     model = tiny_clip.new_model(suite)
     tiny_clip.train_text_tower(model, sorted(set(subjects)), suite, silent)
     tiny_clip.pretrain(model, images, subjects, suite, silent)

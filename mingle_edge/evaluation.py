@@ -75,21 +75,23 @@ class EvaluationReport:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Embeddings of one test set in one state of the model."""
+class Routed:
+    """Answers to one test set in one state of the model, along the routes found."""
 
-    routed: Tensor  # [n, dim], the route found
-    named: Tensor  # [n, dim], the task given
+    embeds: Tensor  # [n, dim]
     posterior: Tensor | None = None  # [n, T]
     claimed: Tensor | None = None  # [n]
     own: Tensor | None = None  # [n], routed to its own task
 
 
 class Answering(Protocol):
-    """How one scope answers for the state after the first `count` tasks."""
+    """How one scope answers for all test images of a task."""
 
-    def answers(self, tests: LabelledSet, count: int) -> Answers:
-        """Embeddings of all test images of a task that is among the first `count`."""
+    def routed(self, tests: LabelledSet, count: int) -> Routed:
+        """In the state after the first `count` tasks, which the task is among."""
+
+    def named(self, tests: LabelledSet) -> Tensor:
+        """Embeddings `[n, dim]` with the task given, the same in every state."""
 
 
 def load_test_sets(model: MergedModel, task_file: Path) -> list[LabelledSet]:
@@ -144,11 +146,12 @@ def evaluate(
     )
     for i, tests in enumerate(sets):
         progress("evaluate", i, len(sets), tests.task)
-        own = answering.answers(tests, i + 1)
-        last = answering.answers(tests, len(sets)) if i + 1 < len(sets) else own
+        named = answering.named(tests)
+        own = answering.routed(tests, i + 1)
+        last = answering.routed(tests, len(sets)) if i + 1 < len(sets) else own
         for protocol in PROTOCOLS:
-            report.after_own[protocol].append(_accuracy(protocol, own, tests, i, heads[: i + 1], model.logit_scale))
-            report.final[protocol].append(_accuracy(protocol, last, tests, i, heads, model.logit_scale))
+            report.after_own[protocol].append(_accuracy(protocol, own, named, tests, i, heads[: i + 1], model.logit_scale))
+            report.final[protocol].append(_accuracy(protocol, last, named, tests, i, heads, model.logit_scale))
         if last.own is not None and last.claimed is not None:
             report.own_route.append(100 * last.own.double().mean().item())
             report.unclaimed.append(100 * (~last.claimed).double().mean().item())
@@ -160,20 +163,18 @@ def reference_answers(tower: GatedTower, tests: LabelledSet, top_k: int) -> tupl
     """Embeddings `[n, dim]` of a task's test images in the last state: along the route found, and with the task given."""
     model = tower.merged
     answering: Answering = LayerScope(tower, top_k, "image") if model.scope == "layer" else ImageScope(tower, top_k)
-    answers = answering.answers(tests, len(model.tasks))
-    return answers.routed.cpu().numpy(), answers.named.cpu().numpy()
+    return answering.routed(tests, len(model.tasks)).embeds.cpu().numpy(), answering.named(tests).cpu().numpy()
 
 
 def _accuracy(
-    protocol: str, answers: Answers, tests: LabelledSet, task: int, heads: Sequence[Tensor], logit_scale: float
+    protocol: str, routed: Routed, named: Tensor, tests: LabelledSet, task: int, heads: Sequence[Tensor], logit_scale: float
 ) -> float:
-    labels = tests.labels.to(answers.routed.device)
+    labels = tests.labels.to(named.device)
     if protocol == "P3":
-        owner, label = predict_among(answers.routed, heads, logit_scale, answers.posterior, answers.claimed)
+        owner, label = predict_among(routed.embeds, heads, logit_scale, routed.posterior, routed.claimed)
         correct = (owner == task) & (label == labels)
     else:
-        embeds = answers.routed if protocol == "P1" else answers.named
-        correct = predict_within(embeds, heads[task]) == labels
+        correct = predict_within(routed.embeds if protocol == "P1" else named, heads[task]) == labels
     return 100 * correct.double().mean().item()
 
 
@@ -187,7 +188,7 @@ class ImageScope:
         self._routers = {len(tower.merged.tasks): tower.router}  # by the number of tasks there are
 
     @torch.inference_mode()
-    def answers(self, tests: LabelledSet, count: int) -> Answers:
+    def routed(self, tests: LabelledSet, count: int) -> Routed:
         """See `Answering`."""
         model = self.tower.merged
         names = model.task_names[:count]
@@ -198,19 +199,20 @@ class ImageScope:
         claimed = confidence >= router.confidence_bound
         weights, tasks = posterior.topk(min(self.top_k, count), dim=1)
         weights = weights / weights.sum(1, keepdim=True)
-        routed = torch.zeros(len(tests.paths), self.tower.architecture.output_dim, device=self.tower.device)
+        embeds = torch.zeros(len(tests.paths), self.tower.architecture.output_dim, device=self.tower.device)
         for task, chosen in self._groups(tasks, weights, claimed).items():
             for numbers in tests.batches(chosen):
                 images = load_images([tests.paths[n] for n in numbers], self.tower.architecture)
-                routed[numbers] = self.tower.embed_mixture(images, [names[t] for t, _ in task], [c for _, c in task])
-        named = torch.cat([self._embed(tests, numbers, tests.task) for numbers in tests.batches()])
+                embeds[numbers] = self.tower.embed_mixture(images, [names[t] for t, _ in task], [c for _, c in task])
         own = claimed & (tasks[:, 0] == names.index(tests.task))
         on_device = self.tower.device
-        return Answers(routed, named, posterior.to(on_device), claimed.to(on_device), own)
+        return Routed(embeds, posterior.to(on_device), claimed.to(on_device), own)
 
-    def _embed(self, tests: LabelledSet, numbers: list[int], task: str) -> Tensor:
-        images = load_images([tests.paths[n] for n in numbers], self.tower.architecture)
-        return self.tower.embed(images, task)
+    @torch.inference_mode()
+    def named(self, tests: LabelledSet) -> Tensor:
+        """See `Answering`."""
+        batches = ([tests.paths[n] for n in numbers] for numbers in tests.batches())
+        return torch.cat([self.tower.embed(load_images(paths, self.tower.architecture), tests.task) for paths in batches])
 
     def _groups(self, tasks: Tensor, weights: Tensor, claimed: Tensor) -> dict[tuple[tuple[int, float], ...], list[int]]:
         """Image numbers by route, a route being (task, weight) pairs and empty for the plain backbone."""
@@ -242,14 +244,16 @@ class LayerScope:
         self.top_k = top_k
         self.pooling = pooling
 
-    def answers(self, tests: LabelledSet, count: int) -> Answers:
+    def routed(self, tests: LabelledSet, count: int) -> Routed:
         """See `Answering`."""
-        names = self.tower.merged.task_names
-        state = torch.tensor([float(t < count) for t in range(len(names))], device=self.tower.device)
-        named = torch.tensor([float(name == tests.task) for name in names], device=self.tower.device)
-        return Answers(self._embed(tests, state), self._embed(tests, named))
+        return Routed(self._embed(tests, set(self.tower.merged.task_names[:count])))
 
-    def _embed(self, tests: LabelledSet, mask: Tensor) -> Tensor:
+    def named(self, tests: LabelledSet) -> Tensor:
+        """See `Answering`."""
+        return self._embed(tests, {tests.task})
+
+    def _embed(self, tests: LabelledSet, tasks: set[str]) -> Tensor:
+        mask = torch.tensor([float(name in tasks) for name in self.tower.merged.task_names], device=self.tower.device)
         embeds = []
         for numbers in tests.batches():
             images = load_images([tests.paths[n] for n in numbers], self.tower.architecture)

@@ -96,7 +96,7 @@ def test_seed_files_are_not_in_order_of_class() -> None:
 
 def test_pretraining_names_every_class_and_shows_no_task(monkeypatch) -> None:
     monkeypatch.setattr(pretraining, "COUNT", 1000)
-    images, subjects = pretraining.pretraining_images(0, silent)
+    images, subjects = pretraining.pretraining_images(0)
     assert len(images) == len(subjects) == 1000
     assert {f"digit {digit}" for digit in BY_NAME["digits"].classes} <= set(subjects)
     for name, form in (("textures", "{} texture"), ("signs", "{} traffic sign"), ("satellite", "{} from above")):

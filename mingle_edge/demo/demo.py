@@ -6,8 +6,9 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,17 @@ from typing import Any
 import open_clip
 
 from mingle_edge.demo import task_files, tiny_clip
-from mingle_edge.demo.baselines import evaluate_baselines
+from mingle_edge.demo.baselines import BASELINES, evaluate_baseline
 from mingle_edge.demo.contact_sheet import COLUMNS, Shown, write_contact_sheet
+from mingle_edge.demo.parallel import run_parts
 from mingle_edge.demo.pretraining import pretraining_images
-from mingle_edge.demo.tasks import TASKS, LabelledImages, make_split, write_labelled, write_unlabelled
+from mingle_edge.demo.tasks import TASKS, DemoTask, LabelledImages, make_split, write_labelled, write_unlabelled
 from mingle_edge.errors import MingleError
 from mingle_edge.evaluation import EvaluationReport, evaluate
 from mingle_edge.merge import merge
 from mingle_edge.progress import Progress, silent
 from mingle_edge.protocols import PROTOCOLS
-from mingle_edge_export import export_bundle
+from mingle_edge_export import Parity, export_bundle
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.profile import profile
@@ -53,8 +55,9 @@ def run_demo(output: Path, *, seed: int = SEED, progress: Progress = silent) -> 
     _prepare_folder(output)
     seconds: dict[str, float] = {}
     with _timed(seconds, "render"):
-        training = _render_tasks(output, seed, progress)
-        images, subjects = pretraining_images(seed, progress)
+        parts: dict[str, Callable[[], Any]] = {t.name: partial(_render_task, output, t, seed) for t in TASKS}
+        rendered = run_parts("render", {"captions": partial(pretraining_images, seed)} | parts, progress)
+        images, subjects = rendered.pop("captions")
     (output / "models").mkdir()
     with _timed(seconds, "pretrain"):
         model = tiny_clip.new_model(seed)
@@ -63,15 +66,14 @@ def run_demo(output: Path, *, seed: int = SEED, progress: Progress = silent) -> 
         tiny_clip.save_config(output / task_files.CONFIG)
         tiny_clip.save(model, output / task_files.BACKBONE)
     with _timed(seconds, "fine-tune"):
-        _fine_tune_all(output, model, training, seed, progress)
-    for scope in SCOPES:
-        with _timed(seconds, f"merge {scope}"):
-            _merge_one_by_one(output, scope, progress)
+        run_parts("fine-tune", {t.name: partial(_fine_tune, output, model, t, rendered[t.name], seed) for t in TASKS}, progress)
+    with _timed(seconds, "merge"):
+        run_parts("merge", {scope: partial(_merge_one_by_one, output, scope) for scope in SCOPES}, progress)
     report: dict[str, Any] = {}
     with _timed(seconds, "evaluate"):
         report |= _accuracies(_evaluate_all(output, seed, progress))
     with _timed(seconds, "export"):
-        parities = [export_bundle(output / s, output / f"{s}-bundle", progress=progress).parity for s in SCOPES]
+        parities = run_parts("export", {scope: partial(_export, output, scope) for scope in SCOPES}, progress).values()
     report["parity"] = {"cosine": min(p.cosine for p in parities), "max_abs": max(p.max_abs for p in parities)}
     with _timed(seconds, "verify"):
         report["verified"] = {scope: _verify(output / f"{scope}-bundle", progress) for scope in SCOPES}
@@ -106,48 +108,44 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = round(time.perf_counter() - started, 2)
 
 
-def _render_tasks(output: Path, seed: int, progress: Progress) -> list[LabelledImages]:
-    """Write every task's seeds and test images; the training images stay in memory."""
-    training = []
-    for number, task in enumerate(TASKS):
-        progress("render", number, len(TASKS), task.name)
-        write_unlabelled(output / task_files.seeds(task), make_split(task, "seeds", seed))
-        write_labelled(output / task_files.test_images(task), make_split(task, "test", seed), task.classes)
-        training.append(make_split(task, "train", seed))
-    progress("render", len(TASKS), len(TASKS))
-    return training
+def _render_task(output: Path, task: DemoTask, seed: int) -> LabelledImages:
+    """Write the task's seeds and test images; the training images are returned."""
+    write_unlabelled(output / task_files.seeds(task), make_split(task, "seeds", seed))
+    write_labelled(output / task_files.test_images(task), make_split(task, "test", seed), task.classes)
+    return make_split(task, "train", seed)
 
 
-def _fine_tune_all(
-    output: Path, pretrained: open_clip.CLIP, training: Sequence[LabelledImages], seed: int, progress: Progress
-) -> None:
-    """Train and write one copy per task: the whole model for every other task, the vision tower alone for the rest."""
-    for number, (task, split) in enumerate(zip(TASKS, training, strict=True)):
-        model = copy.deepcopy(pretrained)
-        prompts = [task.template.format(name) for name in task.classes]
-        tiny_clip.fine_tune(model, split.images, split.labels, prompts, seed + 1 + number, _about(task.name, progress))
-        tiny_clip.save(model, output / task_files.weights(task), visual_only=number % 2 == 1)
+def _fine_tune(output: Path, model: open_clip.CLIP, task: DemoTask, training: LabelledImages, seed: int) -> None:
+    """Train a copy on one task and write it: the whole model for every other task, the vision tower alone for the rest."""
+    number, copied = TASKS.index(task), copy.deepcopy(model)
+    prompts = [task.template.format(name) for name in task.classes]
+    tiny_clip.fine_tune(copied, training.images, training.labels, prompts, seed + 1 + number, silent)
+    tiny_clip.save(copied, output / task_files.weights(task), visual_only=number % 2 == 1)
 
 
-def _about(task: str, progress: Progress) -> Progress:
-    return lambda stage, done, total, detail="": progress(stage, done, total, f"{task}, {detail}")
-
-
-def _merge_one_by_one(output: Path, scope: str, progress: Progress) -> None:
+def _merge_one_by_one(output: Path, scope: str) -> None:
     """As a user whose tasks arrive over time: a new merged model from the first, then `--into` it the others."""
     _, steps = task_files.write_task_files(output, scope)
     for number, step in enumerate(steps):
-        merge(step, output / scope, into=number > 0, progress=progress)
+        merge(step, output / scope, into=number > 0)
 
 
 def _evaluate_all(output: Path, seed: int, progress: Progress) -> dict[str, EvaluationReport]:
     image, layer = ((output / scope, output / f"{scope}.toml") for scope in SCOPES)
-    reports = evaluate_baselines(image[1], seed, progress)
-    reports["layer_pooled"] = evaluate(*layer, pooling="batch", progress=progress)
-    reports["layer_dense"] = evaluate(*layer, progress=progress)
-    reports["layer_top1"] = evaluate(*layer, top_k=1, progress=progress)
-    reports["image_top1"] = evaluate(*image, top_k=1, progress=progress)
-    return reports
+    baselines = {name: partial(evaluate_baseline, image[1], name, seed) for name in BASELINES}
+    merged = {
+        "layer_pooled": partial(evaluate, *layer, pooling="batch"),
+        "layer_dense": partial(evaluate, *layer),
+        "layer_top1": partial(evaluate, *layer, top_k=1),
+        "image_top1": partial(evaluate, *image, top_k=1),
+    }
+    methods = baselines | merged
+    reports = run_parts("evaluate", dict(reversed(methods.items())), progress)  # the last takes longest and starts first
+    return {name: reports[name] for name in methods}
+
+
+def _export(output: Path, scope: str) -> Parity:
+    return export_bundle(output / scope, output / f"{scope}-bundle").parity
 
 
 def _accuracies(reports: dict[str, EvaluationReport]) -> dict[str, Any]:

@@ -26,14 +26,13 @@ from mingle_edge.demo.digits import DIGITS, draw_printed
 from mingle_edge.demo.satellite import LANDS, draw_land
 from mingle_edge.demo.signs import SIGNS, draw_sign
 from mingle_edge.demo.textures import TEXTURES, draw_texture
-from mingle_edge.progress import Progress
 
 COUNT = 8000
 _HUES = {"red": 0.0, "yellow": 0.15, "green": 0.33, "blue": 0.62, "purple": 0.8}
 _CORNERS = {"triangle": 3, "square": 4, "hexagon": 6, "circle": 30}
 
 
-def pretraining_images(seed: int, progress: Progress) -> tuple[Bytes, list[str]]:
+def pretraining_images(seed: int) -> tuple[Bytes, list[str]]:
     """`COUNT` images `[COUNT, SIDE, SIDE, 3]`, the five kinds in turn, and the subject of each, to go into a caption."""
     rng = np.random.default_rng([seed, zlib.crc32(b"pretraining")])
     kinds = (coloured_shape, _digit, _texture, _sign, _land)
@@ -42,7 +41,6 @@ def pretraining_images(seed: int, progress: Progress) -> tuple[Bytes, list[str]]
         image, subject = kinds[number % len(kinds)](rng)
         images[number] = photograph(rng, image)
         subjects.append(subject)
-        progress("captions", number + 1, COUNT)
     return images, subjects
 
 

@@ -170,10 +170,10 @@ def _fit(
 
 def _shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Each image moved by up to one pixel in each direction, edges repeated."""
-    padded = F.pad(pixels, (1, 1, 1, 1), mode="replicate")  # [B, 3, SIDE + 2, SIDE + 2]
-    rows, columns = torch.arange(SIDE) + torch.randint(3, (2, len(pixels), 1), generator=generator)  # [B, SIDE] each
-    image = torch.arange(len(pixels))[:, None, None]
-    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # [B, SIDE, SIDE, 3] -> [B, 3, ...]
+    moved = torch.arange(-1, SIDE - 1) + torch.randint(3, (2, len(pixels), 1), generator=generator)
+    rows, columns = moved.clamp(0, SIDE - 1)  # [B, SIDE] each
+    source = (SIDE * rows[:, :, None] + columns[:, None, :]).view(len(pixels), 1, -1).expand(-1, 3, -1)
+    return pixels.flatten(2).gather(2, source).view_as(pixels)
 
 
 def _train(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor], training: Training, progress: Progress) -> None:
