@@ -47,6 +47,7 @@ def measure_arithmetic(providers: Sequence[str]) -> Arithmetic:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
+    options.intra_op_num_threads = 1  # one product needs no pool of threads
     session = ort.InferenceSession(str(_GRAPH), options, providers=list(providers))
     (product,) = session.run(None, {"activations": np.full((1, _TERMS), 255, np.uint8)})
     return Arithmetic(read_processor(), str(ort.__version__), int(product.item()))
