@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from devices.errors import UnavailableError
 
@@ -26,11 +26,11 @@ def find(program: str) -> str:
     return path
 
 
-def prepare(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+def prepare(what: str, command: Sequence[str]) -> None:
     """Run a command that fetches or unpacks something. Raises `UnavailableError` with its last line where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        raise UnavailableError(f"{' '.join(command[:2])} failed: {last_line(done.stderr)}")
+        raise UnavailableError(f"{what} cannot be installed: {last_line(done.stderr)}")
 
 
 def last_line(text: str) -> str:

@@ -50,17 +50,19 @@ def _unpack(folder: Path, architecture: str) -> None:
         "APT::Sandbox::User": "",  # the folder may be unreadable to the user that apt-get would change to
     }
     options = [part for name, value in settings.items() for part in ("-o", f"{name}={value}")]
-    prepare([apt, "update", *options])
-    prepare([apt, "install", "--yes", "--download-only", "--no-install-recommends", *options, *_PACKAGES])
+    what = f"Debian's Python for {architecture}"
+    prepare(what, [apt, "update", *options])
+    prepare(what, [apt, "install", "--yes", "--download-only", "--no-install-recommends", *options, *_PACKAGES])
     for package in (state / "archives").glob("*.deb"):
-        prepare([dpkg, "--extract", str(package), str(folder)])
+        prepare(what, [dpkg, "--extract", str(package), str(folder)])
     shutil.rmtree(state)
 
 
 def _fill(folder: Path, device: Device) -> None:
     if device.foreign:
-        for path in _unpacked(device.machine).iterdir():
-            (folder / path.name).symlink_to(path)
+        unpacked = _unpacked(device.machine)
+        for path in unpacked.iterdir():
+            (folder / path.name).symlink_to(Path("..") / unpacked.name / path.name)
     if device.processor is not None:
         describe(folder, device.processor)
 

@@ -80,7 +80,8 @@ def _install_wheels(folder: Path, device: Device, python: str, version: str) -> 
     if foreign:
         foreign += [f"--python-version={python}", "--implementation=cp"]
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--target", str(folder)]
-    prepare([*install, *foreign, _pinned("onnxruntime", version, "=="), *_PYTHON_PACKAGES])
+    package = _pinned("onnxruntime", version, "==")
+    prepare(f"{package} for Python {python}", [*install, *foreign, package, *_PYTHON_PACKAGES])
 
 
 def _javascript(program: str, version: str) -> Environment:
@@ -94,7 +95,8 @@ def _javascript(program: str, version: str) -> Environment:
 def _install_node_packages(folder: Path, program: str, version: str) -> None:
     # Its install script fetches libraries for CUDA from elsewhere; those for the CPU are in the package.
     quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    prepare([find("npm"), "install", *quiet, "--prefix", str(folder), _pinned(program, version, "@"), "flatbuffers"])
+    package = _pinned(program, version, "@")
+    prepare(package, [find("npm"), "install", *quiet, "--prefix", str(folder), package, "flatbuffers"])
 
 
 def _version(path: Path) -> str:

@@ -87,7 +87,7 @@ def _measure(device: Device, version: str, environment: Environment, case: Case)
     try:
         answers = run_script(environment, "measure", str(case.folder))
     except RuntimeError as error:
-        return replace(cell, state="wrong", reason=str(error))
+        return replace(cell, state="wrong", reason=str(error).replace(str(case.folder), case.name))
     runs, products, wrong = judge(case, answers)
     return replace(
         cell,

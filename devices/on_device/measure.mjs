@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { expandNibbles, readAdapter } from "./adapter.mjs";
 import { readNpy, readSafetensors } from "./arrays.mjs";
 
+process.on("uncaughtException", (error) => process.stderr.write(`${error.message}\n`, () => process.exit(1)));
 const [caseFolder, program, packages] = process.argv.slice(2);
 const require = createRequire(join(packages, "package.json"));
 const ort = require(program), flatbuffers = require("flatbuffers");
