@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import tiny_clip
 import torch
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 from mingle_edge.merge import merge
 
-# Tiny models gain nothing from a second thread and lose much where the cores are busy.
+# Tiny models gain nothing from a second thread and lose much where the cores are busy. Processes that tests start inherit it.
 torch.set_num_threads(1)
+threadpool_limits(1)
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("repeatable")
 

@@ -110,18 +110,13 @@ def test_too_little_space_is_seen_before_any_work(merged, tmp_path, monkeypatch)
 @pytest.mark.parametrize("limit", [100_000, 500_000], ids=["backbone", "adapter"])
 def test_a_disk_that_fills_up_meanwhile(merged, tmp_path, limit):
     """A limit on file sizes makes writes fail halfway, as a full disk does."""
-    result = subprocess.run(
-        [sys.executable, "-c", EXPORT, str(merged.path), str(tmp_path / "bundle")],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode == 1
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("mingle_edge_export.errors.OutputError: ")
-    assert "check the space left" in last
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OutputError, match="check the space left"):
+            export_bundle(merged.path, tmp_path / "bundle")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
 
 
