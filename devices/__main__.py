@@ -16,6 +16,8 @@ from devices.labels import compare_labels, read_labels
 from devices.matrix import measure_matrix
 from devices.page import render
 from mingle_edge.durable import write_text
+from mingle_edge.errors import MingleError
+from mingle_edge_export import ExportError
 
 _LABELLED = "image-int8"
 
@@ -39,7 +41,7 @@ def main(models: Path, keys: str, bundles: str, page: Path | None, labels: bool,
         made = cases.make_cases(models, names, kept / "cases", lambda name: click.echo(f"made {name}"))
         if labels:
             sys.exit(_compare_labels(devices, made[0], models, kept / "labels"))
-    except (DeviceFileError, UnavailableError, RuntimeError) as error:
+    except (DeviceFileError, UnavailableError, ExportError, MingleError, RuntimeError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     cells = measure_matrix(devices, made, kept / "cells", _show)
