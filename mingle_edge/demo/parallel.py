@@ -18,8 +18,8 @@ T = TypeVar("T")
 def run_parts(stage: str, parts: Mapping[str, Callable[[], T]], progress: Progress) -> dict[str, T]:
     """Call named functions, which can be pickled as well as what they return, and return their results by name.
 
-    One core calls them one after another; more cores start processes, which end with this one. The results do not depend on
-    the number of cores: wherever a part runs, it has as many threads as PyTorch has here.
+    One core calls them one after another, more cores do it in processes, which an interruption ends with this one. The results
+    do not depend on the number of cores: wherever a part runs, it has as many threads as PyTorch has here.
     """
     threads = torch.get_num_threads()
     results: dict[str, T] = {}
