@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ORT_OLD = .venv-ort-1.20
 LATEST = .venv-latest
+PARALLEL = --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-latest devices lock clean
 
@@ -14,7 +15,7 @@ test: $(VENV)/.installed $(ORT_OLD)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	MINGLE_ORT_1_20=$(ORT_OLD)/bin/python $(VENV)/bin/pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+	MINGLE_ORT_1_20=$(ORT_OLD)/bin/python $(VENV)/bin/pytest $(PARALLEL)
 
 # The demo's bundles on every kind of device, emulated where this is none; writes docs/devices.md. Goes on where it was killed.
 devices: $(VENV)/.installed
