@@ -49,4 +49,4 @@ lock:
 	$(COMPILE) --output-file=locks/onnxruntime-1.20.txt locks/onnxruntime-1.20.in > /dev/null
 
 clean:
-	rm -rf $(VENV) $(ORT_OLD) $(LATEST) .venv-lock demo-output
+	rm -rf $(VENV) $(ORT_OLD) $(LATEST) .venv-lock demo-output devices/.cache

@@ -110,7 +110,7 @@ right_values, right_router = image_scope.expert_values, GraphWriter.router
         ("image", ExpertInputs, "_with_expert", doubled_expert, "expert task0, batch 1: cosine"),
         ("image", image_scope, "expert_values", lost_factor, "expert task0, batch 1: cosine"),
         ("image", WeightFile, "location", another_vector, "mixture of two, batch 1: cosine"),
-        ("image", GraphWriter, "router", wrong_router, "router, batch 1: probabilities differ by"),
+        ("image", GraphWriter, "router", wrong_router, "router, batch 7: probabilities differ by"),
         ("layer", Graph, "op", rewired("Abs", "Identity"), "top 1, batch 1: image 0 takes other experts in gated layer"),
         ("layer", RoutedExperts, "token_mean", class_token_alone, "top 1, batch 1: image 0 takes other experts"),
     ],

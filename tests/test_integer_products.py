@@ -115,8 +115,8 @@ def test_products_hold_with_a_zero_point_of_activations(make):
 
 def test_two_products_fit_16_bits():
     """What makes the products above exact on processors whose instruction adds two of them in 16 bits (vpmaddubsw)."""
-    assert 2 * 255 * LARGEST_CODE <= np.iinfo(np.int16).max
-    assert 2 * 255 * -LARGEST_CODE >= np.iinfo(np.int16).min
+    assert np.iinfo(np.int16).max >= 2 * 255 * LARGEST_CODE
+    assert np.iinfo(np.int16).min <= 2 * 255 * -LARGEST_CODE
 
 
 def test_onnxruntime_cannot_know_the_weight_zero_point_beforehand():
