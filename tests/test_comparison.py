@@ -1,5 +1,6 @@
 """The comparison against plain loops, against itself interrupted, and on Ray against one process."""
 
+import dataclasses
 import json
 import random
 import re
@@ -174,30 +175,31 @@ def test_a_cell_that_fails_is_named_costs_no_other_and_is_tried_again(compared_f
         assert set(results["accuracy"]) == {"pretrained", "individual", "weight-averaging"}
 
 
-def test_ray_computes_the_same(compared, compared_file, tmp_path):
-    results, _ = compared
-    try:
-        on_ray = compare(Plan(compared_file, METHODS, orders=2, tune=True, device="cpu"), tmp_path)
-    finally:
-        ray.shutdown()
-    assert timeless(on_ray) == timeless(results)
-
-
-def test_a_worker_that_dies_costs_its_cell_alone(compared_file, tmp_path, monkeypatch):
+def test_on_ray_a_dead_worker_costs_its_cell_alone_and_all_others_are_the_same(compared, compared_file, tmp_path, monkeypatch):
     def work(source, cell):
         import os
 
+        from mingle_edge.comparison import execution
+
         if cell.method == "individual":
             os._exit(1)
-        return CellResult({p: [[50.0] * 3] * 4 for p in ("P1", "P2", "P3")}, [0.0] * 3, 1, 1, 1.0, None, [[0.0] * 3] * 3)
+        return execution._work(source, cell)
 
-    monkeypatch.setattr(execution, "_work", work)
-    try:
-        results = compare(Plan(compared_file, "weight-averaging", orders=1, device="cpu"), tmp_path)
-    finally:
-        ray.shutdown()
-    assert [failed["method"] for failed in results["failed"]] == ["individual"]
-    assert results["accuracy"]["weight-averaging"]["P1"]["acc"] == 50
+    plan = Plan(compared_file, METHODS, orders=2, tune=True, device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "_work", work)
+        try:
+            results = compare(plan, tmp_path)
+        finally:
+            ray.shutdown()
+    assert {failed["method"] for failed in results["failed"]} == {"individual"}
+    assert "individual" not in results["accuracy"]
+    computed = []
+    run_cell = execution.run_cell
+    monkeypatch.setattr(execution, "run_cell", lambda cell, *others: computed.append(cell.method) or run_cell(cell, *others))
+    completed = compare(dataclasses.replace(plan, parallel=False), tmp_path)
+    assert set(computed) == {"individual"}
+    assert timeless(completed) == timeless(compared[0])
 
 
 def test_an_address_without_a_cluster_is_refused(compared_file, tmp_path):
