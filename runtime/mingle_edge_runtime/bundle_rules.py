@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from mingle_edge_runtime.bundle_files import check_relative
 from mingle_edge_runtime.bundle_index import INDEX_NAME, BundleIndex, Defaults, PageBank
 from mingle_edge_runtime.errors import BundleError
+from mingle_edge_runtime.task_names import fault_in_names
 
-_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(r"\d+(\.\d+)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PAGE_BYTES = 4096  # alignment of mapped data
@@ -82,12 +82,10 @@ def _check_numbers(index: BundleIndex) -> None:
 
 
 def _check_tasks(index: BundleIndex) -> None:
-    seen: set[str] = set()
+    if fault := fault_in_names(index.task_names):
+        raise BundleError(f"{INDEX_NAME}: {fault}")
     for i, task in enumerate(index.tasks):
         where = f"tasks[{i}]"
-        _require(bool(_TASK_NAME.fullmatch(task.name)), f"{where}.name is {task.name!r}, must match {_TASK_NAME.pattern}")
-        _require(task.name.lower() not in seen, f"{where}.name repeats {task.name!r}")
-        seen.add(task.name.lower())
         _require(len(task.labels) > 0, f"{where}.labels is empty")
         labels = [label.strip() for label in task.labels]
         _require("" not in labels, f"{where}.labels of task {task.name!r} holds a blank one")

@@ -53,6 +53,8 @@ def _type_hints(kind: type[Any]) -> dict[str, Any]:
 
 def _read(hint: Any, value: object, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
     if origin is types.UnionType:  # X | None
         return None if value is None else _read(arguments[0], value, where)
     if dataclasses.is_dataclass(hint):
@@ -64,6 +66,8 @@ def _read(hint: Any, value: object, where: str) -> Any:
     if origin is dict:
         members = _expect(value, dict, "an object", where)
         return {name: _read(arguments[1], member, f"{where}.{name}") for name, member in members.items()}
+    if origin is list:
+        return list(_read_tuple((*arguments, ...), value, where))
     if origin is tuple:
         return _read_tuple(arguments, value, where)
     return _read_scalar(hint, value, where)
