@@ -27,6 +27,7 @@ from mingle_edge.merged_model import MergedModel
 from mingle_edge_export import export_bundle
 from mingle_edge_export.synthetic_images import smooth_images
 from mingle_edge_runtime.bundle import LARGEST_CODE, Bundle
+from mingle_edge_runtime.image_file import read_image
 from mingle_edge_runtime.preprocess import preprocess
 
 TEST_IMAGES = 4  # of each task, routed and classified
@@ -175,7 +176,7 @@ def _write_images(bundle: Bundle, models: Path, folder: Path) -> tuple[int, int]
         golden = [Image.fromarray(image) for image in file["images"]]
     tasks = [sorted((models / "images" / task / "test").glob("*/*.png")) for task in bundle.index.task_names]
     chosen = [paths[:: max(1, len(paths) // TEST_IMAGES)][:TEST_IMAGES] for paths in tasks]
-    tests: list[Image.Image] = [Image.open(path) for group in zip(*chosen, strict=True) for path in group]
+    tests = [read_image(path) for group in zip(*chosen, strict=True) for path in group]
     embedded = len(tasks) * EMBEDDED_IMAGES
     if not tests:
         side = bundle.index.preprocess.image_size + 8  # so that they are resized

@@ -30,7 +30,8 @@ runs it there alone (no torch, no onnx), or an application in JavaScript does. A
 """
 _INTEGERS = """## Integers
 What a device makes of 64 x 255 by 64 x 127, unsigned by signed; {exact} is right. Bundles hold no codes as large as 127, so
-that a device that saturates there computes their products exactly, too.
+that a device that saturates there computes their products exactly, too. Each matrix is multiplied alone, and quantizing its
+activations in the run, as bundles do, which is another kernel.
 """
 _DETAILS = """## Device by device
 Cosines are the smallest of all images and experts: with golden outputs, and with this machine's answers. The difference is the

@@ -1,21 +1,25 @@
-"""Every product of integers in a bundle, alone: a graph of `MatMulInteger` nodes, and what numpy makes of them.
+"""Every product of integers in a bundle, alone, and what numpy makes of it.
 
-Constant weights are multiplied as constants, which ONNX Runtime lays out when it loads the graph; codes of experts arrive as
-inputs, as they do in a run. Both by activations that are random and as large as can be.
+Each matrix is multiplied twice: by a `MatMulInteger` that stands alone, and as a bundle does, by activations that are quantized
+in the run, which ONNX Runtime fuses into other kernels (`DynamicQuantizeMatMul`, `MatMulIntegerToFloat`). Constant weights are
+multiplied as constants, which ONNX Runtime lays out when it loads the graph; codes of experts arrive as inputs, as they do in a
+run. All by activations that are random and as large as can be.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
+from mingle_edge_export.graph import Graph, WeightFile
+from mingle_edge_export.weight_precision import WeightPrecision
 from mingle_edge_runtime.adapter import read_adapter
 from mingle_edge_runtime.bundle import Bundle
 
@@ -24,7 +28,7 @@ ROWS = (1, 2, 50)
 EXTREMES = ("random", "largest", "alternating")
 ZERO_POINTS = tuple({"random": 128, "largest": 0, "alternating": 128}[kind] for kind in EXTREMES for _ in ROWS)
 """of the activations, run by run"""
-OPSET, IR_VERSION = 17, 8
+WEIGHTS = "products.bin"
 
 
 def integer_matrices(bundle: Bundle) -> tuple[Arrays, Arrays]:
@@ -52,44 +56,72 @@ def integer_matrices(bundle: Bundle) -> tuple[Arrays, Arrays]:
 
 
 def write_products(path: Path, constants: Mapping[str, NDArray[Any]], codes: Mapping[str, NDArray[Any]]) -> None:
-    """Write the graph: inputs `activations/<d_in>`, `zero_point` and the codes; an int32 output for each matrix."""
+    """Write the graph: inputs `activations/<d_in>`, `zero_point` and the codes; two outputs for each matrix.
+
+    `products/<name>` is int32, `fused/<name>` the same integers in float32.
+    """
     matrices = {**constants, **codes}
-    nodes, outputs = [], []
-    for name, matrix in matrices.items():
-        factors = [f"activations/{len(matrix)}", name, "zero_point"]
-        nodes.append(helper.make_node("MatMulInteger", factors, [f"products/{name}"]))
-        outputs.append(helper.make_tensor_value_info(f"products/{name}", TensorProto.INT32, ["rows", matrix.shape[1]]))
-    sizes = sorted({len(matrix) for matrix in matrices.values()})
-    inputs = [helper.make_tensor_value_info("zero_point", TensorProto.UINT8, [])]
-    inputs += [helper.make_tensor_value_info(f"activations/{d}", TensorProto.UINT8, ["rows", d]) for d in sizes]
-    inputs += [helper.make_tensor_value_info(name, TensorProto.INT8, matrix.shape) for name, matrix in codes.items()]
-    weights = [numpy_helper.from_array(np.ascontiguousarray(matrix), name) for name, matrix in constants.items()]
-    graph = helper.make_graph(nodes, "products", inputs, outputs, weights)
-    opsets = [helper.make_opsetid("", OPSET)]
-    onnx.save(helper.make_model(graph, ir_version=IR_VERSION, opset_imports=opsets), path)
+    graph = Graph("products")
+    with open(path.parent / WEIGHTS, "wb") as file:
+        weights = WeightFile(file, WEIGHTS)
+        zero_point = graph.input("zero_point", [], dtype=np.uint8)
+        sizes = sorted({len(matrix) for matrix in matrices.values()})
+        activations = {size: graph.input(f"activations/{size}", ["rows", size], dtype=np.uint8) for size in sizes}
+        values = {size: _values(graph, activations[size], zero_point) for size in sizes}
+        for name, matrix in constants.items():
+            graph.weight(name, matrix, weights)
+        for name, matrix in codes.items():
+            graph.input(name, matrix.shape, dtype=np.int8)
+        precision = WeightPrecision(graph, weights, "int8")
+        for i, (name, matrix) in enumerate(matrices.items()):
+            d_in, d_out = matrix.shape
+            product = graph.op("MatMulInteger", activations[d_in], name, zero_point)
+            graph.output(f"products/{name}", product, ["rows", d_out], TensorProto.INT32)
+            # What several products read is quantized for all of them and takes another kernel, and ONNX Runtime joins equal
+            # values: a power of two of its own keeps each product alone, and changes no code.
+            unit = np.float32(2.0 ** (i % 100 - 50))
+            scaled = graph.op("Mul", values[d_in], graph.constant(unit))
+            fused = precision.integer_product(scaled, name, graph.constant(np.full(d_out, 1 / unit, np.float32)))
+            graph.output(f"fused/{name}", fused, ["rows", d_out])
+    graph.save(path)
 
 
-def activations(sizes: set[int]) -> Arrays:
-    """Make the activation codes of every run: `<run>/activations/<d_in> [rows, d_in]` of uint8."""
+def _values(graph: Graph, codes: str, zero_point: str) -> str:
+    """Subtract the zero point: numbers whose quantization gives the codes back, since they span 255."""
+    return graph.op("Sub", *(graph.op("Cast", value, to=TensorProto.FLOAT) for value in (codes, zero_point)))
+
+
+def activations(sizes: Iterable[int]) -> Arrays:
+    """Make the activation codes of every run: `<run>/activations/<d_in> [rows, d_in]` of uint8.
+
+    Those of the first row span all codes. Those of other random rows span fewer, so that a kernel that quantizes each row by
+    itself is seen.
+    """
     random = np.random.default_rng(0)
     runs: Arrays = {}
     for run, (kind, rows) in enumerate((kind, rows) for kind in EXTREMES for rows in ROWS):
         for size in sorted(sizes):
-            codes = random.integers(0, 256, (rows, size)) if kind == "random" else np.full((rows, size), 255)
-            if kind == "alternating":
+            codes = np.full((rows, size), 255)
+            if kind == "random":
+                spans = 127 // (1 + np.arange(rows)[:, None] % 4)
+                codes = random.integers(128 - spans, 129 + spans, (rows, size))
+                codes[0, :2] = 0, 255
+            elif kind == "alternating":
                 codes[:, 1::2] = 0
             runs[f"{run}/activations/{size}"] = codes.astype(np.uint8)
     return runs
 
 
 def expected_digests(matrices: Mapping[str, NDArray[Any]], runs: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """Multiply in 64 bits: the sha256 of the int32 results of each output over all runs."""
-    digests = {f"products/{name}": hashlib.sha256() for name in matrices}
+    """Multiply in 64 bits: the sha256 of the results of each output over all runs, as int32."""
+    digests = {}
     for name, matrix in matrices.items():
+        digest = hashlib.sha256()
         for run, zero_point in enumerate(ZERO_POINTS):
             codes = runs[f"{run}/activations/{len(matrix)}"].astype(np.int64) - zero_point
-            digests[f"products/{name}"].update((codes @ matrix.astype(np.int64)).astype("<i4").tobytes())
-    return {name: digest.hexdigest() for name, digest in digests.items()}
+            digest.update((codes @ matrix.astype(np.int64)).astype("<i4").tobytes())
+        digests |= {f"products/{name}": digest.hexdigest(), f"fused/{name}": digest.hexdigest()}
+    return digests
 
 
 def _page_bank(bundle: Bundle) -> Arrays:

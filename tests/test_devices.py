@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import platform
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from tiny_merged import write_merged
@@ -119,7 +121,12 @@ def test_products_are_those_of_numpy(tmp_path) -> None:
     codes = {"codes/smallest": np.full((24, 8), -64, np.int8)}
     products.write_products(tmp_path / "products.onnx", constants, codes)
     runs = products.activations({96, 24})
-    session = onnxruntime.InferenceSession(str(tmp_path / "products.onnx"), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    session = onnxruntime.InferenceSession(str(tmp_path / "products.onnx"), options, providers=["CPUExecutionProvider"])
+    operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph.node)
+    kernels = ("MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat")  # the last where codes are inputs
+    assert [operators[kernel] for kernel in kernels] == [3, len(constants), len(codes)]
     expected = products.expected_digests(constants | codes, runs)
     assert list(expected) == [output.name for output in session.get_outputs()]
     found = {name: hashlib.sha256() for name in expected}
@@ -127,7 +134,7 @@ def test_products_are_those_of_numpy(tmp_path) -> None:
         feeds = {f"activations/{size}": runs[f"{run}/activations/{size}"] for size in (96, 24)}
         results = session.run(list(found), feeds | codes | {"zero_point": np.array(zero_point, np.uint8)})
         for digest, result in zip(found.values(), results, strict=True):
-            digest.update(result.tobytes())
+            digest.update(result.astype(np.int32).tobytes())
     assert {name: digest.hexdigest() for name, digest in found.items()} == expected
     assert max(array.max() for array in runs.values()) == 255
 

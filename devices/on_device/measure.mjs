@@ -80,7 +80,7 @@ async function products() {
     for (const name of session.inputNames.filter((name) => name !== "zero_point")) {
       feeds[name] = inputs[name] ?? inputs[`${i}/${name}`];
     }
-    for (const [name, { data }] of Object.entries(await run(session, feeds))) digests[name].update(data);
+    for (const [name, { data }] of Object.entries(await run(session, feeds))) digests[name].update(Int32Array.from(data));
   }
   return Object.fromEntries(Object.entries(digests).map(([name, digest]) => [name, digest.digest("hex")]));
 }

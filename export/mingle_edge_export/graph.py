@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 Array = NDArray[np.float32]
@@ -69,9 +69,9 @@ class Graph:
         finally:
             self._part = outer
 
-    def input(self, name: str, dims: Dims, default: NDArray[Any] | None = None) -> str:
-        """An input of the graph, float32 unless its default says otherwise; one with a default is optional."""
-        kind = TensorProto.FLOAT if default is None else helper.np_dtype_to_tensor_dtype(default.dtype)
+    def input(self, name: str, dims: Dims, default: NDArray[Any] | None = None, dtype: DTypeLike = np.float32) -> str:
+        """An input of the graph, of `dtype` unless its default says otherwise; one with a default is optional."""
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype) if default is None else default.dtype)
         self._inputs.append(helper.make_tensor_value_info(name, kind, dims))
         if default is not None:
             self._initializers[name] = numpy_helper.from_array(default, name)
