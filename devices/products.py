@@ -79,7 +79,7 @@ def write_products(path: Path, constants: Mapping[str, NDArray[Any]], codes: Map
             graph.output(f"products/{name}", product, ["rows", d_out], TensorProto.INT32)
             # What several products read is quantized for all of them and takes another kernel, and ONNX Runtime joins equal
             # values: a power of two of its own keeps each product alone, and changes no code.
-            unit = np.float32(2.0 ** (i % 100 - 50))
+            unit = np.array(2.0 ** (i % 100 - 50), np.float32)
             scaled = graph.op("Mul", values[d_in], graph.constant(unit))
             fused = precision.integer_product(scaled, name, graph.constant(np.full(d_out, 1 / unit, np.float32)))
             graph.output(f"fused/{name}", fused, ["rows", d_out])
@@ -114,7 +114,7 @@ def activations(sizes: Iterable[int]) -> Arrays:
 
 def expected_digests(matrices: Mapping[str, NDArray[Any]], runs: Mapping[str, NDArray[Any]]) -> dict[str, str]:
     """Multiply in 64 bits: the sha256 of the results of each output over all runs, as int32."""
-    digests = {}
+    digests: dict[str, str] = {}
     for name, matrix in matrices.items():
         digest = hashlib.sha256()
         for run, zero_point in enumerate(ZERO_POINTS):
