@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mingle_edge.errors import MingleError
+from mingle_edge_runtime.image_file import open_image
 
 SEVERITIES = 5
 CIFAR_SIDE = 32  # pixels, which the constants are for
@@ -175,7 +176,8 @@ def _contrast(image: Image.Image, level: int, generator: np.random.Generator) ->
 def _jpeg(image: Image.Image, level: int, generator: np.random.Generator) -> Image.Image:
     written = io.BytesIO()
     image.save(written, "JPEG", quality=_JPEG_QUALITY[level])
-    return Image.open(written).convert("RGB")
+    with open_image(written) as image:
+        return image.convert("RGB")
 
 
 _CORRUPTIONS: dict[str, Callable[[Image.Image, int, np.random.Generator], Image.Image]] = {

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from models import BACKBONE, load_model, prompts, weights
-from PIL import Image
 from tasks import GROUPS, TASKS, SuiteTask
 
 from mingle_edge.demo import tiny_clip
+from mingle_edge_runtime.image_file import read_image
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ def _read(folder: Path, task: SuiteTask) -> tuple[torch.Tensor, torch.Tensor]:
     images, labels = [], []
     for label, name in enumerate(task.classes):
         for path in sorted((folder / name).glob("*.png")):
-            with Image.open(path) as image:
-                images.append(np.asarray(image))
+            images.append(np.asarray(read_image(path)))
             labels.append(label)
     return tiny_clip.to_pixels(np.stack(images)), torch.tensor(labels)
 

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tasks import TASKS
 
 from mingle_edge.demo.canvas import SIDE
+from mingle_edge_runtime.image_file import read_image
 
 _SHOWN, _COLUMNS = 2, 2  # images of a class, below each other; tasks, beside each other
 _ZOOM, _GAP, _HEADING, _MARGIN = 2, 2, 20, 12  # screen pixels per image pixel, then screen pixels
@@ -27,7 +28,6 @@ def write_contact_sheet(path: Path, images: Path) -> None:
         draw.text((left, top), f"{number + 1}  {task.name}", "#1b1f24", ImageFont.load_default(14))
         for column, name in enumerate(task.classes):
             for row, file in enumerate(sorted((images / task.name / "seeds" / name).glob("*.png"))[:_SHOWN]):
-                with Image.open(file) as image:
-                    large = image.resize((SIDE * _ZOOM,) * 2, Image.Resampling.NEAREST)
+                large = read_image(file).resize((SIDE * _ZOOM,) * 2, Image.Resampling.NEAREST)
                 sheet.paste(large, (left + column * pitch, top + _HEADING + row * pitch))
     sheet.quantize(_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from mingle_edge_runtime import Prediction
+from mingle_edge_runtime.image_file import read_image
 
 COLUMNS = 10
 _ZOOM = 3  # screen pixels per image pixel
@@ -37,8 +38,7 @@ def write_contact_sheet(path: Path, rows: Sequence[Sequence[Shown]]) -> None:
     """Write a PNG with a heading and `COLUMNS` images a line for each task; a frame in the colour of the expert that ran."""
     tasks = [row[0].task for row in rows]
     colours = {task: _EXPERTS[number % len(_EXPERTS)] for number, task in enumerate(tasks)}
-    with Image.open(rows[0][0].path) as image:
-        side = image.width * _ZOOM
+    side = read_image(rows[0][0].path).width * _ZOOM
     line = side + 2 * _FRAME + 3 * _LINE + 8
     lines = [-(-len(row) // COLUMNS) for row in rows]
     size = (2 * _MARGIN + COLUMNS * _CELL, 3 * _MARGIN + _HEADING + sum(_HEADING + count * line for count in lines))
@@ -75,8 +75,7 @@ def _cell(
     expert = shown.prediction.route.tasks[0] if shown.prediction.route.tasks else None
     end = side + 2 * _FRAME - 1
     draw.rectangle((left, top, left + end, top + end), outline=colours[expert] if expert else _PLAIN, width=_FRAME)
-    with Image.open(shown.path) as image:
-        large = image.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+    large = read_image(shown.path).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
     sheet.paste(large, (left + _FRAME, top + _FRAME))
     font, y = ImageFont.load_default(13), top + end + 3
     draw.text((left, y), shown.prediction.labels[0], _RIGHT if shown.right else _WRONG, font)

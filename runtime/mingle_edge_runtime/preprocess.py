@@ -6,17 +6,18 @@ Resize so that the shorter side fits, crop the centre, convert to RGB, scale to 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mingle_edge_runtime.bundle_index import Preprocess
 from mingle_edge_runtime.errors import ImageError
+from mingle_edge_runtime.image_file import check_depth, read_image
 
 Picture: TypeAlias = str | PathLike[str] | Image.Image | NDArray[Any]
 """One image: a path, a Pillow image, or a uint8 array `[H, W, 3]` (RGB) or `[H, W]` (gray).
@@ -32,12 +33,12 @@ def pictures(images: Pictures) -> Iterator[tuple[str, Picture]]:
     if isinstance(images, np.ndarray) and images.ndim == 4:
         yield from ((f"image {i} of the batch", image) for i, image in enumerate(images))
     elif isinstance(images, (str, PathLike)):
-        yield str(images), images
-    elif isinstance(images, (Image.Image, np.ndarray)):
+        yield os.fsdecode(images), images
+    elif isinstance(images, (Image.Image, np.ndarray, bytes)) or not isinstance(images, Iterable):
         yield "the image", images
     else:
         for i, image in enumerate(images):
-            yield str(image) if isinstance(image, (str, PathLike)) else f"image {i}", image
+            yield os.fsdecode(image) if isinstance(image, (str, PathLike)) else f"image {i}", image
 
 
 def decode(image: Picture, name: str) -> Image.Image:
@@ -48,17 +49,20 @@ def decode(image: Picture, name: str) -> Image.Image:
                 f"{name} is an array of {image.dtype} {list(image.shape)}: "
                 "arrays must be uint8 [H, W, 3] (RGB), [H, W] (gray) or a batch [n, H, W, 3]"
             )
-        picture = Image.fromarray(image) if image.size else None
-    elif isinstance(image, Image.Image):
-        picture = image
-    elif isinstance(image, (str, PathLike)):
-        picture = _read(Path(image))
-    else:
+        if not image.size:
+            raise ImageError(f"{name} has no pixels")
+    elif not isinstance(image, (Image.Image, str, PathLike)):
         raise ImageError(f"{name} is a {type(image).__name__}: give a path, a Pillow image or a uint8 array")
-    if picture is None or min(picture.size) == 0:
+    try:
+        if isinstance(image, np.ndarray):
+            return Image.fromarray(image)
+        picture = image if isinstance(image, Image.Image) else read_image(image)
+        check_depth(picture)
+        picture.load()  # what an application opened may be broken, too
+    except Exception as error:
+        raise ImageError(f"{name} cannot be read as an image: {str(error) or type(error).__name__}") from error
+    if min(picture.size) == 0:
         raise ImageError(f"{name} has no pixels")
-    if picture.mode in ("I", "F") or ";" in picture.mode:  # Pillow would clip these to 255, not scale them
-        raise ImageError(f"{name} has more than 8 bits per channel (mode {picture.mode}): convert it to 8 bits first")
     return picture
 
 
@@ -74,8 +78,8 @@ def to_pixel_values(picture: Image.Image, spec: Preprocess, name: str) -> NDArra
         picture = picture.crop((left, top, left + side, top + side))
         picture.info.pop("transparency", None)  # of a palette, lost anyway; Pillow would warn
         picture = picture.convert("RGB")
-    except (OSError, ValueError) as error:  # a lazily read file that is broken, or a mode without a conversion to RGB
-        raise ImageError(f"{name} cannot be converted to RGB: {error}") from error
+    except Exception as error:  # a mode without a conversion to RGB, or no memory
+        raise ImageError(f"{name} cannot be converted to RGB: {str(error) or type(error).__name__}") from error
     values = np.asarray(picture).transpose(2, 0, 1).astype(np.float32)  # [S, S, 3] -> [3, S, S]
     values /= np.float32(255)
     values -= np.array(spec.mean, np.float32)[:, None, None]
@@ -96,22 +100,6 @@ def stack(values: Iterable[NDArray[np.float32]], spec: Preprocess) -> NDArray[np
     parts = list(values)
     side = spec.image_size
     return np.stack(parts) if parts else np.empty((0, 3, side, side), np.float32)
-
-
-def _read(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            ImageOps.exif_transpose(picture, in_place=True)
-            return picture
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"{path} is too large: {error} Shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
-        ) from error
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read as an image: {error.strerror or error}") from error
-    except Exception as error:  # Pillow's decoders raise errors of any type on broken files
-        raise ImageError(f"{path} is broken: {error}") from error
 
 
 def _resized(size: tuple[int, int], side: int) -> tuple[int, int]:
