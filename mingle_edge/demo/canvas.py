@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 SIDE = 32  # pixels of an image's side
 _OVERSAMPLING = 4  # drawings are made this much larger, then averaged down
+_LARGE_SIDE = SIDE * _OVERSAMPLING  # pixels
 
 Floats = NDArray[np.floating]
 Bytes = NDArray[np.uint8]
@@ -22,8 +23,8 @@ Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
 def colour(rng: np.random.Generator, hue: float | None = None, saturation: float = 0.6, value: float = 0.6) -> Colour:
     """A colour near the given saturation and value; any hue unless one in [0, 1) is given, then one near it."""
     h = rng.uniform() if hue is None else hue + rng.normal(0, 0.015)
-    s, v = np.clip([saturation + rng.normal(0, 0.08), value + rng.normal(0, 0.08)], 0, 1)
-    return colorsys.hsv_to_rgb(h % 1.0, float(s), float(v))
+    s, v = (min(max(mean + rng.normal(0, 0.08), 0.0), 1.0) for mean in (saturation, value))
+    return colorsys.hsv_to_rgb(h % 1.0, s, v)
 
 
 def dark_and_light(rng: np.random.Generator) -> tuple[Colour, Colour]:
@@ -59,8 +60,7 @@ class Drawing:
     """Shapes in units of the image side, antialiased by drawing large and averaging down."""
 
     def __init__(self, background: Floats) -> None:
-        large = Image.fromarray(to_uint8(background))
-        self._image = large.resize((SIDE * _OVERSAMPLING,) * 2, Image.Resampling.BILINEAR)
+        self._image = Image.fromarray(to_uint8(background)).resize((_LARGE_SIDE,) * 2, Image.Resampling.BILINEAR)
         self._draw = ImageDraw.Draw(self._image)
 
     def polygon(self, points: Floats, fill: Colour) -> None:
@@ -69,18 +69,14 @@ class Drawing:
 
     def line(self, points: Floats, fill: Colour, width: float) -> None:
         """An open line through points `[n, 2]` with rounded joints."""
-        self._draw.line(self._pixels(points), fill=_rgb(fill), width=max(1, round(width * self._side)), joint="curve")
+        self._draw.line(self._pixels(points), fill=_rgb(fill), width=max(1, round(width * _LARGE_SIDE)), joint="curve")
 
     def finish(self) -> Floats:
         """The drawing at its final size, `[SIDE, SIDE, 3]`."""
         return np.asarray(self._image.reduce(_OVERSAMPLING), np.float32) / 255
 
-    @property
-    def _side(self) -> int:
-        return SIDE * _OVERSAMPLING
-
     def _pixels(self, points: Floats) -> list[tuple[float, float]]:
-        return [(float(x) * self._side, float(y) * self._side) for x, y in points]
+        return [(x, y) for x, y in (points * _LARGE_SIDE).tolist()]
 
 
 def photograph(rng: np.random.Generator, image: Floats, noise: float = 0.04) -> Bytes:
