@@ -30,7 +30,7 @@ from mingle_edge.checkpoints import open_checkpoint, read_architecture
 from mingle_edge.demo import tiny_clip
 from mingle_edge.demo.pretraining import pretraining_images
 from mingle_edge.demo.tasks import TASKS, make_split, write_unlabelled
-from mingle_edge.images import list_images
+from mingle_edge.image_folder import list_images
 from mingle_edge.progress import silent
 from mingle_edge.router import DIRECTIONS, discriminants
 from mingle_edge.router_depth import choose_depth, deepest, left_out_errors, mean_of_tasks

@@ -1,8 +1,27 @@
 """The one error tree of `mingle_edge`. Every message names the thing, the rule, the value and the next step."""
 
+import os
+
 
 class MingleError(Exception):
     """Base of everything `mingle_edge` raises on purpose; the command line turns it into one line and exit code 2."""
+
+
+class FileError(MingleError):
+    """A file is missing, may not be read, is no plain file, is too large, or is no text in UTF-8."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(path, reason)  # both, so that it can be pickled
+        self.path = path
+        self.reason = reason
+        """the message without the path, from its verb on"""
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.reason}"
+
+
+class OutputError(MingleError):
+    """A file or folder of results cannot be written where it was asked for."""
 
 
 class CheckpointError(MingleError):
@@ -31,3 +50,15 @@ class DeviceError(MingleError):
 
 class ComparisonError(MingleError):
     """A comparison cannot be made as asked: an unknown method or parameter, seeds among the test images, nothing to tune on."""
+
+
+MOST_SHOWN = 60  # characters of a value in a message
+
+
+def shown(value: object) -> str:
+    """A value for a message: its `repr`, cut where it is long, and said in words where it has none."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes out no integer of more than 4300 digits
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

@@ -12,8 +12,8 @@ import torch
 
 from mingle_edge.errors import ImageFolderError
 from mingle_edge.hub import local_path, rooted
+from mingle_edge.image_folder import labelled_images, list_images
 from mingle_edge.image_source import WHOLE, ImageSource
-from mingle_edge.images import labelled_images, list_images
 from mingle_edge.parquet_images import ParquetImages
 from mingle_edge.progress import Progress, silent
 from mingle_edge.seeds import task_generator

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import glob
+import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mingle_edge.errors import ImageFolderError
-from mingle_edge.images import match_classes
+from mingle_edge.errors import FileError, ImageFolderError
+from mingle_edge.file_pattern import is_pattern, matching_files
+from mingle_edge.image_folder import match_classes
+from mingle_edge.plain_file import check_plain_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,8 +23,10 @@ IMAGE_NAMES = ("image", "img")
 LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class")
 """What is taken where several columns have the form of an image or a label, in order of preference."""
 
-_SHARD = re.compile(r"(.*?)-(\d+)-of-(\d+)(-[0-9a-f]+)?\.parquet")
-_LISTED = 10
+_SHARD = re.compile(r"(.*?)-(\d{1,9})-of-(\d{1,9})(-[0-9a-f]+)?\.parquet")
+_FORMS = {"image": "a struct of bytes and path", "label": "whole numbers, true and false, or text"}
+_LISTED = 10  # names in a message
+_COLUMNS = 30  # columns in a message
 
 
 @dataclass(frozen=True)
@@ -37,18 +42,26 @@ def find_shards(files: str, base: Path) -> list[Path]:
     """The parquet files of a pattern relative to `base`, sorted.
 
     Raises:
-        ImageFolderError: none, or shards numbered `-00001-of-00003` of which some are missing.
+        ImageFolderError: none, one that is no plain file, a folder that may not be read, or shards numbered
+            `-00001-of-00003` of which some are missing.
     """
-    paths = [base / name for name in sorted(glob.glob(files, root_dir=base, recursive=True)) if (base / name).is_file()]
+    try:
+        paths = sorted(path for path, _ in matching_files(base, files))
+        for path in paths:
+            check_plain_file(path)
+    except FileError as error:
+        raise ImageFolderError(str(error)) from error
+    except ValueError as error:
+        raise ImageFolderError(f"the pattern {files!r} is malformed ({error}); use one such as data/test-*.parquet") from error
     if not paths:
         raise ImageFolderError(f"there is no parquet file {base / files}; correct the path")
     numbered: dict[tuple[Path, str, str], set[int]] = {}
-    for path in paths if glob.has_magic(files) else []:  # one shard alone may be asked for
+    for path in paths if is_pattern(files) else []:  # one shard alone may be asked for
         if match := _SHARD.fullmatch(path.name):
             numbered.setdefault((path.parent, match[1], match[3]), set()).add(int(match[2]))
     for (folder, name, total), numbers in numbered.items():
-        if missing := sorted(set(range(int(total))) - numbers):
-            listed = ", ".join(f"{name}-{number:0{len(total)}d}-of-{total}.parquet" for number in missing[:3])
+        missing = itertools.islice((number for number in range(int(total)) if number not in numbers), 3)
+        if listed := ", ".join(f"{name}-{number:0{len(total)}d}-of-{total}.parquet" for number in missing):
             raise ImageFolderError(
                 f"{folder} holds {len(numbers)} of the {int(total)} shards of {name}, without {listed}; download the "
                 "others, or widen the pattern"
@@ -60,16 +73,17 @@ def find_columns(schema: pa.Schema, where: Path, image: str | None, label: str |
     """The named columns, or those that alone have the form of an image and of a label, or of these the ones usually so called.
 
     An image is a struct of `bytes` and `path`, as the `datasets` library writes its feature Image. A label is a whole number,
-    true or false, or text; its names are those of the feature ClassLabel in the schema's metadata.
+    true or false, or text, or a dictionary of these; its names are those of the feature ClassLabel in the schema's metadata.
 
     Raises:
         ImageFolderError: no such column, or several; they are listed.
     """
     features = _features(schema)
-    images = [field.name for field in schema if _is_image(field.type)]
+    once = {name for name, count in Counter(schema.names).items() if count == 1}
+    images = [field.name for field in schema if field.name in once and _is_image(field.type)]
     marked = [name for name in images if features.get(name, {}).get("_type") == "Image"]  # sound has the same form
-    classes = [field.name for field in schema if features.get(field.name, {}).get("_type") == "ClassLabel"]
-    labels = [field.name for field in schema if _is_label(field.type)]
+    labels = [field.name for field in schema if field.name in once and _is_label(field.type)]
+    classes = [name for name in labels if features.get(name, {}).get("_type") == "ClassLabel"]
     chosen_image = _chosen(image, images, marked or images, IMAGE_NAMES, "image", schema, where)
     chosen_label = _chosen(label, labels, classes or labels, LABEL_NAMES, "label", schema, where)
     names = features.get(chosen_label, {}).get("names") if chosen_label in classes else None
@@ -114,7 +128,7 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
     """The features that the `datasets` library notes in a schema, by column; empty where there are none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     return {n: f for n, f in features.items() if isinstance(f, dict)} if isinstance(features, dict) else {}
 
@@ -122,13 +136,17 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
 def _is_image(kind: pa.DataType) -> bool:
     from pyarrow import types
 
-    return bool(types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and kind.get_field_index("path") >= 0)
+    if not types.is_struct(kind) or min(kind.get_field_index(name) for name in ("bytes", "path")) < 0:
+        return False
+    content = kind.field("bytes").type
+    return bool(types.is_binary(content) or types.is_large_binary(content))
 
 
 def _is_label(kind: pa.DataType) -> bool:
     from pyarrow import types
 
-    return any(test(kind) for test in (types.is_integer, types.is_boolean, types.is_string, types.is_large_string))
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    return any(test(value) for test in (types.is_integer, types.is_boolean, types.is_string, types.is_large_string))
 
 
 def _chosen(
@@ -140,11 +158,16 @@ def _chosen(
     schema: pa.Schema,
     where: Path,
 ) -> str:
-    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    described = [f"{field.name} ({field.type!s:.80})" for field in schema]
+    more = f" and {len(described) - _COLUMNS} more" if len(described) > _COLUMNS else ""
+    columns = ", ".join(described[:_COLUMNS]) + more
     if named is not None:
         if named in fit:
             return named
-        rule = "has another form" if named in schema.names else "does not exist"
+        there = schema.names.count(named)
+        rule = "does not exist"
+        if there:
+            rule = "is there more than once" if there > 1 else f"has another form than {_FORMS[what]}"
         raise ImageFolderError(f"{where}: the {what} column {named!r} {rule}; the columns are {columns}")
     found = next((name for name in usual if name in likely), likely[0] if len(likely) == 1 else None)
     if found is None:

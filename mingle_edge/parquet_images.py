@@ -7,23 +7,29 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from mingle_edge.cache_folder import cache_folder
-from mingle_edge.errors import ImageFolderError
+from mingle_edge.cache_folder import VARIABLE, cache_folder
+from mingle_edge.errors import ImageFolderError, MingleError, shown
+from mingle_edge.image_folder import match_classes
 from mingle_edge.image_source import ImageSource
-from mingle_edge.images import match_classes
 from mingle_edge.parquet_columns import Columns, class_numbers, find_columns, find_shards
+from mingle_edge.plain_file import refusal
 from mingle_edge.progress import Progress, silent
+from mingle_edge_runtime.image_file import open_image
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 BATCH = 64  # rows read at a time
+MOST_ROWS = 10_000_000
+"""Of one file: as many labels fit in memory, and a few bytes can stand for any number of equal ones."""
+MOST_EXPANSION, LEAST_EXPANDED = 100, 64 << 20
+"""A column that is said to become more than this many times as large, and this many bytes, is none of encoded images."""
+_FILE = re.compile(r"(\d{7,})\.[a-z0-9]+")
 
 
 class ParquetImages:
@@ -62,11 +68,15 @@ class _Shard:
     def __init__(self, path: Path, source: ImageSource) -> None:
         self.path = path
         with self._open() as file:
-            self.columns: Columns = find_columns(file.schema_arrow, path, source.image, source.label)
+            rows, schema = file.metadata.num_rows, file.schema_arrow
+        if rows > MOST_ROWS:
+            raise ImageFolderError(f"{path} has {rows} rows, and at most {MOST_ROWS} of a file are read; write it as several")
+        self.columns: Columns = find_columns(schema, path, source.image, source.label)
 
     def labels(self, classes: Sequence[str]) -> list[int]:
         """The class number of each row."""
         with self._open() as file:
+            self._check_expansion(file, self.columns.label)
             values: list[Any] = file.read(columns=[self.columns.label]).column(0).to_pylist()
         if None in values:
             raise ImageFolderError(f"{self.path}: row {values.index(None)} has no {self.columns.label}; leave the row out")
@@ -84,24 +94,36 @@ class _Shard:
     def files(self, rows: Sequence[int]) -> dict[int, Path]:
         """Row -> file, of these rows; those that are not in the cache folder yet are written, each whole or not at all."""
         folder = self._folder()
-        there = {int(entry.name.split(".")[0]): Path(entry.path) for entry in _finished(folder)}
-        missing = sorted(set(rows) - there.keys())
-        if missing:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".source").write_text(f"{self.path.resolve()}\n", encoding="utf-8")
-        for row, content in self._encoded(missing):
-            there[row] = _write(folder, row, content, self.path)
+        try:
+            there = _finished(folder)
+            missing = sorted(set(rows) - there.keys())
+            if missing:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / ".source").write_bytes(os.fsencode(self.path.resolve()) + b"\n")
+            for row, content in self._encoded(missing):
+                there[row] = _write(folder, row, content, self.path)
+        except OSError as error:
+            raise ImageFolderError(
+                f"{error.filename or folder} cannot be written ({error.strerror or error}); free some space, or name another "
+                f"folder for images of parquet files in the environment variable {VARIABLE}"
+            ) from error
+        if lacking := set(rows) - there.keys():
+            raise ImageFolderError(f"{self.path}: row {min(lacking)} has no {self.columns.image}; copy or download it again")
         return {row: there[row] for row in rows}
 
     def _folder(self) -> Path:
         """A folder that belongs to this file as it is now, and to the column of its images."""
         status = self.path.stat()
         identity = f"{self.path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{self.columns.image}"
-        return cache_folder() / "images" / f"{self.path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+        digest = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()
+        return cache_folder() / "images" / f"{self.path.stem}-{digest[:16]}"
 
     def _encoded(self, rows: list[int]) -> Iterator[tuple[int, bytes]]:
         """Rows with their encoded images, one group of rows after another; groups without any are not read."""
+        if not rows:
+            return
         with self._open() as file:
+            self._check_expansion(file, f"{self.columns.image}.bytes")
             start = 0
             for group in range(file.metadata.num_row_groups):
                 end = start + file.metadata.row_group(group).num_rows
@@ -113,7 +135,7 @@ class _Shard:
     def _group(self, file: pq.ParquetFile, group: int, start: int, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
         column = f"{self.columns.image}.bytes"
         for batch in file.iter_batches(BATCH, row_groups=[group], columns=[column]):
-            content = batch.column(0).field("bytes")
+            content = batch.column(self.columns.image).field("bytes")
             for offset in range(len(content)):
                 if (row := start + offset) in wanted:
                     value = content[offset].as_py()
@@ -130,16 +152,30 @@ class _Shard:
         places = {matched[name]: number for number, name in enumerate(classes) if name in matched}
         if unknown := sorted(set(values) - places.keys()):
             raise ImageFolderError(
-                f"{self.path}: column {self.columns.label} has {unknown[0]!r}, which is no class; correct the classes"
+                f"{self.path}: column {self.columns.label} has {shown(unknown[0])}, which is no class; correct the classes"
             )
         return [places[value] for value in values]
+
+    def _check_expansion(self, file: pq.ParquetFile, column: str) -> None:
+        """Refuse by the sizes a file declares what would take far more memory than the file has bytes."""
+        for group in range(file.metadata.num_row_groups):
+            described = file.metadata.row_group(group)
+            for number in range(described.num_columns):
+                chunk = described.column(number)
+                if chunk.path_in_schema != column:
+                    continue
+                size = chunk.total_uncompressed_size
+                if size > LEAST_EXPANDED and size > MOST_EXPANSION * chunk.total_compressed_size:
+                    raise ImageFolderError(
+                        f"{self.path}: column {column} says that its {chunk.total_compressed_size} bytes of row group {group} "
+                        f"become {size}, more than {MOST_EXPANSION} times as many; copy or download it again"
+                    )
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
         """The open file. Whatever pyarrow finds wrong with it becomes one error that names it."""
         try:
             import pyarrow.parquet as pq
-            from pyarrow import ArrowException
         except ModuleNotFoundError as error:
             raise ImageFolderError(
                 f"{self.path}: reading parquet files needs pyarrow; install it with: pip install 'mingle-edge[data]'"
@@ -147,22 +183,28 @@ class _Shard:
         try:
             with pq.ParquetFile(self.path) as file:
                 yield file
-        except (ArrowException, OSError) as error:
+        except MingleError:
+            raise
+        except PermissionError as error:
+            raise ImageFolderError(f"{self.path} {refusal(error)}") from error
+        except Exception as error:  # besides pyarrow's own: what Python makes of values that are not what their types say
             raise ImageFolderError(
                 f"{self.path} cannot be read as parquet ({error!s:.200}); copy or download it again"
             ) from error
 
 
-def _finished(folder: Path) -> list[os.DirEntry[str]]:
-    """Images in a cache folder; an empty file is what a power failure left."""
+def _finished(folder: Path) -> dict[int, Path]:
+    """Images in a cache folder by row; an empty file is what a power failure left, and others are not ours."""
     if not folder.is_dir():
-        return []
-    return [entry for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.stat().st_size > 0]
+        return {}
+    with os.scandir(folder) as entries:
+        found = ((entry, _FILE.fullmatch(entry.name)) for entry in entries)
+        return {int(match[1]): Path(entry.path) for entry, match in found if match and entry.stat().st_size > 0}
 
 
 def _write(folder: Path, row: int, content: bytes, source: Path) -> Path:
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(io.BytesIO(content)) as image:
             suffix = f".{image.format or 'image'}".lower()
     except Exception as error:  # Pillow raises much besides OSError on broken files
         raise ImageFolderError(f"{source}: the image of row {row} cannot be read ({error}); leave the row out") from error

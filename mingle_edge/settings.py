@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from mingle_edge.errors import TaskFileError
+from mingle_edge.errors import TaskFileError, shown
 
 
 @dataclass(frozen=True)
@@ -66,28 +66,15 @@ class Settings:
             if name not in hints:
                 close = difflib.get_close_matches(name, hints, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"settings are: {', '.join(hints)}"
-                raise TaskFileError(f"{where}: there is no setting {name!r}; {hint}")
+                raise TaskFileError(f"{where}: there is no setting {shown(name)}; {hint}")
             _check_type(where, name, value, hints[name])
+            _check_range(where, name, value)
         defaults = OFFICIAL if values.get("semantics") == "official" else cls()
         given: dict[str, Any] = {name: float(v) if hints[name] is float else v for name, v in values.items()}
         chosen = replace(defaults, **given)
-        chosen._check_ranges(where)
-        return chosen
-
-    def _check_ranges(self, where: str) -> None:
-        for name in ("rank", "steps", "batch_size", "subspace_directions"):
-            if getattr(self, name) < 1:
-                raise TaskFileError(f"{where}: {name} must be at least 1, not {getattr(self, name)}")
-        for name in ("router_blocks", "router_augmentations", "seed", "relaxation"):
-            if getattr(self, name) != "auto" and getattr(self, name) < 0:
-                raise TaskFileError(f"{where}: {name} must not be negative, and is {getattr(self, name)}")
-        for name in ("learning_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise TaskFileError(f"{where}: {name} must be positive, not {getattr(self, name)}")
-        if not 0 <= self.relaxation_decay < 1:
-            raise TaskFileError(f"{where}: relaxation_decay must be in [0, 1), not {self.relaxation_decay}")
-        if self.learned_gates and self.scope == "layer":
+        if chosen.learned_gates and chosen.scope == "layer":
             raise TaskFileError(f"{where}: learned_gates is for scope 'image'; scope 'layer' always learns its gates")
+        return chosen
 
     def difference(self, other: Settings) -> list[str]:
         """The settings in which two merges differ, readable: `name: mine, theirs`."""
@@ -107,11 +94,38 @@ OFFICIAL = Settings(
 )
 """The published configuration: batch-pooled gates, relaxed gradient projection, QR basis of all tokens."""
 
+RANGES: dict[str, tuple[float, float]] = {
+    "rank": (1, 1 << 16),
+    "seed": (0, (1 << 63) - 1),
+    "router_blocks": (0, 1 << 16),
+    "router_augmentations": (0, 1 << 16),
+    "steps": (1, 1 << 20),
+    "learning_rate": (1e-12, 10.0),
+    "batch_size": (1, 1 << 16),
+    "temperature": (1e-3, 1e3),
+    "subspace_directions": (1, 1 << 16),
+    "relaxation": (0.0, 1e6),
+    "relaxation_decay": (0.0, 1 - 1e-9),
+}
+"""Least and most of every setting that is a number: beyond them sums overflow, or the work never ends."""
+
+
+def _check_range(where: str, name: str, value: Any) -> None:
+    """Compare before anything is made a float, as an integer may be larger than any float. NaN is in no range."""
+    if name not in RANGES or isinstance(value, str):
+        return
+    least, most = RANGES[name]
+    if value < least:
+        rule = f"must not be negative, and is {shown(value)}" if least == 0 else f"must be at least {least}, not {shown(value)}"
+        raise TaskFileError(f"{where}: {name} {rule}")
+    if not value <= most:
+        raise TaskFileError(f"{where}: {name} must be at most {most}, not {shown(value)}")
+
 
 def _check_type(where: str, name: str, value: Any, hint: Any) -> None:
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if not any(_is_of(value, kind) for kind in kinds):
-        raise TaskFileError(f"{where}: {name} must be {' or '.join(map(_described, kinds))}, not {value!r}")
+        raise TaskFileError(f"{where}: {name} must be {' or '.join(map(_described, kinds))}, not {shown(value)}")
 
 
 def _is_of(value: Any, kind: Any) -> bool:

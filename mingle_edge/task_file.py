@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import re
+import os
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from mingle_edge.errors import HubError, TaskFileError
+from mingle_edge.errors import MOST_SHOWN, FileError, HubError, TaskFileError, shown
 from mingle_edge.hub import is_hub_reference, parse_hub_reference
 from mingle_edge.image_source import CLASS, WHOLE, ImageSource
+from mingle_edge.plain_file import check_plain_file, find_file
+from mingle_edge.text_file import read_text
+from mingle_edge_runtime.task_names import TASK_NAME
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
-TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""Task names become file names."""
 SEEDS_PER_CLASS = 5
 """Seeds drawn from labelled images unless the task says otherwise; what the paper uses (arXiv 2505.11883, section 4.1)."""
+MOST_SEEDS_PER_CLASS = 1 << 20
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _TABLES = ("backbone", "settings", "task")
@@ -70,8 +73,10 @@ def read_task_file(path: Path) -> TaskFile:
         TaskFileError: naming the file, the table and the key of what is wrong.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        document = tomllib.loads(read_text(path))
+    except FileError as error:
+        raise TaskFileError(f"{path} cannot be read as TOML: it {error.reason}") from error
+    except (ValueError, RecursionError) as error:
         raise TaskFileError(f"{path} cannot be read as TOML: {error}") from error
     top = _Table(path, "", document)
     top.check_keys(_TABLES)
@@ -103,7 +108,7 @@ class _Table:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(known)}"
-                raise self.error(key, f"is not a known key; {hint}")
+                raise self.error(key if len(key) <= MOST_SHOWN else shown(key), f"is not a known key; {hint}")
 
     def value(self, key: str, kind: type, default: Any = None) -> Any:
         """A value of a given type, or its default; without a default it must be there."""
@@ -112,7 +117,7 @@ class _Table:
             raise self.error(key, "is missing; add it")
         if not isinstance(value, kind) or isinstance(value, bool):
             names: dict[type, str] = {dict: "a table", list: "a list", str: "a string", int: "a whole number"}
-            raise self.error(key, f"must be {names[kind]}, not {value!r}")
+            raise self.error(key, f"must be {names[kind]}, not {shown(value)}")
         return value
 
     def string(self, key: str) -> str:
@@ -121,11 +126,30 @@ class _Table:
             raise self.error(key, "is empty; fill it in")
         return text
 
-    def existing(self, key: str) -> Path:
+    def existing(self, key: str, *, folder: bool = False) -> Path:
+        """The path of a plain file or, where `folder` allows it, of a folder."""
         path = self.path.parent / self.string(key)
-        if not path.exists():
+        status = self.status(key, path)
+        if status is None:
             raise self.error(key, f"names {path}, which does not exist; correct the path")
+        if not (folder and stat.S_ISDIR(status.st_mode)):
+            try:
+                check_plain_file(path)
+            except FileError as error:
+                raise self.error(key, f"names {path}, which {error.reason}") from error
         return path
+
+    def status(self, key: str, path: Path) -> os.stat_result | None:
+        """What a path leads to; None where there is nothing."""
+        try:
+            return find_file(path)
+        except FileError as error:
+            raise self.error(key, f"names {shown(str(path))}, which {error.reason}") from error
+
+    def is_folder(self, key: str, path: Path) -> bool:
+        """Whether a path leads to a folder."""
+        status = self.status(key, path)
+        return status is not None and stat.S_ISDIR(status.st_mode)
 
     def on_hub(self, key: str, text: str, *, dataset: bool = False) -> bool:
         """Whether a value names something on the hub; it must then be well formed and of the right kind."""
@@ -136,18 +160,20 @@ class _Table:
         except HubError as error:
             raise self.error(key, f"names nothing on the hub: {error}") from error
         if reference.dataset != dataset:
-            raise self.error(key, f"is {text!r}, the {reference}, but must name a {'data set' if dataset else 'model'}")
+            raise self.error(key, f"is {shown(text)}, the {reference}, but must name a {'data set' if dataset else 'model'}")
         return True
 
     def strings(self, key: str, values: list[Any], what: str) -> list[str]:
         """A list of different strings that say something."""
         if not values:
             raise self.error(key, f"holds no {what}; name at least one")
-        for index, value in enumerate(values):
+        seen: set[str] = set()
+        for value in values:
             if not isinstance(value, str) or not value.strip():
-                raise self.error(key, f"holds {value!r}, which is no {what}; use strings that are not empty")
-            if value in values[:index]:
-                raise self.error(key, f"holds the {what} {value!r} twice; keep one")
+                raise self.error(key, f"holds {shown(value)}, which is no {what}; use strings that are not empty")
+            if value in seen:
+                raise self.error(key, f"holds the {what} {shown(value)} twice; keep one")
+            seen.add(value)
         return values
 
 
@@ -155,25 +181,25 @@ def _backbone(table: _Table) -> BackboneSource:
     table.check_keys(_BACKBONE_KEYS)
     model = table.string("model")
     if not (on_hub := table.on_hub("model", model)) and _is_path(model, (".json",)):
-        table.existing("model")
+        table.existing("model", folder=True)
     if "weights" not in table.values:
-        if not on_hub and not (table.path.parent / model).is_dir():
-            raise table.error("weights", f"is missing; only a Hugging Face folder brings its own, and model is {model!r}")
+        if not on_hub and not table.is_folder("model", table.path.parent / model):
+            raise table.error("weights", f"is missing; only a Hugging Face folder brings its own, and model is {shown(model)}")
         return BackboneSource(model, None)
     weights = table.string("weights")
     if not table.on_hub("weights", weights) and _is_path(weights, _WEIGHT_SUFFIXES):
-        table.existing("weights")
+        table.existing("weights", folder=True)
     return BackboneSource(model, weights)
 
 
 def _task(table: _Table) -> TaskSource:
     name = table.string("name")
-    table.where = f"[[task]] {name!r}"
+    table.where = f"[[task]] {shown(name)}"
     table.check_keys(_TASK_KEYS)
     if not TASK_NAME.fullmatch(name):
         raise table.error("name", "must be 1 to 64 letters, digits, dots, dashes or underscores, the first a letter or digit")
     if not table.on_hub("weights", weights := table.string("weights")):
-        table.existing("weights")
+        table.existing("weights", folder=True)
     seeds = _source(table, "seeds")
     classes = _classes(table)
     head = table.existing("head") if "head" in table.values else None
@@ -182,7 +208,7 @@ def _task(table: _Table) -> TaskSource:
         templates = table.strings("templates", table.value("templates", list, list(DEFAULT_TEMPLATES)), "template")
         for template in templates:
             if "{}" not in template:
-                raise table.error("templates", f"holds {template!r} without {{}}, where the class name goes; add it")
+                raise table.error("templates", f"holds {shown(template)} without {{}}, where the class name goes; add it")
     elif "templates" in table.values:
         raise table.error("templates", "cannot go with head, whose embeddings are ready-made; remove one of them")
     return TaskSource(
@@ -201,10 +227,12 @@ def _task(table: _Table) -> TaskSource:
 def _classes(table: _Table) -> list[str]:
     values = table.values.get("classes")
     if isinstance(values, str):
-        path = table.existing("classes")
+        path = table.path.parent / table.string("classes")
+        if table.status("classes", path) is None:
+            raise table.error("classes", f"names {path}, which does not exist; correct the path")
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, ValueError) as error:
+            lines = read_text(path).splitlines()
+        except FileError as error:
             raise table.error("classes", f"cannot be read as text ({error}); write one class name a line") from error
         values = [line.strip() for line in lines if line.strip()]
     if not isinstance(values, list):
@@ -223,11 +251,17 @@ def _source(table: _Table, key: str, *, labelled: bool = False) -> ImageSource:
         columns = {name: inner.string(name) for name in _PARQUET_KEYS if name in value}
         source = ImageSource(inner.string("files"), share=_share(inner), **columns)
         if not source.labelled and source.share != WHOLE:
-            raise inner.error("share", f"is of every class, but files is {source.files!r}, a folder without labels; remove it")
+            raise inner.error(
+                "share", f"is of every class, but files is {shown(source.files)}, a folder without labels; remove it"
+            )
         if not source.parquet and columns:
-            raise inner.error(next(iter(columns)), f"names a column, but files is {source.files!r}, not parquet; remove it")
+            raise inner.error(
+                next(iter(columns)), f"names a column, but files is {shown(source.files)}, not parquet; remove it"
+            )
     if labelled and not source.labelled:
-        raise table.error(key, f"is {source.files!r}, but needs labels: one folder {CLASS} as in dir/{CLASS}/*.png, or parquet")
+        raise table.error(
+            key, f"is {shown(source.files)}, but needs labels: one folder {CLASS} as in dir/{CLASS}/*.png, or parquet"
+        )
     _check_files(table, key, source)
     return source
 
@@ -236,7 +270,7 @@ def _share(table: _Table) -> tuple[float, float]:
     share = table.value("share", list, list(WHOLE))
     numbers = [x for x in share if isinstance(x, int | float) and not isinstance(x, bool)]
     if len(share) != 2 or len(numbers) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
-        raise table.error("share", f"is {share!r}, but must be two numbers from 0 to 1, the smaller first: [0.0, 0.9]")
+        raise table.error("share", f"is {shown(share)}, but must be two numbers from 0 to 1, the smaller first: [0.0, 0.9]")
     return float(numbers[0]), float(numbers[1])
 
 
@@ -245,14 +279,15 @@ def _check_files(table: _Table, key: str, source: ImageSource) -> None:
     parts = PurePath(source.files).parts
     base = table.path.parent
     if CLASS in source.files and (parts.count(CLASS) != 1 or parts[-1] == CLASS):
-        raise table.error(key, f"is {source.files!r}, but needs one folder {CLASS} and then the files: dir/{CLASS}/*.png")
+        raise table.error(key, f"is {shown(source.files)}, but needs one folder {CLASS} and then the files: dir/{CLASS}/*.png")
     if table.on_hub(key, source.files, dataset=True):
         return
     if CLASS in source.files:
-        if not (folder := base.joinpath(*parts[: parts.index(CLASS)])).is_dir():
+        if not table.is_folder(key, folder := base.joinpath(*parts[: parts.index(CLASS)])):
             raise table.error(key, f"looks for class folders in {folder}, which is no folder; correct the path")
-    elif not source.parquet and not (folder := base / source.files).is_dir():
-        rule = "which is no folder; put the images in one" if folder.exists() else "which does not exist; correct the path"
+    elif not source.parquet and not table.is_folder(key, folder := base / source.files):
+        there = table.status(key, folder) is not None
+        rule = "which is no folder; put the images in one" if there else "which does not exist; correct the path"
         raise table.error(key, f"names {folder}, {rule}")
 
 
@@ -261,13 +296,15 @@ def _seeds_per_class(table: _Table, seeds: ImageSource) -> int | None:
         if "seeds_per_class" in table.values:
             raise table.error(
                 "seeds_per_class",
-                f"needs labelled seeds, but {seeds.files!r} is a folder whose images are all used; remove it, or give seeds "
-                f"as dir/{CLASS}/*.png",
+                f"needs labelled seeds, but {shown(seeds.files)} is a folder whose images are all used; remove it, or give "
+                f"seeds as dir/{CLASS}/*.png",
             )
         return None
     count: int = table.value("seeds_per_class", int, SEEDS_PER_CLASS)
     if count < 1:
-        raise table.error("seeds_per_class", f"is {count}, but must be at least 1")
+        raise table.error("seeds_per_class", f"is {shown(count)}, but must be at least 1")
+    if count > MOST_SEEDS_PER_CLASS:
+        raise table.error("seeds_per_class", f"is {shown(count)}, but must be at most {MOST_SEEDS_PER_CLASS}")
     return count
 
 

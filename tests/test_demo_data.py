@@ -16,7 +16,8 @@ from mingle_edge.demo.canvas import SIDE
 from mingle_edge.demo.contact_sheet import COLUMNS, Shown, write_contact_sheet
 from mingle_edge.demo.demo import MARK, DemoFolderError, run_demo
 from mingle_edge.demo.tasks import PER_CLASS, TASKS, make_split, write_labelled, write_unlabelled
-from mingle_edge.images import labelled_images, list_images, load_images
+from mingle_edge.image_folder import labelled_images, list_images
+from mingle_edge.images import load_images
 from mingle_edge.progress import silent
 from mingle_edge.settings import Settings
 from mingle_edge.task_file import read_task_file

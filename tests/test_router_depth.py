@@ -6,7 +6,8 @@ import torch
 from correlated_tasks import images, scatter
 
 from mingle_edge.errors import TaskFileError
-from mingle_edge.images import list_images, load_images
+from mingle_edge.image_folder import list_images
+from mingle_edge.images import load_images
 from mingle_edge.leave_one_out import left_out_scores
 from mingle_edge.merge import merge
 from mingle_edge.router import discriminants

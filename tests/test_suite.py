@@ -19,7 +19,7 @@ from PIL import Image
 
 from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture
 from mingle_edge.demo.tiny_clip import Training
-from mingle_edge.images import labelled_images
+from mingle_edge.image_folder import labelled_images
 from mingle_edge.task_file import read_task_file
 
 FOLDER = Path(__file__).parents[1] / "examples/suite"

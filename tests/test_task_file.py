@@ -213,5 +213,5 @@ def test_task_names_stay_inside_their_folder(name: str) -> None:
 
 
 def test_reading_needs_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = sys.modules['PIL'] = None; import mingle_edge.task_file"
+    code = "import sys; sys.modules['torch'] = sys.modules['open_clip'] = None; import mingle_edge.task_file"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

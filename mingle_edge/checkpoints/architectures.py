@@ -7,7 +7,6 @@ a little differently from how it was trained is the failure nobody notices.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +15,13 @@ import open_clip
 
 from mingle_edge.architecture import OPENAI_MEAN, OPENAI_STD, VisionArchitecture
 from mingle_edge.checkpoints.model_config import ModelConfig, read_model_config
-from mingle_edge.errors import CheckpointError
-from mingle_edge.hub import is_hub_reference
+from mingle_edge.checkpoints.tags import is_tag
+from mingle_edge.errors import CheckpointError, shown
 
 LARGEST = 1 << 16
 """No size in a configuration may exceed this; it keeps a damaged file from asking for endless memory."""
+MOST_LAYERS = 1 << 10
+LEAST_DEVIATION = 1e-6  # of pixel values from 0 to 1, which are divided by it
 
 # What the tower always does, as open_clip's CLIPVisionCfg says it. A final LayerNorm before or after taking the class token is
 # the same, and dropout of patches happens in training only, so those fields are free.
@@ -69,8 +70,7 @@ def read_architecture(model: str, base: Path, weights: str | None = None) -> Vis
         CheckpointError: no such model, or one with a field that the tower cannot express.
     """
     config = read_model_config(model, base)
-    path = weights is None or is_hub_reference(weights) or (base / weights).exists()
-    if config.kind == "open_clip" and not path:
+    if config.kind == "open_clip" and weights is not None and is_tag(weights, base):
         config = dataclasses.replace(config, preprocess=open_clip.get_pretrained_cfg(model, weights))
     return architecture_of(config)
 
@@ -105,18 +105,19 @@ def _of_open_clip(config: ModelConfig) -> VisionArchitecture:
     normalisation = fields["norm_kwargs"] or {}
     if not isinstance(normalisation, dict) or normalisation.keys() - {"eps"}:
         raise _refusal(source, "vision_cfg.norm_kwargs", normalisation, "eps alone, or nothing")
+    mlp_width = int(width * positive(fields["mlp_ratio"], "vision_cfg.mlp_ratio", source))
     image_size = _square(fields, "image_size", source, "vision_cfg.")
     mean, std = _open_clip_normalisation(config, image_size)
     return VisionArchitecture(
         image_size=image_size,
         patch_size=_square(fields, "patch_size", source, "vision_cfg."),
         width=width,
-        layers=size(fields, "layers", source, "vision_cfg."),
+        layers=size(fields, "layers", source, "vision_cfg.", MOST_LAYERS),
         heads=width // head_width,
-        mlp_width=int(width * _positive(fields["mlp_ratio"], "vision_cfg.mlp_ratio", source)),
+        mlp_width=size({"mlp_width": mlp_width}, "mlp_width", source, "vision_cfg.width * mlp_ratio, the "),
         output_dim=size(config.model, "embed_dim", source),
         activation=open_clip_activation(config),
-        layer_norm_eps=_positive(normalisation.get("eps", 1e-5), "vision_cfg.norm_kwargs.eps", source),
+        layer_norm_eps=positive(normalisation.get("eps", 1e-5), "vision_cfg.norm_kwargs.eps", source),
         mean=mean,
         std=std,
     )
@@ -139,13 +140,13 @@ def _of_hugging_face(config: ModelConfig) -> VisionArchitecture:
         image_size=image_size,
         patch_size=_square(fields, "patch_size", source, where),
         width=size(fields, "hidden_size", source, where),
-        layers=size(fields, "num_hidden_layers", source, where),
+        layers=size(fields, "num_hidden_layers", source, where, MOST_LAYERS),
         heads=size(fields, "num_attention_heads", source, where),
         mlp_width=size(fields, "intermediate_size", source, where),
         # The projection of a whole model follows the top of the file, whatever its vision_config says.
         output_dim=size({"projection_dim": 512} | record if nested else fields, "projection_dim", source),
         activation=hugging_face_activation(fields["hidden_act"], f"{where}hidden_act", source),
-        layer_norm_eps=_positive(fields["layer_norm_eps"], f"{where}layer_norm_eps", source),
+        layer_norm_eps=positive(fields["layer_norm_eps"], f"{where}layer_norm_eps", source),
         mean=mean,
         std=std,
     )
@@ -168,12 +169,19 @@ def hugging_face_activation(name: object, field: str, source: str) -> Literal["q
     raise _refusal(source, field, name, "'quick_gelu' or 'gelu'")
 
 
-def size(fields: Mapping[str, Any], name: str, source: str, where: str = "") -> int:
-    """A size in a configuration, `fields[name]`. Raises `CheckpointError` unless it is a positive integer."""
+def size(fields: Mapping[str, Any], name: str, source: str, where: str = "", most: int = LARGEST) -> int:
+    """A size in a configuration, `fields[name]`. Raises `CheckpointError` unless it is an integer from 1 to `most`."""
     value = fields.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST:
-        raise _refusal(source, where + name, value, f"a whole number from 1 to {LARGEST}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
+        raise _refusal(source, where + name, value, f"a whole number from 1 to {most}")
     return value
+
+
+def positive(value: object, field: str, source: str) -> float:
+    """A number of a configuration. Raises `CheckpointError` unless it is positive and below `LARGEST`."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < LARGEST:
+        raise _refusal(source, field, value, "a positive number")
+    return float(value)
 
 
 def _square(fields: Mapping[str, Any], name: str, source: str, where: str = "") -> int:
@@ -183,12 +191,6 @@ def _square(fields: Mapping[str, Any], name: str, source: str, where: str = "") 
             raise _refusal(source, where + name, value, "one number, or two equal ones: images and patches are square")
         value = value[0]
     return size({name: value}, name, source, where)
-
-
-def _positive(value: object, field: str, source: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < LARGEST:
-        raise _refusal(source, field, value, "a positive number")
-    return float(value)
 
 
 def _open_clip_normalisation(
@@ -201,7 +203,7 @@ def _open_clip_normalisation(
             raise _refusal(config.source, f"preprocess_cfg.{name}", preprocess[name], f"{allowed[0]!r}")
     return (
         _triple(preprocess.get("mean", OPENAI_MEAN), "preprocess_cfg.mean", config.source),
-        _triple(preprocess.get("std", OPENAI_STD), "preprocess_cfg.std", config.source, positive=True),
+        _triple(preprocess.get("std", OPENAI_STD), "preprocess_cfg.std", config.source, deviation=True),
     )
 
 
@@ -225,20 +227,21 @@ def _hugging_face_normalisation(
             raise _refusal(config.source, f"{name} of the image processor", preprocess[name], f"{allowed[0]!r}")
     return (
         _triple(preprocess.get("image_mean", OPENAI_MEAN), "image_mean of the image processor", config.source),
-        _triple(preprocess.get("image_std", OPENAI_STD), "image_std of the image processor", config.source, positive=True),
+        _triple(preprocess.get("image_std", OPENAI_STD), "image_std of the image processor", config.source, deviation=True),
     )
 
 
-def _triple(value: object, field: str, source: str, *, positive: bool = False) -> tuple[float, float, float]:
-    if isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(x, int | float) for x in value):
-        first, second, third = (float(x) for x in value)
-        if all(math.isfinite(x) and (x > 0 or not positive) for x in (first, second, third)):
-            return first, second, third
-    raise _refusal(source, field, value, f"three {'positive ' if positive else ''}numbers, one per colour")
+def _triple(value: object, field: str, source: str, *, deviation: bool = False) -> tuple[float, float, float]:
+    if isinstance(value, list | tuple) and len(value) == 3 and all(type(x) in (int, float) for x in value):
+        least = LEAST_DEVIATION if deviation else -LARGEST
+        if all(least <= x <= LARGEST for x in value):
+            return float(value[0]), float(value[1]), float(value[2])
+    rule = f"three positive numbers, from {LEAST_DEVIATION:g}" if deviation else f"three numbers, from -{LARGEST}"
+    raise _refusal(source, field, value, f"{rule} to {LARGEST}, one per color")
 
 
 def _refusal(source: str, field: str, value: object, rule: str) -> CheckpointError:
     return CheckpointError(
-        f"{source}: {field} is {value!r}, but must be {rule}; mingle-edge runs plain CLIP vision transformers "
+        f"{source}: {field} is {shown(value)}, but must be {rule}; mingle-edge runs plain CLIP vision transformers "
         "such as ViT-B-32, ViT-B-16 and ViT-L-14"
     )

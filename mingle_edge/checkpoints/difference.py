@@ -17,18 +17,21 @@ from mingle_edge.errors import CheckpointError
 
 LINES = 12
 """Lines of a difference that are shown; the rest is counted."""
+LARGEST_WEIGHT = 1e6
+"""No trained weight comes near it; sums of squares and products of such weights are still finite in float32."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def check_checkpoint(checkpoint: Checkpoint, architecture: VisionArchitecture, *, backbone: bool) -> None:
-    """Check names, shapes, element types and, reading tensor by tensor, that every value is finite.
+    """Check names, shapes, element types and, reading tensor by tensor, that every value is finite and one a weight may have.
 
     A fine-tuned Hugging Face tower may come without `projection.weight`; the backbone's is then the right one, for a tower
     saved without it was trained without changing it. The backbone itself may not.
 
     Raises:
-        CheckpointError: with a difference of at most `LINES` lines, or the first tensor that is not finite.
+        CheckpointError: with a difference of at most `LINES` lines, or the first tensor with a value that is not finite or
+            beyond `LARGEST_WEIGHT`.
     """
     expected = architecture.parameter_shapes()
     found = {name: checkpoint.shape(name) for name in checkpoint.names()}
@@ -53,6 +56,11 @@ def check_checkpoint(checkpoint: Checkpoint, architecture: VisionArchitecture, *
             raise CheckpointError(
                 f"{checkpoint.path}: {broken} of {tensor.numel()} values of {checkpoint.stored_name(name)} ({name}) are NaN or "
                 "infinite; use a checkpoint from before the training diverged"
+            )
+        if (largest := float(tensor.abs().max())) > LARGEST_WEIGHT:
+            raise CheckpointError(
+                f"{checkpoint.path}: a value of {checkpoint.stored_name(name)} ({name}) is {largest:.3g}, and no weight is "
+                f"larger than {LARGEST_WEIGHT:g}; use a checkpoint from before the training diverged"
             )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
 
-from mingle_edge.errors import CheckpointError
+from mingle_edge.errors import CheckpointError, FileError, shown
 from mingle_edge.hub import local_path
+from mingle_edge.plain_file import find_file
+from mingle_edge.text_file import read_json
 
 HUGGING_FACE_TYPES = ("clip", "clip_vision_model")
 
@@ -33,18 +34,19 @@ def read_model_config(model: str, base: Path) -> ModelConfig:
         CheckpointError: neither exists, or the file is not a configuration of a CLIP model.
     """
     path = local_path(model, base)
-    if path.is_dir():
-        return _hugging_face(path)
-    if path.is_file():
-        return _open_clip_json(path)
+    try:
+        if find_file(path) is not None:
+            return _hugging_face(path) if path.is_dir() else _open_clip_json(path)
+    except FileError as error:
+        raise CheckpointError(str(error)) from error
     # get_model_config would go to the network for names with a scheme such as "hf-hub:".
     record = None if ":" in model else open_clip.get_model_config(model)
     if record is None:
         near = difflib.get_close_matches(model, open_clip.list_models(), n=3)
         hint = f"the nearest names are {', '.join(near)}" if near else "open_clip.list_models() lists the names"
         raise CheckpointError(
-            f"model {model!r} is neither an open_clip name, nor an open_clip JSON config or Hugging Face folder in {base}; "
-            f"{hint}"
+            f"model {shown(model)} is neither an open_clip name, nor an open_clip JSON config or Hugging Face folder in "
+            f"{base}; {hint}"
         )
     return ModelConfig(model, "open_clip", record)
 
@@ -52,9 +54,9 @@ def read_model_config(model: str, base: Path) -> ModelConfig:
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises `CheckpointError` when there is none."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}); restore the file") from error
+        record = read_json(path)
+    except FileError as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: it {error.reason}") from error
     if not isinstance(record, dict):
         raise CheckpointError(f"{path} must hold a JSON object, not a {type(record).__name__}; restore the file")
     return record
@@ -73,7 +75,7 @@ def _open_clip_json(path: Path) -> ModelConfig:
 
 def _hugging_face(folder: Path) -> ModelConfig:
     path = folder / "config.json"
-    if not path.is_file():
+    if find_file(path) is None:
         raise CheckpointError(
             f"{folder} has no config.json, so it is not a Hugging Face folder; "
             "for an open_clip model name its JSON config instead"
@@ -81,13 +83,13 @@ def _hugging_face(folder: Path) -> ModelConfig:
     record = read_json_object(path)
     if record.get("model_type") not in HUGGING_FACE_TYPES:
         raise CheckpointError(
-            f"{path}: model_type is {record.get('model_type')!r}, but only {' and '.join(HUGGING_FACE_TYPES)} are CLIP "
+            f"{path}: model_type is {shown(record.get('model_type'))}, but only {' and '.join(HUGGING_FACE_TYPES)} are CLIP "
             "vision towers as mingle-edge runs them; name a CLIP model"
         )
     preprocess: Any = {}
-    if (file := folder / "preprocessor_config.json").is_file():
+    if find_file(file := folder / "preprocessor_config.json") is not None:
         preprocess = read_json_object(file)
-    elif (file := folder / "processor_config.json").is_file():
+    elif find_file(file := folder / "processor_config.json") is not None:
         preprocess = read_json_object(file).get("image_processor", {})
     if not isinstance(preprocess, dict):
         raise CheckpointError(f"{file}: image_processor must be an object; restore the file")

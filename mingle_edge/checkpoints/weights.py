@@ -10,8 +10,9 @@ import open_clip
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints.architectures import read_architecture
 from mingle_edge.checkpoints.stored_tensors import TORCH_SUFFIXES
-from mingle_edge.errors import CheckpointError
-from mingle_edge.hub import is_hub_reference, local_path
+from mingle_edge.checkpoints.tags import is_tag, is_there
+from mingle_edge.errors import CheckpointError, shown
+from mingle_edge.hub import local_path
 
 
 def find_weights(path_or_tag: str, base: Path, model: str | None) -> Path:
@@ -22,12 +23,12 @@ def find_weights(path_or_tag: str, base: Path, model: str | None) -> Path:
         HubError: the hub, or the cache where there is no network, does not have it.
     """
     path = local_path(path_or_tag, base)
-    if path.exists():
+    if is_there(path):
         return path
     tag = _tag(path_or_tag, base, model)
     try:
         downloaded = open_clip.download_pretrained(tag)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # of whichever HTTP client its version of the hub's library uses
         raise CheckpointError(
             f"open_clip could not download {model!r} {path_or_tag!r} ({error}); check the network, or download the file and "
             "name its path"
@@ -41,7 +42,7 @@ def check_tag(path_or_tag: str, base: Path, model: str | None, architecture: Vis
     Raises:
         CheckpointError: another activation, or images normalised otherwise.
     """
-    if model is None or is_hub_reference(path_or_tag) or (base / path_or_tag).exists():
+    if model is None or not is_tag(path_or_tag, base):
         return
     tag = _tag(path_or_tag, base, model)
     activation = "quick_gelu" if tag.get("quick_gelu") else "gelu"
@@ -66,5 +67,5 @@ def _tag(path_or_tag: str, base: Path, model: str | None) -> dict[str, Any]:
     if not tag:
         known = open_clip.list_pretrained_tags_by_model(model) if model is not None else []
         tags = f"the tags of {model} are {', '.join(known)}" if known else "name a checkpoint's path"
-        raise CheckpointError(f"{path_or_tag!r} is neither a path in {base} nor a pretrained tag of the model; {tags}")
+        raise CheckpointError(f"{shown(path_or_tag)} is neither a path in {base} nor a pretrained tag of the model; {tags}")
     return tag
