@@ -1,0 +1,85 @@
+"""Many answers from racing threads, each compared bit for bit with one thread's: is anything wrong, or left behind?
+
+    python benchmarks/soak.py [--answers 200000] [--threads 4] [--seed 0]
+
+Writes tiny bundles of both scopes, in fp32 and int8, with one expert a route and two, and asks them from several threads
+that evict, pin, prefetch, change budgets, submit, stream, close and reopen. Exit code 1 where an answer differs, a call fails,
+or memory or descriptors grow by more than the bounds below. Needs Linux, for /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mingle_edge_runtime.machine import machine_record
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hostile"))
+from soak_threads import Soak
+
+KINDS = [("image", "fp32", 1), ("image", "fp32", 2), ("image", "int8", 1), ("layer", "fp32", 1), ("layer", "int8", 2)]
+"""scope, precision, experts of a route"""
+BYTES = 25.0  # an answer, that memory may grow by after the warm-up: 5 MB in 200,000
+DESCRIPTORS = 1e-5  # an answer: 2 in 200,000
+
+
+def main() -> None:
+    """Write, ask, compare, tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--answers", type=int, default=200_000)
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        writer = multiprocessing.get_context("spawn").Process(target=write_bundles, args=(Path(name),))
+        writer.start()  # a process of its own, so that what is measured is the runtime's memory alone
+        writer.join()
+        started = time.perf_counter()
+        soak = Soak(sorted(Path(name, "bundles").iterdir()), arguments.seed)
+        soak.run(arguments.answers, arguments.threads)
+    growth = {what: soak.growth(what) for what in ("anonymous", "resident", "descriptors")}
+    bounds = {"anonymous": BYTES, "resident": BYTES, "descriptors": DESCRIPTORS}
+    beyond = [what for what, bound in bounds.items() if growth[what] > bound]
+    print(
+        json.dumps(
+            {
+                "answers": soak.answers,
+                "threads": arguments.threads,
+                "faults": soak.faults,
+                "counts": dict(sorted(soak.counts.items())),
+                "growth_per_answer": growth,
+                "bounds_per_answer": bounds,
+                "beyond": beyond,
+                "first_and_last_sample": [vars(soak.samples[0]), vars(soak.samples[-1])],
+                "samples": len(soak.samples),
+                "seconds": time.perf_counter() - started,
+                "machine": machine_record(),
+            },
+            indent=1,
+        )
+    )
+    sys.exit(1 if soak.faults or beyond else 0)
+
+
+def write_bundles(root: Path) -> None:
+    """Write a bundle of each kind into `root / "bundles"`."""
+    from tiny_merged import write_merged
+
+    from mingle_edge_export import export_bundle
+
+    for scope, precision, top_k in KINDS:
+        merged = root / "merged" / scope
+        if not merged.exists():
+            write_merged(merged, scope=scope, learned_gates=scope == "image")
+        folder = root / "bundles" / f"{scope}-{precision}-{top_k}"
+        export_bundle(merged, folder, top_k=top_k, precision=precision, cosine=0.0, route_agreement=0.0)
+
+
+if __name__ == "__main__":
+    main()

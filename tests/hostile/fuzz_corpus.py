@@ -1,0 +1,138 @@
+"""The untouched inputs of the fuzz, all tiny: bundles, pictures, merged models, a task file, parquet, checkpoints.
+
+Written with the workstation's libraries, so that an interpreter with nothing but the runtime can be given them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hub_parquet
+import numpy as np
+import tiny_bundle
+import tiny_clip
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_merged import write_merged
+
+from mingle_edge_export import export_bundle
+
+CLASSES = ["sea", "river", "lake"]
+KINDS = ("image", "gated", "layer")
+"""of merged models: a route for an image, the same with learned gates, a route for a layer"""
+
+
+def write_corpus(root: Path, exported: bool = True) -> Path:
+    """Write every input into a new folder.
+
+    exported: bundles that the export wrote, in every precision, and a Hugging Face folder as well; seconds, not milliseconds.
+    """
+    tiny_bundle.write_kinds(root / "bundles", tiny_bundle.Weights())
+    write_pictures(root / "pictures")
+    for kind in KINDS:
+        write_merged(root / "merged" / kind, scope="layer" if kind == "layer" else "image", learned_gates=kind == "gated")
+    write_task_file(root / "tasks")
+    write_parquet(root / "parquet")
+    write_checkpoints(root / "checkpoints")
+    if exported:
+        write_exported(root)
+        tiny_clip.write_hugging_face(root / "checkpoints/folder", kind="CLIPVisionModelWithProjection")
+    return root
+
+
+def write_exported(root: Path) -> None:
+    """Write bundles of every kind and precision."""
+    for kind in KINDS:
+        for precision in ("fp32", "int8", "int4"):
+            backbone = "fp32" if precision == "int4" else precision
+            bounds = {"cosine": 0.0, "route_agreement": 0.0}  # random weights of few channels keep little in few bits
+            options = {"precision": backbone, "expert_precision": precision, **bounds}
+            export_bundle(root / "merged" / kind, root / "bundles" / f"exported-{kind}-{precision}", **options)
+    export_bundle(root / "merged" / "image", root / "bundles" / "exported-folded", fold="task1")
+
+
+def write_pictures(folder: Path) -> None:
+    """Write small pictures of every format and mode that is read, and of some that are not."""
+    folder.mkdir(parents=True)
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    picture = coarse.resize((24, 20), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    picture.save(folder / "photo.jpg", exif=exif, quality=90)
+    picture.save(folder / "progressive.jpg", progressive=True)
+    picture.convert("CMYK").save(folder / "cmyk.jpg")
+    picture.save(folder / "rgb.png", exif=exif)
+    picture.quantize(8).save(folder / "palette.png", transparency=b"\x80\xff")
+    for mode in ("L", "1", "LA", "RGBA", "I;16"):
+        picture.convert("L" if mode == "I;16" else mode).convert(mode).save(folder / f"{mode.lower().replace(';', '')}.png")
+    picture.save(folder / "animated.png", save_all=True, append_images=[picture.rotate(90)])
+    picture.save(folder / "plain.webp")
+    picture.save(folder / "lossless.webp", lossless=True, exif=exif)
+    picture.save(folder / "plain.bmp")
+    picture.save(folder / "plain.tif")
+    picture.save(folder / "lzw.tif", compression="tiff_lzw")
+    picture.convert("1").save(folder / "fax.tif", compression="group4")
+    picture.quantize(16).save(folder / "plain.gif")
+
+
+def write_task_file(folder: Path) -> None:
+    """Write a task file that says all that one may say, and what it names; nothing that it names is read."""
+    for name in ("seeds/a", "seeds/b/sea", "seeds/b/lake", "test/sea", "tune/sea", "hub"):
+        (folder / name).mkdir(parents=True)
+    for name in ("backbone.safetensors", "a.safetensors", "b.pt", "head.safetensors", "model.json"):
+        (folder / name).write_bytes(b"{}")
+    (folder / "classes.txt").write_text("sea\nriver\nlake\n")
+    (folder / "TASKS.toml").write_text(
+        """\
+[backbone]
+model = "model.json"
+weights = "backbone.safetensors"
+[settings]
+scope = "image"
+rank = 8
+seed = 1
+router_blocks = "auto"
+learned_gates = true
+steps = 6
+learning_rate = 0.003
+temperature = 2.0
+relaxation = 0.5
+[[task]]
+name = "a"
+weights = "a.safetensors"
+seeds = "seeds/a"
+classes = ["sea", "lake"]
+templates = ["a photo of a {}.", "{}"]
+test = "test/<class>/*.png"
+tune = "tune/<class>/*.png"
+[[task]]
+name = "b"
+weights = "b.pt"
+seeds = "seeds/b/<class>/*.png"
+seeds_per_class = 2
+classes = "classes.txt"
+head = "head.safetensors"
+test = {files = "data/test-*.parquet", image = "img", label = "y", share = [0.0, 0.5]}
+[[task]]
+name = "c"
+weights = "hf://owner/name/file.pt"
+seeds = "hf://datasets/owner/name/data/*.parquet"
+classes = ["sea"]
+"""
+    )
+
+
+def write_parquet(folder: Path) -> None:
+    """Write files with labels by number and by name."""
+    pictures = [hub_parquet.encoded(n) for n in range(7)]
+    hub_parquet.write_shard(folder / "numbers.parquet", pictures, [n % 3 for n in range(7)], CLASSES)
+    hub_parquet.write_shard(folder / "names.parquet", pictures, [CLASSES[n % 3] for n in range(7)])
+
+
+def write_checkpoints(folder: Path) -> None:
+    """Write the tower of a tiny open_clip model as safetensors and as a PyTorch archive, and its configuration."""
+    folder.mkdir(parents=True)
+    tiny_clip.write_open_clip(folder / "tower.safetensors", visual_only=True)
+    torch.save(load_file(folder / "tower.safetensors"), folder / "tower.pt")
+    tiny_clip.write_config(folder / "model.json")

@@ -1,0 +1,51 @@
+"""2,000 changed inputs, the same every time: each is answered rightly or refused by an error of the package's own tree.
+
+`benchmarks/fuzz.py` runs as many more as one likes, and one by its number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fuzz_process
+import fuzz_workstation
+import pytest
+from fuzz_corpus import write_corpus
+
+import mingle_edge_runtime
+
+SEED = 20
+INTERPRETERS = [sys.executable, *filter(None, [os.environ.get("MINGLE_ORT_1_20")])]
+RUNTIME_CASES = {"bundle.json": 350, "bundle files": 450, "verify": 100, "pictures": 400}
+WORKSTATION_CASES = {"merged model": 200, "task file": 200, "parquet": 100, "checkpoint": 100, "pictures, workstation": 100}
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and what a process does are read from /proc")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """The untouched inputs."""
+    return write_corpus(tmp_path_factory.mktemp("fuzz") / "corpus", exported=False)
+
+
+@pytest.mark.parametrize("interpreter", INTERPRETERS, ids=["newest", "oldest"][: len(INTERPRETERS)])
+@pytest.mark.parametrize("target", RUNTIME_CASES)
+def test_the_runtime_answers_rightly_or_refuses(corpus, interpreter: str, target: str) -> None:
+    paths = [Path(mingle_edge_runtime.__file__).parents[1], *map(Path, sys.path[:1])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+    command = [interpreter, fuzz_process.__file__, corpus, "--target", target, "--seed", SEED, "--count", RUNTIME_CASES[target]]
+    run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    outcomes = json.loads(run.stdout)
+    assert outcomes["findings"] == []
+    assert sum(outcomes["counts"].values()) == RUNTIME_CASES[target]
+
+
+@pytest.mark.parametrize("kind", fuzz_workstation.TARGETS, ids=lambda kind: kind.name)
+def test_the_workstation_answers_rightly_or_refuses(corpus, kind: type) -> None:
+    outcomes = fuzz_process.run_cases(kind, corpus, SEED, range(WORKSTATION_CASES.get(kind.name, 0)))
+    assert outcomes.findings == []
