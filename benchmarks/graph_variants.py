@@ -31,8 +31,9 @@ from mingle_edge_export.page_bank import PageLayout, write_expert
 from mingle_edge_export.routed_experts import BLOCK_SCALES, LayerGates, RoutedExperts
 from mingle_edge_export.tower import PlainLayers, Tokens, Tower
 from mingle_edge_export.weight_precision import Precision
-from mingle_edge_runtime.adapter import read_adapter
+from mingle_edge_runtime.adapter import adapter_values
 from mingle_edge_runtime.machine import machine_record
+from mingle_edge_runtime.session import optional_inputs
 
 TASKS, RANK = 8, 64
 PAUSE = 0.02  # seconds, for idle threads of other variants to fall asleep
@@ -203,14 +204,13 @@ class Bench:
         feeds = {PIXELS: pixels} | (inputs or {})
         call, loaded = onnxruntime.RunOptions(), onnxruntime.LoraAdapter()
         if adapter is not None:
-            shapes = {item.name: item.shape for item in session.get_overridable_initializers()}
+            optional = optional_inputs(session)
             stored = onnxruntime.AdapterFormat.read_adapter(str(adapter)).get_parameters()
-            if stored.keys() == shapes.keys():
+            if stored.keys() == optional.keys():
                 loaded.Load(str(adapter))
                 call.add_active_adapter(loaded)
             else:  # in 4 bits
-                expert = read_adapter(adapter, adapter.stat().st_size, "task", shapes)
-                feeds |= {name: array.copy() for name, array in expert.arrays().items()}
+                feeds |= adapter_values(np.fromfile(adapter, np.uint8), optional, str(adapter))
         return lambda: (session.run(None, feeds, call), loaded)
 
     def _other_dense(self, layers: type[PlainLayers], tower: type[Tower]) -> Run:

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from mingle_edge_export.graph import Graph, WeightFile
 from mingle_edge_export.weight_precision import WeightPrecision
 from mingle_edge_runtime.adapter import read_adapter
 from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.session import OptionalInput
 
 Arrays = dict[str, NDArray[Any]]
 ROWS = (1, 2, 50)
@@ -35,22 +36,27 @@ def integer_matrices(bundle: Bundle) -> tuple[Arrays, Arrays]:
     """Collect the int8 matrices `[d_in, d_out]` of a bundle: constant weights by name, and codes of experts by name."""
     index = bundle.index
     constants: Arrays = {}
-    shapes: dict[str, list[Any]] = {}
+    optional: dict[str, OptionalInput] = {}
     for file in filter(None, (index.tower, index.router.file if index.router else None)):
         graph = onnx.load(bundle.file(file)).graph
-        inputs = {value.name: value.type.tensor_type.shape.dim for value in graph.input}
+        inputs = {value.name: value.type.tensor_type for value in graph.input}
         weights = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in inputs}
         used = {node.input[1] for node in graph.node if node.op_type == "MatMulInteger"}
         constants |= {
             f"{Path(file).stem}/{name}": numpy_helper.to_array(weights[name]) for name in sorted(used & weights.keys())
         }
-        optional = {tensor.name for tensor in graph.initializer} & inputs.keys()
-        shapes |= {name: [dim.dim_value for dim in inputs[name]] for name in optional}
+        optional |= {
+            tensor.name: OptionalInput(
+                tuple(side.dim_param or side.dim_value for side in inputs[tensor.name].shape.dim),
+                helper.tensor_dtype_to_np_dtype(inputs[tensor.name].elem_type),
+            )
+            for tensor in graph.initializer
+            if tensor.name in inputs
+        }
     codes: Arrays = {}
     for task in index.tasks:
         if task.expert is not None and index.expert_precision in ("int8", "int4"):
-            expert = read_adapter(bundle.file(task.expert), task.expert_bytes, task.name, shapes)
-            arrays = expert.arrays()
+            arrays = read_adapter(bundle, task, optional)
             codes |= {f"codes/{task.name}/{name}": array.copy() for name, array in arrays.items() if array.dtype == np.int8}
     return constants, codes | _page_bank(bundle)
 

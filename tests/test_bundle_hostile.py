@@ -45,7 +45,7 @@ def test_paths_out_of_the_folder_are_refused(image_bundle, name: str, member: st
             record["tower"] = name
 
     rewrite(image_bundle, change)
-    with pytest.raises(BundleError, match="paths must be relative, use '/', and stay inside the bundle"):
+    with pytest.raises(BundleError, match=r"paths must be relative, use '/', and stay inside the bundle|no control chara"):
         Bundle.open(image_bundle)
 
 
@@ -133,7 +133,7 @@ def test_an_adapter_of_another_tower_is_named(image_bundle, parameters) -> None:
     relist(image_bundle, "experts/green.onnx_adapter")
     with (
         EdgeModel.open(image_bundle) as model,
-        pytest.raises(ExpertError, match="the tower does not run with expert green"),
+        pytest.raises(ExpertError, match=r"expert 'green' in .*green.onnx_adapter holds '.*', "),
     ):
         model.embed(images(0), task="green")
 
@@ -165,11 +165,9 @@ def test_weights_outside_the_bundle_are_not_read(image_bundle, name: str, locati
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_for_a_graph_are_refused_or_harmless(tmp_path_factory, content: bytes) -> None:
-    path = tmp_path_factory.getbasetemp() / "graph.onnx"
-    path.write_bytes(content)
+def test_any_bytes_for_a_graph_are_refused_or_harmless(content: bytes) -> None:
     with suppress(BundleError):
-        check_external_data(path, [])
+        check_external_data(content, "graph.onnx", [])
 
 
 def test_a_graph_that_does_not_load_is_named(image_bundle) -> None:
@@ -182,7 +180,11 @@ def test_a_graph_that_does_not_load_is_named(image_bundle) -> None:
 @pytest.mark.parametrize(
     ("file", "stand_in", "message"),
     [
-        ("tower.onnx", "router.onnx", r"with expert red: .*tower.onnx does not run: "),
+        (
+            "tower.onnx",
+            "router.onnx",
+            r"expert 'red' in .*red.onnx_adapter holds '.*', which is no input of the tower",
+        ),
         ("router.onnx", "dense.onnx", r"router.onnx does not run: .*posterior"),
     ],
 )

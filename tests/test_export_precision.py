@@ -175,8 +175,7 @@ def test_experts_in_4_bits_are_accounted_for_as_they_are_in_memory(tmp_path):
     with EdgeModel.open(report.path) as model:
         model.embed(IMAGES[0], task="task0")
         task = model.bundle.index.tasks[0]
-        path = model.bundle.file(task.expert)
-        held = read_adapter(path, task.expert_bytes, task.name, model.scope._tower.optional_inputs).arrays()
+        held = read_adapter(model.bundle, task, model.scope._tower.optional_inputs)
         assert sum(array.nbytes for array in held.values()) <= model.stats().resident_bytes <= 2 * task.expert_bytes
 
 

@@ -10,6 +10,7 @@ import pytest
 from tiny_bundle import KINDS, TASKS, Weights, images, write_kinds
 
 from mingle_edge_runtime import BudgetError, EdgeModel, ProviderError, image_scope, layer_scope
+from mingle_edge_runtime.graph import Graph
 from mingle_edge_runtime.session import Session
 
 WEIGHTS = Weights()
@@ -57,9 +58,9 @@ def test_low_memory_reaches_every_session(bundles, monkeypatch) -> None:
 def test_the_router_is_opened_once_by_the_first_who_needs_a_route(bundles, monkeypatch) -> None:
     opened: list[str] = []
 
-    def record(path: Path, *arguments, **options) -> Session:
-        opened.append(path.name)
-        return Session(path, *arguments, **options)
+    def record(graph: Graph, *arguments, **options) -> Session:
+        opened.append(graph.path.name)
+        return Session(graph, *arguments, **options)
 
     monkeypatch.setattr(image_scope, "Session", record)
     with EdgeModel.open(bundles["image", 1]) as model:

@@ -57,6 +57,11 @@ def present(bank: MappedPageBank, task: int, layer: int) -> np.ndarray:
     return entries >> np.uint64(63) == 1
 
 
+def opened(path: Path) -> MappedFile:
+    """The file, open."""
+    return MappedFile(os.open(path, os.O_RDONLY), path, str(path))
+
+
 routes = st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=2, unique=True), min_size=3, max_size=3)
 
 
@@ -65,7 +70,7 @@ routes = st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=2, unique=Tru
     st.lists(st.sampled_from([None, 2 * TASK_BYTES, 3 * TASK_BYTES]), min_size=1, max_size=3),
 )
 def test_ranges_worth_least_go_first_also_when_the_budget_changes(file, runs, budgets: list[int | None]) -> None:
-    bank = MappedPageBank(file, LAYOUT, TASKS, None, together=2)
+    bank = MappedPageBank(opened(file), LAYOUT, TASKS, None, together=2)
     resident = set[tuple[int, int]]()  # the model
     uses: dict[tuple[int, int], list[int]] = {}
     requests = 0
@@ -96,7 +101,7 @@ def test_ranges_worth_least_go_first_also_when_the_budget_changes(file, runs, bu
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages of a mapping are in memory")
 def test_the_system_reads_nothing_at_open_and_drops_what_is_evicted(file) -> None:
-    bank = MappedPageBank(file, LAYOUT, TASKS, 2 * TASK_BYTES, together=1)
+    bank = MappedPageBank(opened(file), LAYOUT, TASKS, 2 * TASK_BYTES, together=1)
     assert not any(present(bank, task, layer).any() for task in range(4) for layer in range(3))
     for task, gone in ((0, None), (1, None), (2, 0), (3, 1), (0, 2), (2, 3)):
         touch(bank, np.full((1, 3, 1), task))
@@ -106,7 +111,7 @@ def test_the_system_reads_nothing_at_open_and_drops_what_is_evicted(file) -> Non
 
 
 def test_prefetched_and_pinned_tasks_are_resident(file) -> None:
-    bank = MappedPageBank(file, LAYOUT, TASKS, 3 * TASK_BYTES, together=1)
+    bank = MappedPageBank(opened(file), LAYOUT, TASKS, 3 * TASK_BYTES, together=1)
     bank.pin(["b"])
     bank.prefetch(["a", "c", "d"])
     assert bank.stats().resident_bytes == 3 * TASK_BYTES
@@ -122,14 +127,14 @@ def test_prefetched_and_pinned_tasks_are_resident(file) -> None:
 
 def test_budgets_without_room_for_a_run_are_refused(file) -> None:
     with pytest.raises(BudgetError, match=f"the largest expert in use needs {2 * TASK_BYTES}"):
-        MappedPageBank(file, LAYOUT, TASKS, 2 * TASK_BYTES - 1, together=2)
-    bank = MappedPageBank(file, LAYOUT, TASKS, 2 * TASK_BYTES, together=1)
+        MappedPageBank(opened(file), LAYOUT, TASKS, 2 * TASK_BYTES - 1, together=2)
+    bank = MappedPageBank(opened(file), LAYOUT, TASKS, 2 * TASK_BYTES, together=1)
     with pytest.raises(BudgetError, match=f"pinning a, c beside the others needs {3 * TASK_BYTES}"):
         bank.pin(["a", "c"])
 
 
 def test_a_smaller_budget_takes_effect_at_once_or_is_refused_with_the_minimum(file) -> None:
-    bank = MappedPageBank(file, LAYOUT, TASKS, None, together=1)
+    bank = MappedPageBank(opened(file), LAYOUT, TASKS, None, together=1)
     for task in range(4):
         touch(bank, np.full((1, 3, 1), task))
     bank.pin(["d"])
@@ -143,14 +148,14 @@ def test_a_smaller_budget_takes_effect_at_once_or_is_refused_with_the_minimum(fi
 
 
 def test_a_batch_may_overshoot_and_is_counted(file) -> None:
-    bank = MappedPageBank(file, LAYOUT, TASKS, TASK_BYTES, together=1)
+    bank = MappedPageBank(opened(file), LAYOUT, TASKS, TASK_BYTES, together=1)
     touch(bank, np.arange(4).repeat(3).reshape(4, 3, 1))
     assert bank.stats().overshoot_bytes == 3 * TASK_BYTES
     assert bank.stats().resident_bytes <= TASK_BYTES
 
 
 def test_what_is_about_to_be_used_is_read_once_in_order(file, monkeypatch) -> None:
-    bank = MappedPageBank(file, LAYOUT, TASKS, None, together=1)
+    bank = MappedPageBank(opened(file), LAYOUT, TASKS, None, together=1)
     spans: list[tuple[int, int]] = []
     monkeypatch.setattr(MappedFile, "read_through", lambda self, start, end: spans.append((start, end)))
     bank.expect("c")
@@ -172,7 +177,7 @@ def test_without_madvise_the_budget_is_counted_and_it_says_so(file, monkeypatch)
             return super().__new__(cls, os.pread(descriptor, os.fstat(descriptor).st_size, 0))
 
     monkeypatch.setattr(mmap, "mmap", PlainMapping)
-    bank = MappedPageBank(file, LAYOUT, TASKS, TASK_BYTES, together=1)
+    bank = MappedPageBank(opened(file), LAYOUT, TASKS, TASK_BYTES, together=1)
     bank.prefetch(["a"])
     touch(bank, np.full((1, 3, 1), 3))
     assert bank.stats().evictions == 3
@@ -182,4 +187,4 @@ def test_without_madvise_the_budget_is_counted_and_it_says_so(file, monkeypatch)
 def test_a_file_of_another_size_is_named(tmp_path) -> None:
     (tmp_path / "experts.bin").write_bytes(bytes(100))
     with pytest.raises(BundleError, match=rf"experts.bin has 100 bytes instead of {4 * TASK_BYTES}: copy or export it again"):
-        MappedPageBank(tmp_path / "experts.bin", LAYOUT, TASKS, None, 1)
+        MappedPageBank(opened(tmp_path / "experts.bin"), LAYOUT, TASKS, None, 1)

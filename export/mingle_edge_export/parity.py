@@ -16,7 +16,7 @@ from mingle_edge_export.fidelity import MAX_ABS, Bounds
 from mingle_edge_export.graph import Array
 from mingle_edge_export.reference import MIXTURE, ImageScopeOutputs, Reference, Routed, compared_top_k
 from mingle_edge_export.route_parity import RouteMismatchError, agreeing_routes
-from mingle_edge_runtime.adapter import AdapterValues, map_adapter, read_adapter
+from mingle_edge_runtime.adapter import map_adapter, read_adapter
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.mixture import mix
 from mingle_edge_runtime.session import CPU, Session
@@ -158,12 +158,12 @@ def _image_scope(bundle: Bundle, plain: Array, expected: ImageScopeOutputs, wors
     tower = Session(bundle.graph(bundle.index.tower), [CPU], one_by_one=bundle.index.one_by_one)
     yield "tower without expert", _runner(tower), partial(worst.embeds, plain)
     for task in bundle.index.tasks:
-        path, compare = bundle.file(str(task.expert)), partial(worst.embeds, expected.experts[task.name])
+        compare = partial(worst.embeds, expected.experts[task.name])
         if bundle.index.expands:
-            read = read_adapter(path, task.expert_bytes, task.name, tower.optional_inputs)
+            read = read_adapter(bundle, task, tower.optional_inputs)
             yield f"expert {task.name}", partial(_run_values, tower, read), compare
         else:
-            adapter = map_adapter(path, task.expert_bytes, task.name)
+            adapter = map_adapter(bundle, task, tower.optional_inputs)
             yield f"expert {task.name}", _runner(tower, adapter.ready), compare
     if expected.mixture is not None:
         yield "mixture of two", _mixture(bundle, tower), partial(worst.embeds, expected.mixture)
@@ -175,11 +175,8 @@ def _mixture(bundle: Bundle, tower: Session) -> Callable[[Array], Outputs]:
 
     def run(pixels: Array) -> Outputs:
         first_two = bundle.index.tasks[:2]
-        experts = [
-            read_adapter(bundle.file(str(task.expert)), task.expert_bytes, task.name, tower.optional_inputs)
-            for task in first_two
-        ]
-        return tower.run({"pixel_values": pixels} | mix([expert.arrays() for expert in experts], MIXTURE, defaults))
+        experts = [read_adapter(bundle, task, tower.optional_inputs) for task in first_two]
+        return tower.run({"pixel_values": pixels} | mix(experts, MIXTURE, defaults))
 
     return run
 
@@ -195,8 +192,8 @@ def _runner(session: Session, adapter: Callable[[], Any] | None = None, **inputs
     return lambda pixels: session.run({"pixel_values": pixels} | inputs, adapter=adapter)
 
 
-def _run_values(session: Session, expert: AdapterValues, pixels: Array) -> Outputs:
-    return session.run({"pixel_values": pixels} | expert.arrays())
+def _run_values(session: Session, expert: dict[str, NDArray[Any]], pixels: Array) -> Outputs:
+    return session.run({"pixel_values": pixels, **expert})
 
 
 def _failed(figures: str, exact: bool) -> ParityError:

@@ -16,7 +16,7 @@ import os
 import sys
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-if "onnxruntime" in sys.modules:
+if hasattr(sys.modules.get("onnxruntime"), "disable_telemetry_events"):  # else it is what an uninstalled package left
     sys.modules["onnxruntime"].disable_telemetry_events()
 
 from mingle_edge_runtime.bundle import Bundle

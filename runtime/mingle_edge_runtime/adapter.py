@@ -4,29 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from mingle_edge_runtime.adapter_tensors import adapter_tensors, check_fit
+from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.bundle_index import Task
 from mingle_edge_runtime.errors import ExpertError
 from mingle_edge_runtime.mapped_file import MappedFile
 from mingle_edge_runtime.nibbles import NIBBLES, expand
-from mingle_edge_runtime.session import onnxruntime
-
-
-@dataclass(frozen=True)
-class AdapterValues:
-    """An adapter that was read, not mapped."""
-
-    values: dict[str, Any]
-    """`onnxruntime.OrtValue`s by the name of the tower's optional input"""
-    owner: Any
-    """what the values' memory belongs to: ONNX Runtime 1.20 does not keep it alive for them"""
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Views of the values, valid as long as this object lives."""
-        return {name: value.numpy() for name, value in self.values.items()}
+from mingle_edge_runtime.session import OptionalInput, onnxruntime, printable
 
 
 @dataclass(frozen=True)
@@ -38,50 +27,52 @@ class MappedAdapter:
     """`onnxruntime.LoraAdapter`"""
 
     def ready(self) -> Any:
-        """The adapter, for the run that follows at once. Raises `ExpertError` where the file has become shorter."""
+        """The adapter, for the run that follows at once. Raises `ExpertError` where the file was cut or overwritten."""
         self.file.check()
         return self.adapter
 
 
-def map_adapter(path: Path, size: int, task: str) -> MappedAdapter:
-    """The adapter in a file of `size` bytes, all of it read into the system's cache.
+def map_adapter(bundle: Bundle, task: Task, inputs: Mapping[str, OptionalInput]) -> MappedAdapter:
+    """The adapter of a task, all of it read into the system's cache.
 
-    Raises `ExpertError` naming the task.
+    inputs: the tower's optional ones. Raises `ExpertError` naming the task.
     """
-    file = MappedFile(path, size, f"expert {task!r} in {path}", ExpertError)
-    file.read_through(0, size)
+    file = _open(bundle, task)
+    file.read_through(0, file.size)
+    check_fit(adapter_tensors(np.frombuffer(file.map(), np.uint8), file.name), inputs, file.name)
     adapter = onnxruntime().LoraAdapter()
     try:
-        adapter.Load(str(path))
-    except RuntimeError as error:
-        raise _unreadable(path, task, error) from error
+        adapter.Load(str(file.location))
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise ExpertError(f"{file.name} cannot be read: copy or export it again ({printable(error)})") from error
+    file.check_location()
     return MappedAdapter(file, adapter)
 
 
-def read_adapter(path: Path, size: int, task: str, inputs: Mapping[str, Any]) -> AdapterValues:
-    """The parameters of a file of `size` bytes, in memory of the host, those in 4 bits expanded.
+def read_adapter(bundle: Bundle, task: Task, inputs: Mapping[str, OptionalInput]) -> dict[str, NDArray[Any]]:
+    """The parameters of a task's adapter by name, in memory of the host, those in 4 bits expanded.
 
-    inputs: the tower's optional inputs and their shapes. Raises `ExpertError` naming the task, also where one of them is
-    missing.
+    inputs: the tower's optional ones. Raises `ExpertError` naming the task.
     """
-    file = MappedFile(path, size, f"expert {task!r} in {path}", ExpertError)
-    ort = onnxruntime()
-    try:
-        owner = ort.AdapterFormat.read_adapter(str(path))
-    except RuntimeError as error:
-        raise _unreadable(path, task, error) from error
-    file.check()
-    values = owner.get_parameters()
-    if any(name.endswith(NIBBLES) for name in values):
-        arrays = expand({name: value.numpy() for name, value in values.items()}, inputs)
-        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-        owner = (owner, arrays)  # what is not in 4 bits still lies in the adapter's memory
-    missing = sorted(inputs.keys() - values.keys())
-    if missing:
-        raise ExpertError(f"expert {task!r} in {path} lacks {missing[0]}, which the tower needs: export the bundle again")
-    return AdapterValues(values, owner)
+    file = _open(bundle, task)
+    return adapter_values(file.read(0, file.size), inputs, file.name)
 
 
-def _unreadable(path: Path, task: str, error: Exception) -> ExpertError:
-    reason = " ".join(str(error).split())[:200]
-    return ExpertError(f"expert {task!r} in {path} cannot be read: copy or export it again ({reason})")
+def adapter_values(content: NDArray[np.uint8], inputs: Mapping[str, OptionalInput], title: str) -> dict[str, NDArray[Any]]:
+    """The parameters in the bytes of an adapter file by name, those in 4 bits expanded.
+
+    inputs: the tower's optional ones. title: what to call the file. Raises `ExpertError`.
+    """
+    tensors = adapter_tensors(content, title)
+    if any(name.endswith(NIBBLES) for name in tensors):
+        try:
+            tensors = expand(tensors, {name: wanted.shape for name, wanted in inputs.items()})
+        except ExpertError as error:
+            raise ExpertError(f"{title}, {error}") from error
+    check_fit(tensors, inputs, title)
+    return tensors
+
+
+def _open(bundle: Bundle, task: Task) -> MappedFile:
+    name = str(task.expert)
+    return bundle.open_file(name, f"expert {task.name!r} in {bundle.file(name)}", ExpertError)

@@ -1,19 +1,25 @@
 """The bundle: a folder that `mingle-edge export` writes and a device serves from.
 
 `docs/bundle-format.md` is the specification. Opening a bundle reads `bundle.json` and checks the path and size of every
-file it lists; it reads none of them. Hashes are checked by `Bundle.verify_hashes`.
+file it lists; it reads none of them. What is read later is what was there then, whatever became of the folder since.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.bundle_files import FileRecord, Progress, check_hashes, check_plain_files
+from mingle_edge_runtime.bundle_files import FileRecord, Progress
+from mingle_edge_runtime.bundle_folder import BundleFolder
 from mingle_edge_runtime.bundle_index import (
     FORMAT,
     FORMAT_VERSION,
@@ -32,8 +38,9 @@ from mingle_edge_runtime.bundle_index import (
     Task,
 )
 from mingle_edge_runtime.bundle_rules import check_rules
-from mingle_edge_runtime.errors import BundleError
+from mingle_edge_runtime.errors import BundleError, EdgeError
 from mingle_edge_runtime.external_data import check_external_data
+from mingle_edge_runtime.graph import Graph
 from mingle_edge_runtime.mapped_file import MappedFile
 
 __all__ = [
@@ -61,74 +68,129 @@ _LARGEST_INDEX = 64 << 20  # bytes; far above any real index, far below what wou
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle folder whose index has been read and whose files are present with the recorded sizes."""
+    """A bundle folder whose index has been read and whose files are present with the recorded sizes.
+
+    Whatever is read from it later is what was there when it was opened, or an error; the folder's descriptor is closed with
+    the last object that needs it.
+    """
 
     root: Path
     index: BundleIndex
-    _locations: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    digest: str
+    """sha256 of `bundle.json` in hexadecimal"""
+    check_hashes: bool = False
+    """whether every file's hash is compared with the recorded one when it is first opened; those of all but experts and
+    weights always are"""
+    _folder: BundleFolder | None = field(default=None, repr=False, compare=False)
+    _hashed: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    _weights: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
+    def open(cls, path: str | PathLike[str], check_hashes: bool = False) -> Bundle:
         """Read `bundle.json` and check every file's path, kind and size; no other file is read.
 
-        Raises `BundleError`.
+        check_hashes: see `EdgeModel.open`. Raises `BundleError`.
         """
-        root = Path(path).resolve()
-        index = BundleIndex.from_json(_read_json(root / INDEX_NAME))
+        folder = BundleFolder(path)
+        content = _read_index(folder)
+        index = BundleIndex.from_json(_parse(content, folder.root / INDEX_NAME))
         check_rules(index)
-        check_plain_files(root, index.files)
-        return cls(root, index)
+        folder.find_all(index.files)
+        return cls(folder.root, index, hashlib.sha256(content).hexdigest(), check_hashes, folder)
+
+    def without_files(self) -> Bundle:
+        """The index alone: nothing of the folder stays open, and nothing can be read from it."""
+        return replace(self, _folder=None)
 
     def file(self, name: str) -> Path:
-        """Absolute path of a file of the bundle; `name` is one of `index.files`."""
+        """Absolute path of a file of the bundle, where it was when that was opened; `name` is one of `index.files`."""
         return self.root / name
 
-    def graph(self, name: str) -> Path:
-        """Absolute path of a graph, after a look at where it reads its weights from.
+    def open_file(self, name: str, title: str | None = None, error: type[BundleError] = BundleError) -> MappedFile:
+        """The file that was there when the bundle was opened, all of it in the system's cache if its hash is to be checked.
 
-        Raises `BundleError` where that is not a file of the bundle.
+        title: what to call it in an `error`. Raises `error` where it is gone, was replaced, or has another hash.
         """
-        self._external_data(name)
-        return self.file(name)
+        file = self._opened_folder().open(name, title or str(self.file(name)), error)
+        if self.check_hashes:
+            self._check_hash(name, file)
+        return file
 
-    def weights(self, name: str) -> list[MappedFile]:
-        """The files that a graph reads its weights from, open. Raises `BundleError` as `graph` does."""
-        locations = self._external_data(name)
-        return [MappedFile(self.file(file), self.index.files[file].size, str(self.file(file))) for file in locations]
+    def read(self, name: str) -> bytes:
+        """A whole file of moderate size, whose hash is right. Raises `BundleError`."""
+        file = self.open_file(name)
+        self._check_hash(name, file)
+        return file.read(0, file.size).tobytes()
 
-    def _external_data(self, name: str) -> list[str]:
-        if name not in self._locations:
-            self._locations[name] = check_external_data(self.file(name), self.index.files)
-        return self._locations[name]
+    def graph(self, name: str) -> Graph:
+        """A graph whose hash is right, and the files of the bundle that it reads its weights from, open.
+
+        Raises `BundleError`, also where it reads them from anywhere else.
+        """
+        content = self.read(name)
+        if name not in self._weights:
+            self._weights[name] = check_external_data(content, str(self.file(name)), self.index.files)
+        weights = self._weights[name]
+        files = tuple(self.open_file(file) for file in weights)
+        folder = self._opened_folder()
+        return Graph(self.file(name), folder.location / name, files, partial(folder.check_located, [name, *weights]))
 
     def read_defaults(self) -> dict[str, NDArray[np.float32]]:
         """Image scope: the plain backbone's vectors by internal name, from the file that the graphs share."""
         defaults = self.index.defaults
         if defaults is None:
             raise BundleError(f"{self.root} has no defaults: it is no bundle of the image scope")
-        path = self.file(defaults.file)
+        file = self.open_file(defaults.file)
         return {
-            name: np.fromfile(path, "<f4", int(np.prod(tensor.shape)), offset=tensor.offset).reshape(tensor.shape)
+            name: file.read(tensor.offset, tensor.offset + 4 * math.prod(tensor.shape)).view("<f4").reshape(tensor.shape)
             for name, tensor in defaults.tensors.items()
         }
 
     def verify_hashes(self, progress: Progress | None = None) -> None:
         """Read every file and compare its sha256 with the recorded one. Raises `BundleError` where they differ."""
-        check_hashes(self.root, self.index.files, progress)
+        total, done = sum(record.size for record in self.index.files.values()), 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress:
+                progress(done, total)
+
+        for name in self.index.files:
+            self._hashed.discard(name)
+            self._check_hash(name, self._opened_folder().open(name, str(self.file(name))), advance)
+
+    def _opened_folder(self) -> BundleFolder:
+        if self._folder is None:
+            raise EdgeError(f"the bundle {self.root} is closed: open it again")
+        return self._folder
+
+    def _check_hash(self, name: str, file: MappedFile, progress: Callable[[int], None] | None = None) -> None:
+        """Compare a file's hash once: what is opened later is the same file."""
+        if name not in self._hashed:
+            file.check_hash(self.index.files[name].sha256, progress)
+            self._hashed.add(name)
 
 
-def _read_json(path: Path) -> object:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a number")
-
+def _read_index(folder: BundleFolder) -> bytes:
+    path = folder.root / INDEX_NAME
     try:
-        if path.stat().st_size > _LARGEST_INDEX:
-            raise BundleError(f"{path} has {path.stat().st_size} bytes; an index has at most {_LARGEST_INDEX}")
-        value: object = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        size = folder.find(INDEX_NAME)
     except FileNotFoundError as error:
         raise BundleError(f"{path} does not exist: name a folder that `mingle-edge export` wrote") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    if size > _LARGEST_INDEX:
+        raise BundleError(f"{path} has {size} bytes; an index has at most {_LARGEST_INDEX}")
+    return folder.open(INDEX_NAME, str(path)).read(0, size).tobytes()
+
+
+def _parse(content: bytes, path: Path) -> object:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not a number")
+
+    try:
+        value: object = json.loads(content.decode(), parse_constant=refuse)
     except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
         raise BundleError(f"{path} is not valid JSON: {error}") from error
     return value

@@ -12,10 +12,13 @@ from mingle_edge_runtime.bundle_index import INDEX_NAME, BundleIndex, Defaults, 
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.task_names import fault_in_names
 
-_VERSION = re.compile(r"\d+(\.\d+)*")
+_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,5}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PAGE_BYTES = 4096  # alignment of mapped data
 _FLOAT_BYTES = 4
+_LARGEST_SCALE = 1e6  # CLIP's is 100; exponents of much larger ones overflow
+_LEAST_STD, _LARGEST_PIXEL = 1e-3, 1e3  # of values scaled to [0, 1]: far from where float32 ends
+_MOST_SIDES = 8
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
 
 
@@ -66,12 +69,21 @@ def _referenced(index: BundleIndex) -> Iterator[tuple[str, str]]:
 
 def _check_numbers(index: BundleIndex) -> None:
     _require(bool(_VERSION.fullmatch(index.minimum_onnxruntime)), "minimum_onnxruntime must be a dotted version")
-    _require(index.logit_scale > 0, f"logit_scale is {index.logit_scale}, must be positive")
+    scale = index.logit_scale
+    _require(0 < scale <= _LARGEST_SCALE, f"logit_scale is {scale}, must be positive and at most {_LARGEST_SCALE:g}")
     count = len(index.tasks)
     _require(1 <= index.top_k <= count, f"top_k is {index.top_k}, must be between 1 and the {count} tasks")
     side = index.preprocess.image_size
     _require(1 <= side <= 4096, f"preprocess.image_size is {side}, must be between 1 and 4096")
-    _require(min(index.preprocess.std) > 0, f"preprocess.std is {index.preprocess.std}, must be positive")
+    mean, std = index.preprocess.mean, index.preprocess.std
+    _require(
+        min(std) >= _LEAST_STD and max(std) <= _LARGEST_PIXEL,
+        f"preprocess.std is {std}, must be positive, from {_LEAST_STD:g} to {_LARGEST_PIXEL:g}",
+    )
+    _require(
+        max(map(abs, mean)) <= _LARGEST_PIXEL,
+        f"preprocess.mean is {mean}, must be from -{_LARGEST_PIXEL:g} to {_LARGEST_PIXEL:g}",
+    )
     _require(index.architecture.output_dim > 0, "architecture.output_dim must be positive")
     for name in ("golden_cosine", "cosine", "route_agreement"):
         value = getattr(index.fidelity, name)
@@ -105,7 +117,8 @@ def _check_defaults(defaults: Defaults, index: BundleIndex) -> None:
     size = index.files[defaults.file].size
     for name, tensor in defaults.tensors.items():
         where = f"defaults.tensors.{name}"
-        _require(all(side >= 0 for side in tensor.shape), f"{where}.shape has a negative side")
+        _require(len(tensor.shape) <= _MOST_SIDES, f"{where}.shape has {len(tensor.shape)} sides, at most {_MOST_SIDES}")
+        _require(all(0 <= side <= size for side in tensor.shape), f"{where}.shape has a side that is negative or ends at byte")
         _require(tensor.offset % _PAGE_BYTES == 0, f"{where}.offset is {tensor.offset}, no multiple of {_PAGE_BYTES}")
         end = tensor.offset + math.prod(tensor.shape) * _FLOAT_BYTES
         _require(tensor.offset >= 0 and end <= size, f"{where} ends at byte {end} of {size} in {defaults.file}")

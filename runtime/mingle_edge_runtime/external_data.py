@@ -7,7 +7,6 @@ walks the protobuf messages of the file along the fields that lead to tensors an
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 from mingle_edge_runtime.errors import BundleError
 
@@ -29,18 +28,18 @@ _KEY, _VALUE = 1, 2  # fields of an entry of TensorProto.external_data
 _LONGEST_VARINT = 10  # bytes
 
 
-def check_external_data(path: Path, allowed: Collection[str]) -> list[str]:
-    """The files that the graph at `path` has external data in, relative to its folder.
+def check_external_data(graph: bytes, name: str, allowed: Collection[str]) -> list[str]:
+    """The files that a graph has external data in, relative to its folder.
 
-    Raises `BundleError` where one is not `allowed`, or this is no ONNX file.
+    name: what to call it in an error. Raises `BundleError` where one is not `allowed`, or this is no ONNX file.
     """
     try:
-        locations = sorted(set(_locations(memoryview(path.read_bytes()), "model")))
+        locations = sorted(set(_locations(memoryview(graph), "model")))
     except (IndexError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{path} is not an ONNX file: copy or export it again") from error
+        raise BundleError(f"{name} is not an ONNX file: copy or export it again") from error
     for location in locations:
         if location not in allowed:
-            raise BundleError(f"{path} reads weights from {location!r}, which is no file of the bundle: do not use it")
+            raise BundleError(f"{name} reads weights from {location!r}, which is no file of the bundle: do not use it")
     return locations
 
 

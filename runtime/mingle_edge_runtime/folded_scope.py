@@ -28,7 +28,6 @@ class FoldedScope:
             threads,
             outputs={"image_embeds": (index.architecture.output_dim,)},
             prepack=not low_memory,
-            weights=bundle.weights(index.tower),
             one_by_one=index.one_by_one,
         )
         self._stats = ExpertStats(budget, notes=tuple(self._tower.fallback()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -13,6 +14,7 @@ from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.folded_scope import FoldedScope
 from mingle_edge_runtime.layer_scope import LayerScope
+from mingle_edge_runtime.npy_file import read_npy
 from mingle_edge_runtime.prediction import Head, label_probabilities
 from mingle_edge_runtime.route import Route
 from mingle_edge_runtime.scope import Scope
@@ -28,22 +30,23 @@ def read_golden(bundle: Bundle) -> Golden:
 
     Raises `BundleError` where the file cannot be read, is compressed, lacks an array or has one of another shape or type.
     """
-    path = bundle.file(bundle.index.golden)
+    name = bundle.index.golden
+    path, content = bundle.file(name), bundle.read(name)
+    golden = {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
-            declared = sum(entry.file_size for entry in archive.infolist())
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            declared = sum(entry.file_size for entry in entries.values())
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries.values())
+            if stored and declared <= len(content):  # so that reading it takes little more memory than the file is long
+                names = ["images", *_shapes(bundle, 0)]
+                golden = {name: read_npy(archive.read(entries[name])) for name in names if name in entries}
     except Exception as error:  # the reader raises errors of many types on broken files
-        raise BundleError(f"{path} cannot be read as arrays: {error}; export the bundle again") from error
-    if not stored or declared > path.stat().st_size:  # so that reading it takes no more memory than the file is long
-        raise _misfit(bundle, f"it is compressed, to hold {declared} bytes; arrays must be stored as they are")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            golden = dict(file.items())
-    except Exception as error:  # likewise
         raise BundleError(f"{path} cannot be read as arrays without pickle: {error}; export the bundle again") from error
+    if not stored or declared > len(content):
+        raise _misfit(bundle, f"it is compressed, to hold {declared} bytes; arrays must be stored as they are")
     images = golden.get("images")
-    if images is None or images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+    if images is None or images.dtype != np.uint8 or images.ndim != 4 or not images.size:
         raise _misfit(bundle, "it holds no uint8 images [n, H, W, 3]")
     for name, shape in _shapes(bundle, len(images)).items():
         if name not in golden:

@@ -7,22 +7,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.adapter import AdapterValues, MappedAdapter, map_adapter, read_adapter
+from mingle_edge_runtime.adapter import MappedAdapter, map_adapter, read_adapter
 from mingle_edge_runtime.bound_inputs import BoundInputs
-from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.bundle import Bundle, Task
 from mingle_edge_runtime.device_memory import DEVICES, copy_values, is_out_of_memory
 from mingle_edge_runtime.errors import BundleError, DeviceMemoryError, ExpertError
 from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.expert_store import ExpertStore
 from mingle_edge_runtime.mixture import mix
 from mingle_edge_runtime.route import Route
-from mingle_edge_runtime.session import CPU, Outputs, Placement, Session
+from mingle_edge_runtime.session import CPU, OptionalInput, Outputs, Placement, Session, onnxruntime, printable
 
 
 class ImageScope:
@@ -49,32 +48,31 @@ class ImageScope:
         self._joins = index.top_k > 1
         routed: Outputs = {"posterior": (len(index.tasks),), "confidence": ()}
         # The tower follows at once and needs the cores that the router's threads would spin on.
-        routing: Any = {"weights": bundle.weights(index.router.file), "one_by_one": index.router.one_by_one, "spin": False}
+        routing: Any = {"one_by_one": index.router.one_by_one, "spin": False}
         self._open_router = partial(
             Session, bundle.graph(index.router.file), providers, threads, outputs=routed, prepack=not low_memory, **routing
         )
         self._router: Session | None = None
         self._router_lock = threading.Lock()
         embedded: Outputs = {"image_embeds": (index.architecture.output_dim,)}
-        weights = bundle.weights(index.tower)
         self._tower = Session(
             bundle.graph(index.tower),
             providers,
             threads,
             outputs=embedded,
             prepack=not low_memory,
-            weights=weights,
             one_by_one=index.one_by_one,
         )
         self._defaults = bundle.read_defaults() if self._joins else {}
         device = device or DEVICES.get(providers[0])
-        load: Callable[[str], Any] = partial(_map, bundle)  # serves one expert without a copy
+        inputs = self._tower.optional_inputs
+        load: Callable[[str], Any] = partial(_map, bundle, inputs)  # serves one expert without a copy
         notes = []
         if self._joins:
-            load = partial(_read, bundle, self._tower.optional_inputs)
+            load = partial(_read, bundle, inputs)
             notes = ["experts are copied to memory to be joined, not mapped"]
         elif device is None and index.expands:
-            load = partial(_read, bundle, self._tower.optional_inputs)
+            load = partial(_read, bundle, inputs)
             notes = ["experts are expanded from 4 bits to 8 in memory, not mapped"]
         elif device is not None:
             load = partial(_bind, bundle, self._tower, device)
@@ -182,37 +180,35 @@ class ImageScope:
         first, *others = experts
         if isinstance(first, BoundInputs):
             return self._tower.run(inputs, bound=first)
-        if not isinstance(first, AdapterValues):
+        if isinstance(first, MappedAdapter):
             return self._tower.run(inputs, adapter=first.ready)
-        arrays = mix([expert.arrays() for expert in experts], weights, self._defaults) if others else first.arrays()
-        return self._tower.run(inputs | arrays)
+        return self._tower.run(inputs | (mix(experts, weights, self._defaults) if others else first))
 
 
 # The store opens experts by functions, not methods, of the scope: a scope that is let go is then freed at once.
 
 
-def _map(bundle: Bundle, task: str) -> MappedAdapter:
-    path, size = _adapter_file(bundle, task)
-    return map_adapter(path, size, task)
+def _map(bundle: Bundle, inputs: Mapping[str, OptionalInput], task: str) -> MappedAdapter:
+    return map_adapter(bundle, _record(bundle, task), inputs)
 
 
-def _read(bundle: Bundle, inputs: Mapping[str, Any], task: str) -> AdapterValues:
-    path, size = _adapter_file(bundle, task)
-    return read_adapter(path, size, task, inputs)
+def _read(bundle: Bundle, inputs: Mapping[str, OptionalInput], task: str) -> dict[str, NDArray[Any]]:
+    return read_adapter(bundle, _record(bundle, task), inputs)
 
 
 def _bind(bundle: Bundle, tower: Session, device: str, task: str) -> BoundInputs:
-    read = _read(bundle, tower.optional_inputs, task)
+    arrays = _read(bundle, tower.optional_inputs, task)
     try:
-        return tower.bind(copy_values(read.values, device))
+        values = {name: onnxruntime().OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        return tower.bind(copy_values(values, device))
     except Exception as error:  # ONNX Runtime's errors share no base class
+        reason = printable(error)
         if is_out_of_memory(error):
             raise DeviceMemoryError(
-                f"no memory left on the {device} device for expert {task!r}: free some, or choose the CPU provider ({error})"
+                f"no memory left on the {device} device for expert {task!r}: free some, or choose the CPU provider ({reason})"
             ) from error
-        raise ExpertError(f"expert {task!r} cannot be copied to the {device} device: {error}") from error
+        raise ExpertError(f"expert {task!r} cannot be copied to the {device} device: {reason}") from error
 
 
-def _adapter_file(bundle: Bundle, task: str) -> tuple[Path, int]:
-    record = next(record for record in bundle.index.tasks if record.name == task)
-    return bundle.file(str(record.expert)), record.expert_bytes
+def _record(bundle: Bundle, task: str) -> Task:
+    return next(record for record in bundle.index.tasks if record.name == task)

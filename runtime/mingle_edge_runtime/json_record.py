@@ -1,7 +1,9 @@
 """Frozen dataclasses to JSON and back, checked on the way: the schema of `bundle.json` is its dataclasses.
 
-Reading is strict about types (a boolean is no number, NaN is refused) and names the offending value by its path, as in
-`tasks[2].rank`. Unknown members are ignored, so that a writer may add information without a new format version.
+Reading is strict about types (a boolean is no number, NaN is refused, integers have 64 bits) and names the offending value by
+its path, as in `tasks[2].rank`. No text holds what a terminal would obey: control characters, breaks of lines, turns of the
+direction of writing, halves of surrogate pairs. Unknown members are ignored, so that a writer may add information without a
+new format version.
 """
 
 from __future__ import annotations
@@ -9,10 +11,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import types
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LARGEST = 2**63
+_MOST_SHOWN = 60  # characters
 
 
 class RecordError(ValueError):
@@ -65,7 +71,7 @@ def _read(hint: Any, value: object, where: str) -> Any:
         return value
     if origin is dict:
         members = _expect(value, dict, "an object", where)
-        return {name: _read(arguments[1], member, f"{where}.{name}") for name, member in members.items()}
+        return {_text(name, where): _read(arguments[1], member, f"{where}.{name}") for name, member in members.items()}
     if origin is list:
         return list(_read_tuple((*arguments, ...), value, where))
     if origin is tuple:
@@ -86,9 +92,11 @@ def _read_scalar(hint: Any, value: object, where: str) -> Any:
     if hint is bool:
         return _expect(value, bool, "true or false", where)
     if hint is str:
-        return _expect(value, str, "a string", where)
+        return _text(_expect(value, str, "a string", where), where)
     if isinstance(value, bool):
         raise RecordError(f"{where} must be a number, is {_shown(value)}")
+    if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        raise RecordError(f"{where} must be a number of 64 bits, has {value.bit_length()}")
     if hint is int:
         return _expect(value, int, "an integer", where)
     number = float(_expect(value, (int, float), "a number", where))
@@ -103,8 +111,18 @@ def _expect(value: object, kind: type | tuple[type, ...], name: str, where: str)
     return value
 
 
+def _text(value: str, where: str) -> str:
+    if _OBEYED.search(value):
+        raise RecordError(f"{where} must hold no control characters, is {_shown(value)}")
+    return value
+
+
 def _shown(value: object) -> str:
     if value is None:
         return "missing"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if value and isinstance(value, (dict, list)):  # whose own text may be as deep as the file is long
+        return "an object" if isinstance(value, dict) else "a list"
+    if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        return f"a number of {value.bit_length()} bits"
+    text = ascii(value[:_MOST_SHOWN] if isinstance(value, str) else value)
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."

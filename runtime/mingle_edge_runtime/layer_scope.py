@@ -39,10 +39,10 @@ class LayerScope:
         if providers[0] == CPU:
             self._bank = self._map(bundle, layout, budget)
             pages = {layout.initializer: self._bank.pages}
-            options: Any = {"initializers": pages, "weights": bundle.weights(self._index.tower)}
+            options: Any = {"initializers": pages}
         else:
             self._everything = self._copied(bundle.index.files[layout.file].size, budget, providers[0])
-            options = {"weights": bundle.weights(self._index.tower)}
+            options = {}
         options |= {"prepack": not low_memory, "one_by_one": self._index.one_by_one}
         self._tower = Session(graph, providers, threads, outputs=outputs, **options)
         self._everything = replace(self._everything, notes=(*self._everything.notes, *self._tower.fallback()))
@@ -106,7 +106,7 @@ class LayerScope:
         return {self._tower.path.name: self._tower.placement()}
 
     def _map(self, bundle: Bundle, layout: PageBank, budget: int | None) -> MappedPageBank:
-        return MappedPageBank(bundle.file(layout.file), layout, self._index.task_names, budget, self._index.top_k)
+        return MappedPageBank(bundle.open_file(layout.file), layout, self._index.task_names, budget, self._index.top_k)
 
     def _copied(self, size: int, budget: int | None, provider: str) -> ExpertStats:
         """The counters of a provider that copies all experts, `size` bytes, to its device when it loads the graph."""

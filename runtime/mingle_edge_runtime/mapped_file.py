@@ -1,47 +1,126 @@
 """Files that this process, or ONNX Runtime in it, reads through a mapping.
 
 Where a mapped file becomes shorter, reading what is gone ends the process with a signal (SIGBUS) that no Python code can
-turn into an error. So the file is kept open and its length looked at before every run; a file cut in the middle of a run
-still ends the process. Replacing a file by renaming another one over it, as package managers do, is safe at any time: the
-mapping keeps the old one.
+turn into an error; where it is overwritten, runs read other numbers. So the file is kept open, and looked at before every
+run; what happens to a file in the middle of a run still does its harm. Replacing a file by renaming another one over it, as
+package managers do, is safe at any time: the mapping keeps the old one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mingle_edge_runtime.errors import BundleError
 
 _PIECE = 1 << 20  # bytes
+_DESCRIPTORS = Path("/proc/self/fd")  # Linux
+
+
+class FileIdentity(NamedTuple):
+    """Which file it is, and whether it was written to since."""
+
+    device: int
+    inode: int
+    size: int
+    """bytes"""
+    modified: int
+    """nanoseconds"""
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileIdentity:
+        """What `os.stat` says."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def path_of(descriptor: int) -> Path | None:
+    """A path that leads to exactly what is open, wherever that was moved; None where the system has none."""
+    path = _DESCRIPTORS / str(descriptor)
+    return path if path.exists() else None
+
+
+def unreadable(name: str, problem: OSError, error: type[BundleError]) -> BundleError:
+    """What to raise where the system does not let a file be opened or read."""
+    if isinstance(problem, PermissionError):
+        return error(f"{name} may not be read: give this user the permission to ({problem.strerror})")
+    return error(f"{name} cannot be read: copy or export it again ({problem.strerror})")
 
 
 class MappedFile:
-    """An open file whose length is known."""
+    """An open file that must stay as it is."""
 
-    def __init__(self, path: Path, size: int, name: str, error: type[BundleError] = BundleError) -> None:
-        """size: bytes the file must have. name: what to call it in an `error`.
+    def __init__(self, descriptor: int, path: Path, name: str, error: type[BundleError] = BundleError) -> None:
+        """descriptor: of the open file, closed with this object. path: where it was opened.
 
-        Raises `error` where it cannot be opened or has another size.
+        name: what to call it in an `error`.
         """
-        self._size, self._name, self._error = size, name, error
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY)
-        except OSError as problem:
-            raise error(f"{name} cannot be read: copy or export it again ({problem.strerror})") from problem
-        weakref.finalize(self, os.close, self._descriptor)
-        if (actual := self._actual_size()) != size:
-            raise error(f"{name} has {actual} bytes instead of {size}: copy or export it again")
+        weakref.finalize(self, os.close, descriptor)
+        self._descriptor, self._path = descriptor, path
+        self.name, self.error = name, error
+        self.identity = FileIdentity.of(os.fstat(descriptor))
+
+    @property
+    def size(self) -> int:
+        """Bytes when it was opened."""
+        return self.identity.size
+
+    @property
+    def location(self) -> Path:
+        """For whoever opens files by path alone; `check_location` afterwards says whether that opened this one."""
+        return path_of(self._descriptor) or self._path
 
     def check(self) -> None:
-        """Raise the error where the file has become shorter."""
-        if (actual := self._actual_size()) < self._size:
-            raise self._error(
-                f"{self._name} was cut from {self._size} to {actual} bytes while it was in use: copy or export it again and "
-                "reopen the bundle"
+        """Raise the error where the file has become shorter or was written to."""
+        actual = FileIdentity.of(os.fstat(self._descriptor))
+        if actual == self.identity:
+            return
+        change = f"cut from {self.size} to {actual.size} bytes" if actual.size < self.size else "overwritten"
+        raise self.error(f"{self.name} was {change} while it was in use: copy or export it again and reopen the bundle")
+
+    def check_location(self) -> None:
+        """Raise the error where `location` leads to another file, or to this one written to."""
+        self.check()
+        try:
+            found = FileIdentity.of(os.stat(self.location))
+        except OSError:
+            found = None
+        if found != self.identity:
+            raise self.error(f"{self.name} was replaced while the bundle was open: open the bundle again")
+
+    def check_hash(self, sha256: str, progress: Callable[[int], None] | None = None) -> None:
+        """Read all of it, and raise the error where its hash is not the given one, in hexadecimal.
+
+        progress: called with the bytes of each piece.
+        """
+        digest = hashlib.sha256()
+        for piece in self._pieces(0, self.size):
+            digest.update(piece)
+            if progress:
+                progress(len(piece))
+        self.check()
+        if digest.hexdigest() != sha256:
+            raise self.error(
+                f"{self.name} has sha256 {digest.hexdigest()[:12]}..., bundle.json says {sha256[:12]}...: "
+                "the file is damaged, copy or export it again"
             )
+
+    def read(self, start: int, end: int) -> NDArray[np.uint8]:
+        """A copy of bytes `start` to `end` in memory. Raises the error where they cannot be read."""
+        content = np.empty(end - start, np.uint8)
+        done = 0
+        for piece in self._pieces(start, end):
+            content[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+            done += len(piece)
+        self.check()
+        return content
 
     def read_through(self, start: int, end: int) -> None:
         """Return when the system has bytes `start` to `end` in its cache, so that touching them waits for no disk.
@@ -49,20 +128,25 @@ class MappedFile:
         By reading them in order, which every system does in large pieces; touched through a mapping they come a window of
         pages at a time (`benchmarks/cold_expert.py` compares the ways). Raises the error where they cannot be read.
         """
-        for offset in range(start, end, _PIECE):
-            try:
-                read = os.pread(self._descriptor, min(_PIECE, end - offset), offset)
-            except OSError as problem:
-                raise self._error(f"{self._name} cannot be read: copy or export it again ({problem.strerror})") from problem
-            if not read:
-                self.check()
+        for _ in self._pieces(start, end):
+            pass
 
     def map(self) -> mmap.mmap:
         """The whole file, read-only. Raises the error where the system refuses."""
         try:
             return mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as problem:
-            raise self._error(f"{self._name} cannot be mapped: {problem}") from problem
+            raise self.error(f"{self.name} cannot be mapped: {problem}") from problem
 
-    def _actual_size(self) -> int:
-        return os.fstat(self._descriptor).st_size
+    def _pieces(self, start: int, end: int) -> Iterator[bytes]:
+        """Bytes `start` to `end` in order."""
+        while start < end:
+            try:
+                piece = os.pread(self._descriptor, min(_PIECE, end - start), start)
+            except OSError as problem:
+                raise unreadable(self.name, problem, self.error) from problem
+            if not piece:
+                self.check()
+                raise self.error(f"{self.name} ends at byte {start} of {end}: copy or export it again")
+            yield piece
+            start += len(piece)

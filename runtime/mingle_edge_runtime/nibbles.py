@@ -34,15 +34,21 @@ def expand(stored: Mapping[str, NDArray[Any]], shapes: Mapping[str, Any]) -> Arr
         try:
             A, A_scales = _codes(stored[name], stored[f"{layer}.A_block_scales"], shapes[f"{layer}.A_codes"][0])
             B, B_scales = _codes(stored[f"{layer}.B_nibbles"], stored[f"{layer}.B_block_scales"], shapes[f"{layer}.B_codes"][1])
-        except (KeyError, ValueError) as error:
+            scale = A_scales * B_scales * np.float32(LARGEST_CODE)
+        except (KeyError, ValueError, TypeError, IndexError) as error:  # what is missing, or has other sides or dimensions
             raise ExpertError(f"{layer}: 4-bit codes do not fit the tower ({error}): export the bundle again") from error
-        scale = A_scales * B_scales * np.float32(LARGEST_CODE)
         kept |= {f"{layer}.A_codes": np.ascontiguousarray(A.T), f"{layer}.B_codes": B, f"{layer}.scale": scale}
     return kept
 
 
 def _codes(nibbles: NDArray[np.uint8], scales: NDArray[Any], columns: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """8-bit codes `[rank, columns]` and a scale for each row, of codes two a byte and a scale for each block."""
+    blocks_of_row = -(-columns // _BLOCK)
+    for array, kind, width in ((nibbles, np.uint8, blocks_of_row * _BLOCK // 2), (scales, np.float16, blocks_of_row)):
+        if array.dtype != kind or array.shape != (len(nibbles), width):
+            raise ValueError(f"{array.dtype} {list(array.shape)} instead of {np.dtype(kind)} {[len(nibbles), width]}")
+    if not np.isfinite(scales).all():
+        raise ValueError("a scale is not finite")
     codes = np.stack([nibbles & 15, nibbles >> 4], axis=-1).astype(np.float32) - np.float32(8)  # [rank, bytes, 2]
     blocks = codes.reshape(len(nibbles), -1, _BLOCK) * scales.astype(np.float32)[:, :, None]
     values = blocks.reshape(len(nibbles), -1)[:, :columns]

@@ -11,13 +11,13 @@ import mmap
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle_index import PageBank
+from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.expert_budget import ExpertStats, check_budget
 from mingle_edge_runtime.mapped_file import MappedFile
 from mingle_edge_runtime.replacement_policy import LRFU
@@ -29,10 +29,11 @@ _Range: TypeAlias = tuple[int, int]
 class MappedPageBank:
     """The mapping, its budget and its statistics."""
 
-    def __init__(self, path: Path, layout: PageBank, tasks: Sequence[str], budget: int | None, together: int) -> None:
+    def __init__(self, file: MappedFile, layout: PageBank, tasks: Sequence[str], budget: int | None, together: int) -> None:
         """tasks: in the order of the bank. together: how many experts one image uses in a layer.
 
-        Raises `BudgetError` where these do not fit the budget, `BundleError` where the file cannot be mapped.
+        Raises `BudgetError` where these do not fit the budget, `BundleError` where the file has another size or cannot be
+        mapped.
         """
         self._layout = layout
         self._together = together
@@ -51,7 +52,10 @@ class MappedPageBank:
             notes.append("this system has no madvise: the budget is counted, not enforced")
         self._stats = ExpertStats(budget=budget, notes=tuple(notes))
         check_budget(budget, self._sizes, (), together)
-        self._file = MappedFile(path, len(tasks) * layout.pages_per_task * self._page_bytes, str(path))
+        size = len(tasks) * layout.pages_per_task * self._page_bytes
+        if file.size != size:
+            raise BundleError(f"{file.name} has {file.size} bytes instead of {size}: copy or export it again")
+        self._file = file
         self._map = self._file.map()
         if self._advises:
             # A run reads each range from its first page to its last. Told so, the system reads ahead in it and maps nothing

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.errors import BundleError
+from mingle_edge_runtime.npy_file import NpyError, read_npy
 from mingle_edge_runtime.route import Route
 
 Head = NDArray[np.float32]
@@ -45,11 +46,11 @@ def read_heads(bundle: Bundle) -> dict[str, Head]:
     for task in bundle.index.tasks:
         path = bundle.file(task.head)
         try:
-            head = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise BundleError(f"{path} cannot be read as an array without pickle: {error}") from error
+            head = read_npy(bundle.read(task.head))
+        except NpyError as error:
+            raise BundleError(f"{path} cannot be read as an array without pickle: {error}; export the bundle again") from error
         wanted = (len(task.labels), bundle.index.architecture.output_dim)
-        if not isinstance(head, np.ndarray) or head.dtype != np.float32 or head.shape != wanted:
+        if head.dtype != np.float32 or head.shape != wanted:
             raise BundleError(f"{path} must be a float32 array {list(wanted)}: export the bundle again")
         lengths = np.linalg.norm(head.astype(np.float64), axis=1)
         wrong = ~(np.abs(lengths - 1) <= UNIT)  # so that NaN is wrong
@@ -73,9 +74,12 @@ def predict(
 ) -> Prediction:
     """The `top` labels of one embedding `[dim]` among those of `heads`.
 
-    heads: the tasks that compete, in the order of `route.posterior` where they are all of the bundle's.
+    heads: the tasks that compete, in the order of `route.posterior` where they are all of the bundle's. Raises `BundleError`
+    where a probability is no number.
     """
     probabilities = label_probabilities(embed, route, heads, logit_scale)
+    if not np.isfinite(probabilities).all():
+        raise BundleError("the bundle computes probabilities that are no numbers: its router or a weight is damaged, verify it")
     names = [(task, label) for task in heads for label in labels[task]]
     best = np.argsort(-probabilities, kind="stable")[:top]
     tasks, chosen = zip(*(names[i] for i in best), strict=True)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,25 +17,43 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.bound_inputs import BoundInputs
 from mingle_edge_runtime.device_memory import is_out_of_memory
 from mingle_edge_runtime.errors import BundleError, DeviceMemoryError, EdgeError, ProviderError
-from mingle_edge_runtime.mapped_file import MappedFile
+from mingle_edge_runtime.forked_process import keep_in_forked_children
+from mingle_edge_runtime.graph import Graph
 
 CPU = "CPUExecutionProvider"
+EMBEDDINGS = "image_embeds"
+"""The output that must be finite."""
 Placement: TypeAlias = Mapping[str, Mapping[str, int]]
 """Provider -> operator -> number of nodes; empty where ONNX Runtime is too old to tell, before 1.24."""
 Outputs: TypeAlias = Mapping[str, tuple[int, ...]]
 """Name -> shape for one image, -1 for any size."""
+_ELEMENTS = {
+    f"tensor({name})": np.dtype(numpy_name)
+    for name, numpy_name in {"float": "<f4", "float16": "<f2", "int8": "i1", "uint8": "u1", "int64": "<i8"}.items()
+}
 _ONE_RUN_AT_A_TIME = frozenset(["DmlExecutionProvider"])  # it allows no overlapping runs of one session
 _FATAL_ONLY = 4  # log severity; errors are raised, and a library does not print
 
 
 def onnxruntime() -> Any:
-    """The `onnxruntime` module. Raises `ProviderError` naming the extras where it is not installed."""
+    """The `onnxruntime` module. Raises `ProviderError` where it is not installed, or does not import, with the reason."""
     try:
-        return importlib.import_module("onnxruntime")
-    except ImportError as error:
+        module = importlib.import_module("onnxruntime")
+    except Exception as error:  # a missing library, another numpy, a broken installation: errors of any type
+        if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
+            raise ProviderError(
+                'ONNX Runtime is not installed: pip install "mingle-edge[cpu]", or "mingle-edge[gpu]" for CUDA'
+            ) from error
         raise ProviderError(
-            'ONNX Runtime is not installed: pip install "mingle-edge[cpu]", or "mingle-edge[gpu]" for CUDA'
+            f"ONNX Runtime does not import, {type(error).__name__}: {printable(error)}; mend that, or install it again"
         ) from error
+    if not hasattr(module, "__version__"):
+        where = ", ".join(getattr(module, "__path__", ()))
+        raise ProviderError(
+            f"ONNX Runtime is not whole: {where} is what an uninstalled package left; remove that folder and install one of "
+            'onnxruntime (pip install "mingle-edge[cpu]") and onnxruntime-gpu ("mingle-edge[gpu]")'
+        )
+    return module
 
 
 def check_version(minimum: str) -> None:
@@ -60,12 +78,20 @@ def resolve_providers(requested: Sequence[str] | None) -> list[str]:
     return [known[name.lower()] for name in names]
 
 
+class OptionalInput(NamedTuple):
+    """What a run may override."""
+
+    shape: tuple[int | str | None, ...]
+    """a name for a side of any size, the same wherever the name is the same"""
+    dtype: np.dtype[Any]
+
+
 class Session:
     """One graph, ready to run from any thread."""
 
     def __init__(
         self,
-        path: Path,
+        graph: Graph | Path,
         providers: Sequence[str],
         threads: int | None = None,
         *,
@@ -74,11 +100,11 @@ class Session:
         spin: bool = True,
         one_by_one: bool = False,
         prepack: bool = True,
-        weights: Sequence[MappedFile] = (),
         trace: Path | None = None,
     ) -> None:
-        """Load the graph at `path` on `providers`, full names in order of preference.
+        """Load a graph on `providers`, full names in order of preference.
 
+        graph: of a bundle, or the path of one that is trusted.
         threads: of one operator; None lets ONNX Runtime decide (one per physical core).
         outputs: what a run returns, with the shapes it must have; None: everything the graph has, of any shape.
         initializers: tensors to use in place of the graph's own by that name, not copied on the CPU provider.
@@ -88,7 +114,6 @@ class Session:
         `BundleIndex.one_by_one`).
         prepack: whether ONNX Runtime copies the weights into the layout its kernels are fastest with; if not, they stay mapped
         from their file, and slower to use.
-        weights: the graph's external data, looked at before every run.
         trace: record the time of every operator from now on; the file of `end_trace` begins with this path.
 
         Raises `BundleError` where the graph does not load, `ProviderError` where it does not load on the first provider.
@@ -111,27 +136,33 @@ class Session:
         self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._initializers.items()}
         for name, value in self._values.items():
             options.add_initializer(name, value)
+        if isinstance(graph, Path):
+            graph = Graph(graph, graph, (), lambda: None)
+        self.path = graph.path
+        self._weights = graph.weights
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=list(providers))
-        except Exception as error:  # ONNX Runtime's errors share no base class
-            raise BundleError(f"{path} does not load in ONNX Runtime {ort.__version__}: {_line(error)}") from error
+            self._session = ort.InferenceSession(str(graph.location), options, providers=list(providers))
+            self.optional_inputs = optional_inputs(self._session)
+            """what a run may override, by name"""
+            self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
+            found = self._session.get_providers()
+        except Exception as error:  # ONNX Runtime's errors share no base class, and its texts may be no UTF-8
+            graph.check_located()
+            raise BundleError(f"{self.path} does not load in ONNX Runtime {ort.__version__}: {printable(error)}") from error
+        graph.check_located()
         self._session.disable_fallback()
-        if providers[0] not in self._session.get_providers():
+        if providers[0] not in found:
             raise ProviderError(
-                f"{providers[0]} could not be started for {path.name}: check its driver and libraries "
+                f"{providers[0]} could not be started for {self.path.name}: check its driver and libraries "
                 "(call onnxruntime.preload_dlls() first where pip installed them); "
-                f"ONNX Runtime fell back to {', '.join(self._session.get_providers())}"
+                f"ONNX Runtime fell back to {', '.join(found)}"
             )
-        self.path = path
         self._provider = providers[0]
         self._turn = threading.Lock() if providers[0] in _ONE_RUN_AT_A_TIME else nullcontext()
         self._traces = trace is not None
-        self._weights = weights
         self._one_by_one = one_by_one
-        self.optional_inputs: dict[str, Any] = {item.name: item.shape for item in self._session.get_overridable_initializers()}
-        """shapes by name"""
         self._shapes = outputs or {}
-        self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
+        keep_in_forked_children(self._session)
 
     def bind(self, values: Mapping[str, Any]) -> BoundInputs:
         """`onnxruntime.OrtValue`s of some inputs, wherever they live, bound once for many runs."""
@@ -158,9 +189,10 @@ class Session:
             file.check()
         options = onnxruntime().RunOptions()
         options.log_severity_level = _FATAL_ONLY
-        if adapter is not None:
-            options.add_active_adapter(adapter())
+        active = None if adapter is None else adapter()
         try:
+            if active is not None:
+                options.add_active_adapter(active)
             with self._turn:
                 if bound is not None:
                     found = bound.run(inputs, self._outputs, options)
@@ -171,14 +203,19 @@ class Session:
                 count = len(inputs["pixel_values"])
                 raise DeviceMemoryError(
                     f"no memory left to run {self.path.name} on {count} images: run fewer at once, or lower the expert budget "
-                    f"({_line(error)})"
+                    f"({printable(error)})"
                 ) from error
-            raise BundleError(f"{self.path} does not run: {_line(error)}") from error
+            raise BundleError(f"{self.path} does not run: {printable(error)}") from error
         arrays = dict(zip(self._outputs, found, strict=True))
         for name, shape in self._shapes.items():
             wanted, actual = (len(inputs["pixel_values"]), *shape), arrays[name].shape
             if len(actual) != len(wanted) or any(w not in (-1, a) for w, a in zip(wanted, actual, strict=True)):
                 raise BundleError(f"{self.path} returns {name} {list(actual)} instead of {list(wanted)}")
+            if name == EMBEDDINGS and not np.isfinite(arrays[name]).all():
+                raise BundleError(
+                    f"{self.path} computes an embedding that is not finite: a weight is damaged or too large for its "
+                    "precision; verify the bundle, or export it again in a higher precision"
+                )
         return arrays
 
     def placement(self) -> Placement:
@@ -220,5 +257,15 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def optional_inputs(session: Any) -> dict[str, OptionalInput]:
+    """What a run of an `onnxruntime.InferenceSession` may override, by name."""
+    return {
+        item.name: OptionalInput(tuple(item.shape), _ELEMENTS.get(item.type, np.dtype(object)))
+        for item in session.get_overridable_initializers()
+    }
+
+
+def printable(error: Exception) -> str:
+    """An error of others in one line of moderate length that a terminal shows as it is."""
+    line = " ".join(str(error).split())[:200]
+    return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in line)

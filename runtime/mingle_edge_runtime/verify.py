@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from pathlib import Path
 
 from mingle_edge_runtime.arithmetic import Arithmetic, measure_arithmetic
 from mingle_edge_runtime.bundle import Bundle
@@ -79,7 +78,7 @@ def verify(
     providers, threads: as in `EdgeModel.open`. progress: called with bytes hashed and their total. Raises `BundleError` where
     the bundle is damaged, and leaves it to `Verification.check` to raise where outputs differ.
     """
-    bundle = Bundle.open(Path(path))
+    bundle = Bundle.open(path)
     full = resolve_providers(providers)
     return verify_bundle(bundle, partial(open_scope, bundle, None, full, threads), full, progress)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.adapter import AdapterValues, read_adapter
+from mingle_edge_runtime.adapter import read_adapter
 from mingle_edge_runtime.bundle import Bundle, Task
 from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import EdgeError
@@ -61,7 +61,7 @@ def all_experts(setting: Setting) -> Run:
     tower = setting.session(bundle.index.tower)
     experts = [read_expert(bundle, task, tower) for task in tasks]
     shares = [1 / len(tasks)] * len(tasks)
-    return with_expert(tower, mix([expert.arrays() for expert in experts], shares, bundle.read_defaults()))
+    return with_expert(tower, mix(experts, shares, bundle.read_defaults()))
 
 
 def separate_models(setting: Setting) -> Run:
@@ -75,9 +75,9 @@ def reload(setting: Setting) -> Run:
     return _Reload(setting)
 
 
-def read_expert(bundle: Bundle, task: Task, tower: Session) -> AdapterValues:
+def read_expert(bundle: Bundle, task: Task, tower: Session) -> dict[str, NDArray[Any]]:
     """What a task's expert gives the tower's optional inputs (image scope)."""
-    return read_adapter(bundle.file(str(task.expert)), task.expert_bytes, task.name, tower.optional_inputs)
+    return read_adapter(bundle, task, tower.optional_inputs)
 
 
 def with_expert(tower: Session, arrays: Mapping[str, NDArray[Any]]) -> Run:

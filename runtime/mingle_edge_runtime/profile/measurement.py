@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.bundle import INDEX_NAME, Bundle
+from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import EdgeError, ImageError
 from mingle_edge_runtime.golden import read_golden
@@ -297,7 +296,7 @@ def _identity(bundle: Bundle) -> ProfiledBundle:
         index.task_names,
         index.top_k,
         {task.name: task.expert_bytes for task in index.tasks},
-        hashlib.sha256(bundle.file(INDEX_NAME).read_bytes()).hexdigest(),
+        bundle.digest,
     )
 
 

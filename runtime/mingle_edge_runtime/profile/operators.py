@@ -83,7 +83,7 @@ def _named(setting: Setting, tower: Session) -> Run:
         return with_expert(tower, {})
     if index.scope == "image":
         expert = read_expert(setting.bundle, index.tasks[0], tower)
-        return with_expert(tower, {name: array.copy() for name, array in expert.arrays().items()})
+        return with_expert(tower, expert)
     mask = np.zeros(len(index.tasks), np.float32)
     mask[0] = 1
     return with_expert(tower, {"task_mask": mask, "top_k": np.array([1], np.int64)})
