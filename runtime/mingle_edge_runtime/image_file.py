@@ -41,8 +41,9 @@ FORMATS = tuple(str(plugin.format) for plugin in _PLUGINS)
 """JPEG, PNG, WEBP, BMP, TIFF, GIF: what is read; of several pictures in a file, the first."""
 MOST_ELONGATED = 200
 """times as long as wide: the whole image is resized before its centre is cut out"""
-_WEBP_COPIES = 3  # of all pixels that are in memory at once while Pillow decodes a WebP
+_WEBP_SHARE = 3  # of the pixels that may be decoded: a WebP takes 16 bytes a pixel, others 4 to 8
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
+_SMALLER = "Shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
 _LARGEST_PNG = 1 << 28  # bytes, of one that is read again without its metadata
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TURNS = {
@@ -93,7 +94,7 @@ def open_image(file: str | PathLike[str] | io.BytesIO) -> Iterator[ImageFile.Ima
     except UnidentifiedImageError:
         raise ImageError(f"it is no intact image of a format that is read: {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the warning where it is an error
-        raise ImageError(_too_large(str(error))) from error
+        raise ImageError(f"too large: {error} {_SMALLER}") from error
     with opened as picture:
         _check_size(picture)
         check_depth(picture)
@@ -124,7 +125,7 @@ def _decode(file: str | PathLike[str] | io.BytesIO) -> Image.Image:
 def _turn(picture: Image.Image) -> Image.Transpose | None:
     """What the EXIF orientation asks for; nothing where there is none or the metadata are broken."""
     try:
-        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
         return None
 
@@ -150,12 +151,10 @@ def _png_without_metadata(path: str | PathLike[str]) -> io.BytesIO | None:
 
 
 def _check_size(picture: ImageFile.ImageFile) -> None:
-    (width, height), limit = picture.size, Image.MAX_IMAGE_PIXELS
-    if limit and width * height > (limit // _WEBP_COPIES if picture.format == "WEBP" else limit):
-        raise ImageError(_too_large(f"{width} x {height} pixels."))
+    (width, height), most = picture.size, Image.MAX_IMAGE_PIXELS
+    if most and picture.format == "WEBP":
+        most //= _WEBP_SHARE
+    if most and width * height > most:
+        raise ImageError(f"too large: {width} x {height} pixels, and at most {most} are decoded. {_SMALLER}")
     if max(width, height) > MOST_ELONGATED * min(width, height):
         raise ImageError(f"too elongated: {width} x {height} pixels, and at most {MOST_ELONGATED} : 1 is read")
-
-
-def _too_large(size: str) -> str:
-    return f"too large: {size} Shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"

@@ -1,0 +1,219 @@
+"""Files that are no image, no harmless one, or too much of one: an error that names them, before anything else is done."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import struct
+import threading
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from encoded_images import PIXELS, SIGNATURE, bmp_of_16_bits, chunk, encoded, png, tiff
+from PIL import EpsImagePlugin, Image, ImageFile
+
+from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.errors import ImageFolderError
+from mingle_edge.images import check_images, load_images
+from mingle_edge_runtime import ImageError
+from mingle_edge_runtime.bundle import Preprocess
+from mingle_edge_runtime.image_file import FORMATS, MOST_ELONGATED, read_image
+from mingle_edge_runtime.preprocess import preprocess
+
+SPEC = Preprocess(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+TINY = VisionArchitecture(8, 8, 48, 1, 1, 64, 24, "gelu")
+LONG = 20  # seconds that no test comes near to
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+
+
+def written(folder: Path, content: bytes, name: str = "photo.png") -> Path:
+    """A file of these bytes."""
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def refused(path: Path, message: str) -> None:
+    """The same is refused on the device and where models are merged."""
+    with pytest.raises(ImageError, match=rf"{path.name} cannot be read as an image: .*{message}"):
+        preprocess(path, SPEC)
+    for call in (check_images, lambda paths: load_images(paths, TINY)):
+        with pytest.raises(ImageFolderError, match=rf"{path.name} cannot be decoded \(.*{message}"):
+            call([path])
+
+
+class TestFormats:
+    def test_postscript_named_png_starts_no_other_program(self, tmp_path, monkeypatch) -> None:
+        started = []
+        monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments: started.append(arguments))
+        refused(written(tmp_path, EPS), "no intact image of a format that is read: JPEG, PNG, WEBP, BMP, TIFF, GIF")
+        assert not started
+
+    @pytest.mark.parametrize("kind", FORMATS)
+    def test_what_is_read_is_told_by_its_content(self, tmp_path, kind: str) -> None:
+        assert preprocess(written(tmp_path, encoded(kind), "photo.eps"), SPEC).shape == (1, 3, 8, 8)
+
+    @pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "PCX", "DIB", "JPEG2000", "PDF", "SGI", "MSP"])
+    def test_whatever_else_pillow_reads_is_refused(self, tmp_path, kind: str) -> None:
+        content = encoded(kind, PIXELS[..., 0] > 9 if kind == "MSP" else PIXELS)
+        refused(written(tmp_path, content), "no intact image of a format that is read")
+
+    @pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP"])
+    def test_of_several_pictures_the_first_counts(self, tmp_path, kind: str) -> None:
+        first, second = (np.full((24, 18, 3), value, np.uint8) for value in (40, 200))
+        options = {"lossless": True} if kind == "WEBP" else {}
+        content = encoded(kind, first, save_all=True, append_images=[Image.fromarray(second)], **options)
+        np.testing.assert_array_equal(preprocess(written(tmp_path, content), SPEC), preprocess(first, SPEC))
+
+
+class TestSize:
+    @pytest.fixture(autouse=True)
+    def _undecoded(self, monkeypatch) -> None:
+        """Fail where pixels are decoded; warnings as an application sees them, not as errors."""
+        monkeypatch.setattr(ImageFile.ImageFile, "load", lambda picture: pytest.fail("decoded"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+
+    @pytest.mark.parametrize("size", [(9_500, 9_500), (13_000, 13_000), (100_000, 100_000)])
+    def test_too_many_pixels_are_never_decoded(self, tmp_path, size: tuple[int, int]) -> None:
+        refused(written(tmp_path, png(*size, 8, 2, b"")), "too large: .* or raise PIL.Image.MAX_IMAGE_PIXELS")
+
+    def test_a_webp_which_takes_more_memory_has_a_third_of_the_pixels(self, tmp_path) -> None:
+        # A lossless one: "VP8L", its length, a signature, 14 bits of width - 1, 14 of height - 1, and next to no data.
+        bits = 5499 | 5499 << 14
+        body = b"\x2f" + struct.pack("<I", bits) + bytes(11)
+        content = b"RIFF" + struct.pack("<I", 12 + len(body)) + b"WEBPVP8L" + struct.pack("<I", len(body)) + body
+        refused(written(tmp_path, content), "too large: 5500 x 5500 pixels, and at most 29826161 are decoded")
+
+    @pytest.mark.parametrize("size", [(1, MOST_ELONGATED + 1), (3 * MOST_ELONGATED + 1, 3), (1, 2_000_000)])
+    def test_elongated_files_are_never_decoded(self, tmp_path, size: tuple[int, int]) -> None:
+        refused(written(tmp_path, png(*size, 8, 2, b"")), rf"too elongated: {size[0]} x {size[1]} pixels")
+
+
+def test_a_limit_that_was_raised_counts(tmp_path, monkeypatch) -> None:
+    path = written(tmp_path, encoded("PNG"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 18 - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        refused(path, "too large: 18 x 24 pixels, and at most 431")
+    for limit in (24 * 18, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert read_image(path).size == (18, 24)
+
+
+def test_the_most_elongated_that_is_read(tmp_path) -> None:
+    pixels = np.resize(PIXELS, (MOST_ELONGATED, 1, 3))
+    np.testing.assert_array_equal(preprocess(written(tmp_path, encoded("PNG", pixels)), SPEC), preprocess(pixels, SPEC))
+
+
+class TestDepth:
+    @pytest.mark.parametrize(("color", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+    def test_png_of_16_bits_a_channel(self, tmp_path, color: int, channels: int) -> None:
+        rows = (b"\0" + bytes(range(2 * channels)) * 6) * 6
+        path = written(tmp_path, png(6, 6, 16, color, rows))
+        refused(path, "more than 8 bits per channel")
+        with Image.open(path) as opened, pytest.raises(ImageError, match="more than 8 bits per channel"):
+            preprocess(opened, SPEC)  # an application's own, not decoded yet
+
+    @pytest.mark.parametrize(("color", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+    def test_png_of_8_bits_a_channel(self, tmp_path, color: int, channels: int) -> None:
+        rows = (b"\0" + bytes(range(channels)) * 6) * 6
+        assert preprocess(written(tmp_path, png(6, 6, 8, color, rows)), SPEC).shape == (1, 3, 8, 8)
+
+    def test_tiff(self, tmp_path) -> None:
+        refused(written(tmp_path, tiff((16,) * 3, PIXELS.astype("<u2").tobytes(), 18, 24)), "more than 8 bits per channel")
+        content = tiff((8,) * 3, PIXELS.tobytes(), 18, 24)
+        np.testing.assert_array_equal(preprocess(written(tmp_path, content), SPEC), preprocess(PIXELS, SPEC))
+
+    def test_16_bits_a_pixel_are_not_too_many(self, tmp_path) -> None:
+        found = np.asarray(read_image(written(tmp_path, bmp_of_16_bits(PIXELS))))
+        assert np.abs(found.astype(int) - PIXELS).max() < 8
+
+
+class TestKindOfFile:
+    def test_a_pipe_is_refused_without_waiting_for_its_other_end(self, tmp_path) -> None:
+        os.mkfifo(tmp_path / "photo.png")
+        opened = threading.Thread(target=refused, args=(tmp_path / "photo.png", "a pipe, socket or device"), daemon=True)
+        opened.start()
+        opened.join(LONG)
+        assert not opened.is_alive()
+        refused(tmp_path / "photo.png", "a pipe, socket or device")
+
+    def test_a_device_a_folder_a_socket_and_nothing(self, tmp_path, monkeypatch) -> None:
+        (tmp_path / "folder.png").mkdir()
+        refused(tmp_path / "folder.png", "it is a folder")
+        refused(Path("/dev/zero"), "a pipe, socket or device")
+        monkeypatch.chdir(tmp_path)  # as a socket's path must be short
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind("socket.png")
+            refused(Path("socket.png"), "a pipe, socket or device")
+        refused(tmp_path / "gone.png", "No such file or directory")
+        (tmp_path / "loop.png").symlink_to("loop.png")
+        refused(tmp_path / "loop.png", "symbolic links")
+
+    def test_a_link_to_an_image_is_one(self, tmp_path) -> None:
+        written(tmp_path, encoded("PNG"), "target")
+        (tmp_path / "photo.png").symlink_to("target")
+        np.testing.assert_array_equal(preprocess(tmp_path / "photo.png", SPEC), preprocess(PIXELS, SPEC))
+
+    @pytest.mark.parametrize(
+        ("image", "message"),
+        [
+            (None, "the image is a NoneType"),
+            (5, "the image is a int"),
+            (b"photo.png", "the image is a bytes"),
+            ([None], "image 0 is a NoneType"),
+            ("photo\0.png", "cannot be read as an image"),
+            ("caf\udce9.png", "No such file or directory"),
+        ],
+    )
+    def test_what_is_no_name_of_a_file(self, image: object, message: str) -> None:
+        with pytest.raises(ImageError, match=message):
+            preprocess(image, SPEC)  # type: ignore[arg-type]
+
+
+class TestBroken:
+    def test_a_png_that_breaks_where_an_application_uses_it(self) -> None:
+        rows = zlib.compress((b"\0" + bytes(3 * 40)) * 40, 0)  # black, stored without compression
+        content = SIGNATURE + chunk(b"IHDR", struct.pack(">IIBBBBB", 40, 40, 8, 2, 0, 0, 0)) + chunk(b"IDAT", rows[:500])
+        content += struct.pack(">I", 4) + b"\xa9\x8a\xbc\x07" + rows[500:] + bytes(4) + chunk(b"IEND", b"")
+        with pytest.raises(ImageError, match="the image cannot be read as an image: broken PNG file"):
+            preprocess(Image.open(io.BytesIO(content)), SPEC)
+
+    @pytest.mark.parametrize("error", [MemoryError(), SyntaxError("broken"), struct.error("short"), RecursionError("deep")])
+    @pytest.mark.parametrize("step", ["load", "resize", "convert"])
+    def test_whatever_pillow_raises_is_an_image_error(self, tmp_path, monkeypatch, step: str, error: Exception) -> None:
+        def failing(*arguments: object, **options: object) -> None:
+            raise error
+
+        path = written(tmp_path, encoded("PNG"))
+        monkeypatch.setattr(Image.Image if step != "load" else ImageFile.ImageFile, step, failing)
+        with pytest.raises(ImageError, match=r"photo\.png cannot be"):
+            preprocess(path, SPEC)
+
+    @pytest.mark.parametrize("kind", FORMATS)
+    def test_mutated_files_are_answered_or_refused(self, tmp_path, kind: str) -> None:
+        generator = np.random.default_rng(FORMATS.index(kind))
+        good, refusals = encoded(kind), 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(60):
+                content = np.frombuffer(good, np.uint8).copy()
+                content[generator.integers(0, len(content), 3)] = generator.integers(0, 256, 3)
+                kept = content.tobytes()[: generator.integers(1, len(content) + 1) if generator.random() < 0.3 else None]
+                path = written(tmp_path, kept)
+                for image in (path, io.BytesIO(kept)):
+                    try:
+                        found = Image.open(image) if isinstance(image, io.BytesIO) else image
+                    except Exception:
+                        continue  # raised in the application
+                    try:
+                        assert preprocess(found, SPEC).shape == (1, 3, 8, 8)
+                    except ImageError:
+                        refusals += 1
+        assert refusals
