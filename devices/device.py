@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from devices.errors import DeviceFileError
+from mingle_edge.errors import FileError
+from mingle_edge.text_file import read_text
 
 KINDS = Path(__file__).with_name("kinds")
 NEWEST = "newest"
@@ -75,8 +77,8 @@ def choose(devices: Iterable[Device], keys: Sequence[str]) -> list[Device]:
 
 def _read(path: Path) -> Device:
     try:
-        values: dict[str, Any] = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values: dict[str, Any] = tomllib.loads(read_text(path))
+    except (FileError, ValueError, RecursionError) as error:
         raise DeviceFileError(f"{path} is no TOML: {error}") from error
     values["key"] = path.stem
     values["versions"] = tuple(values.get("versions", ()))

@@ -20,7 +20,7 @@ from mingle_edge.errors import MergedModelError, TaskFileError
 from mingle_edge.gated_tower import GatedTower
 from mingle_edge.gating import Pooling
 from mingle_edge.image_source import ImageSource
-from mingle_edge.images import load_images
+from mingle_edge.images import check_images, load_images
 from mingle_edge.labelled_images import labelled_paths
 from mingle_edge.merged_model import MergedModel, TaskRecord
 from mingle_edge.metrics import average_accuracy, backward_transfer
@@ -94,8 +94,13 @@ class Answering(Protocol):
         """Embeddings `[n, dim]` with the task given, the same in every state."""
 
 
-def load_test_sets(model: MergedModel, task_file: Path) -> list[LabelledSet]:
-    """The labelled test images of every task of the model, as the task file names them."""
+def load_test_sets(model: MergedModel, task_file: Path, progress: Progress = silent) -> list[LabelledSet]:
+    """The labelled test images of every task of the model, as the task file names them, each decoded once.
+
+    Raises:
+        TaskFileError: a task of the model without test images.
+        ImageFolderError: images that are missing, broken or of other classes.
+    """
     tasks = read_task_file(task_file)
     sources = {task.name: task for task in tasks.tasks}
     sets = []
@@ -106,13 +111,14 @@ def load_test_sets(model: MergedModel, task_file: Path) -> list[LabelledSet]:
                 f'{tasks.path}: task {record.name!r} of the merged model has no test images; add test = "dir/<class>/*.png" '
                 f"to its [[task]] table"
             )
-        sets.append(load_test_set(record, source.test, tasks.path.parent))
+        sets.append(load_test_set(record, source.test, tasks.path.parent, progress))
+    check_images([path for tests in sets for path in tests.paths], progress)
     return sets
 
 
-def load_test_set(record: TaskRecord, source: ImageSource, base: Path) -> LabelledSet:
-    """The labelled images of one task, relative paths starting from `base`."""
-    pairs = labelled_paths(source, base, record.classes)
+def load_test_set(record: TaskRecord, source: ImageSource, base: Path, progress: Progress = silent) -> LabelledSet:
+    """The labelled images of one task, relative paths starting from `base`; none is decoded."""
+    pairs = labelled_paths(source, base, record.classes, progress)
     return LabelledSet(record.name, [path for path, _ in pairs], torch.tensor([label for _, label in pairs]))
 
 
@@ -128,13 +134,15 @@ def evaluate(
     """Evaluate a merged model on the test images of a task file.
 
     `top_k` experts per image (image scope: 1 unless given) or per layer (layer scope: all unless given). `pooling` "batch"
-    averages the gates of the layer scope over batches of 64 images of one task, which tells the gates the task.
+    averages the gates of the layer scope over batches of 64 images of one task, which tells the gates the task. All images are
+    decoded before the first is evaluated.
     """
+    chosen = choose_device(device)
     model = MergedModel.open(merged)
     if not model.tasks:
         raise MergedModelError(f"{model.path}: holds no task yet; run the merge to its end before evaluating")
-    sets = load_test_sets(model, task_file)
-    tower = GatedTower(model, choose_device(device))
+    sets = load_test_sets(model, task_file, progress)
+    tower = GatedTower(model, chosen)
     answering: Answering = LayerScope(tower, top_k, pooling) if model.scope == "layer" else ImageScope(tower, top_k or 1)
     heads = [torch.from_numpy(model.head(name)).to(tower.device) for name in model.task_names]
     report = EvaluationReport(

@@ -8,8 +8,10 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from mingle_edge.errors import HubError
+from mingle_edge.errors import FileError, HubError, shown
+from mingle_edge.file_pattern import matching_files
 from mingle_edge.image_source import CLASS
+from mingle_edge.plain_file import refusal
 
 SCHEME = "hf://"
 FORM = "hf://owner/name[@revision][/path], with datasets/ before the owner for a data set"
@@ -56,12 +58,12 @@ def parse_hub_reference(text: str) -> HubReference:
     """
     match = _REFERENCE.fullmatch(text)
     if match is None:
-        raise HubError(f"{text!r} is not of the form {FORM}; correct it")
+        raise HubError(f"{shown(text)} is not of the form {FORM}; correct it")
     path = (match["path"] or "").strip("/")
     if {".", ".."} & set(path.split("/")) or "\\" in path or "\0" in path:
-        raise HubError(f"{text!r} names a path that leaves its repository; correct it")
+        raise HubError(f"{shown(text)} names a path that leaves its repository; correct it")
     if match["dataset"] and not path:
-        raise HubError(f"{text!r} names a whole data set; add the files, such as /data/test-*.parquet")
+        raise HubError(f"{shown(text)} names a whole data set; add the files, such as /data/test-*.parquet")
     revision = unquote(match["revision"]) if match["revision"] else None
     return HubReference(bool(match["dataset"]), match["repo"], revision, path)
 
@@ -94,12 +96,22 @@ def _fetch(reference: HubReference, cache_folder: str) -> Path:
     pattern = reference.path.replace(CLASS, "*")
     # In the library's patterns `*` also stands for `/`, but `**/` not for no folder at all.
     folder = _snapshot(reference, cache_folder, [pattern, f"{pattern}/*", pattern.replace("**/", "")])
-    if not any(folder.glob(pattern)):
+    if not _has(folder, pattern, reference):
         raise HubError(
             f"the {reference} has no {reference.path} ({_there(reference, folder)}); correct the path, or, if it is the cache "
             f"that lacks it, run: {reference.download_command()}"
         )
     return folder
+
+
+def _has(folder: Path, pattern: str, reference: HubReference) -> bool:
+    """Whether a snapshot has a folder or files that a pattern names."""
+    try:
+        return (folder / pattern).is_dir() or any(True for _ in matching_files(folder, pattern))
+    except (FileError, OSError) as error:
+        raise HubError(f"the {reference} is in the cache, but {error}") from error
+    except ValueError as error:
+        raise HubError(f"the path {shown(reference.path)} is malformed ({error}); correct it") from error
 
 
 def _there(reference: HubReference, folder: Path) -> str:
@@ -161,6 +173,8 @@ def _snapshot(reference: HubReference, cache_folder: str, patterns: list[str]) -
         ) from error
     except errors.HFValidationError as error:
         raise HubError(f"the hub cannot have the {reference} ({error}); correct the name") from error
+    except PermissionError as error:
+        raise HubError(f"{error.filename or cache_folder} {refusal(error)}, or name another cache in HF_HUB_CACHE") from error
     except Exception as error:  # the library's HTTP client, and so its errors, changes between versions
         raise HubError(f"the {reference} could not be downloaded ({error!r:.200}); check the network and run again") from error
     return Path(folder)

@@ -112,8 +112,7 @@ def _images(found: Iterable[tuple[Path, bool]]) -> list[Path]:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         named = ", ".join(str(path) for path in sorted(others)[:_NAMED])
         raise ImageFolderError(
-            f"{named}{more}: images of a format that is not read ({_formats()}); "
-            "convert them, or take them out of the folder"
+            f"{named}{more}: images of a format that is not read ({_formats()}); convert them, or take them out of the folder"
         )
     return sorted(images)
 

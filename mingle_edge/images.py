@@ -1,4 +1,4 @@
-"""Images: checking them, and loading them as CLIP sees them, upright and with 8 bits per channel."""
+"""Images: listing those of folders, checking them, and loading them as CLIP sees them, upright, with 8 bits per channel."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from torch import Tensor
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.corruptions import Corruption
 from mingle_edge.errors import ImageFolderError
+from mingle_edge.image_folder import labelled_images, list_images
 from mingle_edge.progress import Progress, silent
 from mingle_edge_runtime.image_file import read_image
+
+__all__ = ["check_images", "labelled_images", "list_images", "load_images"]
 
 _NAMED = 3  # broken images named in a message
 _AT_ONCE = 512  # images handed to the threads that check them

@@ -57,8 +57,7 @@ def prepare(tasks: TaskFile, progress: Progress) -> PreparedMerge:
             'blocks; give at most that many, or "auto"'
         )
     seeds = [seed_paths(task, base, settings.seed, progress) for task in tasks.tasks]
-    for paths in seeds:
-        check_images(paths)
+    check_images([path for paths in seeds for path in paths], progress)
     source = tasks.backbone.weights or tasks.backbone.model
     backbone = open_checkpoint(source, base=base, architecture=architecture, model=tasks.backbone.model)
     checkpoints = [open_checkpoint(t.weights, base=base, architecture=architecture) for t in tasks.tasks]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mingle_edge.comparison.ranking import ordered
 from mingle_edge.comparison.table import COLUMNS, FIGURES, format_table, write_csv
 from mingle_edge.comparison.wording import shorten
+from mingle_edge.errors import OutputError
 
 
 def lines_by_method(found):
@@ -134,6 +135,6 @@ def test_csv_keeps_names_with_commas_quotes_and_line_ends(tmp_path):
 def test_a_file_that_cannot_be_written_leaves_what_was_there(tmp_path):
     (tmp_path / "a.csv").mkdir()
     (tmp_path / "a.csv" / "kept").write_text("")
-    with pytest.raises(OSError, match=r"a\.csv"):
+    with pytest.raises(OutputError, match=r"a\.csv: cannot be written"):
         write_csv(results(), tmp_path / "a.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]

@@ -216,7 +216,7 @@ def test_an_interrupted_profile_shows_and_writes_what_it_has(folder, tmp_path, m
         (["run", "nowhere", "{red}"], "nowhere/bundle.json does not exist: name a folder that `mingle-edge export` wrote"),
         (["verify", "{pictures}"], "pictures/bundle.json does not exist"),
         (["inspect", "{pictures}"], "pictures holds neither bundle.json nor mingle.json"),
-        (["profile", "{image}", "--images", "nowhere"], "--images: nowhere holds no images"),
+        (["profile", "{image}", "--images", "nowhere"], "there is no image folder nowhere"),
         (["profile"], "name a BUNDLE to measure, or two reports of it with --compare A.json B.json"),
         (["profile", "{image}", "--compare", "a", "b", "--runs", "9"], "measures nothing: leave out --runs, BUNDLE"),
         (["profile", "--compare", "a.json", "b.json"], "error: a.json cannot be read: No such file or directory"),

@@ -11,6 +11,7 @@ from mingle_edge.evaluation import LabelledSet, load_test_set
 from mingle_edge.images import check_images
 from mingle_edge.labelled_images import seed_paths
 from mingle_edge.merged_model import MergedModel
+from mingle_edge.progress import Progress, silent
 from mingle_edge.task_file import read_task_file
 
 
@@ -23,7 +24,7 @@ class TaskImages:
     """of the tasks that have labelled images"""
 
 
-def read_task_images(path: Path, merged: MergedModel) -> TaskImages:
+def read_task_images(path: Path, merged: MergedModel, progress: Progress = silent) -> TaskImages:
     """Find and decode the images. Raises `TaskFileError` where a task is missing, `ImageFolderError` for broken images."""
     tasks = read_task_file(path)
     sources = {task.name: task for task in tasks.tasks}
@@ -32,12 +33,11 @@ def read_task_images(path: Path, merged: MergedModel) -> TaskImages:
         raise TaskFileError(
             f"{path}: has no [[task]] {missing[0]!r}, which {merged.path} holds; give the file it was merged from"
         )
-    seeds = {name: seed_paths(sources[name], path.parent, merged.settings.seed) for name in merged.task_names}
-    for paths in seeds.values():
-        check_images(paths)
+    seeds = {name: seed_paths(sources[name], path.parent, merged.settings.seed, progress) for name in merged.task_names}
     tests = [
-        load_test_set(record, source, path.parent)
+        load_test_set(record, source, path.parent, progress)
         for record in merged.tasks
         if (source := sources[record.name].test) is not None
     ]
+    check_images([path for paths in (*seeds.values(), *(labelled.paths for labelled in tests)) for path in paths], progress)
     return TaskImages(seeds, tests)

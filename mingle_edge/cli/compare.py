@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from mingle_edge.cli.progress_bar import ProgressBar
+from mingle_edge.output_path import check_output_folder
 
 if TYPE_CHECKING:
     from mingle_edge.corruptions import Corruption
+
+FILES = ("results.json", "results.csv", "report.html")
 
 
 @click.command(short_help="What merging costs, method by method, on your tasks.")
@@ -66,6 +69,7 @@ def command(
     DIR holds report.html, results.json, results.csv, and every finished cell:
     run the same command again to continue, or to add methods.
     """
+    check_output_folder(output, *FILES)
     from mingle_edge.comparison.ablations import with_ablations
     from mingle_edge.comparison.compare import Plan, compare
     from mingle_edge.comparison.page import write_page

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mingle_edge.cli.progress_bar import ProgressBar
+from mingle_edge.output_path import check_output_file, write_output
 
 if TYPE_CHECKING:
     from mingle_edge.evaluation import EvaluationReport
@@ -28,6 +29,7 @@ def command(merged: Path, task_file: Path, top_k: int | None, pooled: bool, devi
     nothing is given, the labels of all tasks compete. BWT is what earlier tasks
     lost since their own merge.
     """
+    check_output_file(json_path)
     from mingle_edge.evaluation import evaluate
 
     with ProgressBar() as progress:
@@ -41,7 +43,7 @@ def command(merged: Path, task_file: Path, top_k: int | None, pooled: bool, devi
         )
     click.echo(table(report))
     if json_path is not None:
-        json_path.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
 
 
 def table(report: EvaluationReport) -> str:

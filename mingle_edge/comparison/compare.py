@@ -24,8 +24,9 @@ from mingle_edge.comparison.registry import DEFAULT, REFERENCES, SPECS
 from mingle_edge.comparison.results import Finished
 from mingle_edge.comparison.tuning import Tuning, trials
 from mingle_edge.corruptions import Corruption
-from mingle_edge.durable import write_text
+from mingle_edge.device import choose_device
 from mingle_edge.errors import ComparisonError
+from mingle_edge.output_path import check_output_folder, write_output
 from mingle_edge.progress import Progress, silent
 from mingle_edge.protocols import PROTOCOLS
 from mingle_edge.task_file import read_task_file
@@ -92,8 +93,14 @@ def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[st
 
     Raises:
         ComparisonError: an unknown method or parameter, no validation images to tune on, seeds among the labelled images.
+        OutputError: `output` cannot be written.
+        TaskFileError, CheckpointError, ImageFolderError, HubError: of the inputs, all of which are read before any work.
     """
     started = time.perf_counter()
+    check_output_folder(output, RESULTS)
+    check_output_folder(output / CELLS)
+    choose_device(plan.device)
+    _check_address(plan)
     tasks = read_task_file(plan.task_file)
     names = [task.name for task in tasks.tasks]
     given = {key: value for key, value in tasks.settings.items() if key in CARRIED}
@@ -106,6 +113,7 @@ def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[st
         )
     material = Material.open(plan.task_file, seed=plan.seed, seeds_per_class=counts, progress=progress)
     material.check_disjoint()
+    material.check_images(progress)
     source = Source(plan.task_file.absolute(), plan.seed, counts, plan.device)
     with _executing(plan, source, material, progress) as execute:
         comparison = Comparison(material, execute, KeptCells(output / CELLS), progress)
@@ -140,7 +148,7 @@ def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[st
         "failed": comparison.failed,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    write_text(output / RESULTS, json.dumps(results, indent=1) + "\n")
+    write_output(output / RESULTS, json.dumps(results, indent=1) + "\n")
     return results
 
 
@@ -173,13 +181,16 @@ def _tune(comparison: Comparison, entries: Sequence[Entry], plan: Plan) -> dict[
     return {tuning.entry.label: tuning for tuning in tunings}
 
 
-def _executing(plan: Plan, source: Source, material: Material, progress: Progress) -> AbstractContextManager[Execute]:
-    """On Ray where it is there and wanted, else in this process."""
+def _check_address(plan: Plan) -> None:
     if plan.address is not None and not ray_is_there():
         raise ComparisonError(
             f"address {plan.address!r}: cells run on a cluster by Ray, which is not installed; install it with: "
             "pip install 'mingle-edge[ray]'"
         )
+
+
+def _executing(plan: Plan, source: Source, material: Material, progress: Progress) -> AbstractContextManager[Execute]:
+    """On Ray where it is there and wanted, else in this process."""
     if plan.parallel and ray_is_there():
         return on_ray(source, plan.address)
     return nullcontext(one_after_another(source, material, progress))
@@ -231,6 +242,6 @@ def _figures(
 
 def _machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {"cpu": (models or [platform.processor()])[0], "cores": os.cpu_count(), "system": platform.platform()}

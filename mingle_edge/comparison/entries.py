@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mingle_edge.comparison.method import MethodSpec
-from mingle_edge.errors import ComparisonError
+from mingle_edge.errors import ComparisonError, shown
+from mingle_edge.task_file import MOST_SEEDS_PER_CLASS
 
 SEEDS_PER_CLASS = "seeds_per_class"
+MOST = 1e12  # of a parameter, in absolute value; far below where a float32 ends
 _ENTRY = re.compile(r"\s*(?P<name>[A-Za-z0-9-]+)\s*(?:\((?P<parameters>[^()]*)\))?\s*(?:,|$)")
 
 
@@ -65,16 +67,21 @@ def _entry(name: str, parameters: str, specs: Mapping[str, MethodSpec], tasks: i
         given[key] = _value(name, key, value, known[key])
     label = f"{name}({','.join(f'{key}={_written(value)}' for key, value in given.items())})" if given else name
     seeds_per_class = given.pop(SEEDS_PER_CLASS, None)
-    if seeds_per_class is not None and (not isinstance(seeds_per_class, int) or seeds_per_class < 0):
-        raise ComparisonError(f"methods: {name}: seeds_per_class is {seeds_per_class}, and must be a whole number, 0 or more")
+    if seeds_per_class is not None and not (type(seeds_per_class) is int and 0 <= seeds_per_class <= MOST_SEEDS_PER_CLASS):
+        raise ComparisonError(
+            f"methods: {name}: seeds_per_class is {shown(seeds_per_class)}, and must be a whole number, 0 or more, at most "
+            f"{MOST_SEEDS_PER_CLASS}"
+        )
     return Entry(label, name, values | given, given, seeds_per_class)
 
 
 def _value(method: str, key: str, text: str, published: Any) -> Any:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text
+    if isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) <= MOST:  # NaN is not, either
+        raise ComparisonError(f"methods: {method}: {key} is {text:.60}, and must be a number of at most {MOST:g}")
     if published is None or value is None:
         return value
     if isinstance(published, float) and isinstance(value, int) and not isinstance(value, bool):
@@ -83,7 +90,7 @@ def _value(method: str, key: str, text: str, published: Any) -> Any:
     if isinstance(published, bool) is not isinstance(value, bool) or (
         isinstance(published, (int, float)) and not isinstance(value, (int, float, str))
     ):
-        raise ComparisonError(f"methods: {method}: {key} is {text}, and must be of the kind of {_written(published)}")
+        raise ComparisonError(f"methods: {method}: {key} is {text:.60}, and must be of the kind of {_written(published)}")
     return value
 
 

@@ -17,9 +17,11 @@ from mingle_edge.checkpoints import Checkpoint
 from mingle_edge.comparison.image_sets import ImageSet
 from mingle_edge.comparison.method import ComparedTask, Workbench
 from mingle_edge.corruptions import Corruption
-from mingle_edge.errors import ComparisonError
+from mingle_edge.errors import ComparisonError, ImageFolderError
 from mingle_edge.image_source import ImageSource
+from mingle_edge.images import check_images
 from mingle_edge.labelled_images import draw_seeds, labelled_paths
+from mingle_edge.plain_file import refusal
 from mingle_edge.prepared import PreparedTask, prepare
 from mingle_edge.progress import Progress
 from mingle_edge.seeds import SeedImages
@@ -121,6 +123,10 @@ class Material:
             self._sets[key] = ImageSet(labelled.paths, labelled.labels, self.architecture, corruption)
         return self._sets[key]
 
+    def check_images(self, progress: Progress) -> None:
+        """Decode every seed and labelled image once. Raises `ImageFolderError` naming those that are broken."""
+        check_images(sorted(self._hashes), progress)
+
     def check_disjoint(self) -> None:
         """That no seed, of any task, has the same bytes as a labelled image. Raises `ComparisonError` listing them."""
         seeds: dict[str, list[Path]] = defaultdict(list)
@@ -175,12 +181,19 @@ class Material:
     @cached_property
     def _hashes(self) -> Mapping[Path, str]:
         labelled = (path for part in self.parts.values() for of_task in part.values() for path in of_task.paths)
-        return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in {*labelled, *self._seed_paths()}}
+        return {path: _sha256(path) for path in {*labelled, *self._seed_paths()}}
 
     def _seed_paths(self) -> set[Path]:
         """All seeds of all tasks."""
         drawn = (path for of_tasks in self.drawn.values() for paths in of_tasks.values() for path in paths)
         return {*drawn, *(path for task in self.prepared.values() for path in task.seeds)}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ImageFolderError(f"{path} {refusal(error)}") from error
 
 
 def _seeds(task: TaskSource, base: Path, per_class: int, seed: int) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mingle_edge.comparison.ranking import accuracy, ordered
 from mingle_edge.comparison.wording import count, difference, finite, megabytes, percentage, shorten, times
-from mingle_edge.durable import write_text
+from mingle_edge.output_path import write_output
 
 _WIDTH = 100  # characters
 FIGURES = ("acc", "acc_std", "bwt", "bwt_std", "fwt", "fwt_std")
@@ -26,7 +26,7 @@ def format_table(results: Mapping[str, Any]) -> str:
 
 
 def write_csv(results: Mapping[str, Any], path: Path) -> None:
-    """Write one row per method and protocol, and one more for each corruption; figures unrounded. Raises `OSError`."""
+    """Write one row per method and protocol, and one more for each corruption; figures unrounded. Raises `OutputError`."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
@@ -35,7 +35,7 @@ def write_csv(results: Mapping[str, Any], path: Path) -> None:
         for corruption, protocols in conditions.items():
             for protocol, figures in protocols.items():
                 writer.writerow(_row(results, label, protocol, corruption, figures))
-    write_text(path, text.getvalue())
+    write_output(path, text.getvalue())
 
 
 def _row(results: Mapping[str, Any], label: str, protocol: str, corruption: str, figures: Mapping[str, Any]) -> list[Any]:

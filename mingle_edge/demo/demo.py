@@ -24,6 +24,7 @@ from mingle_edge.demo.tasks import TASKS, DemoTask, LabelledImages, make_split, 
 from mingle_edge.errors import MingleError
 from mingle_edge.evaluation import EvaluationReport, evaluate
 from mingle_edge.merge import merge
+from mingle_edge.output_path import check_output_folder
 from mingle_edge.progress import Progress, silent
 from mingle_edge.protocols import PROTOCOLS
 from mingle_edge_export import Parity, export_bundle
@@ -90,7 +91,8 @@ def _prepare_folder(output: Path) -> None:
     """An empty folder with a mark in it; what an earlier demonstration left under the same mark is removed."""
     if output.exists() and not output.is_dir():
         raise DemoFolderError(f"{output}: the output must be a folder, and this is a file; name another with -o")
-    if (output / MARK).exists() and (output / MARK).read_text() == _MARK_TEXT:
+    check_output_folder(output)
+    if (output / MARK).is_file() and (output / MARK).read_bytes() == _MARK_TEXT.encode():
         shutil.rmtree(output)
     elif output.exists() and (found := sorted(path.name for path in output.iterdir())):
         raise DemoFolderError(

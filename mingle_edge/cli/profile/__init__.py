@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from mingle_edge.cli.byte_size import byte_size
 from mingle_edge.cli.profile.lists import baseline_list, sweep_axes
 from mingle_edge.cli.progress_bar import ProgressBar
-from mingle_edge.durable import write_text
+from mingle_edge.output_path import check_output_file, write_output
 
 if TYPE_CHECKING:
     from mingle_edge_runtime.profile import ProfileReport
@@ -87,7 +87,7 @@ def command(
     from mingle_edge_runtime.profile import ProfileInterrupted, profile
 
     for path in (json_path, html_path):
-        _check_folder(path)
+        check_output_file(path)
     try:
         with ProgressBar() as progress:
             report = profile(
@@ -112,13 +112,10 @@ def command(
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All files with the suffix of an image format, in order of their names."""
-    from PIL import Image
+    """All images in a folder and those below it, in order of their names. Raises `ImageFolderError`."""
+    from mingle_edge.image_folder import list_images
 
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in Image.registered_extensions()]
-    if not found:
-        raise click.UsageError(f"--images: {folder} holds no images")
-    return found
+    return list_images(folder)
 
 
 def _show(report: ProfileReport, json_path: Path | None, html_path: Path | None) -> None:
@@ -126,11 +123,11 @@ def _show(report: ProfileReport, json_path: Path | None, html_path: Path | None)
     from mingle_edge.cli.profile.table import table
 
     if json_path is not None:
-        write_text(json_path, json.dumps(report.to_json(), indent=1) + "\n")
+        write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
     if html_path is not None:
         from mingle_edge.cli.profile.page import page
 
-        write_text(html_path, page(report))
+        write_output(html_path, page(report))
     click.echo("\n".join(table(report)))
 
 
@@ -148,9 +145,3 @@ def _check_alone(ctx: click.Context) -> None:
     if given:
         names = ", ".join("BUNDLE" if name == "bundle" else options[name].opts[0] for name in given)
         raise click.UsageError(f"--compare reads two reports and measures nothing: leave out {names}")
-
-
-def _check_folder(path: Path | None) -> None:
-    """Before any work: a file that could not be written would cost the whole profile."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise click.UsageError(f"{path} cannot be written: there is no folder {path.parent}; create it first")

@@ -9,7 +9,7 @@ from typing import Any
 from mingle_edge.comparison.page import figures, headline, main_table, tables
 from mingle_edge.comparison.page.style import STYLE
 from mingle_edge.comparison.wording import MISSING, count
-from mingle_edge.durable import write_text
+from mingle_edge.output_path import write_output
 from mingle_edge.pages import style
 from mingle_edge.pages.cards import details, document, section, table
 from mingle_edge.pages.elements import Html, tag
@@ -26,8 +26,8 @@ _COUNTS = ("classes", "test_images", "tune_images", "seed_images")
 
 
 def write_page(results: Mapping[str, Any], path: Path) -> None:
-    """Write the page of the results of a comparison, the object of `results.json`. Raises `OSError`."""
-    write_text(path, page(results))
+    """Write the page of the results of a comparison, the object of `results.json`. Raises `OutputError`."""
+    write_output(path, page(results))
 
 
 def page(results: Mapping[str, Any]) -> str:

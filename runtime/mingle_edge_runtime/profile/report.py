@@ -6,6 +6,7 @@ Times are in seconds, memory in bytes. Nothing here measures.
 from __future__ import annotations
 
 import json
+import stat
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -292,9 +293,12 @@ class ProfileReport:
         """The report in the file at `path`. Raises `EdgeError` naming the file and the first member that is wrong."""
         path = Path(path)
         try:
-            if path.stat().st_size > _LARGEST:
-                raise EdgeError(f"{path} has {path.stat().st_size} bytes; a profile has at most {_LARGEST}")
-            value = json.loads(path.read_text(encoding="utf-8"))
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe would wait, a device never ends
+                raise EdgeError(f"{path} is no plain file; name one that `mingle-edge profile --json` wrote")
+            if status.st_size > _LARGEST:
+                raise EdgeError(f"{path} has {status.st_size} bytes; a profile has at most {_LARGEST}")
+            value = json.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise EdgeError(f"{path} cannot be read: {error.strerror}; write one with `mingle-edge profile --json`") from error
         except (ValueError, RecursionError) as error:
