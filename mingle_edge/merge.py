@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import math
+import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mingle_edge import merged_model
 from mingle_edge.device import choose_device
+from mingle_edge.durable import why_not_written
 from mingle_edge.errors import MergedModelError
-from mingle_edge.merged_model import INDEX, MergedModel, TaskRecord, commit_task
+from mingle_edge.folder_lock import LOCK, locked
+from mingle_edge.merged_index import INDEX, TaskRecord
+from mingle_edge.merged_model import MergedModel, clear_remains, commit_task, create
+from mingle_edge.merged_size import bytes_to_write
+from mingle_edge.new_folder import check_new
 from mingle_edge.prepared import PreparedMerge, PreparedTask, prepare
 from mingle_edge.progress import Progress, silent
 from mingle_edge.task_file import read_task_file
@@ -33,41 +39,54 @@ def merge(
     """
     chosen = choose_device(device)
     tasks = read_task_file(task_file)
-    existing = _existing(output, into)
-    prepared = prepare(tasks, progress)
-    if existing is not None:
-        _check_continues(existing, prepared, into)
-    _check_space(output, prepared, existing)
-    model = existing if existing is not None else _create(output, prepared)
-    backbone = {name: tensor.to(chosen) for name, tensor in prepared.backbone.tensors()}
-    merger = TaskMerger(model, backbone, chosen, progress)
-    for task in prepared.tasks:
-        if task.source.name in model.task_names:
-            continue
-        started = time.perf_counter()
-        progress("task", len(model.tasks), len(model.tasks) + 1, task.source.name)
-        tensors, record = merger.merge(task)
-        record["seconds"] = round(time.perf_counter() - started, 3)
-        model = commit_task(model, _task_record(task, record), tensors)
-        progress("task", len(model.tasks), len(model.tasks), task.source.name)
+    if into:
+        MergedModel.open(output)  # before a lock makes a folder of a wrong name
+    with _claimed(output):
+        existing = _existing(output, into)
+        prepared = prepare(tasks, progress)
+        if existing is not None:
+            _check_continues(existing, prepared, into)
+        _check_space(output, prepared, existing)
+        model = existing if existing is not None else _create(output, prepared)
+        backbone = {name: tensor.to(chosen) for name, tensor in prepared.backbone.tensors()}
+        merger = TaskMerger(model, backbone, chosen, progress)
+        for task in prepared.tasks:
+            if task.source.name in model.task_names:
+                continue
+            started = time.perf_counter()
+            progress("task", len(model.tasks), len(model.tasks) + 1, task.source.name)
+            tensors, record = merger.merge(task)
+            record["seconds"] = round(time.perf_counter() - started, 3)
+            model = commit_task(model, _task_record(task, record), tensors)
+            progress("task", len(model.tasks), len(model.tasks), task.source.name)
     return model
 
 
+@contextmanager
+def _claimed(output: Path) -> Iterator[None]:
+    """The folder, for this merge alone; what a killed one left unfinished in it is gone."""
+    with ExitStack() as stack:
+        with _writing(output):
+            stack.enter_context(locked(output / LOCK, "merge"))
+            if os.path.lexists(output / INDEX):
+                clear_remains(output)
+            else:
+                check_new(output, INDEX)
+        yield
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """What the file system refuses within the block is a `MergedModelError`."""
+    try:
+        yield
+    except OSError as error:
+        raise MergedModelError(f"{output}: {why_not_written(error)}") from error
+
+
 def _existing(target: Path, into: bool) -> MergedModel | None:
-    """The model to continue, None for a fresh start. Raises `MergedModelError` for a folder that is neither."""
-    if into or (target / INDEX).exists():
-        return MergedModel.open(target)
-    if target.exists() and not target.is_dir():
-        raise MergedModelError(f"{target}: the output must be a folder, and this is a file; name another")
-    # A merge killed before its first commit leaves the backbone or a part of it, and nothing else.
-    foreign = [p.name for p in target.iterdir() if "backbone.safetensors" not in p.name] if target.exists() else []
-    foreign = [name for name in foreign if name != f".{INDEX}.tmp"]
-    if foreign:
-        raise MergedModelError(
-            f"{target}: the output folder must be new or empty, and holds {', '.join(sorted(foreign)[:3])}; "
-            "name another folder, or use --into to add to a merged model"
-        )
-    return None
+    """The model to continue, None for a fresh start. Raises `MergedModelError` where there must be one."""
+    return MergedModel.open(target) if into or os.path.lexists(target / INDEX) else None
 
 
 def _check_continues(model: MergedModel, prepared: PreparedMerge, into: bool) -> None:
@@ -100,33 +119,28 @@ def _check_continues(model: MergedModel, prepared: PreparedMerge, into: bool) ->
 
 def _check_space(target: Path, prepared: PreparedMerge, existing: MergedModel | None) -> None:
     """That the disk has room for what will be written, so that no hour of work ends in a failed write."""
-    architecture, rank = prepared.architecture, prepared.settings.rank
-    vectors = sum(math.prod(shape) for shape in architecture.vector_shapes().values())
-    shapes = [architecture.linear_shape(layer) for layer in architecture.linear_layers()]
-    per_task = 4 * (vectors + sum(min(rank, *shape) * sum(shape) for shape in shapes))
-    backbone = 4 * sum(math.prod(shape) for shape in architecture.parameter_shapes().values())
-    merged = existing.task_names if existing is not None else []
-    missing = [task for task in prepared.tasks if task.source.name not in merged]
-    needed = per_task * len(missing) + (0 if existing is not None else backbone)
+    needed = bytes_to_write(prepared, existing)
     parent = next(folder for folder in (target, *target.absolute().parents) if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise MergedModelError(
-            f"{target}: merging {len(missing)} tasks needs about {needed / 1e6:.0f} MB and the disk has "
-            f"{free / 1e6:.0f} MB free; free some space or name a folder on another disk"
+            f"{target}: the merge needs about {needed / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB free; "
+            "free some space or name a folder on another disk"
         )
 
 
 def _create(target: Path, prepared: PreparedMerge) -> MergedModel:
-    return merged_model.create(
-        target,
-        backbone={name: tensor.numpy() for name, tensor in prepared.backbone.tensors()},
-        architecture=prepared.architecture,
-        settings=prepared.settings,
-        logit_scale=prepared.logit_scale,
-        source=prepared.backbone_source,
-        sha256=prepared.backbone_sha256,
-    )
+    backbone = {name: tensor.numpy() for name, tensor in prepared.backbone.tensors()}
+    with _writing(target):
+        return create(
+            target,
+            backbone=backbone,
+            architecture=prepared.architecture,
+            settings=prepared.settings,
+            logit_scale=prepared.logit_scale,
+            source=prepared.backbone_source,
+            sha256=prepared.backbone_sha256,
+        )
 
 
 def _task_record(task: PreparedTask, record: dict[str, object]) -> TaskRecord:

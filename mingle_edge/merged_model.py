@@ -5,11 +5,13 @@ The format is specified in docs/merged-model-format.md. Only numpy and safetenso
 
 from __future__ import annotations
 
-import json
+import errno
+import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,33 +22,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.durable import flush
-from mingle_edge.errors import MergedModelError
+from mingle_edge.durable import make_folder, replacing, why_not_written
+from mingle_edge.errors import FileError, MergedModelError
+from mingle_edge.merged_index import INDEX, Backbone, MergedIndex, read_index
+from mingle_edge.merged_index import TaskRecord as TaskRecord
+from mingle_edge.new_folder import new_folder
+from mingle_edge.partial_folder import abandoned
+from mingle_edge.plain_file import check_plain_file, find_file, refusal
 from mingle_edge.router import Discriminants, discriminants
 from mingle_edge.router_depth import choose_depth, deepest
 from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.settings import Settings
 
-FORMAT = "mingle-edge merged model"
-FORMAT_VERSION = 3
-READABLE_VERSIONS = (1, 2, 3)  # 1 has a fixed router_blocks and no coordinates; 1 and 2 have two moments
-INDEX = "mingle.json"
+BACKBONE, EXPERTS, HEADS = "backbone.safetensors", "experts", "heads"
 ROUTER, GATES, NULL_SPACE = "router.safetensors", "gates.safetensors", "null_space.safetensors"
 
+_MOST_SEEDS = 1 << 24  # float32 counts no further
+
 Arrays = dict[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class TaskRecord:
-    """What the index says of one task."""
-
-    name: str
-    classes: list[str]
-    templates: list[str]  # empty when the head came ready-made
-    source: str  # as the task file names the checkpoint
-    source_sha256: str
-    seeds: int  # unlabeled images it was adapted on
-    record: dict[str, Any] = field(default_factory=dict)  # seconds, losses, energy
 
 
 @dataclass(frozen=True)
@@ -76,28 +69,20 @@ class MergedModel:
     def open(cls, path: str | Path) -> MergedModel:
         """Read the index of a merged model. Raises `MergedModelError` naming the file and the reason."""
         path = Path(path)
-        index = path / INDEX
-        try:
-            record = json.loads(index.read_text())
-        except FileNotFoundError:
+        if _find(path / INDEX) is None:
             raise MergedModelError(
                 f"{path}: not a merged model, there is no {INDEX} in it; give the folder that `mingle-edge merge -o` wrote"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise MergedModelError(f"{index}: cannot be read ({error}); merge again or restore the file") from error
-        _check_format(index, record)
-        try:
-            return cls(
-                path=path,
-                architecture=VisionArchitecture.from_json(record["backbone"]["architecture"]),
-                settings=Settings.from_mapping(record["settings"], f"{index}: settings"),
-                tasks=tuple(TaskRecord(**task) for task in record["tasks"]),
-                logit_scale=float(record["backbone"]["logit_scale"]),
-                backbone_source=record["backbone"]["source"],
-                backbone_sha256=record["backbone"]["sha256"],
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise MergedModelError(f"{index}: damaged, {type(error).__name__}: {error}; restore the file") from error
+        index = read_index(path / INDEX)
+        backbone = index.backbone
+        return cls(
+            path, backbone.architecture, index.settings, index.tasks, backbone.logit_scale, backbone.source, backbone.sha256
+        )
+
+    def index(self) -> MergedIndex:
+        """What `mingle.json` says of these tasks."""
+        backbone = Backbone(self.architecture, self.backbone_source, self.backbone_sha256, self.logit_scale)
+        return MergedIndex(backbone, self.settings, self.tasks)
 
     @property
     def scope(self) -> Literal["image", "layer"]:
@@ -122,28 +107,50 @@ class MergedModel:
 
     def backbone(self) -> Arrays:
         """The pretrained vision tower by internal name."""
-        return self._read("backbone.safetensors")
+        return self._read(BACKBONE, self.architecture.parameter_shapes())
 
     def expert(self, task: str) -> Arrays:
         """`<layer>.A [r, d_in]`, `<layer>.B [d_out, r]`, and in the image scope the vectors' fine-tuned values."""
-        return self._read(f"experts/{self.task(task).name}.safetensors")
+        name = f"{EXPERTS}/{self.task(task).name}.safetensors"
+        found = _read_tensors(self.path / name, "")
+        layers = {key[:-2] for key in found if key.endswith((".A", ".B"))} & set(self.architecture.linear_layers())
+        shapes = self.architecture.vector_shapes() if self.scope == "image" else {}
+        for layer in layers | ({"patch_embedding", "projection"} if self.scope == "image" else set()):
+            d_out, d_in = self.architecture.linear_shape(layer)
+            rank = _length(found, f"{layer}.A")
+            shapes |= {f"{layer}.A": (rank, d_in), f"{layer}.B": (d_out, rank)}
+        _check_shapes(self.path / name, found, shapes)
+        return found
 
     def head(self, task: str) -> NDArray[np.float32]:
         """Class embeddings `[classes, output_dim]`, rows of unit length."""
-        return self._read(f"heads/{self.task(task).name}.safetensors")["embeddings"]
+        record = self.task(task)
+        shape = (len(record.classes), self.architecture.output_dim)
+        return self._read(f"{HEADS}/{record.name}.safetensors", {"embeddings": shape})["embeddings"]
 
     def gates(self, task: str) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Weight `[d_in]` and bias `[1]` of each gated layer; empty where no gates were learned."""
         if not self.settings.gated:
             return {}
-        rows = self._read(GATES, prefix=f"{self.task(task).name}/")
-        layers = [name.removesuffix("/weight") for name in rows if name.endswith("/weight")]
-        return {layer: (rows[f"{layer}/weight"], rows[f"{layer}/bias"]) for layer in layers}
+        inputs = {layer: self.architecture.linear_shape(layer)[1] for layer in self._carrying}
+        shapes = {f"{layer}/weight": (d_in,) for layer, d_in in inputs.items()} | {f"{layer}/bias": (1,) for layer in inputs}
+        rows = self._read(GATES, shapes, prefix=f"{self.task(task).name}/")
+        return {layer: (rows[f"{layer}/weight"], rows[f"{layer}/bias"]) for layer in inputs}
 
     def router_statistics(self, task: str) -> RouterStatistics:
         """What the image router keeps of a task, of the features of the largest depth it may be of."""
-        rows = self._read(ROUTER, prefix=f"{self.task(task).name}/")
-        return RouterStatistics(rows["mean"], rows["factor"], int(rows["count"][0]), rows.get("coordinates"))
+        found = _read_tensors(self.path / ROUTER, f"{self.task(task).name}/")
+        features, rows = _length(found, "mean"), _length(found, "factor")
+        shapes: dict[str, tuple[int, ...]] = {"mean": (features,), "factor": (rows, features), "count": (1,)}
+        if "coordinates" in found:
+            shapes["coordinates"] = (_length(found, "coordinates"), _length(found, "coordinates", 1), rows)
+        _check_shapes(self.path / ROUTER, found, shapes)
+        count = float(found["count"][0])
+        if not 1 <= count < _MOST_SEEDS:
+            raise MergedModelError(
+                f"{self.path / ROUTER}: {task}/count is {count}, which counts no seeds; restore it or merge again"
+            )
+        return RouterStatistics(found["mean"], found["factor"], int(count), found.get("coordinates"))
 
     @cached_property
     def router_depth(self) -> int:
@@ -167,8 +174,14 @@ class MergedModel:
         if not self.tasks:
             return MOMENTS
         depths = deepest(self.settings.router_blocks, self.architecture.layers) + 1
-        (features,) = _stored_shape(self.path / ROUTER, f"{self.tasks[0].name}/mean")
-        return features // (depths * self.architecture.width)
+        shape = _stored_shape(self.path / ROUTER, f"{self.tasks[0].name}/mean")
+        moments, rest = divmod(math.prod(shape), depths * self.architecture.width)
+        if len(shape) != 1 or rest or not moments:
+            raise MergedModelError(
+                f"{self.path / ROUTER}: {self.tasks[0].name}/mean is {list(shape)}, no multiple of {depths} depths of width "
+                f"{self.architecture.width}; restore it or merge again"
+            )
+        return moments
 
     @property
     def _features_per_depth(self) -> int:
@@ -176,10 +189,22 @@ class MergedModel:
 
     def null_space(self, task: str) -> Arrays:
         """Directions `[added, d]` that this task added to each layer's protected subspace."""
-        return self._read(NULL_SPACE, prefix=f"{self.task(task).name}/")
+        found = _read_tensors(self.path / NULL_SPACE, f"{self.task(task).name}/")
+        biased = self.settings.subspace_inputs == "mean"  # the bias then counts as a weight
+        inputs = {layer: self.architecture.linear_shape(layer)[1] + biased for layer in self._carrying}
+        shapes = {layer: (_length(found, layer), d) for layer, d in inputs.items()}
+        _check_shapes(self.path / NULL_SPACE, found, shapes)
+        return found
 
-    def _read(self, name: str, prefix: str = "") -> Arrays:
-        return _read_tensors(self.path / name, prefix)
+    @property
+    def _carrying(self) -> list[str]:
+        kinds = self.settings.carrying()
+        return [layer for layer in self.architecture.block_linears() if layer.rsplit(".", 1)[-1] in kinds]
+
+    def _read(self, name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> Arrays:
+        found = _read_tensors(self.path / name, prefix)
+        _check_shapes(self.path / name, found, shapes)
+        return found
 
 
 def create(
@@ -192,21 +217,24 @@ def create(
     source: str,
     sha256: str,
 ) -> MergedModel:
-    """A merged model without tasks in a folder that is new or empty."""
-    path.mkdir(parents=True, exist_ok=True)
-    _save(path / "backbone.safetensors", backbone)
+    """Write a merged model without tasks into a folder that is new or empty. Raises `OSError` where it is not."""
     model = MergedModel(path, architecture, settings, (), logit_scale, source, sha256)
-    _write_index(model)
+    with new_folder(path, INDEX) as folder:
+        _save(folder / BACKBONE, backbone)
+        _write_index(replace(model, path=folder))
     return model
 
 
 def commit_task(model: MergedModel, record: TaskRecord, tensors: TaskTensors) -> MergedModel:
     """Add one task; it exists from the moment the index is renamed, and nothing of an older task changes.
 
-    `model` must hold all committed tasks, in order. Returns the model with the task in it.
+    `model` must hold all committed tasks, in order. Returns the model with the task in it. Raises `MergedModelError` where the
+    disk refuses a file, or the record holds a figure that is not finite; the model is then what it was.
     """
-    _save(model.path / f"experts/{record.name}.safetensors", tensors.expert)
-    _save(model.path / f"heads/{record.name}.safetensors", {"embeddings": tensors.head})
+    grown = replace(model, tasks=(*model.tasks, record))
+    grown.index().to_text()
+    _save(model.path / EXPERTS / f"{record.name}.safetensors", tensors.expert)
+    _save(model.path / HEADS / f"{record.name}.safetensors", {"embeddings": tensors.head})
     if tensors.router is not None:
         rows = {
             "mean": tensors.router.mean,
@@ -221,9 +249,15 @@ def commit_task(model: MergedModel, record: TaskRecord, tensors: TaskTensors) ->
         _append(model, GATES, record.name, gates | {f"{layer}/bias": b for layer, (_, b) in tensors.gates.items()})
     if tensors.null_space:
         _append(model, NULL_SPACE, record.name, tensors.null_space)
-    grown = replace(model, tasks=(*model.tasks, record))
     _write_index(grown)
     return grown
+
+
+def clear_remains(path: Path) -> None:
+    """Remove what killed merges left unfinished in a merged model's folder. Whoever calls this holds its lock."""
+    for folder in (path, path / EXPERTS, path / HEADS):
+        for _ in abandoned(folder):
+            pass
 
 
 def _append(model: MergedModel, name: str, task: str, rows: Arrays) -> None:
@@ -253,60 +287,66 @@ def _stored_shape(path: Path, name: str) -> tuple[int, ...]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """A file of tensors; what goes wrong within the block is a `MergedModelError`."""
+    if _find(path) is None:
+        raise MergedModelError(f"{path}: missing from the merged model; restore it or merge again")
     try:
+        check_plain_file(path)
+        with path.open("rb"):
+            pass  # safetensors calls a file missing that may not be read
         with safe_open(path, framework="numpy") as file:
             yield file
-    except FileNotFoundError:
-        raise MergedModelError(f"{path}: missing from the merged model; restore it or merge again") from None
-    except (SafetensorError, OSError) as error:
+    except FileError as error:
+        raise MergedModelError(str(error)) from error
+    except PermissionError as error:
+        raise MergedModelError(f"{path} {refusal(error)}") from error
+    except (SafetensorError, OSError, TypeError, ValueError) as error:  # the last two of types that numpy has not
         raise MergedModelError(f"{path}: cannot be read ({error}); restore it or merge again") from error
 
 
-def _save(path: Path, tensors: Arrays) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+def _find(path: Path) -> os.stat_result | None:
+    """The status of a file of the model, None where there is none. Raises `MergedModelError` where nobody may look."""
     try:
-        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary)
-        _publish(temporary, path)
-    except SafetensorError as error:  # what a full disk looks like from here
-        raise MergedModelError(
-            f"{path}: cannot be written ({error}); free some space and run the same command again"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        return find_file(path)
+    except FileError as error:
+        raise MergedModelError(str(error)) from error
+
+
+def _length(found: Arrays, name: str, axis: int = 0) -> int:
+    """A side of a tensor whose length is its own; 0, which no shape then fits, where there is no such side."""
+    return found[name].shape[axis] if name in found and found[name].ndim > axis else 0
+
+
+def _check_shapes(path: Path, found: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """That there are these tensors and no others, of float32 and these shapes."""
+    for name in sorted(shapes.keys() | found.keys()):
+        array, shape = found.get(name), shapes.get(name)
+        if array is None:
+            raise MergedModelError(f"{path}: holds no tensor {name}; restore it or merge again")
+        if shape is None:
+            raise MergedModelError(f"{path}: holds a tensor {name}, which does not belong there; restore it or merge again")
+        if array.shape != shape or array.dtype != np.float32:
+            raise MergedModelError(
+                f"{path}: {name} is {array.dtype} {list(array.shape)}, must be float32 {list(shape)}; restore it or merge again"
+            )
+
+
+def _save(path: Path, tensors: Arrays) -> None:
+    try:
+        make_folder(path.parent)
+        with replacing(path) as written:
+            save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, written)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))  # all that safetensors says of a full disk
+        cause = OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(errno.EIO, str(error))
+        raise MergedModelError(f"{path}: {why_not_written(cause)}") from error
+    except OSError as error:
+        raise MergedModelError(f"{path}: {why_not_written(error)}") from error
 
 
 def _write_index(model: MergedModel) -> None:
-    record = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "backbone": {
-            "architecture": model.architecture.to_json(),
-            "source": model.backbone_source,
-            "sha256": model.backbone_sha256,
-            "logit_scale": model.logit_scale,
-        },
-        "settings": model.settings.to_json(),
-        "tasks": [asdict(task) for task in model.tasks],
-    }
-    temporary = model.path / f".{INDEX}.tmp"
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    _publish(temporary, model.path / INDEX)
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    """Flush a finished file to disk and give it its name, so that it is there whole or not at all."""
-    flush(temporary)
-    os.replace(temporary, path)
-    flush(path.parent)
-
-
-def _check_format(index: Path, record: Any) -> None:
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise MergedModelError(f"{index}: is not the index of a merged model (field format is not {FORMAT!r})")
-    version = record.get("format_version")
-    if version not in READABLE_VERSIONS:
-        raise MergedModelError(
-            f"{index}: format version {version}; this release reads {', '.join(map(str, READABLE_VERSIONS))}; "
-            "use the release of mingle-edge that wrote it, or a newer one"
-        )
+    text, path = model.index().to_text(), model.path / INDEX
+    try:
+        with replacing(path) as written:
+            written.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise MergedModelError(f"{path}: {why_not_written(error)}") from error

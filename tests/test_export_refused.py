@@ -7,10 +7,7 @@ import errno
 import os
 import re
 import resource
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 from click.testing import CliRunner
@@ -21,8 +18,6 @@ from mingle_edge.cli import main
 from mingle_edge.errors import MergedModelError
 from mingle_edge_export import OptionError, OutputError, export_bundle
 from mingle_edge_runtime.bundle import Bundle
-
-EXPORT = "import sys; from mingle_edge_export import export_bundle; export_bundle(sys.argv[1], sys.argv[2])"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +75,7 @@ def test_a_damaged_merged_model(tmp_path):
 def test_an_output_folder_in_use_is_left_alone(merged, tmp_path):
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle/mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="bundle: the output folder must be new or empty, and holds files"):
+    with pytest.raises(OutputError, match=r"bundle: the output folder must be new or empty, and holds mine\.txt"):
         export_bundle(merged.path, tmp_path / "bundle")
     with pytest.raises(OutputError, match=r"mine.txt: the output must be a folder, and this is a file"):
         export_bundle(merged.path, tmp_path / "bundle/mine.txt")
@@ -95,7 +90,9 @@ def test_an_empty_folder_and_missing_parents_are_fine(merged, tmp_path):
 
 
 def test_a_read_only_place(merged):
-    with pytest.raises(OutputError, match=r"^/sys/bundle: cannot be written \(.+\); check the space left and the permissions"):
+    with pytest.raises(
+        OutputError, match=r"^/sys/bundle: cannot be written \(.+\); check who may write there, or name another place"
+    ):
         export_bundle(merged.path, "/sys/bundle")
 
 
@@ -113,7 +110,7 @@ def test_a_disk_that_fills_up_meanwhile(merged, tmp_path, limit):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(OutputError, match="check the space left"):
+        with pytest.raises(OutputError, match=r"(free some|check the) space"):
             export_bundle(merged.path, tmp_path / "bundle")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -125,7 +122,7 @@ def test_no_space_left_names_the_folder(merged, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(mingle_edge_export.output_folder.os, "fsync", full)
-    with pytest.raises(OutputError, match=r"bundle: cannot be written \(No space left on device\); check the space left"):
+    with pytest.raises(OutputError, match=r"bundle: cannot be written \(No space left on device\); free some space and run"):
         export_bundle(merged.path, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 
@@ -138,20 +135,3 @@ def test_control_c_leaves_nothing(merged, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         export_bundle(merged.path, tmp_path / "bundle", progress=interrupt)
     assert not list(tmp_path.iterdir())
-
-
-def test_kill_leaves_a_temporary_folder_that_the_next_export_removes(merged, tmp_path):
-    export = subprocess.Popen([sys.executable, "-c", EXPORT, str(merged.path), str(tmp_path / "bundle")])
-    partial = tmp_path / ".bundle.partial"
-    while not (partial / "tower.onnx").exists():  # in the middle of the work
-        assert export.poll() is None
-        time.sleep(0.005)
-    with pytest.raises(OutputError, match=r"\.bundle\.partial: another export is writing here"):
-        export_bundle(merged.path, tmp_path / "bundle")
-    export.send_signal(signal.SIGKILL)
-    export.wait()
-    assert [path.name for path in tmp_path.iterdir()] == [".bundle.partial"]
-    (partial / "remains").write_text("of another day")
-    export_bundle(merged.path, tmp_path / "bundle")
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-    assert not (tmp_path / "bundle/remains").exists()

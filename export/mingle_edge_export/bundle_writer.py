@@ -27,7 +27,7 @@ from mingle_edge_export.graph import Array, WeightFile
 from mingle_edge_export.image_scope import write_image_scope
 from mingle_edge_export.labelled_accuracy import TaskAccuracy, accuracy_drop, label_agreement, measure_accuracy
 from mingle_edge_export.layer_scope import write_layer_scope
-from mingle_edge_export.output_folder import check_space, new_folder
+from mingle_edge_export.output_folder import bundle_folder, check_space
 from mingle_edge_export.parity import Parity, check_parity
 from mingle_edge_export.reference import GOLDEN_IMAGES, Reference, compute_reference
 from mingle_edge_export.smoothing import Smoothing
@@ -133,9 +133,9 @@ def export_bundle(
     check_version(_minimum_onnxruntime(merged, options))
     merged = _selected(merged, options)
     bounds = options.bounds()
-    found = read_task_images(images, merged) if images is not None else None
     target = Path(bundle_path)
-    with new_folder(target) as folder:
+    with bundle_folder(target) as folder:
+        found = read_task_images(images, merged, progress) if images is not None else None
         export = _Export(folder, merged, options, bounds, progress)
         report = export.run(found)
         files = {name: (folder / name).stat().st_size for name in _files(folder)}

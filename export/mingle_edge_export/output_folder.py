@@ -1,48 +1,37 @@
-"""A new folder that appears whole or not at all."""
+"""The bundle's folder: one export's alone while it is written, and a bundle from the moment it is whole."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mingle_edge.durable import flush
+from mingle_edge.durable import why_not_written
+from mingle_edge.folder_lock import LOCK, locked
+from mingle_edge.new_folder import new_folder
 from mingle_edge_export.errors import OutputError
+from mingle_edge_runtime.bundle import INDEX_NAME
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its name when the block ends well, and vanishes otherwise.
+def bundle_folder(target: Path) -> Iterator[Path]:
+    """Yield a private folder whose files are in `target` when the block ends well; otherwise nothing is left of them.
 
-    What a killed process left there is removed first. Raises `OutputError` where `target` holds something, is being written
-    by another process, or the file system refuses.
+    Raises `OutputError` where `target` holds something, is being written by another process, or the file system refuses.
     """
-    if target.is_dir() and any(target.iterdir()):
-        raise OutputError(f"{target}: the output folder must be new or empty, and holds files; name another or remove it")
-    if target.exists() and not target.is_dir():
-        raise OutputError(f"{target}: the output must be a folder, and this is a file; name another")
-    final = target.resolve()
-    partial = final.with_name(f".{final.name}.partial")
+    final = Path(os.path.realpath(target))
+    beside = final.with_name(f".{final.name}{LOCK}")
     try:
-        lock = _claim(partial)
+        with ExitStack() as stack:
+            if not final.is_dir() or beside.exists():  # there, and the lock too: an export was killed when it had just finished
+                stack.enter_context(locked(beside, "export"))
+            if final.is_dir():
+                stack.enter_context(locked(final / LOCK, "export"))
+            yield stack.enter_context(new_folder(target, INDEX_NAME))
     except OSError as error:
-        raise _refused(target, error) from error
-    try:
-        yield partial
-        for path in [*partial.rglob("*"), partial]:
-            flush(path)
-        partial.rename(final)
-        flush(final.parent)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise _refused(target, error) from error
-        raise
-    finally:
-        os.close(lock)
+        raise OutputError(f"{target}: {why_not_written(error)}") from error
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -53,24 +42,3 @@ def check_space(folder: Path, needed: int) -> None:
             f"{folder.parent}: the bundle needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; "
             "free some space or choose another disk"
         )
-
-
-def _claim(partial: Path) -> int:
-    """Create the folder, empty, and lock it as long as the returned descriptor is open."""
-    partial.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise OutputError(f"{partial}: another export is writing here; wait for it or name another folder") from error
-    for leftover in partial.iterdir():
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    return descriptor
-
-
-def _refused(target: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{target}: cannot be written ({error.strerror or error}); check the space left and the permissions, "
-        "or name another folder"
-    )
