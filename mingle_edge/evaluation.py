@@ -157,6 +157,8 @@ def evaluate(
         named = answering.named(tests)
         own = answering.routed(tests, i + 1)
         last = answering.routed(tests, len(sets)) if i + 1 < len(sets) else own
+        if not all(bool(embeds.isfinite().all()) for embeds in (named, own.embeds, last.embeds)):
+            raise MergedModelError(f"{model.path}: embeddings of {tests.task!r} are not finite; merge again, or restore it")
         for protocol in PROTOCOLS:
             report.after_own[protocol].append(_accuracy(protocol, own, named, tests, i, heads[: i + 1], model.logit_scale))
             report.final[protocol].append(_accuracy(protocol, last, named, tests, i, heads, model.logit_scale))

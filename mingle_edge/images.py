@@ -17,6 +17,7 @@ from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.corruptions import Corruption
 from mingle_edge.errors import ImageFolderError
 from mingle_edge.image_folder import labelled_images, list_images
+from mingle_edge.plain_file import refusal
 from mingle_edge.progress import Progress, silent
 from mingle_edge_runtime.image_file import read_image
 
@@ -78,4 +79,6 @@ def _decode(path: Path, use: Callable[[Image.Image], T]) -> T:
     try:
         return use(read_image(path))
     except Exception as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise ImageFolderError(f"{path} {refusal(error.__cause__)}") from error
         raise ImageFolderError(f"{path} cannot be decoded ({error}); replace or remove it") from error

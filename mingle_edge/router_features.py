@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.errors import CheckpointError
 from mingle_edge.progress import Progress, silent
 from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.seeds import SeedImages
@@ -51,7 +52,11 @@ def router_statistics(
     moments: int = MOMENTS,
     progress: Progress = silent,
 ) -> RouterStatistics:
-    """The statistics of one task's seeds; they depend on no other task."""
+    """The statistics of one task's seeds; they depend on no other task.
+
+    Raises:
+        CheckpointError: the backbone computes values that are not finite.
+    """
     count = min(augmentations, max(1, MOST_VARIATIONS // len(seeds)))
     per_batch = max(1, BATCH // (1 + count))
     features = []
@@ -59,6 +64,11 @@ def router_statistics(
         indices = list(range(start, min(start + per_batch, len(seeds))))
         images = mild_variations(seeds.load(indices), count, architecture, generator).to(device)
         of_batch = router_features(images.flatten(0, 1), backbone, architecture, blocks, moments)
+        if not of_batch.isfinite().all():
+            raise CheckpointError(
+                f"the backbone's features of {seeds.paths[start]} or an image after it are not finite, so its weights are too "
+                "large to compute with; use an undamaged checkpoint"
+            )
         features.append(of_batch.reshape(len(indices), 1 + count, -1).cpu())
         progress("router", indices[-1] + 1, len(seeds))
     return RouterStatistics.from_features(torch.cat(features).numpy())

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mingle_edge.adaptation import NewGate
+from mingle_edge.errors import CheckpointError
 from mingle_edge.experts import Factors, build_expert
 from mingle_edge.gate_learning import Learner
 from mingle_edge.gated_tower import CompleteExpert, load_layer_experts
@@ -136,7 +138,11 @@ class TaskMerger:
         self._state: LayerState | None = None  # of the layer scope, read when first needed
 
     def merge(self, task: PreparedTask) -> tuple[TaskTensors, dict[str, Any]]:
-        """Everything to be committed of the task, and its record for the index."""
+        """Everything to be committed of the task, and its record for the index.
+
+        Raises:
+            CheckpointError: some of it is not finite.
+        """
         finetuned = {name: tensor.to(self.device) for name, tensor in task.checkpoint.tensors()}
         # A vision-only checkpoint has no projection: it was trained under the backbone's.
         finetuned.setdefault("projection.weight", self.backbone["projection.weight"])
@@ -161,6 +167,7 @@ class TaskMerger:
                 gates={layer: (_array(gate.weight[0]), _array(gate.bias)) for layer, gate in in_layers.gates.items()},
                 null_space={layer: _array(directions) for layer, directions in in_layers.protected.items()},
             )
+            _check_finite(task.source.name, tensors)
             return tensors, {"energy": in_layers.energy, "losses": in_layers.losses}
         complete = complete_expert(learner, finetuned)
         expert = complete.expert
@@ -170,7 +177,20 @@ class TaskMerger:
             router=seed_statistics(learner, self.model.router_moments),
             gates={layer: (_array(weight), _array(bias)) for layer, (weight, bias) in expert.gates.items()},
         )
+        _check_finite(task.source.name, tensors)
         return tensors, {"energy": complete.energy, "losses": complete.losses}
+
+
+def _check_finite(task: str, tensors: TaskTensors) -> None:
+    named = dict(tensors.expert)
+    for layer, (weight, bias) in tensors.gates.items():
+        named |= {f"gate of {layer}, weight": weight, f"gate of {layer}, bias": bias}
+    named |= {f"protected directions of {layer}": rows for layer, rows in tensors.null_space.items()}
+    for name, values in named.items():
+        if not np.isfinite(values).all():
+            raise CheckpointError(
+                f"task {task!r}: {name} is not finite after merging; lower learning_rate, or use an undamaged checkpoint"
+            )
 
 
 def _carrying(learner: Learner) -> list[str]:

@@ -89,7 +89,7 @@ def class_embeddings(text_tower: TextTower, classes: Sequence[str], templates: S
         of_class = tuple(tokens[number * len(templates) : (number + 1) * len(templates)])
         if (other := known.setdefault(of_class, name)) is not name:
             raise TaskFileError(
-                f"the classes {ascii(other)} and {ascii(name)} are the same tokens to CLIP's tokenizer, which knows no capital "
+                f"the classes {other!a} and {name!a} are the same tokens to CLIP's tokenizer, which knows no capital "
                 "letters and joins spaces, so nothing could ever be told to be the second; give names that differ, or a head"
             )
     embeddings = F.normalize(text_tower.encode(prompts), dim=-1)

@@ -19,6 +19,7 @@ from mingle_edge.checkpoints.pieces import Piece
 from mingle_edge.checkpoints.stored_tensors import StoredTensors, open_tensors, without_module
 from mingle_edge.checkpoints.weights import check_tag, find_weights
 from mingle_edge.errors import CheckpointError
+from mingle_edge.plain_file import refusal
 
 Naming = Literal["open_clip", "hugging_face"]
 
@@ -66,12 +67,15 @@ class Checkpoint:
             yield name, self.tensor(name)
 
     def sha256(self) -> str:
-        """SHA-256 over the bytes of the file, or of the shards in order of their names."""
+        """SHA-256 over the bytes of the file, or of the shards in order of their names. Raises `CheckpointError`."""
         digest = hashlib.sha256()
         for path in self._tensors.files:
-            with path.open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
+            try:
+                with path.open("rb") as file:
+                    while chunk := file.read(1 << 20):
+                        digest.update(chunk)
+            except OSError as error:
+                raise CheckpointError(f"{path} {refusal(error)}") from error
         return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ from mingle_edge import __version__
 from mingle_edge.comparison.material import Material, Part
 from mingle_edge.comparison.method import Answer, ContinualMethod, MethodSpec, TestBatch, Workbench
 from mingle_edge.corruptions import Corruption
+from mingle_edge.errors import ComparisonError
 from mingle_edge.progress import Progress
 from mingle_edge.protocols import PROTOCOLS, predict_among, predict_within
 from mingle_edge.vision_tower import embed_images
@@ -119,6 +120,8 @@ class _Evaluation:
             batch = TestBatch(pixels.to(self.workbench.device), name, numbers, self._source(name))
             labels = images.labels[numbers].to(self.workbench.device)
             answer = self.method.answer(batch)
+            if not answer.embeds.isfinite().all():
+                raise ComparisonError(f"{self.cell.label}: embeddings of {name!r} are not finite; change its parameters")
             right["P1"] += int((predict_within(answer.embeds, self.heads[number]) == labels).sum())
             if number >= merged:
                 continue
