@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.errors import EdgeError, ProviderError, UnknownTaskError
+from mingle_edge_runtime.errors import EdgeError, ImageError, ProviderError, UnknownTaskError
 from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.prediction import Head, Prediction, predict, read_heads
 from mingle_edge_runtime.preprocess import Pictures, decode, pictures, stack, to_pixel_values
@@ -28,6 +30,18 @@ from mingle_edge_runtime.verify import verify_bundle
 
 _CHUNK = 32
 """images per run at most, so that memory does not grow with the number of images"""
+OnError: TypeAlias = Literal["raise", "skip"]
+"""What becomes of an image that cannot be read: the whole call raises, or its `ImageError` takes its place."""
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some images in order."""
+
+    pixels: NDArray[np.float32]
+    """`pixel_values [m, 3, S, S]` of those that could be read"""
+    errors: Sequence[ImageError | None]
+    """of each of them all, None where it could"""
 
 
 class EdgeModel:
@@ -42,8 +56,9 @@ class EdgeModel:
         self._bundle = bundle
         self._scope: Scope | None = scope
         self._heads = heads
-        self._submissions = Submissions[Prediction]()
+        self._submissions = Submissions[_Chunk, Any]()
         self._labels = {task.name: task.labels for task in bundle.index.tasks}
+        self._process = os.getpid()
 
     @classmethod
     def open(
@@ -54,6 +69,7 @@ class EdgeModel:
         threads: int | None = None,
         low_memory: bool = False,
         verify: bool = False,
+        check_hashes: bool = False,
     ) -> EdgeModel:
         """Open the bundle folder at `path`. No expert is read before an image needs it.
 
@@ -64,12 +80,19 @@ class EdgeModel:
         low_memory: use the weights where the system maps them from the bundle, without a copy in the layout that is fastest:
         memory that others may take when they need it more, a shorter opening, slower runs.
         verify: first check every hash and recompute the golden outputs, as `mingle-edge verify` does, on the same providers.
+        check_hashes: compare the sha256 of weights and of each expert with the recorded one when it is first opened, which
+        takes about as long as reading it (docs/memory.md). Those of graphs and heads are compared in any case.
+
+        The model serves exactly the bundle that it opened, or raises: what it opens later is opened in the folder that was
+        opened, wherever that was moved since, and is an error where it was replaced or overwritten.
 
         Raises `BundleError`, `ProviderError`, `BudgetError`.
         """
         if threads is not None and threads < 1:
             raise ProviderError(f"threads is {threads}, must be at least 1")
-        bundle = path if isinstance(path, Bundle) else Bundle.open(Path(path))
+        bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+        if check_hashes:
+            bundle = replace(bundle, check_hashes=True)
         full = resolve_providers(providers)
         opened = partial(open_scope, bundle, expert_budget, full, threads, low_memory)
         if verify:  # by a scope of its own: what it reads is neither resident nor counted afterwards
@@ -84,7 +107,15 @@ class EdgeModel:
 
     @property
     def scope(self) -> Scope:
-        """What runs underneath, on `pixel_values [n, 3, S, S]`."""
+        """What runs underneath, on `pixel_values [n, 3, S, S]`.
+
+        Raises `EdgeError` where the model is closed, or was opened before this process was forked.
+        """
+        if os.getpid() != self._process:
+            raise EdgeError(
+                f"the bundle {self._bundle.root} was opened before this process was forked, and its threads were left behind: "
+                "open the model in each process, after the fork"
+            )
         if self._scope is None:
             raise EdgeError(f"the bundle {self._bundle.root} is closed: open it again")
         return self._scope
@@ -107,34 +138,55 @@ class EdgeModel:
 
         Raises `ImageError`, `UnknownTaskError`, `ExpertError`.
         """
-        parts = [embeds for embeds, _ in self._runs(images, task)]
+        scope = self.scope
+        self._check_tasks([task] if task is not None else [])
+        parts = [scope.embed(chunk.pixels, task)[0] for chunk in self._chunks(images)]
         return np.concatenate([np.empty((0, self._bundle.index.architecture.output_dim), np.float32), *parts])
 
-    def classify(self, images: Pictures, task: str | None = None, top: int = 5, head: str | None = None) -> list[Prediction]:
+    @overload
+    def classify(
+        self, images: Pictures, task: str | None = ..., top: int = ..., head: str | None = ..., on_error: Literal["raise"] = ...
+    ) -> list[Prediction]: ...
+    @overload
+    def classify(
+        self, images: Pictures, task: str | None = ..., top: int = ..., head: str | None = ..., *, on_error: OnError
+    ) -> list[Prediction | ImageError]: ...
+    def classify(
+        self, images: Pictures, task: str | None = None, top: int = 5, head: str | None = None, on_error: OnError = "raise"
+    ) -> Any:
         """The `top` most probable labels of each image.
 
         task: this task's expert and labels. head: this task's labels, whichever expert ran. Neither: the labels of all tasks
         compete.
+        on_error: "skip" gives every image that can be read its answer, and the others their `ImageError`, each in its place.
 
-        Raises what `embed` raises.
+        Raises what `embed` raises; with "skip" no `ImageError`.
         """
-        predictions = self._predictor(task, top, head)
-        return [found for embeds, routes in self._runs(images, task) for found in predictions(embeds, routes)]
+        answer = self._answering(task, top, head, on_error)
+        return [found for chunk in self._chunks(images, on_error) for found in answer(chunk)]
 
+    @overload
     def submit(
-        self, images: Pictures, task: str | None = None, top: int = 5, head: str | None = None
-    ) -> Future[list[Prediction]]:
+        self, images: Pictures, task: str | None = ..., top: int = ..., head: str | None = ..., on_error: Literal["raise"] = ...
+    ) -> Future[list[Prediction]]: ...
+    @overload
+    def submit(
+        self, images: Pictures, task: str | None = ..., top: int = ..., head: str | None = ..., *, on_error: OnError
+    ) -> Future[list[Prediction | ImageError]]: ...
+    def submit(
+        self, images: Pictures, task: str | None = None, top: int = 5, head: str | None = None, on_error: OnError = "raise"
+    ) -> Any:
         """`classify` in the background, in the order of the calls: images are decoded while those before them run.
 
         Returns at once while fewer than 8 calls wait to begin, else as soon as one of them has begun, so that a producer
-        that is too fast is slowed down. `images` is iterated in the background, and an array must not change before the
-        future is done. Whatever images, experts and runs raise arrives through the future; it can be cancelled until its
-        first image is decoded.
+        that is too fast is slowed down; a call from a callback of a future never waits. `images` is iterated in the background,
+        and an array must not change before the future is done. Whatever images, experts and runs raise arrives through the
+        future, which always ends; it can be cancelled until its first image is decoded. Callbacks run between runs, so one that
+        waits for another future waits forever.
 
         Raises `UnknownTaskError` itself.
         """
-        scope, predictions = self.scope, self._predictor(task, top, head)
-        return self._submissions.submit(self._chunks(images), lambda pixels: predictions(*scope.embed(pixels, task)))
+        return self._submissions.submit(self._chunks(images, on_error), self._answering(task, top, head, on_error))
 
     def stream(self, reuse: bool = False, threshold: float = THRESHOLD, audit_every: int = AUDIT_EVERY) -> Stream:
         """Frames of one camera.
@@ -159,7 +211,7 @@ class EdgeModel:
     def route(self, images: Pictures) -> list[Route]:
         """The experts each image would use. In the image scope this runs the router alone, and no expert is read."""
         scope = self.scope
-        return [route for pixels in self._chunks(images) for route in scope.route(pixels)]
+        return [route for chunk in self._chunks(images) for route in scope.route(chunk.pixels)]
 
     def prepare_routing(self) -> None:
         """Load the router now, not with the first image that needs a route.
@@ -207,7 +259,9 @@ class EdgeModel:
         Everything but another `close` raises `EdgeError` from now on. To leave work undone, cancel its futures before.
         """
         self._scope = None
-        self._submissions.close()
+        self._bundle = self._bundle.without_files()
+        if os.getpid() == self._process:
+            self._submissions.close()
 
     def __enter__(self) -> EdgeModel:
         return self
@@ -215,18 +269,27 @@ class EdgeModel:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def _runs(self, images: Pictures, task: str | None) -> Iterator[tuple[NDArray[np.float32], list[Route]]]:
-        """Embeddings `[m, dim]` and m routes of each chunk of images."""
-        scope = self.scope
-        self._check_tasks([task] if task is not None else [])
-        for pixels in self._chunks(images):
-            yield scope.embed(pixels, task)
+    def _answering(
+        self, task: str | None, top: int, head: str | None, on_error: OnError
+    ) -> Callable[[_Chunk], list[Prediction | ImageError]]:
+        """What turns images into predictions; arguments as in `classify`, and checked."""
+        if on_error not in ("raise", "skip"):
+            raise EdgeError(f'on_error is {on_error!r}, must be "raise" or "skip"')
+        scope, predictions = self.scope, self._predictor(task, top, head)
+
+        def answer(chunk: _Chunk) -> list[Prediction | ImageError]:
+            found = iter(predictions(*scope.embed(chunk.pixels, task)) if len(chunk.pixels) else ())
+            return [next(found) if error is None else error for error in chunk.errors]
+
+        return answer
 
     def _predictor(self, task: str | None, top: int, head: str | None) -> Predictor:
         """What turns embeddings `[m, dim]` and m routes into predictions; arguments as in `classify`, and checked."""
         if top < 1:
             raise EdgeError(f"top is {top}, must be at least 1")
         self._check_tasks([task] if task is not None else [])
+        if head is not None and not isinstance(head, str):
+            raise EdgeError(f"head is {head!r}, must be the name of one task; with neither task nor head all tasks compete")
         chosen = task if head is None else head
         heads = self._heads if chosen is None else {name: self._heads[name] for name in self._check_tasks(chosen)}
         scale = self._bundle.index.logit_scale
@@ -234,16 +297,28 @@ class EdgeModel:
             predict(embed, route, heads, self._labels, scale, top) for embed, route in zip(embeds, routes, strict=True)
         ]
 
-    def _chunks(self, images: Pictures) -> Iterator[NDArray[np.float32]]:
-        """`pixel_values [m, 3, S, S]` of at most `_CHUNK` images at a time."""
+    def _chunks(self, images: Pictures, on_error: OnError = "raise") -> Generator[_Chunk, None, None]:
+        """At most `_CHUNK` images at a time."""
         spec = self._bundle.index.preprocess
-        values = (to_pixel_values(decode(image, name), spec, name) for name, image in pictures(images))
-        while chunk := list(islice(values, _CHUNK)):
-            yield stack(chunk, spec)
+        named = pictures(images)
+        while True:
+            values: list[NDArray[np.float32]] = []
+            errors: list[ImageError | None] = []
+            for name, image in islice(named, _CHUNK):
+                try:
+                    values.append(to_pixel_values(decode(image, name), spec, name))
+                    errors.append(None)
+                except ImageError as error:
+                    if on_error == "raise":
+                        raise
+                    errors.append(ImageError(str(error)))  # without the traceback, which holds the picture
+            if not errors:
+                return
+            yield _Chunk(stack(values, spec), errors)
 
     def _check_tasks(self, tasks: str | Iterable[str]) -> list[str]:
         names = [tasks] if isinstance(tasks, str) else list(tasks)
         for name in names:
-            if name not in self._labels:
+            if not isinstance(name, str) or name not in self._labels:
                 raise UnknownTaskError(f"task {name!r} is not in the bundle; it has {', '.join(self.tasks)}")
         return names
