@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mingle_edge_export.contents import Contents
 from mingle_edge_export.errors import OptionError, ParityError
 from mingle_edge_export.fidelity import Bounds, default_bounds
 from mingle_edge_export.folded_scope import check_foldable, write_folded_scope
+from mingle_edge_export.golden_images import steadiest
 from mingle_edge_export.graph import Array, WeightFile
 from mingle_edge_export.image_scope import write_image_scope
 from mingle_edge_export.labelled_accuracy import TaskAccuracy, accuracy_drop, label_agreement, measure_accuracy
@@ -259,9 +261,12 @@ class _Export:
         if self._lossless:
             return {}
         with EdgeModel.open(self.folder) as model:
-            heads = read_heads(model.bundle)
-            own = golden_outputs(model.bundle, model.scope, heads, reference.pixels[:GOLDEN_IMAGES])
-        _write_arrays(self.folder / GOLDEN, {"images": reference.images[:GOLDEN_IMAGES], **own})
+            golden = partial(golden_outputs, model.bundle, model.scope, read_heads(model.bundle))
+            chosen = np.arange(GOLDEN_IMAGES)
+            if model.bundle.index.scope == "layer":  # in the others no embedding depends on a route
+                chosen = steadiest(lambda pixels: golden(pixels)["embeds"], reference.pixels, GOLDEN_IMAGES)
+            own = golden(reference.pixels[chosen])
+        _write_arrays(self.folder / GOLDEN, {"images": reference.images[chosen], **own})
         return {GOLDEN: fmt.FileRecord.of(self.folder / GOLDEN)}
 
     @property
