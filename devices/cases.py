@@ -23,6 +23,7 @@ import mingle_edge_runtime
 from devices import products
 from devices.errors import DeviceFileError
 from devices.on_device.measure import measure
+from mingle_edge.durable import replacing
 from mingle_edge.merged_model import MergedModel
 from mingle_edge_export import export_bundle
 from mingle_edge_export.synthetic_images import smooth_images
@@ -151,10 +152,9 @@ def _make(models: Path, recipe: Recipe, target: Path) -> None:
     if matrices:
         products.write_products(target / "products.onnx", constants, codes)
     pixels = preprocess(sorted((target / "images").glob("*.png")), bundle.index.preprocess)
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in {"pixel_values": pixels, **defaults, **codes, **runs}.items()},
-        target / "inputs.safetensors",
-    )
+    inputs = {"pixel_values": pixels, **defaults, **codes, **runs}
+    with replacing(target / "inputs.safetensors") as written:
+        save_file({name: np.ascontiguousarray(array) for name, array in inputs.items()}, written)
     shutil.copy(FULL_CODES, target / "full_codes.onnx")
     spec = {
         "golden_images": golden,

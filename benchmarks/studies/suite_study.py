@@ -26,6 +26,7 @@ from torch import Tensor
 from mingle_edge import router_features as library_features
 from mingle_edge import vision_tower
 from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.durable import replacing
 from mingle_edge.experts import Factors, build_expert
 from mingle_edge.images import load_images
 from mingle_edge.labelled_images import labelled_paths
@@ -274,9 +275,8 @@ class Study:
         digest = hashlib.sha256(json.dumps([self.backbone_sha256, *key]).encode()).hexdigest()[:32]
         path = self.kept / f"{digest}.npy"
         if not path.exists():
-            partial = path.with_name(f"{digest}.{np.random.default_rng().integers(1 << 40)}.partial.npy")
-            np.save(partial, compute())
-            partial.replace(path)
+            with replacing(path) as written:
+                np.save(written, compute())
         return np.load(path, mmap_mode="r")
 
 

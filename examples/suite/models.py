@@ -10,7 +10,7 @@ import captions
 import torch
 from captions import all_subjects, captioned_images
 from pictures import shapes
-from recipe import is_made, publish, recipe, withdraw
+from recipe import is_made, making, recipe
 from safetensors.torch import load_file
 from scale import Scale
 from splits import images_recipe, read_training
@@ -18,7 +18,7 @@ from tasks import TASKS, SuiteTask, task_named
 
 from mingle_edge.demo import canvas, pretraining, tiny_clip
 from mingle_edge.demo.canvas import SIDE
-from mingle_edge.durable import flush
+from mingle_edge.durable import replacing
 from mingle_edge.progress import silent
 
 WIDTH = 128
@@ -95,8 +95,5 @@ def load_model(*paths: Path) -> Any:
 
 
 def _save(model: Any, path: Path, by: str, *, visual_only: bool) -> None:
-    partial = withdraw(path)
-    path.unlink(missing_ok=True)
-    tiny_clip.save(model.cpu(), partial, visual_only=visual_only)
-    flush(partial)
-    publish(partial, path, by)
+    with making(path, by) as made, replacing(made) as written:  # the latter with the mode that the umask gives
+        tiny_clip.save(model.cpu(), written, visual_only=visual_only)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from mingle_edge.durable import flush
+from mingle_edge.durable import flush, write_text
+from mingle_edge.partial_folder import partial_folder
 
 
 def recipe(*parts: object) -> str:
@@ -23,17 +28,17 @@ def is_made(path: Path, by: str) -> bool:
     return path.exists() and beside.is_file() and beside.read_text() == by
 
 
-def publish(partial: Path, path: Path, by: str) -> None:
-    """Rename what is finished into its place, which must be free, and write its recipe beside it."""
-    partial.rename(path)
-    flush(path.parent)
-    _beside(path).write_text(by)
-
-
-def withdraw(path: Path) -> Path:
-    """Forget the recipe of what is about to be made again, and return where to make it; `path` itself is still there."""
+@contextmanager
+def making(path: Path, by: str) -> Iterator[Path]:
+    """Yield where to make a file or folder again; when the block ends it has its place, and its recipe is beside it."""
     _beside(path).unlink(missing_ok=True)
-    return path.with_name(f"{path.name}.partial")
+    with partial_folder(path.parent, path.name) as folder:
+        yield folder / path.name
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(folder / path.name, path)
+        flush(path.parent)
+    write_text(_beside(path), by)
 
 
 def _beside(path: Path) -> Path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from pictures import shapes
-from recipe import is_made, publish, recipe, withdraw
+from recipe import is_made, making, recipe
 from scale import Part, Scale
 from tasks import SuiteTask, task_named
 
@@ -35,16 +34,13 @@ def write_images(folder: Path, name: str, seed: int, scale: Scale) -> None:
     by = images_recipe(task, seed, scale)
     if is_made(folder, by):
         return
-    partial = withdraw(folder)
-    for stale in (partial, folder):
-        shutil.rmtree(stale, ignore_errors=True)
-    for part in PARTS:
-        split = make_part(task, part, seed, scale)
-        if part == "train":
-            np.savez(partial / TRAINING, images=split.images, labels=split.labels)
-        else:
-            write_labelled(partial / part, split, task.classes)
-    publish(partial, folder, by)
+    with making(folder, by) as made:
+        for part in PARTS:
+            split = make_part(task, part, seed, scale)
+            if part == "train":
+                np.savez(made / TRAINING, images=split.images, labels=split.labels)
+            else:
+                write_labelled(made / part, split, task.classes)
 
 
 def read_training(folder: Path) -> LabelledImages:

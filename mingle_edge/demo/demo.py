@@ -21,9 +21,12 @@ from mingle_edge.demo.contact_sheet import COLUMNS, Shown, write_contact_sheet
 from mingle_edge.demo.parallel import run_parts
 from mingle_edge.demo.pretraining import pretraining_images
 from mingle_edge.demo.tasks import TASKS, DemoTask, LabelledImages, make_split, write_labelled, write_unlabelled
+from mingle_edge.durable import replacing, why_not_written, write_text
 from mingle_edge.errors import MingleError
 from mingle_edge.evaluation import EvaluationReport, evaluate
+from mingle_edge.folder_lock import LOCK, locked
 from mingle_edge.merge import merge
+from mingle_edge.new_folder import contents
 from mingle_edge.output_path import check_output_folder
 from mingle_edge.progress import Progress, silent
 from mingle_edge.protocols import PROTOCOLS
@@ -53,6 +56,18 @@ def run_demo(output: Path, *, seed: int = SEED, progress: Progress = silent) -> 
     Returns what `report.json` holds: accuracies in percent, times in seconds. Raises `DemoFolderError`, or the error of the
     stage at fault.
     """
+    if output.exists() and not output.is_dir():
+        raise DemoFolderError(f"{output}: the output must be a folder, and this is a file; name another with -o")
+    check_output_folder(output)
+    try:
+        with locked(output / LOCK, "demo"):
+            return _run(output, seed, progress)
+    except OSError as error:
+        raise DemoFolderError(f"{output}: {why_not_written(error)}") from error
+
+
+def _run(output: Path, seed: int, progress: Progress) -> dict[str, Any]:
+    """As `run_demo`, in a folder that is this process's alone."""
     _prepare_folder(output)
     seconds: dict[str, float] = {}
     with _timed(seconds, "render"):
@@ -65,7 +80,8 @@ def run_demo(output: Path, *, seed: int = SEED, progress: Progress = silent) -> 
         tiny_clip.train_text_tower(model, sorted(set(subjects)), seed, progress)
         tiny_clip.pretrain(model, images, subjects, seed, progress)
         tiny_clip.save_config(output / task_files.CONFIG)
-        tiny_clip.save(model, output / task_files.BACKBONE)
+        with replacing(output / task_files.BACKBONE) as written:
+            tiny_clip.save(model, written)
     with _timed(seconds, "fine-tune"):
         run_parts("fine-tune", {t.name: partial(_fine_tune, output, model, t, rendered[t.name], seed) for t in TASKS}, progress)
     with _timed(seconds, "merge"):
@@ -83,24 +99,22 @@ def run_demo(output: Path, *, seed: int = SEED, progress: Progress = silent) -> 
     with _timed(seconds, "profile"):
         report["latency"] = _profile(output / "image-bundle", progress)
     report |= {"seconds": seconds, "machine": machine_record(), "versions": {name: version(name) for name in _PACKAGES}}
-    (output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_text(output / "report.json", json.dumps(report, indent=1) + "\n")
     return report
 
 
 def _prepare_folder(output: Path) -> None:
     """An empty folder with a mark in it; what an earlier demonstration left under the same mark is removed."""
-    if output.exists() and not output.is_dir():
-        raise DemoFolderError(f"{output}: the output must be a folder, and this is a file; name another with -o")
-    check_output_folder(output)
     if (output / MARK).is_file() and (output / MARK).read_bytes() == _MARK_TEXT.encode():
-        shutil.rmtree(output)
-    elif output.exists() and (found := sorted(path.name for path in output.iterdir())):
+        for path in output.iterdir():  # the mark stays until the last: a demonstration killed here is replaced by the next
+            if path.name not in (MARK, LOCK):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    elif output.exists() and (found := contents(output)):
         raise DemoFolderError(
             f"{output}: the output folder must be new, empty or an earlier demo, and holds {', '.join(found[:3])}; "
             "name another with -o"
         )
-    output.mkdir(parents=True, exist_ok=True)
-    (output / MARK).write_text(_MARK_TEXT)
+    write_text(output / MARK, _MARK_TEXT)
 
 
 @contextmanager
@@ -122,7 +136,8 @@ def _fine_tune(output: Path, model: open_clip.CLIP, task: DemoTask, training: La
     number, copied = TASKS.index(task), copy.deepcopy(model)
     prompts = [task.template.format(name) for name in task.classes]
     tiny_clip.fine_tune(copied, training.images, training.labels, prompts, seed + 1 + number, silent)
-    tiny_clip.save(copied, output / task_files.weights(task), visual_only=number % 2 == 1)
+    with replacing(output / task_files.weights(task)) as written:
+        tiny_clip.save(copied, written, visual_only=number % 2 == 1)
 
 
 def _merge_one_by_one(output: Path, scope: str) -> None:
