@@ -59,16 +59,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or leave what was there; line ends as given. Raises `OSError`.
+    """Write a whole file or leave what was there; line ends as given, as escapes what is no Unicode. Raises `OSError`.
 
     The path is a user's: a link is followed, and what is no file (a pipe, `/dev/stdout`) is written to, not replaced.
     """
     if path.parts[:2] in (("/", "dev"), ("/", "proc")) or (path.exists() and not path.is_file()):
-        with path.open("w", encoding="utf-8", newline="") as stream:
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             stream.write(text)
         return
     with replacing(Path(os.path.realpath(path))) as written:
-        written.write_text(text, encoding="utf-8", newline="")
+        written.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def why_not_written(error: OSError) -> str:

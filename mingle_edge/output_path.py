@@ -51,13 +51,13 @@ def check_output_folder(folder: Path, *names: str) -> None:
 
 
 def write_output(path: Path, text: str) -> None:
-    """Write a whole file of text in UTF-8, or leave what was there. Characters of file names that are no text become `?`.
+    """Write a whole file of text in UTF-8, or leave what was there. Bytes of file names that are no text become escapes.
 
     Raises:
         OutputError: saying why it cannot be written.
     """
     try:
-        write_text(path, text.encode(errors="replace").decode())
+        write_text(path, text)
     except OSError as error:
         raise OutputError(f"{path}: {why_not_written(error)}") from error
 

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mingle_edge.cache_folder import VARIABLE, cache_folder
+from mingle_edge.durable import why_not_written
 from mingle_edge.errors import ImageFolderError, MingleError, shown
+from mingle_edge.extras import advice
 from mingle_edge.image_folder import match_classes
 from mingle_edge.image_source import ImageSource
 from mingle_edge.parquet_columns import Columns, class_numbers, find_columns, find_shards
+from mingle_edge.partial_folder import partial_folder
 from mingle_edge.plain_file import refusal
 from mingle_edge.progress import Progress, silent
 from mingle_edge_runtime.image_file import open_image
@@ -99,13 +102,18 @@ class _Shard:
             missing = sorted(set(rows) - there.keys())
             if missing:
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / ".source").write_bytes(os.fsencode(self.path.resolve()) + b"\n")
-            for row, content in self._encoded(missing):
-                there[row] = _write(folder, row, content, self.path)
+                with partial_folder(folder, "images") as unfinished:
+                    (unfinished / ".source").write_bytes(os.fsencode(self.path.resolve()) + b"\n")
+                    os.replace(unfinished / ".source", folder / ".source")
+                    for row, content in self._encoded(missing):
+                        name = _name(row, content, self.path)
+                        (unfinished / name).write_bytes(content)
+                        os.replace(unfinished / name, folder / name)
+                        there[row] = folder / name
         except OSError as error:
             raise ImageFolderError(
-                f"{error.filename or folder} cannot be written ({error.strerror or error}); free some space, or name another "
-                f"folder for images of parquet files in the environment variable {VARIABLE}"
+                f"{folder}: {why_not_written(error)} (the environment variable {VARIABLE} names the folder for images of "
+                "parquet files)"
             ) from error
         if lacking := set(rows) - there.keys():
             raise ImageFolderError(f"{self.path}: row {min(lacking)} has no {self.columns.image}; copy or download it again")
@@ -176,10 +184,8 @@ class _Shard:
         """The open file. Whatever pyarrow finds wrong with it becomes one error that names it."""
         try:
             import pyarrow.parquet as pq
-        except ModuleNotFoundError as error:
-            raise ImageFolderError(
-                f"{self.path}: reading parquet files needs pyarrow; install it with: pip install 'mingle-edge[data]'"
-            ) from error
+        except ImportError as error:
+            raise ImageFolderError(f"{self.path}: reading parquet files needs pyarrow; {advice(error, 'pyarrow')}") from error
         try:
             with pq.ParquetFile(self.path) as file:
                 yield file
@@ -202,14 +208,11 @@ def _finished(folder: Path) -> dict[int, Path]:
         return {int(match[1]): Path(entry.path) for entry, match in found if match and entry.stat().st_size > 0}
 
 
-def _write(folder: Path, row: int, content: bytes, source: Path) -> Path:
+def _name(row: int, content: bytes, source: Path) -> str:
+    """Of the file of a row."""
     try:
         with open_image(io.BytesIO(content)) as image:
             suffix = f".{image.format or 'image'}".lower()
     except Exception as error:  # Pillow raises much besides OSError on broken files
         raise ImageFolderError(f"{source}: the image of row {row} cannot be read ({error}); leave the row out") from error
-    path = folder / f"{row:07d}{suffix}"
-    temporary = folder / f".{path.name}.{os.getpid()}"
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-    return path
+    return f"{row:07d}{suffix}"

@@ -10,22 +10,15 @@ from typing import Any
 import click
 
 from mingle_edge import __version__
+from mingle_edge.cli.interruption import Terminated, exit_code, terminable
+from mingle_edge.cli.terminal import one_line, terminal
+from mingle_edge.extras import advice, package_of
 
 COMMANDS = ("merge", "evaluate", "compare", "export", "run", "verify", "inspect", "profile", "demo")
 ERROR_TREES = {
     "mingle_edge.errors": "MingleError",
     "mingle_edge_export.errors": "ExportError",
     "mingle_edge_runtime.errors": "EdgeError",
-}
-EXTRAS = {
-    "torch": "merge",
-    "open_clip": "merge",
-    "safetensors": "merge",
-    "huggingface_hub": "merge",
-    "onnx": "merge",
-    "onnxruntime": "cpu",
-    "sklearn": "demo",
-    "ray": "ray",
 }
 
 
@@ -36,11 +29,16 @@ class CommandError(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the message."""
-        click.echo(f"error: {self.format_message()}", file=file or sys.stderr)
+        click.echo(f"error: {one_line(self.format_message())}", file=file or sys.stderr)
 
 
 class LazyGroup(click.Group):
     """Loads a command's module when it is asked for, and turns expected errors into one line."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run a command line with its output and the signals it may get in hand."""
+        with terminal(), terminable():
+            return super().main(*arguments, **options)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of a user's work."""
@@ -57,20 +55,23 @@ class LazyGroup(click.Group):
         """Run the command; errors a user can act on become `CommandError`."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted; nothing that was finished is lost, run the same command again to continue", err=True)
-            ctx.exit(130)
-        except ModuleNotFoundError as error:
-            extra = EXTRAS.get((error.name or "").split(".")[0])
-            if extra is None:
+        except KeyboardInterrupt as error:
+            what = "terminated" if isinstance(error, Terminated) else "\ninterrupted"  # behind the terminal's ^C
+            click.echo(f"{what}; nothing that was finished is lost, run the same command again to continue", err=True)
+            ctx.exit(exit_code(error))
+        except ImportError as error:
+            package = package_of(error)
+            if package is None:
                 raise
-            raise CommandError(
-                f"this command needs the package {error.name}; install it with: pip install 'mingle-edge[{extra}]'"
-            ) from error
+            raise CommandError(f"this command needs the package {package}; {advice(error, package)}") from error
         except OSError as error:
             if error.filename is None and error.strerror is None:
                 raise
             raise CommandError(f"{error.filename or 'file system'}: {error.strerror}") from error
+        except MemoryError as error:
+            raise CommandError(f"there is not enough memory{f' ({error})' if str(error) else ''}") from error
+        except (RecursionError, OverflowError) as error:
+            raise CommandError(f"something in the input is too deep or too large ({error})") from error
         except tuple(_loaded_error_trees()) as error:
             raise CommandError(str(error)) from error
 

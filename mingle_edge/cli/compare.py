@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mingle_edge.cli.progress_bar import ProgressBar
+from mingle_edge.cli.terminal import one_line
 from mingle_edge.output_path import check_output_folder
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def command(
     click.echo(f"\nreport: {output / 'report.html'}\nfigures: {output / 'results.json'}, {output / 'results.csv'}")
     if failed := results["failed"]:
         for cell in failed:
-            click.echo(f"failed: {cell['method']}, order {', '.join(cell['order'])}: {cell['error']}", err=True)
+            click.echo(one_line(f"failed: {cell['method']}, order {', '.join(cell['order'])}: {cell['error']}"), err=True)
         raise click.exceptions.Exit(1)
 
 

@@ -10,6 +10,7 @@ import click
 
 from mingle_edge.cli.byte_size import format_bytes
 from mingle_edge.cli.progress_bar import ProgressBar
+from mingle_edge.cli.terminal import one_line
 
 if TYPE_CHECKING:
     from mingle_edge_export import ExportReport
@@ -76,7 +77,7 @@ def command(
             accuracy_drop=max_accuracy_drop,
             progress=progress,
         )
-    click.echo("\n".join(table(report)))
+    click.echo("\n".join(map(one_line, table(report))))
 
 
 def table(report: ExportReport) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mingle_edge.cli.byte_size import format_bytes
+from mingle_edge.cli.terminal import one_line
 
 if TYPE_CHECKING:
     from mingle_edge.merged_model import MergedModel
@@ -53,7 +54,7 @@ def describe_bundle(path: Path) -> str:
         (task.name, str(len(task.labels)), str(task.rank), format_bytes(task.expert_bytes), _sha(index, task.name))
         for task in index.tasks
     ]
-    return "\n".join([*lines, "", *_table(("task", "labels", "rank", "expert", "checkpoint"), rows)])
+    return "\n".join(map(one_line, [*lines, "", *_table(("task", "labels", "rank", "expert", "checkpoint"), rows)]))
 
 
 def _fidelity(index: BundleIndex) -> str:
@@ -92,7 +93,7 @@ def describe_merged_model(path: Path) -> str:
         f"backbone: {model.backbone_source}, sha256 {model.backbone_sha256[:16]}",
     ]
     rows = [(task.name, str(len(task.classes)), str(task.seeds), task.source, task.source_sha256[:16]) for task in model.tasks]
-    return "\n".join([*lines, "", *_table(("task", "classes", "seeds", "checkpoint", "sha256"), rows)])
+    return "\n".join(map(one_line, [*lines, "", *_table(("task", "classes", "seeds", "checkpoint", "sha256"), rows)]))
 
 
 def _router(model: MergedModel) -> str:

@@ -8,6 +8,8 @@ from types import TracebackType
 
 import click
 
+from mingle_edge.cli.terminal import one_line
+
 WIDTH = 24  # characters
 REDRAW = 0.1  # seconds
 
@@ -29,6 +31,7 @@ class ProgressBar:
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """Redraw the stage's bar; a finished or a new stage is always drawn."""
+        detail = one_line(detail)
         if not self._terminal:
             if done >= total and total:
                 click.echo(f"{stage}: {total}/{total} {detail}".rstrip(), err=True)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mingle_edge.cli.byte_size import byte_size
+from mingle_edge.cli.terminal import one_line
 
 if TYPE_CHECKING:
     from mingle_edge_runtime import Prediction
+
+AT_ONCE = 32  # images whose answers are shown together
 
 
 @click.command(short_help="Classify images with a bundle.")
@@ -44,17 +47,32 @@ def command(
 
     The bundle chooses the expert for each image, unless --task names it. With
     neither --task nor --head the labels of all tasks compete.
+
+    An image that cannot be read costs no other one its answer: it is named on
+    standard error, and the exit code is 1, or 2 where none could be read.
     """
-    from mingle_edge_runtime import EdgeModel
+    from mingle_edge_runtime import EdgeModel, ImageError
 
     providers = [provider] if provider else None
+    answered: list[dict[str, Any]] = []
+    broken = 0
     with EdgeModel.open(bundle, expert_budget, providers, threads, low_memory) as model:
-        predictions = model.classify(images, task, top, head)
-    if as_json:
-        records = [{"image": str(image)} | asdict(found) for image, found in zip(images, predictions, strict=True)]
-        click.echo(json.dumps(records, indent=1))
-    else:
-        click.echo("\n".join(table(image, found) for image, found in zip(images, predictions, strict=True)))
+        try:
+            for start in range(0, len(images), AT_ONCE):
+                some = images[start : start + AT_ONCE]
+                for image, found in zip(some, model.classify(some, task, top, head, on_error="skip"), strict=True):
+                    if isinstance(found, ImageError):
+                        broken += 1
+                        click.echo(f"error: {one_line(found)}", err=True)
+                        continue
+                    answered.append({"image": str(image)} | asdict(found))
+                    if not as_json:
+                        click.echo(table(image, found))
+        finally:  # what was computed is shown, whatever ends it
+            if as_json and (answered or broken):
+                click.echo(json.dumps(answered, indent=1))
+    if broken:
+        raise click.exceptions.Exit(1 if answered else 2)
 
 
 def table(image: Path, prediction: Prediction) -> str:
@@ -65,4 +83,4 @@ def table(image: Path, prediction: Prediction) -> str:
     width = max(len(task) for task in prediction.tasks)
     for task, label, probability in zip(prediction.tasks, prediction.labels, prediction.probabilities, strict=True):
         lines.append(f"  {probability:6.1%}  {task:<{width}}  {label}")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +66,7 @@ def on_ray(source: Source, address: str | None) -> Iterator[Execute]:
 
     if address is not None:
         _check_answers(address)
+    ending = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",  # without one, Ray would join whatever cluster ran here last
@@ -74,6 +77,9 @@ def on_ray(source: Source, address: str | None) -> Iterator[Execute]:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address, error) from error
+    finally:
+        if callable(ending) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ending)  # Ray takes it from whoever waits for it
     cuda = choose_device(source.device).type == "cuda"
     remote = ray.remote(num_cpus=1, num_gpus=1 if cuda else 0, max_retries=0)(_work)
 

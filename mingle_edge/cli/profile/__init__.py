@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from mingle_edge.cli.byte_size import byte_size
+from mingle_edge.cli.interruption import exit_code
 from mingle_edge.cli.profile.lists import baseline_list, sweep_axes
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.output_path import check_output_file, write_output
@@ -107,7 +108,7 @@ def command(
             )
     except ProfileInterrupted as interrupted:
         _show(interrupted.report, json_path, html_path)
-        ctx.exit(130)
+        ctx.exit(exit_code(interrupted))
     _show(report, json_path, html_path)
 
 

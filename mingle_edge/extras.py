@@ -1,0 +1,40 @@
+"""Packages that come with an extra of this one, and what to do where one of them cannot be imported."""
+
+from __future__ import annotations
+
+EXTRAS = {
+    "torch": "merge",
+    "open_clip": "merge",
+    "safetensors": "merge",
+    "huggingface_hub": "merge",
+    "onnx": "merge",
+    "onnxruntime": "cpu",
+    "pyarrow": "data",
+    "sklearn": "demo",
+    "joblib": "demo",
+    "ray": "ray",
+}
+"""Package -> extra."""
+
+
+def package_of(error: ImportError) -> str | None:
+    """Find the package of an extra that cannot be imported; None for a mistake of our own.
+
+    A package that is there may fail within: for a module of another one, a library of the system, a version that does not fit.
+    """
+    if error.name and (package := error.name.split(".")[0]) in EXTRAS:
+        return package
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        package = str(trace.tb_frame.f_globals.get("__name__")).split(".")[0]
+        found = found or (package if package in EXTRAS else None)
+        trace = trace.tb_next
+    return found
+
+
+def advice(error: ImportError, package: str) -> str:
+    """Return the next step: install it where it is not there, else what fails."""
+    command = f"pip install 'mingle-edge[{EXTRAS[package]}]'"
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        return f"install it with: {command}"
+    return f"it is installed and fails to import ({error}): mend that, or install it again with: {command} --force-reinstall"

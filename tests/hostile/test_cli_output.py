@@ -1,0 +1,266 @@
+"""What commands print: names that a terminal cannot show or would obey, readers that went away, images that are broken."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from tiny_bundle import Weights, images, rewrite, write_image_bundle
+
+from mingle_edge.cli import LazyGroup, main
+from mingle_edge.cli.progress_bar import ProgressBar
+from mingle_edge.cli.terminal import LossyTerminal, Terminal, one_line
+from mingle_edge.output_path import write_output
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\x08\x9b31m\x7f\u202egnp.exe\u2028end"
+SHOWN = r"\x1b]0;owned\x07\x1b[2J\x08\x9b31m\x7f\u202egnp.exe\u2028end"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A bundle, two pictures and a broken one."""
+    root = tmp_path_factory.mktemp("output")
+    write_image_bundle(root / "bundle", Weights())
+    for name, picture in zip(("red", "black"), images(0, 3), strict=True):
+        Image.fromarray(picture).save(root / f"{name}.png")
+    (root / "broken.png").write_bytes((root / "red.png").read_bytes()[:60])
+    return root
+
+
+def call(*arguments: object, charset: str = "utf-8", color: bool = True) -> Result:
+    """Run the command line; with color as on a terminal, where click takes out no escapes."""
+    return CliRunner(charset=charset).invoke(main, [os.fsdecode(str(argument)) for argument in arguments], color=color)
+
+
+def labelled(folder: Path, root: Path, label: str) -> Path:
+    """A copy of the bundle whose first label is another one."""
+    import shutil
+
+    shutil.copytree(folder / "bundle", root / "bundle")
+    rewrite(root / "bundle", lambda record: record["tasks"][0]["labels"].__setitem__(0, label))
+    return root / "bundle"
+
+
+class TestNames:
+    def test_one_that_is_no_utf_8_is_shown_with_escapes(self, folder, tmp_path) -> None:
+        odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+        Path(odd).write_bytes((folder / "red.png").read_bytes())
+        result = call("run", folder / "bundle", odd)
+        assert result.exit_code == 0, result.output
+        assert r"caf\udce9.png  (experts: red 1.00)" in result.stdout
+        (record,) = json.loads(call("run", folder / "bundle", odd, "--json").stdout)
+        assert record["image"] == odd  # as Python names it: json escapes what is no Unicode
+        assert r"caf\udcff.png cannot be read" in call("run", folder / "bundle", "caf\udcff.png").stderr
+
+    @pytest.mark.parametrize("charset", ["latin-1", "ascii", "cp1252"])
+    def test_labels_that_the_terminal_lacks_are_shown_with_escapes(self, folder, tmp_path, charset: str) -> None:
+        bundle = labelled(folder, tmp_path, "\u732b")
+        result = call("run", bundle, folder / "red.png", "--task", "red", "--top", 4, charset=charset)
+        assert result.exit_code == 0, result.exception
+        assert r"\u732b" in result.stdout_bytes.decode("ascii")
+        assert "\u732b" in call("run", bundle, folder / "red.png", "--task", "red", "--top", 4).stdout
+
+    @pytest.mark.parametrize("color", [True, False])
+    def test_no_escape_reaches_the_terminal(self, folder, tmp_path, color: bool) -> None:
+        bundle, evil = folder / "bundle", labelled(folder, tmp_path, EVIL)
+        odd = tmp_path / f"{EVIL}.png"
+        odd.write_bytes((folder / "red.png").read_bytes())
+        for arguments in (
+            ("run", bundle, odd, "--top", 12),
+            ("run", bundle, odd, "--json"),
+            ("run", bundle, f"{EVIL}.gone"),
+            ("run", evil, folder / "red.png", "--top", 12),
+            ("inspect", evil),
+            ("verify", evil),
+            ("inspect", tmp_path / EVIL),
+            ("compare", tmp_path / EVIL, "-o", tmp_path),
+            ("run", bundle, odd, "--task", EVIL),
+            (EVIL,),
+        ):
+            output = call(*arguments, color=color).output
+            assert not [character for character in "\x1b\x07\x08\x9b\x7f\u202e\u2028" if character in output], arguments
+        if color:
+            assert SHOWN in call("run", bundle, odd, "--top", 12).output
+
+    def test_a_name_stays_on_its_line(self, folder, tmp_path) -> None:
+        odd = tmp_path / "a\nerror: forged\rb.png"
+        odd.write_bytes((folder / "red.png").read_bytes())
+        result = call("run", folder / "bundle", odd, tmp_path / "gone\nerror: forged")
+        assert not any(line.startswith("error: forged") for line in result.output.splitlines())
+        assert r"a\nerror: forged\rb.png" in result.stdout
+
+    def test_a_progress_bar_draws_over_itself_and_obeys_no_name(self, monkeypatch) -> None:
+        class Drawn(io.StringIO):
+            def isatty(self) -> bool:
+                return True
+
+        drawn = Drawn()
+        monkeypatch.setattr(sys, "stderr", LossyTerminal(drawn))
+        with ProgressBar() as progress:
+            progress("merge", 1, 2, "\x1b[2J\r\n")
+        assert drawn.getvalue().startswith("\rmerge")
+        assert r"\x1b[2J\r\n" in drawn.getvalue()
+
+
+def test_text_without_commands_is_written_as_it_is() -> None:
+    text = "\ttab\nline \u732b caf\u00e9 \U0001f600 \u200d \u00a0"
+    stream = io.StringIO()
+    Terminal(stream).write(text)
+    assert stream.getvalue() == text
+    assert one_line("a\n\tb") == r"a\n\tb"
+
+
+class TestReaders:
+    """Pipes in this process: what happens to sys.stdout is what happens to a command's."""
+
+    @pytest.fixture
+    def pipe(self):
+        """A stream whose reader has gone."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w") as stream:
+            yield stream
+
+    def test_a_closed_pipe_is_quiet(self, folder, pipe, capfd, monkeypatch) -> None:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as ended:
+            main(["run", str(folder / "bundle"), str(folder / "red.png")])
+        assert ended.value.code == 141
+        pipe.write("what the interpreter still has to write")
+        pipe.flush()
+        assert capfd.readouterr() == ("", "")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+    def test_a_full_disk_is_named(self, folder, monkeypatch, capfd) -> None:
+        with open("/dev/full", "w") as stream:
+            monkeypatch.setattr(sys, "stdout", stream)
+            with pytest.raises(SystemExit) as ended:
+                main(["inspect", str(folder / "bundle")])
+            assert ended.value.code == 2
+        assert capfd.readouterr().err == "error: standard output: No space left on device\n"
+
+    def test_work_goes_on_where_nobody_reads_its_progress(self, folder, pipe, capfd, monkeypatch) -> None:
+        monkeypatch.setattr(sys, "stderr", pipe)
+        with pytest.raises(SystemExit) as ended:
+            main(["verify", str(folder / "bundle")])
+        assert ended.value.code == 0
+        assert "outputs: all as recorded" in capfd.readouterr().out
+
+    @pytest.mark.parametrize("name", ["stdout", "stderr"])
+    def test_a_process_without_the_stream_works(self, folder, monkeypatch, name: str) -> None:
+        monkeypatch.setattr(sys, name, None)
+        with pytest.raises(SystemExit) as ended:
+            main(["run", str(folder / "bundle"), str(folder / "red.png")])
+        assert ended.value.code == 0
+
+
+class TestBrokenImages:
+    def test_the_others_are_answered(self, folder) -> None:
+        good = [folder / "red.png", folder / "black.png"]
+        asked = ["run", folder / "bundle", folder / "broken.png", good[0], folder / "gone.png", good[1]]
+        result, alone = call(*asked), call("run", folder / "bundle", *good)
+        assert result.exit_code == 1
+        assert result.stdout == alone.stdout
+        assert [line[: line.index(" cannot")] for line in result.stderr.splitlines()] == [
+            f"error: {folder / 'broken.png'}",
+            f"error: {folder / 'gone.png'}",
+        ]
+        records = json.loads(call(*asked, "--json").stdout)
+        assert records == json.loads(call("run", folder / "bundle", *good, "--json").stdout)
+        assert [record["image"] for record in records] == [str(path) for path in good]
+
+    def test_none_readable_is_an_error(self, folder) -> None:
+        result = call("run", folder / "bundle", folder / "broken.png", "--json")
+        assert (result.exit_code, json.loads(result.stdout)) == (2, [])
+
+    @pytest.mark.parametrize("as_json", [True, False])
+    def test_what_was_computed_is_shown_whatever_comes_then(self, folder, monkeypatch, as_json: bool) -> None:
+        from mingle_edge_runtime import EdgeError, EdgeModel
+
+        classify, calls = EdgeModel.classify, []
+
+        def failing(*arguments: object, **options: object) -> object:
+            calls.append(1)
+            if len(calls) > 2:
+                raise EdgeError("the third call")
+            return classify(*arguments, **options)
+
+        monkeypatch.setattr(EdgeModel, "classify", failing)
+        options = ["--json"] if as_json else []
+        result = call("run", folder / "bundle", *[folder / "red.png"] * 100, *options)
+        assert result.exit_code == 2
+        assert result.stderr == "error: the third call\n"
+        assert len(json.loads(result.stdout)) if as_json else result.stdout.count("(experts: red") == 64
+
+
+class TestErrors:
+    def command_that(self, monkeypatch, error: BaseException) -> Result:
+        """Any command, raising this."""
+
+        def raising(*arguments: object, **options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(LazyGroup, "get_command", lambda *given: click.Command("inspect", callback=raising))
+        return call("inspect")
+
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (MemoryError(), "error: there is not enough memory\n"),
+            (MemoryError("Unable to allocate 7 TiB"), "error: there is not enough memory (Unable to allocate 7 TiB)\n"),
+            (RecursionError("maximum depth"), "error: something in the input is too deep or too large (maximum depth)\n"),
+            (OverflowError("too large"), "error: something in the input is too deep or too large (too large)\n"),
+            (PermissionError(13, "Permission denied", "a\x1b\nb"), "error: a\\x1b\\nb: Permission denied\n"),
+        ],
+    )
+    def test_what_hostile_input_causes_is_one_line(self, monkeypatch, error: Exception, message: str) -> None:
+        result = self.command_that(monkeypatch, error)
+        assert (result.exit_code, result.stderr) == (2, message)
+
+    @pytest.mark.parametrize("error", [TypeError("x"), AttributeError("x"), KeyError("x"), AssertionError(), ImportError("x")])
+    def test_mistakes_of_ours_keep_their_traceback(self, monkeypatch, error: Exception) -> None:
+        assert self.command_that(monkeypatch, error).exception is error
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("raise ImportError('libx.so.12: cannot open shared object file')", "fails to import (libx.so.12: cannot open"),
+            ("import module_that_is_not_there", "fails to import (No module named 'module_that_is_not_there')"),
+            ("import sklearn.gone", "fails to import (No module named 'sklearn.gone'"),
+            ("from sklearn import Gone", "fails to import (cannot import name 'Gone' from"),
+        ],
+    )
+    def test_a_package_that_fails_to_import_says_why(self, monkeypatch, tmp_path, content: str, message: str) -> None:
+        (tmp_path / "sklearn").mkdir()
+        (tmp_path / "sklearn/__init__.py").write_text(content)
+        monkeypatch.syspath_prepend(tmp_path)
+        for name in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setattr(
+            LazyGroup, "get_command", lambda *given: click.Command("demo", callback=lambda: __import__("sklearn"))
+        )
+        result = call("demo")
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: this command needs the package sklearn; it is installed and ")
+        assert message in result.stderr
+
+    def test_one_that_is_missing_is_installed(self, monkeypatch) -> None:
+        monkeypatch.setitem(sys.modules, "joblib", None)
+        monkeypatch.setattr(
+            LazyGroup, "get_command", lambda *given: click.Command("demo", callback=lambda: __import__("joblib"))
+        )
+        assert call("demo").stderr == (
+            "error: this command needs the package joblib; install it with: pip install 'mingle-edge[demo]'\n"
+        )
+
+
+def test_files_hold_names_that_are_no_unicode(tmp_path) -> None:
+    write_output(tmp_path / "page.html", "caf\udce9 \u732b\n")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "caf\\udce9 \u732b\n"

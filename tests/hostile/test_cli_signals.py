@@ -1,0 +1,112 @@
+"""Signals that ask a command to end: cleaned up as by Ctrl-C, one line, and the exit code that shells report."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from tiny_bundle import Weights, write_image_bundle
+
+from mingle_edge.cli import LazyGroup, main
+from mingle_edge.cli.progress_bar import ProgressBar
+
+ENDING = "; nothing that was finished is lost, run the same command again to continue\n"
+
+
+@pytest.fixture(autouse=True)
+def _defaults():
+    """As in a fresh process."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def command_that(monkeypatch, call) -> Result:
+    """Any command, doing this."""
+    monkeypatch.setattr(LazyGroup, "get_command", lambda *given: click.Command("merge", callback=call))
+    return CliRunner().invoke(main, ["merge"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_is_being_written_is_cleaned_up(monkeypatch, tmp_path, number: int) -> None:
+    def work() -> None:
+        (tmp_path / "partial").mkdir()
+        try:
+            signal.raise_signal(number)
+            (tmp_path / "more").mkdir()
+        finally:
+            signal.raise_signal(number)  # a second one cuts nothing short
+            (tmp_path / "partial").rmdir()
+
+    result = command_that(monkeypatch, work)
+    assert (result.exit_code, result.stdout, result.stderr) == (128 + number, "", f"terminated{ENDING}")
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_ctrl_c_is_what_it_was(monkeypatch) -> None:
+    def work() -> None:
+        raise KeyboardInterrupt
+
+    result = command_that(monkeypatch, work)
+    assert (result.exit_code, result.stderr) == (130, f"\ninterrupted{ENDING}")
+
+
+def test_a_signal_that_is_ignored_or_handled_stays_so(monkeypatch) -> None:
+    got = []
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    result = command_that(monkeypatch, lambda: (signal.raise_signal(signal.SIGHUP), signal.raise_signal(signal.SIGTERM)))
+    assert (result.exit_code, got) == (0, [signal.SIGTERM])
+
+
+def test_commands_run_in_threads_that_get_no_signals(monkeypatch) -> None:
+    results: list[Result] = []
+    worker = threading.Thread(target=lambda: results.append(command_that(monkeypatch, lambda: click.echo("done"))))
+    worker.start()
+    worker.join()
+    assert [(result.exit_code, result.stdout) for result in results] == [(0, "done\n")]
+
+
+def test_a_profile_shows_what_it_has(monkeypatch, tmp_path) -> None:
+    bundle = write_image_bundle(tmp_path / "bundle", Weights())
+
+    def terminate(self: object, stage: str, done: int, total: int, detail: str = "") -> None:
+        if stage == "batch 4":
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(ProgressBar, "__call__", terminate)
+    result = CliRunner().invoke(main, ["profile", str(bundle), "--runs", "2"])
+    assert result.exit_code == 143
+    assert "INTERRUPTED" in result.output
+
+
+def test_what_waits_in_a_lock_or_sleeps_ends_too(tmp_path) -> None:
+    """A process of its own, as a service manager ends it: without a handler Python would die without a word."""
+    code = f"""
+import sys, threading, click
+from pathlib import Path
+from mingle_edge.cli import LazyGroup, main
+def work():
+    try:
+        print("ready", flush=True)
+        threading.Event().wait()
+    finally:
+        Path({str(tmp_path / "cleaned")!r}).touch()
+LazyGroup.get_command = lambda *given: click.Command("merge", callback=work)
+main(["merge"])
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30) == ("", f"terminated{ENDING}")
+    assert process.returncode == 143
+    assert Path(tmp_path / "cleaned").exists()
