@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 EXTRAS = {
     "torch": "merge",
     "open_clip": "merge",
@@ -35,6 +37,7 @@ def package_of(error: ImportError) -> str | None:
 def advice(error: ImportError, package: str) -> str:
     """Return the next step: install it where it is not there, else what fails."""
     command = f"pip install 'mingle-edge[{EXTRAS[package]}]'"
-    if isinstance(error, ModuleNotFoundError) and error.name == package:
+    missing = isinstance(error, ModuleNotFoundError) and error.name == package
+    if missing or find_spec(package) is None:
         return f"install it with: {command}"
     return f"it is installed and fails to import ({error}): mend that, or install it again with: {command} --force-reinstall"
