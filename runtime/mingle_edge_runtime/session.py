@@ -22,7 +22,9 @@ from mingle_edge_runtime.graph import Graph
 
 CPU = "CPUExecutionProvider"
 EMBEDDINGS = "image_embeds"
-"""The output that must be finite."""
+"""The output whose rows must be of unit length."""
+_UNIT = 1e-3
+"""How far from 1 the length of an embedding may be."""
 Placement: TypeAlias = Mapping[str, Mapping[str, int]]
 """Provider -> operator -> number of nodes; empty where ONNX Runtime is too old to tell, before 1.24."""
 Outputs: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -211,10 +213,12 @@ class Session:
             wanted, actual = (len(inputs["pixel_values"]), *shape), arrays[name].shape
             if len(actual) != len(wanted) or any(w not in (-1, a) for w, a in zip(wanted, actual, strict=True)):
                 raise BundleError(f"{self.path} returns {name} {list(actual)} instead of {list(wanted)}")
-            if name == EMBEDDINGS and not np.isfinite(arrays[name]).all():
+            if arrays[name].dtype.kind not in "fiu":
+                raise BundleError(f"{self.path} returns {name} as {arrays[name].dtype}, which are no numbers: export it again")
+            if name == EMBEDDINGS and not _are_unit(arrays[name]):
                 raise BundleError(
-                    f"{self.path} computes an embedding that is not finite: a weight is damaged or too large for its "
-                    "precision; verify the bundle, or export it again in a higher precision"
+                    f"{self.path} computes an embedding that is not finite or not of unit length: a weight is damaged or too "
+                    "large for its precision; verify the bundle, or export it again in a higher precision"
                 )
         return arrays
 
@@ -251,6 +255,11 @@ class Session:
             raise EdgeError(f"no trace of {self.path.name} is being recorded: open the session with `trace`")
         self._traces = False
         return Path(self._session.end_profiling())
+
+
+def _are_unit(embeds: NDArray[Any]) -> bool:
+    lengths = np.linalg.norm(embeds.astype(np.float64), axis=-1)
+    return bool((np.abs(lengths - 1) <= _UNIT).all())  # NaN is not
 
 
 def _numbers(version: str) -> tuple[int, ...]:
