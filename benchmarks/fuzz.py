@@ -37,7 +37,7 @@ import fuzz_workstation
 
 ROOT = Path(__file__).parents[1]
 TARGETS = {target.name: target for target in (*fuzz_runtime.TARGETS, *fuzz_workstation.TARGETS)}
-CHUNK = 500  # cases that one process is asked for
+CHUNK = 2500  # cases that one process is asked for
 SHOWN = 5  # findings of a target that are printed
 
 

@@ -178,6 +178,7 @@ def _child(kind: type[Target], corpus: Path, work: Path, seed: int, numbers: lis
     os.dup2(printed, 1)
     os.dup2(printed, 2)
     sys.stdout = sys.stderr = os.fdopen(printed, "w", buffering=1)
+    os.chdir(work)  # so that names relative to an open folder, which is inside if it may be written to, count as inside
     watch = _Watch(work, printed)
     target = kind(corpus, work / "target" / "inputs")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -100,7 +100,7 @@ class _Bundles(Target):
     def restore(self) -> None:
         self._inputs.restore()
 
-    def _serve(self, proved: Callable[[str], bool]) -> str:
+    def _serve(self, proved: Callable[[str], bool], check_hashes: bool = False) -> str:
         """Ask a bundle everything; `proved` says of which answers it must be equal to that of the untouched bundle."""
         equal = []
 
@@ -111,8 +111,7 @@ class _Bundles(Target):
                 raise WrongAnswerError(f"{part} differs from that of the untouched bundle")
             _check(part, value)
 
-        model = EdgeModel.open(self._inputs.root, threads=1)
-        with model:
+        with EdgeModel.open(self._inputs.root, threads=1, check_hashes=check_hashes) as model:
             first_refusal(self.refusals, (partial(check_answer, *question) for question in _questions(model)))
         return "right, equal" if all(equal) else "right, consistent"
 
@@ -145,13 +144,14 @@ class BundleFiles(_Bundles):
         names = [name for name in self._inputs.names if name != INDEX]
         self._name = random.choice(names)
         what = self._mutate(self._name, random)
-        self._corrected = random.random() < 0.7
+        self._corrected, self._checked = random.random() < 0.65, random.random() < 0.7
         if self._corrected:
             self._relist(self._name)
-        return f"{kind}: {what}{', its hash corrected' if self._corrected else ''}"
+        return f"{kind}: {what}{', its hash corrected' if self._corrected else ''}{', checked' if self._checked else ''}"
 
     def answer(self) -> str:
-        return self._serve(lambda part: not self._corrected or not _reaches(self._name, part))
+        found_out = self._checked and not self._corrected
+        return self._serve(lambda part: found_out or not _reaches(self._name, part), self._checked)
 
 
 class VerifiedBundle(_Bundles):

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import fuzz_process
-import fuzz_workstation
 import pytest
 from fuzz_corpus import write_corpus
 
@@ -45,7 +44,9 @@ def test_the_runtime_answers_rightly_or_refuses(corpus, interpreter: str, target
     assert sum(outcomes["counts"].values()) == RUNTIME_CASES[target]
 
 
-@pytest.mark.parametrize("kind", fuzz_workstation.TARGETS, ids=lambda kind: kind.name)
-def test_the_workstation_answers_rightly_or_refuses(corpus, kind: type) -> None:
-    outcomes = fuzz_process.run_cases(kind, corpus, SEED, range(WORKSTATION_CASES.get(kind.name, 0)))
+@pytest.mark.parametrize("target", WORKSTATION_CASES)
+def test_the_workstation_answers_rightly_or_refuses(corpus, target: str) -> None:
+    kind = fuzz_process.find_target(target)
+    outcomes = fuzz_process.run_cases(kind, corpus, SEED, range(WORKSTATION_CASES[target]))
     assert outcomes.findings == []
+    assert sum(outcomes.counts.values()) == WORKSTATION_CASES[target]
