@@ -13,7 +13,7 @@ from mingle_edge.device import choose_device
 from mingle_edge.durable import why_not_written
 from mingle_edge.errors import MergedModelError
 from mingle_edge.folder_lock import LOCK, locked
-from mingle_edge.merged_index import INDEX, TaskRecord
+from mingle_edge.merged_index import INDEX, Backbone, MergedIndex, TaskRecord
 from mingle_edge.merged_model import MergedModel, clear_remains, commit_task, create
 from mingle_edge.merged_size import bytes_to_write
 from mingle_edge.new_folder import check_new
@@ -46,6 +46,7 @@ def merge(
         prepared = prepare(tasks, progress)
         if existing is not None:
             _check_continues(existing, prepared, into)
+        _check_index(prepared, existing)
         _check_space(output, prepared, existing)
         model = existing if existing is not None else _create(output, prepared)
         backbone = {name: tensor.to(chosen) for name, tensor in prepared.backbone.tensors()}
@@ -115,6 +116,15 @@ def _check_continues(model: MergedModel, prepared: PreparedMerge, into: bool) ->
             f"{model.path}: the output folder holds a merge of other tasks ({', '.join(model.task_names)}); "
             "use --into to add tasks to it, or name another folder"
         )
+
+
+def _check_index(prepared: PreparedMerge, existing: MergedModel | None) -> None:
+    """That an index with all tasks will be read again, so that none is found unfit once it was merged."""
+    backbone = Backbone(prepared.architecture, prepared.backbone_source, prepared.backbone_sha256, prepared.logit_scale)
+    merged = existing.tasks if existing is not None else ()
+    names = [task.name for task in merged]
+    added = [_task_record(task, {}) for task in prepared.tasks if task.source.name not in names]
+    MergedIndex(backbone, prepared.settings, (*merged, *added)).to_text()
 
 
 def _check_space(target: Path, prepared: PreparedMerge, existing: MergedModel | None) -> None:

@@ -61,7 +61,7 @@ class MergedIndex:
     tasks: tuple[TaskRecord, ...]
 
     def to_text(self) -> str:
-        """Write it out as JSON. Raises `MergedModelError` where a figure is not finite, which JSON has no word for."""
+        """Write it out as JSON. Raises `MergedModelError` where a reader would refuse it, so that what is committed is read."""
         record = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -69,12 +69,14 @@ class MergedIndex:
             "settings": self.settings.to_json(),
             "tasks": [asdict(task) for task in self.tasks],
         }
-        for task in self.tasks:
-            if fault := _fault_in(task.record, "record"):
-                raise MergedModelError(
-                    f"task {task.name!r}: {fault}: it cannot be committed; look at its seeds and learning rate"
-                )
-        return json.dumps(record, indent=1) + "\n"
+        text = json.dumps(record, indent=1) + "\n"
+        try:
+            _parse(json.loads(text))
+        except RecordError as error:
+            raise MergedModelError(
+                f"{INDEX}: {error}; correct what the task file says there, or the seeds of the task"
+            ) from error
+        return text
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,20 @@ def read_index(path: Path) -> MergedIndex:
         raise MergedModelError(str(error)) from error
     _check_format(path, value)
     try:
+        return _parse(value)
+    except RecordError as error:
+        raise MergedModelError(f"{path}: {error}; restore the file") from error
+
+
+def _parse(value: Any) -> MergedIndex:
+    """The index that a parsed file holds. Raises `RecordError`."""
+    try:
         json.dumps(value, ensure_ascii=False).encode()  # JSON can spell half a character, which no file name or terminal takes
         stored = read_record(_Stored, value)
         settings = Settings.from_mapping(stored.settings, "settings")
-        _check(stored, settings)
-    except (RecordError, TaskFileError, OverflowError, UnicodeEncodeError, RecursionError) as error:
-        raise MergedModelError(f"{path}: {error}; restore the file") from error
+    except (TaskFileError, OverflowError, UnicodeEncodeError, RecursionError) as error:
+        raise RecordError(str(error)) from error
+    _check(stored, settings)
     return MergedIndex(stored.backbone, settings, stored.tasks)
 
 
