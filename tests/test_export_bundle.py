@@ -161,7 +161,7 @@ def test_golden_outputs_verify(exported):
     merged, bundle = exported
     golden = np.load(bundle.file("golden.npz"), allow_pickle=False)
     assert golden["images"].shape == (2, 32, 32, 3)
-    assert golden["embeds"].shape == (3, 2, 24)
+    assert golden["embeds"].shape == (3 if merged.scope == "image" else 2, 2, 24)  # experts; or top_k as exported, and 3
     router = {"plain", "posterior", "confidence"} if merged.scope == "image" else set()
     assert set(golden) == {"images", "embeds", "probabilities"} | router
     assert golden["probabilities"].shape == ((2 if router else 1), 2, 9)

@@ -48,7 +48,7 @@ if index["scope"] == "image":
     found["embeds"] = np.stack([run(index["tower"], task["expert"])[0] for task in index["tasks"]])
 else:
     tasks = len(index["tasks"])
-    outputs = [run(index["tower"], top_k=np.array([k + 1])) for k in range(tasks)]
+    outputs = [run(index["tower"], top_k=np.array([k])) for k in (index["top_k"], tasks)]
     found["embeds"] = np.stack([embeds for embeds, _, _ in outputs])
     found["default"], found["route_tasks"], found["route_weights"] = run(index["tower"])
     mask = (np.arange(tasks) == 1).astype(np.float32)

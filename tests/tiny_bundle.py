@@ -257,8 +257,8 @@ def write_adapter(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def write_layer_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
     """A bundle of the layer scope: two gated linear layers, each expert matrix on a page of its own."""
     x = flat(preprocess(GOLDEN_IMAGES, SPEC))
-    embeds = np.stack([weights.layer_scope(x, k + 1)[0] for k in range(len(TASKS))])
-    golden = {"embeds": embeds, "probabilities": weights.labels(embeds[top_k - 1])[None]}
+    embeds = np.stack([weights.layer_scope(x, k)[0] for k in sorted({top_k, len(TASKS)})])
+    golden = {"embeds": embeds, "probabilities": weights.labels(embeds[0])[None]}
     writer = BundleWriter(root)
     pages = np.zeros((len(TASKS), LAYERS, 2, PAGE), np.float32)
     pages[:, :, 0, : RANK * DIM] = weights.layer_A.reshape(len(TASKS), LAYERS, -1)

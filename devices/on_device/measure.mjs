@@ -128,7 +128,7 @@ measured.seconds.routed = (performance.now() - began) / 1000;
 
 if (index.scope === "layer") {
   measured.golden = [];
-  for (let k = 1; k <= tasks.length; k++) {
+  for (const k of [...new Set([index.top_k, tasks.length])]) {
     const top = { type: "int64", dims: [1], data: BigInt64Array.of(BigInt(k)) };
     const embeds = [];
     for (const image of images.slice(0, spec.golden_images)) embeds.push(await embed({ ...image, top_k: top }));

@@ -28,7 +28,7 @@ def measure(case: Path) -> dict[str, Any]:
     """Embed the images of a case with every task named and routed, and multiply its integers.
 
     Returns what JSON can hold, for n images of which the first m are embedded: `named [T, m, dim]`, `routed [m, dim]`,
-    `golden [K, g, dim]` of the golden images (layer scope: for top_k = 1 ... K), `routes [n]`, `labels [n]`, `products` (the
+    `golden [K, g, dim]` of the golden images (layer scope: K `golden_top_k`), `routes [n]`, `labels [n]`, `products` (the
     sha256 of int32 results by name), `full_codes` (64 x 255 by 64 x 127), `seconds`.
     """
     spec = json.loads((case / "case.json").read_text())
@@ -48,7 +48,7 @@ def measure(case: Path) -> dict[str, Any]:
         }
         if isinstance(scope := model.scope, LayerScope):
             pixels = preprocess(images[: spec["golden_images"]], model.bundle.index.preprocess)
-            measured["golden"] = [scope.embed(pixels, top_k=k + 1)[0].tolist() for k in range(len(model.tasks))]
+            measured["golden"] = [scope.embed(pixels, top_k=k)[0].tolist() for k in model.bundle.index.golden_top_k]
     return measured | {"products": _products(case, spec), "full_codes": _full_codes(case)}
 
 

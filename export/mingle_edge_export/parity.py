@@ -14,7 +14,7 @@ from mingle_edge.progress import Progress
 from mingle_edge_export.errors import ParityError
 from mingle_edge_export.fidelity import MAX_ABS, Bounds
 from mingle_edge_export.graph import Array
-from mingle_edge_export.reference import MIXTURE, ImageScopeOutputs, Reference, Routed, compared_top_k
+from mingle_edge_export.reference import MIXTURE, ImageScopeOutputs, Reference, Routed
 from mingle_edge_export.route_parity import RouteMismatchError, agreeing_routes
 from mingle_edge_runtime.adapter import map_adapter, read_adapter
 from mingle_edge_runtime.bundle import Bundle
@@ -51,7 +51,7 @@ def check_parity(bundle: Bundle, reference: Reference, norms: Array | None, boun
 
     In fp32 elements, posteriors and gate values must be equal to rounding; at other precisions the bounds decide.
 
-    Image scope: no expert, each expert alone, a mixture of two, the router. Layer scope: top_k 1, 2 and all, with routes.
+    Image scope: no expert, each expert alone, a mixture of two, the router. Layer scope: some top_k and all, with routes.
     norms: `||B_t A_t||_F` `[layers, T]` in the layer scope, None in the image scope. Raises `ParityError` with the figures.
     """
     index = bundle.index
@@ -183,9 +183,9 @@ def _mixture(bundle: Bundle, tower: Session) -> Callable[[Array], Outputs]:
 
 def _layer_scope(bundle: Bundle, expected: Mapping[int, Routed], norms: Array, worst: _Worst) -> Iterator[Case]:
     tower = Session(bundle.graph(bundle.index.tower), [CPU], one_by_one=bundle.index.one_by_one)
-    for k in compared_top_k(len(expected)):
+    for k, routed in expected.items():
         run = _runner(tower, top_k=np.array([k], dtype=np.int64))
-        yield f"top {k}", run, partial(worst.routed, expected[k], norms)
+        yield f"top {k}", run, partial(worst.routed, routed, norms)
 
 
 def _runner(session: Session, adapter: Callable[[], Any] | None = None, **inputs: NDArray[Any]) -> Callable[[Array], Outputs]:

@@ -56,7 +56,8 @@ class Reference:
     pixels: Array  # [n, 3, S, S]
     plain: Array  # [n, dim], the backbone without experts
     by_image: ImageScopeOutputs | None  # image scope
-    by_layer: Mapping[int, Routed]  # layer scope: top_k = 1 .. T; of fewer images where top_k is not `compared_top_k`
+    by_layer: Mapping[int, Routed]  # layer scope: top_k = 1, 2, as exported, and T
+    golden_top_k: tuple[int, ...]  # layer scope: those of golden.npz
     folded: Array | None  # [n, dim], under the expert of the task that is folded into the weights
     probabilities: Array  # [1 or 2, GOLDEN_IMAGES, labels of all tasks], as golden.npz has them
 
@@ -68,12 +69,7 @@ class Reference:
             return golden | {"embeds": self.folded[None, :n]}
         if self.by_image is not None:
             return golden | {"plain": self.plain[:n], **self.by_image.golden(n)}
-        return golden | {"embeds": np.stack([routed.embeds[:n] for routed in self.by_layer.values()])}
-
-
-def compared_top_k(tasks: int) -> list[int]:
-    """The values of top_k at which graphs are compared with the reference on all images."""
-    return sorted({1, min(2, tasks), tasks})
+        return golden | {"embeds": np.stack([self.by_layer[k].embeds[:n] for k in self.golden_top_k])}
 
 
 def compute_reference(merged: MergedModel, spec: Preprocess, fold: str | None, top_k: int, progress: Progress) -> Reference:
@@ -90,13 +86,16 @@ def compute_reference(merged: MergedModel, spec: Preprocess, fold: str | None, t
     plain = tower.embed(x).numpy()
     if fold is not None:
         embeds = tower.embed(x, fold).numpy()
-        return Reference(images, pixels, plain, None, {}, embeds, _among_all(merged, embeds)[None])
+        return Reference(images, pixels, plain, None, {}, (), embeds, _among_all(merged, embeds)[None])
     if merged.scope == "layer":
-        by_layer = _by_layer(tower, x, progress)
-        return Reference(images, pixels, plain, None, by_layer, None, _among_all(merged, by_layer[top_k].embeds)[None])
+        by_layer = _by_layer(tower, x, top_k, progress)
+        golden_top_k = tuple(sorted({top_k, len(merged.tasks)}))
+        return Reference(
+            images, pixels, plain, None, by_layer, golden_top_k, None, _among_all(merged, by_layer[top_k].embeds)[None]
+        )
     by_image = _by_image(tower, x, top_k, progress)
     claimed = _by_task(merged, by_image.claimed, by_image.posterior)
-    return Reference(images, pixels, plain, by_image, {}, None, np.stack([claimed, _among_all(merged, plain)]))
+    return Reference(images, pixels, plain, by_image, {}, (), None, np.stack([claimed, _among_all(merged, plain)]))
 
 
 def _surest_first(tower: GatedTower, x: torch.Tensor, top_k: int) -> NDArray[np.int64]:
@@ -143,12 +142,13 @@ def _by_image(tower: GatedTower, x: torch.Tensor, top_k: int, progress: Progress
     return ImageScopeOutputs(posterior, confidence, experts, mixture, np.concatenate(claimed))
 
 
-def _by_layer(tower: GatedTower, x: torch.Tensor, progress: Progress) -> dict[int, Routed]:
+def _by_layer(tower: GatedTower, x: torch.Tensor, top_k: int, progress: Progress) -> dict[int, Routed]:
     count = len(tower.merged.tasks)
+    chosen = sorted({1, min(2, count), top_k, count})
     outputs = {}
-    for k in range(1, count + 1):
-        progress("reference", k - 1, count, f"top {k}")
-        embeds, tasks, weights = tower.embed_layers(x if k in compared_top_k(count) else x[:GOLDEN_IMAGES], k)
+    for done, k in enumerate(chosen):
+        progress("reference", done, len(chosen), f"top {k}")
+        embeds, tasks, weights = tower.embed_layers(x, k)
         outputs[k] = Routed(embeds.numpy(), tasks.numpy(), weights.numpy())
-    progress("reference", count, count)
+    progress("reference", len(chosen), len(chosen))
     return outputs

@@ -199,6 +199,11 @@ class BundleIndex:
         return self.scope == "image" and self.expert_precision == "int4"
 
     @property
+    def golden_top_k(self) -> tuple[int, ...]:
+        """Layer scope: the numbers of experts that golden outputs are recorded for: as exported, and all of them."""
+        return tuple(sorted({self.top_k, len(self.tasks)}))
+
+    @property
     def task_names(self) -> tuple[str, ...]:
         """In the order of the router's columns and of the page bank."""
         return tuple(task.name for task in self.tasks)

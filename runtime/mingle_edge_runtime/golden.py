@@ -69,7 +69,7 @@ def golden_outputs(bundle: Bundle, scope: Scope, heads: Mapping[str, Head], pixe
 
     tasks = bundle.index.task_names
     if isinstance(scope, LayerScope):
-        embeds = np.stack([scope.embed(pixels, top_k=k + 1)[0] for k in range(len(tasks))])
+        embeds = np.stack([scope.embed(pixels, top_k=k)[0] for k in bundle.index.golden_top_k])
         return {"embeds": embeds, "probabilities": compete(*scope.embed(pixels))[None]}
     if isinstance(scope, FoldedScope):
         found, routes = scope.embed(pixels)
@@ -89,8 +89,9 @@ def golden_outputs(bundle: Bundle, scope: Scope, heads: Mapping[str, Head], pixe
 
 def least_cosines(bundle: Bundle, actual: Golden, golden: Golden) -> dict[str, float]:
     """The smallest cosine of each embedding among the images, by what it is."""
-    image = bundle.index.scope != "layer"
-    titles = [f"expert {task}" if image else f"top_k {k}" for k, task in enumerate(bundle.index.task_names, 1)]
+    titles = [f"expert {task}" for task in bundle.index.task_names]
+    if bundle.index.scope == "layer":
+        titles = [f"top_k {k}" for k in bundle.index.golden_top_k]
     plain = {"plain backbone": _cosine(actual["plain"], golden["plain"])} if "plain" in actual else {}
     return plain | {title: _cosine(actual["embeds"][i], golden["embeds"][i]) for i, title in enumerate(titles)}
 
@@ -114,6 +115,8 @@ def largest_differences(actual: Golden, golden: Golden) -> dict[str, float]:
 def _shapes(bundle: Bundle, images: int) -> dict[str, tuple[int, ...]]:
     index = bundle.index
     count, dim = len(index.tasks), index.architecture.output_dim
+    if index.scope == "layer":
+        count = len(index.golden_top_k)
     labels = sum(len(task.labels) for task in index.tasks)
     shapes: dict[str, tuple[int, ...]] = {"embeds": (count, images, dim), "probabilities": (1, images, labels)}
     if index.scope == "image":
