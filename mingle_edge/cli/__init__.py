@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,7 +38,8 @@ class LazyGroup(click.Group):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run a command line with its output and the signals it may get in hand."""
-        with terminal(), terminable():
+        with terminal(), terminable(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")  # of metadata, which nobody needs, or what becomes an error
             return super().main(*arguments, **options)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
