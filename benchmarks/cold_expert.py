@@ -7,7 +7,8 @@ the cache and `mincore` asked whether they are gone. Everything takes turns; fig
 `sequential`: reading the same bytes with `read()`, 1 MiB at a time. The device's read-ahead window, on which much depends, is
 printed first.
 
-The upper part brings a mapped expert into memory in several ways, the last the runtime's. The lower part runs the model:
+The upper part brings a mapped expert into memory in several ways, the last two the runtime's: as usual, and with
+`check_hashes`. The lower part runs the model:
 `stall` is what a first run takes more than the runs after it, `reported` what the runtime counts of it as stall_seconds. In
 the layer scope `routed` is a run whose experts nobody could name before it, under the advices a mapping can be given.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
 import json
 import mmap
 import os
@@ -74,12 +76,14 @@ class Case:
     """A bundle, and the bytes of its experts that are to be cold."""
 
     def __init__(self, bundle: Path, threads: int | None) -> None:
-        self.open = lambda: EdgeModel.open(bundle, threads=threads)
+        self.open = lambda check_hashes=False: EdgeModel.open(bundle, threads=threads, check_hashes=check_hashes)
         with self.open() as model:
             self.task, self.other = model.tasks[0], model.tasks[-1]
             self.pixels = preprocess(read_golden(model.bundle)["images"], model.bundle.index.preprocess)[:1]
             index = model.bundle.index
             self.layered = index.page_bank is not None
+            expert = str(index.tasks[0].expert) if index.page_bank is None else index.page_bank.file
+            self.sha256 = index.files[expert].sha256
             if index.page_bank is None:
                 self.path = model.bundle.file(str(index.tasks[0].expert))
                 self.named: list[Span] = [(0, index.tasks[0].expert_bytes)]
@@ -112,6 +116,7 @@ class Case:
             "read through, the runtime's way": lambda mapping: MappedFile(
                 os.open(self.path, os.O_RDONLY), self.path, "it"
             ).read_through(*span),
+            "the same, hashed": lambda mapping: self.hashed(mapping, span),
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):
@@ -132,6 +137,8 @@ class Case:
     def first_runs(self, rounds: int) -> dict[str, dict[str, float]]:
         """What a run with cold experts takes more than the runs after it."""
         kinds: dict[str, tuple[str | None, int | None]] = {"first run, named": (self.task, None)}
+        if not self.layered:
+            kinds["first run, named, check_hashes"] = (self.task, None)
         if self.layered:
             kinds |= {f"first run, routed, {name}": (None, advice) for name, advice in ADVICES.items()}
         found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in kinds}
@@ -143,7 +150,7 @@ class Case:
                 self.sequential(spans)
                 sequential = time.perf_counter() - started
                 self.drop(spans)
-                found[name].append((sequential, *self.first_run(task, spans, advice)))
+                found[name].append((sequential, *self.first_run(task, spans, advice, "check_hashes" in name)))
         figures = {}
         for name, rows in found.items():
             sequential, first, steady, reported = np.median(rows, axis=0).tolist()
@@ -152,9 +159,19 @@ class Case:
             figures[name] = {key: 1e3 * value for key, value in milliseconds.items()} | {"x sequential": stall / sequential}
         return figures
 
-    def first_run(self, task: str | None, spans: Sequence[Span], advice: int | None) -> tuple[float, float, float]:
+    def hashed(self, mapping: mmap.mmap, span: Span) -> None:
+        """The expert of an image bundle as `check_hashes` has it; a task's part of a page bank, which has one hash for all."""
+        file = MappedFile(os.open(self.path, os.O_RDONLY), self.path, "it")
+        if span == (0, file.size):
+            file.check_hash(self.sha256)
+        else:
+            hashlib.sha256(file.read(*span)).hexdigest()
+
+    def first_run(
+        self, task: str | None, spans: Sequence[Span], advice: int | None, check_hashes: bool
+    ) -> tuple[float, float, float]:
         """Seconds of the first run, of later ones, and of stalls by the runtime's account."""
-        with self.open() as model:
+        with self.open(check_hashes) as model:
             if advice is not None:
                 model.scope._bank._map.madvise(advice)
             if task is None:
