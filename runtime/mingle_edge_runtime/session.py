@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import threading
@@ -143,7 +144,8 @@ class Session:
         self.path = graph.path
         self._weights = graph.weights
         try:
-            self._session = ort.InferenceSession(str(graph.location), options, providers=list(providers))
+            kind = _cpu_session(ort.InferenceSession) if providers[0] == CPU else ort.InferenceSession
+            self._session = kind(str(graph.location), options, providers=list(providers))
             self.optional_inputs = optional_inputs(self._session)
             """what a run may override, by name"""
             self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
@@ -255,6 +257,12 @@ class Session:
             raise EdgeError(f"no trace of {self.path.name} is being recorded: open the session with `trace`")
         self._traces = False
         return Path(self._session.end_profiling())
+
+
+@functools.cache
+def _cpu_session(kind: type[Any]) -> type[Any]:
+    """ONNX Runtime's session without its way to fall back, which prints and loads the graph a second time on the CPU."""
+    return type(kind.__name__, (kind,), {"_enable_fallback": property(lambda _: False, lambda _, value: None)})
 
 
 def _are_unit(embeds: NDArray[Any]) -> bool:
