@@ -10,6 +10,7 @@ or memory or descriptors grow by more than the bounds below. Needs Linux, for /p
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import multiprocessing
 import sys
@@ -26,6 +27,7 @@ from soak_threads import Soak
 KINDS = [("image", "fp32", 1), ("image", "fp32", 2), ("image", "int8", 1), ("layer", "fp32", 1), ("layer", "int8", 2)]
 """scope, precision, experts of a route"""
 BYTES = 25.0  # an answer, that memory may grow by after the warm-up: 5 MB in 200,000
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 DESCRIPTORS = 1e-5  # an answer: 2 in 200,000
 
 
@@ -35,7 +37,10 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=200_000)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--heaps", type=int, default=2, help="of the C library; 0 leaves it at up to 8 a core (default: 2)")
     arguments = parser.parse_args()
+    if arguments.heaps:  # in each of them, free memory lies scattered; with more, it takes longer until that is flat
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, arguments.heaps)
     with tempfile.TemporaryDirectory() as name:
         writer = multiprocessing.get_context("spawn").Process(target=write_bundles, args=(Path(name),))
         writer.start()  # a process of its own, so that what is measured is the runtime's memory alone

@@ -89,7 +89,7 @@ class Soak:
                 except BudgetError:
                     name, given = "budget refused", 0
                 except EdgeError as error:
-                    if model is room.model or "closed" not in str(error):
+                    if model is room.model or "again" not in str(error):  # "open it again"
                         raise
                     name, given = "refused by a closed model", 0
                 self._count(name, max(given, 1))
