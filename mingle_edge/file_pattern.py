@@ -22,16 +22,20 @@ def is_pattern(text: str) -> bool:
 
 
 def matching_files(root: Path, pattern: str) -> Iterator[tuple[Path, bool]]:
-    """Everything but folders that `pattern` names below `root`, in no particular order, and whether it is a plain file.
+    """Everything but folders that `pattern` names, and whether it is a plain file; relative ones start from `root`.
 
     `*`, `?` and `[...]` stand for parts of a name that does not begin with a dot, `**` for any folders. What links lead to
-    belongs to it, except that a folder is read once, however many links lead there: loops end, and nothing comes twice.
+    belongs to it, except that a folder is read once, however many links lead there: loops end, and nothing comes twice. In no
+    particular order.
 
     Raises:
         FileError: a folder that the pattern reaches may not be read.
         ValueError: `**` as part of a name.
     """
-    parts = PurePath(pattern).parts
+    named = PurePath(pattern)
+    if named.anchor:
+        root = Path(named.anchor)
+    parts = named.relative_to(named.anchor).parts
     for part in parts:
         if ANY_DEPTH in part and part != ANY_DEPTH:
             raise ValueError(f"{part!r}: {ANY_DEPTH} stands for folders and cannot be part of a name")
@@ -55,7 +59,7 @@ def matching_files(root: Path, pattern: str) -> Iterator[tuple[Path, bool]]:
             path = folder / part
             if rest:
                 waiting.appendleft((path, rest))
-            elif path.is_symlink() or find_file(path) is not None:
+            elif find_file(path) is not None or path.is_symlink():
                 yield path, path.is_file()
             continue
         for entry in _entries(folder):

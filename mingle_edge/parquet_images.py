@@ -187,7 +187,8 @@ class _Shard:
         except ImportError as error:
             raise ImageFolderError(f"{self.path}: reading parquet files needs pyarrow; {advice(error, 'pyarrow')}") from error
         try:
-            with pq.ParquetFile(self.path) as file:
+            # By a file of Python's: pyarrow takes a path for a URI where it can, and for text in UTF-8 always.
+            with self.path.open("rb") as stream, pq.ParquetFile(stream) as file:
                 yield file
         except MingleError:
             raise

@@ -1,0 +1,256 @@
+"""Files of weights that lie about sizes, expand, are none, or raise whatever Python can: one error that names the file."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from no_waiting import no_waiting
+from other_user import bound_by_modes, open_folder
+from safetensors.torch import load_file, save_file
+from tiny_clip import tiny_model, write_config, write_open_clip
+from torch import Tensor
+
+from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture, stored_tensors
+from mingle_edge.checkpoints.stored_tensors import MOST_HEADER, MOST_PICKLE, open_tensors
+from mingle_edge.errors import CheckpointError
+
+
+def archive(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    """A zip file as PyTorch lays it out."""
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in entries.items():
+            file.writestr(f"archive/{name}", content)
+    return path
+
+
+def entries_of(content: object) -> dict[str, bytes]:
+    """What `torch.save` writes of something."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with zipfile.ZipFile(buffer) as file:
+        return {name.split("/", 1)[1]: file.read(name) for name in file.namelist()}
+
+
+class TestSafetensors:
+    @pytest.fixture
+    def state(self) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+        state = {f"t{i}": torch.randn(3 * i + 3, 2, 5, generator=generator).to(kinds[i % 4]) for i in range(40)}
+        return state | {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3), "one": torch.ones(1, dtype=torch.float16)}
+
+    def test_every_value_is_what_the_library_reads(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        path = tmp_path / "a.safetensors"
+        save_file(state, path, metadata={"format": "pt"})
+        tensors, expected = open_tensors(path), load_file(path)
+        assert tensors.names() == sorted(expected)
+        for name, value in expected.items():
+            found = tensors.read(name)
+            assert (found.dtype, tensors.shape(name)) == (value.dtype, tuple(value.shape))
+            assert torch.equal(found, value)
+        third = len(expected["t9"]) // 3
+        assert torch.equal(tensors.read("t9", slice(third, 2 * third)), expected["t9"][third : 2 * third])
+
+    def test_the_header_is_read_once_however_many_tensors_are(
+        self, tmp_path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "a.safetensors"
+        save_file(state, path)
+        opened: list[Path] = []
+        library = stored_tensors.safe_open
+
+        def counted(name: Path, framework: str) -> Any:
+            opened.append(name)
+            return library(name, framework=framework)
+
+        monkeypatch.setattr(stored_tensors, "safe_open", counted)
+        tensors = open_tensors(path)
+        for name in tensors.names():
+            tensors.read(name)
+        assert opened == [path]
+
+    def test_a_header_of_any_size_is_refused_by_its_length(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(struct.pack("<Q", MOST_HEADER + 1))
+        os.truncate(path, 2 * MOST_HEADER)
+        with pytest.raises(CheckpointError, match=rf"a\.safetensors has a header of {MOST_HEADER + 1} bytes, and at most"):
+            open_tensors(path)
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            {"a": {"dtype": "F32", "shape": [1 << 62, 8], "data_offsets": [0, 4]}},
+            {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
+            {"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}},
+            {"a": {"dtype": "F32", "shape": [1], "data_offsets": [1 << 63, (1 << 63) + 4]}},
+            {"a": {"dtype": "F31", "shape": [1], "data_offsets": [0, 4]}},
+            {"a": {"dtype": "F32", "shape": "1", "data_offsets": [0, 4]}},
+            {"a": {"dtype": "F32", "shape": [1]}},
+            {"a": None},
+            {"__metadata__": {"a": 1}},
+            [],
+            3,
+        ],
+    )
+    def test_headers_that_are_none(self, tmp_path: Path, header: Any) -> None:
+        text = json.dumps(header).encode()
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+        with pytest.raises(CheckpointError, match=r"a\.safetensors is damaged or not a safetensors file"):
+            open_tensors(path)
+
+    def test_a_file_cut_short_after_it_was_opened(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        path = tmp_path / "a.safetensors"
+        save_file(state, path)
+        tensors = open_tensors(path)
+        os.truncate(path, path.stat().st_size - 2)
+        last = json.loads(path.read_bytes()[8 : 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]])
+        name = max(last, key=lambda name: last[name]["data_offsets"][1])
+        with pytest.raises(CheckpointError, match=rf"a\.safetensors: ends within '{name}'"):
+            tensors.read(name)
+        path.unlink()
+        with pytest.raises(CheckpointError, match=r"a\.safetensors does not exist"):
+            tensors.read(name)
+
+    def test_a_tensor_in_two_shards(self, tmp_path: Path) -> None:
+        for number in range(2):
+            save_file({"a": torch.zeros(2), f"b{number}": torch.zeros(2)}, tmp_path / f"model-{number}.safetensors")
+        index = {"weight_map": {"a": "model-0.safetensors", "b1": "model-1.safetensors"}}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(CheckpointError, match=r"model-1\.safetensors holds 'a', and so does .*model-0\.safetensors"):
+            open_tensors(tmp_path)
+
+
+class TestTorch:
+    def test_what_is_compressed_is_refused_before_it_expands(self, tmp_path: Path) -> None:
+        entries = entries_of({"a": torch.zeros(3)}) | {"data.pkl": bytes(1 << 26)}
+        path = archive(tmp_path / "bomb.pt", entries, zipfile.ZIP_DEFLATED)
+        assert path.stat().st_size < 1 << 17
+        with pytest.raises(CheckpointError, match=r"bomb\.pt: 'archive/.*' is compressed, which PyTorch's archives are not"):
+            open_tensors(path)
+
+    def test_nothing_but_values_may_be_large(self, tmp_path: Path) -> None:
+        entries = entries_of({"a": torch.zeros(3)})
+        for name in ("data.pkl", "version"):
+            path = archive(tmp_path / "large.pt", entries | {name: bytes(MOST_PICKLE + 1)})
+            with pytest.raises(CheckpointError, match=rf"large\.pt: 'archive/{name}' has {MOST_PICKLE + 1} bytes, and at most"):
+                open_tensors(path)
+        torch.save({"a": torch.zeros(MOST_PICKLE // 4 + 1)}, tmp_path / "values.pt")
+        assert open_tensors(tmp_path / "values.pt").shape("a") == (MOST_PICKLE // 4 + 1,)
+
+    def test_a_size_that_is_no_size_of_the_entry(self, tmp_path: Path) -> None:
+        path = archive(tmp_path / "lie.pt", entries_of({"a": torch.zeros(3)}))
+        content = path.read_bytes()
+        place = content.index(b"archive/data.pkl", content.index(b"PK\1\2")) - 22  # its true size in the directory
+        path.write_bytes(content[:place] + struct.pack("<I", 1 << 31) + content[place + 4 :])
+        with pytest.raises(CheckpointError, match=r"lie\.pt"):
+            open_tensors(path)
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RecursionError("deep"),
+            MemoryError(),
+            OverflowError("large"),
+            TypeError("type"),
+            AttributeError("attribute"),
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "byte"),
+            zipfile.BadZipFile("zip"),
+            struct.error("struct"),
+            KeyError("key"),
+            EOFError(),
+            AssertionError(),
+            pickle.UnpicklingError("pickle"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_whatever_reading_raises_names_the_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        def failing(*arguments: Any, **options: Any) -> Any:
+            raise error
+
+        torch.save({"a": torch.zeros(3)}, tmp_path / "a.pt")
+        for module, name in ((torch, "load"), (zipfile, "ZipFile")):
+            with monkeypatch.context() as patch:
+                patch.setattr(module, name, failing)
+                with pytest.raises(CheckpointError, match=r"a\.pt"):
+                    open_tensors(tmp_path / "a.pt")
+
+    def test_pickles_that_nest_without_end(self, tmp_path: Path) -> None:
+        deep = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
+        with pytest.raises(CheckpointError, match=r"deep\.pt"):
+            open_tensors(archive(tmp_path / "deep.pt", entries_of({}) | {"data.pkl": deep}))
+
+    def test_more_values_than_are_stored(self, tmp_path: Path) -> None:
+        """A few bytes can stand for a tensor of any shape, which a float32 copy would give its memory."""
+        torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, tmp_path / "wide.pt")
+        with pytest.raises(CheckpointError, match=r"wide\.pt: 'a' is \[1048576, 1048576\], and fewer values are stored"):
+            open_tensors(tmp_path / "wide.pt").read("a")
+
+    @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+    @pytest.mark.parametrize(
+        "make", [lambda: torch.zeros(3, device="meta"), lambda: torch.nested.nested_tensor([torch.zeros(2)])]
+    )
+    def test_tensors_without_values_of_their_own(self, tmp_path: Path, make: Callable[[], Tensor]) -> None:
+        torch.save({"a": make()}, tmp_path / "odd.pt")
+        with pytest.raises(CheckpointError, match=r"odd\.pt"):
+            open_tensors(tmp_path / "odd.pt")
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "folder/model.safetensors", "folder/model.safetensors.index.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop", "folder"])
+def test_what_is_no_plain_file_is_refused_unopened(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "loop":
+        path.symlink_to(path.name)
+    else:
+        path.mkdir()
+    given = path.parent if path.parent != tmp_path else path
+    with no_waiting(), pytest.raises(CheckpointError, match=f"{path.name}|holds none of"):
+        open_tensors(given)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_what_may_not_be_read_is_neither_missing_nor_damaged(suffix: str) -> None:
+    with open_folder() as folder:
+        path = folder / "locked" / f"a{suffix}"
+        path.parent.mkdir()
+        write_open_clip(path, visual_only=True)
+        path.chmod(0)
+        for mode in (0o755, 0):  # first the file alone, then the folder it is in
+            path.parent.chmod(mode)
+            with (
+                bound_by_modes(),
+                pytest.raises(CheckpointError, match=r"a\.\w+ may not be read \(permission denied\)") as raised,
+            ):
+                open_tensors(path)
+            assert not any(word in str(raised.value) for word in ("damaged", "exist", "copy", "no checkpoint"))
+
+
+@pytest.mark.parametrize("value", [1e7, -3e38, math.nan])
+def test_weights_that_nothing_can_be_computed_with(tmp_path: Path, value: float) -> None:
+    write_config(tmp_path / "model.json")
+    architecture = read_architecture("model.json", tmp_path)
+    state = {name: tensor.clone() for name, tensor in tiny_model().visual.state_dict().items()}
+    state["ln_post.weight"][5] = value
+    save_file(state, tmp_path / "a.safetensors")
+    checkpoint = open_checkpoint("a.safetensors", base=tmp_path, architecture=architecture)
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: .*ln_post\.weight .*(no weight is larger than 1e\+06|are NaN)"):
+        check_checkpoint(checkpoint, architecture, backbone=True)
