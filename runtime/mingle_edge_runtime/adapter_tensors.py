@@ -20,7 +20,6 @@ from mingle_edge_runtime.errors import ExpertError
 from mingle_edge_runtime.session import OptionalInput
 
 _IDENTIFIER = b"TORT"
-_PARAMETERS, _NAME, _DIMS, _DATA_TYPE, _RAW_DATA = 10, 4, 6, 8, 10  # entries of vtables
 # of onnx.TensorProto.DataType: those that bundles hold
 _TYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
@@ -30,6 +29,7 @@ _TYPES: dict[int, np.dtype[Any]] = {
     10: np.dtype("<f2"),
 }
 _MOST_DIMENSIONS = 8
+_ALIGNMENT = 4  # bytes: of everything that follows its length in a flatbuffer
 _U16, _I32, _U32 = struct.Struct("<H"), struct.Struct("<i"), struct.Struct("<I")
 
 
@@ -80,52 +80,55 @@ def _read(content: memoryview) -> dict[str, NDArray[Any]]:
     """Raises `_MisfitError` naming a tensor, or an error of reading beyond the end."""
     if bytes(content[4:8]) != _IDENTIFIER:
         raise IndexError("no adapter")
-    parameters = _vector(content, _field(content, _offset(content, 0), _PARAMETERS))
+    *_, parameters = _fields(content, _offset(content, 0), 4)
+    start, count = _vector(content, parameters)
+    if start + 4 * count > len(content):
+        raise IndexError("a vector ends beyond the file")
     tensors: dict[str, NDArray[Any]] = {}
-    for at in range(parameters[0], parameters[0] + 4 * _within(content, *parameters, 4), 4):
-        table = _offset(content, at)
-        start, count = _vector(content, _field(content, table, _NAME))
-        name = str(content[start : start + _within(content, start, count, 1)], "utf-8")
+    for at in range(start, start + 4 * count, 4):
+        field, *rest = _fields(content, _offset(content, at), 4)
+        start, size = _vector(content, field)
+        if start + size > len(content):
+            raise IndexError("a name ends beyond the file")
+        name = str(content[start : start + size], "utf-8")
         if name in tensors:
-            raise _MisfitError(f"it holds {name!r} twice")
-        tensors[name] = _tensor(content, table, name)
+            raise _MisfitError(f"it holds {name!a} twice")
+        tensors[name] = _tensor(content, name, *rest)
     return tensors
 
 
-def _tensor(content: memoryview, table: int, name: str) -> NDArray[Any]:
-    at = _field(content, table, _DATA_TYPE, required=False)
-    number = _I32.unpack_from(content, at)[0] if at else 0
+def _tensor(content: memoryview, name: str, dims: int, data_type: int, raw_data: int) -> NDArray[Any]:
+    """The tensor whose fields lie there."""
+    number = _I32.unpack_from(content, data_type)[0] if data_type else 0
     if number not in _TYPES:
-        raise _MisfitError(f"{name!r} is of type {number}, which no bundle holds")
+        raise _MisfitError(f"{name!a} is of type {number}, which no bundle holds")
     kind = _TYPES[number]
-    start, count = _vector(content, _field(content, table, _DIMS))
+    start, count = _vector(content, dims)
     if count > _MOST_DIMENSIONS:
-        raise _MisfitError(f"{name!r} has {count} dimensions")
+        raise _MisfitError(f"{name!a} has {count} dimensions")
     shape = struct.unpack_from(f"<{count}q", content, start)
-    start, size = _vector(content, _field(content, table, _RAW_DATA))
-    if size > len(content) - start:
-        raise _MisfitError(f"{name!r} ends at byte {start + size} of {len(content)}")
+    start, size = _vector(content, raw_data)
+    if start + size > len(content):
+        raise _MisfitError(f"{name!a} ends at byte {start + size} of {len(content)}")
     if min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != size:
-        raise _MisfitError(f"{name!r} has {size} bytes, {list(shape)} of {kind} is another number")
-    if start % kind.itemsize:
-        raise _MisfitError(f"{name!r} lies at byte {start}, no multiple of {kind.itemsize}")
+        raise _MisfitError(f"{name!a} has {size} bytes, {list(shape)} of {kind} is another number")
+    if start % min(kind.itemsize, _ALIGNMENT):
+        raise _MisfitError(f"{name!a} lies at byte {start}, no multiple of {min(kind.itemsize, _ALIGNMENT)}")
     try:
         array: NDArray[Any] = np.frombuffer(content, kind, math.prod(shape), start).reshape(shape)
     except (ValueError, OverflowError) as error:  # sides that are large beside one of zero
-        raise _MisfitError(f"{name!r} cannot have the shape {list(shape)}") from error
+        raise _MisfitError(f"{name!a} cannot have the shape {list(shape)}") from error
     return array
 
 
-def _field(content: memoryview, table: int, entry: int, required: bool = True) -> int:
-    """Where a table's field lies; 0 where it is absent."""
+def _fields(content: memoryview, table: int, count: int) -> list[int]:
+    """Where the first `count` fields of a table lie; 0 where one is absent."""
     vtable = table - _I32.unpack_from(content, table)[0]
     if vtable < 0:
         raise IndexError("a vtable before the file")
-    size = _U16.unpack_from(content, vtable)[0]
-    offset = _U16.unpack_from(content, vtable + entry)[0] if entry + 2 <= size else 0
-    if not offset and required:
-        raise IndexError("a field is missing")
-    return table + offset if offset else 0
+    present = min(max(_U16.unpack_from(content, vtable)[0] // 2 - 2, 0), count)
+    offsets = struct.unpack_from(f"<{present}H", content, vtable + 4)
+    return [table + offset if offset else 0 for offset in (*offsets, *[0] * (count - present))]
 
 
 def _offset(content: memoryview, at: int) -> int:
@@ -133,13 +136,8 @@ def _offset(content: memoryview, at: int) -> int:
 
 
 def _vector(content: memoryview, field: int) -> tuple[int, int]:
-    """First element and number of elements."""
+    """First element and number of elements of what a field refers to, which must be there."""
+    if not field:
+        raise IndexError("a field is missing")
     at = _offset(content, field)
     return at + 4, int(_U32.unpack_from(content, at)[0])
-
-
-def _within(content: memoryview, start: int, count: int, size: int) -> int:
-    """`count`, where that many elements of `size` bytes lie in the file."""
-    if start + count * size > len(content):
-        raise IndexError("a vector ends beyond the file")
-    return count
