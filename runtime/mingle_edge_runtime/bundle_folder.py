@@ -117,9 +117,9 @@ class BundleFolder:
         file = MappedFile(descriptor, self.root / name, title, error)
         if file.identity == place.identity:
             return file
-        if file.identity[:2] == place.identity[:2] and file.size != place.identity.size:
-            raise error(f"{title} has {file.size} bytes instead of {place.identity.size}: copy or export it again")
-        raise error(f"{title} was replaced while the bundle was open: open the bundle again")
+        size = place.identity.size
+        change = "" if file.size == size else f"it has {file.size} bytes instead of {size}, copy or export it again; "
+        raise error(f"{title} was replaced while the bundle was open: {change}open the bundle again")
 
     def check_located(self, names: Iterable[str]) -> None:
         """Raise `BundleError` where the file that somebody opened by `location` is not the one that was listed."""
