@@ -204,6 +204,26 @@ class TestRefusedWithoutNetwork:
         with pytest.raises(HubError, match=r"has no x\.bin \(the cache has config\.json, tokenizer\.json\)"):
             local_path("hf://o/n/x.bin", tmp_path)
 
+    def test_a_pattern_that_is_none(self, hub: Path, tmp_path: Path) -> None:
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set/a.parquet").touch()
+        write_folder(hub, "datasets/o/n", tmp_path / "set")
+        with pytest.raises(HubError, match=r"the path 'a\*\*\.parquet' is malformed"):
+            rooted("hf://datasets/o/n/a**.parquet", tmp_path)
+
+    def test_a_cache_that_may_not_be_read_is_no_missing_network(
+        self, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def locked(*arguments: object, **options: object) -> str:
+            raise PermissionError(13, "Permission denied", str(hub / "models--o--n"))
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", locked)
+        with pytest.raises(
+            HubError, match=r"models--o--n may not be read \(permission denied\).*, or name another cache"
+        ) as raised:
+            local_path("hf://o/n/a.safetensors", tmp_path)
+        assert "network" not in str(raised.value)
+
     def test_a_configuration_is_still_compared(self, hub: Path, tmp_path: Path) -> None:
         write_hugging_face(tmp_path / "whole")
         write_folder(hub, "models/o/n", tmp_path / "whole")

@@ -62,14 +62,22 @@ class Comparison:
     kept: KeptCells
     progress: Progress
     failed: list[dict[str, Any]] = field(default_factory=list)
+    checked: bool = False  # whether all images were decoded once; a run that computes nothing need not
 
     def run(self, cells: Sequence[Cell], stage: str) -> dict[int, CellResult]:
-        """Results by number of the cell, without those that failed; kept ones are read instead of computed."""
+        """Results by number of the cell, without those that failed; kept ones are read instead of computed.
+
+        Raises:
+            ImageFolderError: naming broken images, before the first cell is computed.
+        """
         keys = [cell.key(self.material) for cell in cells]
         found = {n: result for n, key in enumerate(keys) if (result := self.kept.load(key)) is not None}
         missing = [n for n in range(len(cells)) if n not in found]
         numbers = {id(cells[n]): n for n in missing}
         done = len(found)
+        if missing and not self.checked:
+            self.material.check_images(self.progress)
+            self.checked = True
         self.progress(stage, done, len(cells))
         for cell, outcome in self.execute([cells[n] for n in missing]):
             done += 1
@@ -113,7 +121,6 @@ def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[st
         )
     material = Material.open(plan.task_file, seed=plan.seed, seeds_per_class=counts, progress=progress)
     material.check_disjoint()
-    material.check_images(progress)
     source = Source(plan.task_file.absolute(), plan.seed, counts, plan.device)
     with _executing(plan, source, material, progress) as execute:
         comparison = Comparison(material, execute, KeptCells(output / CELLS), progress)

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from no_waiting import no_waiting
 from other_user import bound_by_modes, open_folder
 
+import mingle_edge.comparison.execution
 import mingle_edge.evaluation
 import mingle_edge.prepared
 import mingle_edge_export.bundle_writer
@@ -160,7 +161,7 @@ class TestImages:
             monkeypatch,
             (mingle_edge.evaluation, "GatedTower"),
             (mingle_edge_export.bundle_writer, "_Export"),
-            (mingle_edge.comparison.compare, "one_after_another"),
+            (mingle_edge.comparison.execution, "run_cell"),
         ):
             for call in calls:
                 with pytest.raises(ImageFolderError, match=r"\.png cannot be decoded \(.*; replace or remove it"):
