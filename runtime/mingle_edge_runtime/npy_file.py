@@ -22,9 +22,8 @@ def read_npy(content: bytes) -> NDArray[Any]:
     """
     stream = io.BytesIO(content)
     try:
-        version = npy.read_magic(stream)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, by_columns, kind = read(stream)
+        readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+        shape, by_columns, kind = readers[npy.read_magic(stream)](stream)
     except Exception as error:  # numpy parses the header as Python, whose parser raises errors of many types
         raise NpyError(f"it has no header of numpy's: {type(error).__name__}") from error
     if kind.hasobject:

@@ -1,0 +1,80 @@
+"""A model that was opened before a fork, as `gunicorn --preload` does it: an error at once, and a child that ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_bundle import Weights, images, write_image_bundle, write_layer_bundle
+
+import mingle_edge_runtime
+
+CALLS = (
+    "classify",
+    "embed",
+    "submit",
+    "route",
+    "prefetch",
+    "pin",
+    "prepare_routing",
+    "set_expert_budget",
+    "stream",
+    "frame",
+    "stats",
+    "placement",
+)
+SCRIPT = """
+import os, sys
+import numpy as np
+from mingle_edge_runtime import EdgeError, EdgeModel
+
+bundle, images = sys.argv[1:]
+images = np.load(images)
+model = EdgeModel.open(bundle, threads=2)  # with threads of ONNX Runtime
+expected = model.submit(images).result()
+stream = model.stream()
+stream.classify(images[0])
+calls = {
+    "classify": lambda: model.classify(images), "embed": lambda: model.embed(images, task="red"),
+    "submit": lambda: model.submit(images), "route": lambda: model.route(images),
+    "prefetch": lambda: model.prefetch("blue"), "pin": lambda: model.pin("blue"), "prepare_routing": model.prepare_routing,
+    "set_expert_budget": lambda: model.set_expert_budget(None), "stream": model.stream,
+    "frame": lambda: stream.classify(images[0]), "stats": model.stats, "placement": model.placement,
+}
+sys.stdout.flush()
+child = os.fork()
+if not child:
+    for name, call in calls.items():
+        try:
+            call()
+        except EdgeError as error:
+            print(name, error)
+    model.close()
+    with EdgeModel.open(bundle, threads=1) as own:
+        print("own", own.submit(images).result() == expected)
+    sys.exit(7)  # as a worker ends, freeing what it has
+_, status = os.waitpid(child, 0)
+print("child", os.waitstatus_to_exitcode(status))
+print("parent", model.submit(images).result() == expected)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("write", [write_image_bundle, write_layer_bundle])
+def test_every_call_in_a_forked_child_raises_at_once_and_nothing_hangs(tmp_path, write) -> None:
+    bundle = write(tmp_path / "bundle", Weights())
+    np.save(tmp_path / "images.npy", images(0, 1, 3))
+    environment = os.environ | {"PYTHONPATH": str(Path(mingle_edge_runtime.__file__).parents[1])}
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(bundle), str(tmp_path / "images.npy")]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    *said, own, child, parent = run.stdout.splitlines()
+    assert [line.split()[0] for line in said] == list(CALLS)
+    for line in said:
+        assert f"{bundle} was opened before this process was forked" in line
+        assert line.endswith("open the model in each process, after the fork")
+    assert (own, child, parent) == ("own True", "child 7", "parent True")

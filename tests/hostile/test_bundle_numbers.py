@@ -1,0 +1,285 @@
+"""Numbers, texts and arrays of a bundle that no machine can hold, show or compute with: `BundleError`, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import zipfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_bundle import Weights, images, relist, rewrite, write_image_bundle, write_layer_bundle
+
+from mingle_edge_runtime import Bundle, BundleError, EdgeError, EdgeModel, UnknownTaskError
+from mingle_edge_runtime.golden import read_golden
+from mingle_edge_runtime.npy_file import NpyError, read_npy
+from mingle_edge_runtime.verify import verify
+
+HUGE = 10**4000  # has fewer digits than Python's limit, and more than any number
+DEEP: Any = []
+for _ in range(400):
+    DEEP = [DEEP]
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Path:
+    """A bundle of the image scope."""
+    return write_image_bundle(tmp_path / "image", Weights())
+
+
+def change(*path: str | int, to: Any) -> Callable[[dict], None]:
+    """Set one member of bundle.json."""
+
+    def apply(record: Any) -> None:
+        for step in path[:-1]:
+            record = record[step]
+        record[path[-1]] = to
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("apply", "message"),
+    [
+        (change("logit_scale", to=1e308), "logit_scale is 1e.308, must be positive and at most 1e.06"),
+        (change("logit_scale", to=HUGE), "logit_scale must be a number of 64 bits, has 13288"),
+        (change("top_k", to=-HUGE), "top_k must be a number of 64 bits"),
+        (change("router", "confidence_bound", to=HUGE), "router.confidence_bound must be a number of 64 bits"),
+        (change("files", "tower.onnx", "size", to=HUGE), "files.tower.onnx.size must be a number of 64 bits"),
+        (change("scope", to=HUGE), "scope must be one of image, layer, folded, is a number of 13288 bits"),
+        (change("scope", to=DEEP), "scope must be one of image, layer, folded, is a list"),
+        (change("tasks", 0, "labels", 0, to=DEEP), r"tasks\[0\].labels\[0\] must be a string, is a list"),
+        (change("tasks", to={"a": DEEP}), "tasks must be a list, is an object"),
+        (change("preprocess", "std", 0, to=1e-45), "preprocess.std is .*, must be positive, from 0.001 to 1000"),
+        (change("preprocess", "std", 2, to=1e300), "preprocess.std is .*, must be positive, from 0.001 to 1000"),
+        (change("preprocess", "mean", 1, to=-1e39), "preprocess.mean is .*, must be from -1000 to 1000"),
+        (change("preprocess", "mean", 1, to="0.5"), r"preprocess.mean\[1\] must be a number, is '0.5'"),
+        (change("defaults", "tensors", "ln_post.bias", "shape", to=[0, 2**62]), "has a side that is negative or ends"),
+        (change("defaults", "tensors", "ln_post.bias", "shape", to=[4000] * 4000), "has 4000 sides, at most 8"),
+        (change("minimum_onnxruntime", to="9" * 5000), "minimum_onnxruntime must be a dotted version"),
+        (change("minimum_onnxruntime", to="\N{ARABIC-INDIC DIGIT ONE}"), "minimum_onnxruntime must be a dotted version"),
+        (
+            change("files", "a\ud800", to={"size": 1, "sha256": "0" * 64}),
+            r"files must hold no control characters, is 'a\\ud800'",
+        ),
+        (change("tasks", 0, "head", to="\udcff"), r"tasks\[0\].head must hold no control characters, is '\\udcff'"),
+        (change("tasks", 0, "labels", 1, to="\x1b[2Jred"), r"labels\[1\] must hold no control characters, is '\\x1b\[2Jred'"),
+        (change("tasks", 0, "labels", 1, to="a\nb"), r"must hold no control characters, is 'a\\nb'"),
+        (change("tasks", 0, "labels", 1, to="\x9b31m"), r"must hold no control characters, is '\\x9b31m'"),
+        (change("tasks", 0, "labels", 1, to="\u202egnp.exe"), r"must hold no control characters, is '\\u202egnp.exe'"),
+        (change("producer", "\x07", to="1"), r"producer must hold no control characters, is '\\x07'"),
+        (change("exact_layers", to=["\x00"]), r"exact_layers\[0\] must hold no control characters"),
+    ],
+)
+def test_what_cannot_be_held_shown_or_computed_with_is_refused(bundle, apply, message: str) -> None:
+    rewrite(bundle, apply)
+    with pytest.raises(BundleError, match=message) as caught:
+        EdgeModel.open(bundle)
+    str(caught.value).encode()
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 990 + "]" * 990, '{"format": ' + "9" * 5000 + "}", '"\ud800"', "1e999", '{"a": -Infinity}']
+)
+def test_texts_that_the_json_reader_itself_stumbles_over_are_refused(bundle, text: str) -> None:
+    (bundle / "bundle.json").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(BundleError, match=r"bundle.json(: format must be| is not valid JSON)"):
+        EdgeModel.open(bundle)
+
+
+def test_labels_of_any_language_are_taken(bundle) -> None:
+    labels = ["Übergröße", "क्\u200dष", "👩\u200d🚀", "日本語\u3000"]
+    rewrite(bundle, change("tasks", 0, "labels", to=labels))
+    with EdgeModel.open(bundle) as model:
+        assert model.labels("red") == tuple(labels)
+
+
+def npy(header: bytes, data: bytes = b"", version: int = 1) -> bytes:
+    """A .npy file with this header."""
+    length = len(header).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + length + header + data
+
+
+HEADERS: dict[str, bytes] = {
+    "no header": b"\x93NUMPY",
+    "no magic": b"NUMPY" * 9,
+    "unclosed": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (4, 16"),
+    "unclosed string": npy(b"{'descr': '''<f4"),
+    "deep": npy(b"(" * 9000),
+    "deep minus": npy(b"-" * 9000 + b"1"),
+    "negative": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-4, -16), }", bytes(256)),
+    "huge": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 16), }", bytes(256)),
+    "huge beside none": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (0, 99999999999999999999999), }"),
+    "many sides": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (" + b"1," * 99 + b"), }", bytes(4)),
+    "other type": npy(b"{'descr': '<q9', 'fortran_order': False, 'shape': (4, 16), }", bytes(256)),
+    "no type": npy(b"{'descr': [], 'fortran_order': False, 'shape': (4, 16), }"),
+    "objects": npy(b"{'descr': '|O', 'fortran_order': False, 'shape': (4, 16), }", bytes(512)),
+    "not ASCII": npy(b"{'descr': '\xff', 'fortran_order': False, 'shape': (4, 16), }"),
+    "long header": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (4, 16), }" + b" " * 200_000, version=2),
+    "version 9": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (4, 16), }", bytes(256), version=9),
+    "booleans": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (True, 64), }", bytes(256)),
+    "no bytes": npy(b"{'descr': '|V0', 'fortran_order': False, 'shape': (4, 16), }"),
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_head_or_a_golden_array_with_an_odd_header_is_refused(bundle, case: str) -> None:
+    (bundle / "heads/green.npy").write_bytes(HEADERS[case])
+    relist(bundle, "heads/green.npy")
+    with pytest.raises(
+        BundleError, match=r"heads/green.npy (cannot be read as an array without pickle|must be a float32 array)"
+    ):
+        EdgeModel.open(bundle)
+    change_archive(bundle, lambda entries: entries.update({"embeds.npy": HEADERS[case]}))
+    with pytest.raises(BundleError, match=r"golden.npz (cannot be read as arrays without pickle|does not fit the bundle)"):
+        read_golden(Bundle.open(bundle))
+
+
+@given(st.binary(max_size=150))
+def test_any_bytes_are_an_array_or_refused(content: bytes) -> None:
+    for start in (b"", b"\x93NUMPY\x01\x00", npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': ")[:-60]):
+        try:
+            array = read_npy(start + content)
+        except NpyError:
+            continue
+        assert array.nbytes <= len(start + content)
+
+
+@given(st.sampled_from(["<f4", ">f8", "<f2", "|u1", "|b1", "<U3"]), st.lists(st.integers(0, 4), max_size=4), st.booleans())
+def test_arrays_are_those_that_numpy_wrote(kind: str, shape: list[int], by_columns: bool) -> None:
+    array = np.arange(np.prod(shape)).reshape(shape).astype(kind)
+    array = np.asfortranarray(array) if by_columns else array
+    file = io.BytesIO()
+    np.save(file, array)
+    found = read_npy(file.getvalue())
+    np.testing.assert_array_equal(found, array)
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+
+
+def change_archive(bundle: Path, apply: Callable[[dict[str, bytes]], object], compression: int = zipfile.ZIP_STORED) -> None:
+    """Write golden.npz anew from its entries, hash corrected."""
+    with zipfile.ZipFile(bundle / "golden.npz") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    apply(entries)
+    with zipfile.ZipFile(bundle / "golden.npz", "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    relist(bundle, "golden.npz")
+
+
+@contextmanager
+def memory_limit(extra: int):
+    """At most `extra` more bytes of address space."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + extra, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited by what /proc says")
+@pytest.mark.parametrize("bomb", ["deflated", "claimed by a header", "claimed by the archive"])
+def test_golden_arrays_larger_than_their_file_are_refused_before_they_are_expanded(bundle, bomb: str) -> None:
+    zeros = 1 << 30
+    if bomb == "deflated":
+        piece = npy(b"{'descr': '|u1', 'fortran_order': False, 'shape': (67108864,), }", bytes(64 << 20))
+        change_archive(bundle, lambda entries: entries.update({f"bomb{i}.npy": piece for i in range(2)}), zipfile.ZIP_DEFLATED)
+    elif bomb == "claimed by a header":
+        header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({zeros}, 1, 1, 3), }}".encode()
+        change_archive(bundle, lambda entries: entries.update({"images.npy": npy(header, bytes(48))}))
+    else:
+        content = bytearray((bundle / "golden.npz").read_bytes())
+        at = content.rindex(b"PK\x01\x02")
+        content[at + 24 : at + 28] = zeros.to_bytes(4, "little")
+        (bundle / "golden.npz").write_bytes(content)
+        relist(bundle, "golden.npz")
+    with memory_limit(96 << 20), pytest.raises(BundleError, match=r"golden.npz (cannot be read|does not fit the bundle)"):
+        read_golden(Bundle.open(bundle))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x05\x06" + bytes(18), npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (), }", bytes(4))]
+)
+def test_a_golden_file_that_is_no_archive_is_refused(bundle, content: bytes) -> None:
+    (bundle / "golden.npz").write_bytes(content)
+    relist(bundle, "golden.npz")
+    with pytest.raises(BundleError, match=r"golden.npz (cannot be read|does not fit)"):
+        verify(bundle)
+
+
+def test_golden_entries_that_are_no_arrays_or_are_many_are_refused(bundle) -> None:
+    change_archive(bundle, lambda entries: entries.update({"images": b"text", "images.npy": b"text"}))
+    with pytest.raises(BundleError, match=r"golden.npz cannot be read as arrays without pickle"):
+        verify(bundle)
+    with zipfile.ZipFile(bundle / "golden.npz") as archive:
+        (entry, *_) = archive.infolist()
+    content = bytearray((bundle / "golden.npz").read_bytes())
+    content[entry.header_offset + 6] |= 1  # encrypted
+    (bundle / "golden.npz").write_bytes(content)
+    relist(bundle, "golden.npz")
+    with pytest.raises(BundleError, match=r"golden.npz cannot be read"):
+        verify(bundle)
+
+
+@pytest.mark.parametrize("name", ["tower.onnx", "router.onnx"])
+def test_names_in_a_graph_that_are_no_text_are_a_bundle_error(bundle, name: str) -> None:
+    content = (bundle / name).read_bytes()
+    graph = onnx.load(bundle / name, load_external_data=False).graph
+    said = []
+    for text in {graph.name, *(value for step in graph.node for value in (*step.input, *step.output, step.op_type))}:
+        (bundle / name).write_bytes(content.replace(text.encode(), b"\xff" + text.encode()[1:]))
+        relist(bundle, name)
+        try:
+            verify(bundle)
+        except EdgeError as error:
+            said.append(str(error))
+    assert said
+    assert all(map(str.isprintable, said)), said
+
+
+def test_an_error_of_onnxruntime_is_shown_without_what_a_terminal_obeys(bundle) -> None:
+    content = (bundle / "tower.onnx").read_bytes()
+    assert content.count(b"Flatten") == 1
+    (bundle / "tower.onnx").write_bytes(content.replace(b"Flatten", b"\x1b[2Jten"))
+    relist(bundle, "tower.onnx")
+    with pytest.raises(BundleError, match=r"tower.onnx does not load in ONNX Runtime .*\\x1b\[2Jten"):
+        EdgeModel.open(bundle)
+
+
+def test_a_head_or_a_task_that_is_no_name_is_an_edge_error(bundle) -> None:
+    with EdgeModel.open(bundle) as model:
+        for head in (["red", "green"], ("red",), {"red"}, 3):
+            with pytest.raises(EdgeError, match=r"head is .*, must be the name of one task"):
+                model.classify(images(0), head=head)
+            with pytest.raises(EdgeError, match=r"head is .*, must be the name of one task"):
+                model.stream().classify(images(0)[0], head=head)
+            with pytest.raises(EdgeError, match=r"head is .*, must be the name of one task"):
+                model.submit(images(0), head=head)
+        for task in (["red"], {"red"}, 3):
+            for call in (model.classify, model.embed):
+                with pytest.raises(UnknownTaskError, match=r"task .* is not in the bundle; it has red, green, blue"):
+                    call(images(0), task=task)
+        with pytest.raises(UnknownTaskError):
+            model.pin([["red"]])
+
+
+def test_the_page_bank_of_other_numbers_is_refused(tmp_path) -> None:
+    bundle = write_layer_bundle(tmp_path / "layer", Weights())
+    for member in ("page", "pages_per_task"):
+        record = json.loads((bundle / "bundle.json").read_text())
+        rewrite(bundle, change("page_bank", member, to=2**62))
+        with pytest.raises(BundleError, match="page_bank describes"):
+            EdgeModel.open(bundle)
+        (bundle / "bundle.json").write_text(json.dumps(record))
