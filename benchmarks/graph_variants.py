@@ -177,7 +177,6 @@ class Bench:
         opened |= {
             "image fp32, no expert": partial(self._opened, "fp32", "fp32", "inputs.onnx"),
             "image fp32, named, q k v fc1": partial(self._named, "fp32", "fp32", few),
-            "image fp32, named, learned gates": partial(self._named, "fp32", "fp32", None, True),
             "layer fp32, top 2": partial(self._opened, "fp32", "fp32", "bank.onnx", top_k=np.array([2])),
             f"layer fp32, all {TASKS}": partial(self._opened, "fp32", "fp32", "bank.onnx", top_k=np.array([TASKS])),
             "layer fp32, top 1, ReduceMean": self._reduce_mean,
@@ -188,10 +187,8 @@ class Bench:
     def _opened(self, precision: Precision, expert_precision: Precision, graph: str, **inputs: Any) -> Run:
         return self._session(self._write(precision, expert_precision) / graph, None, inputs)
 
-    def _named(
-        self, precision: Precision, expert_precision: Precision, kinds: Sequence[str] | None = None, gated: bool = False
-    ) -> Run:
-        folder = self._write(precision, expert_precision, kinds, gated)
+    def _named(self, precision: Precision, expert_precision: Precision, kinds: Sequence[str] | None = None) -> Run:
+        folder = self._write(precision, expert_precision, kinds)
         return self._session(folder / "inputs.onnx", folder / "expert")
 
     def _session(self, graph: Path, adapter: Path | None = None, inputs: dict[str, Any] | None = None) -> Run:
@@ -256,15 +253,9 @@ class Bench:
 
         return run
 
-    def _write(
-        self,
-        precision: Precision,
-        expert_precision: Precision,
-        kinds: Sequence[str] | None = None,
-        gated: bool = False,
-    ) -> Path:
+    def _write(self, precision: Precision, expert_precision: Precision, kinds: Sequence[str] | None = None) -> Path:
         """A folder with all graphs of a pair of precisions; kinds: of layers with experts, all when None."""
-        folder = self.folder / "-".join([precision, expert_precision, *(kinds or []), *(["gated"] if gated else [])])
+        folder = self.folder / "-".join([precision, expert_precision, *(kinds or [])])
         if folder.exists():
             return folder
         folder.mkdir()
@@ -281,14 +272,13 @@ class Bench:
         if blocks:
             (folder / f"{BLOCK_SCALES}.bin").write_bytes(np.concatenate(blocks).tobytes())
         rows = {layer: np.stack([task.rows[layer] for task in scales]) for layer in scales[0].rows}
-        gates_in = [layer for layer in carrying if gated and layer.startswith("blocks.")]
-        values = expert_values(a, backbone, expert, {}, carrying, gates_in, expert_precision)
+        values = expert_values(a, backbone, expert, carrying, expert_precision)
         write_adapter(folder / "expert", values)
         with (folder / "backbone.bin").open("wb") as file:
             exact = STEM if precision in ("int8", "int4") else ()
             writer = GraphWriter(a, backbone, WeightFile(file, "backbone.bin"), precision, expert_precision, exact)
             writer.dense(folder / "dense.onnx")
-            writer.tower_with_inputs(folder / "inputs.onnx", carrying, gates_in)
+            writer.tower_with_inputs(folder / "inputs.onnx", carrying)
             gates, scale_file = self._gates(np.random.default_rng(2), rows), f"{BLOCK_SCALES}.bin" if blocks else None
             with (folder / "gates.bin").open("wb") as gate_file:
                 gate_weights = WeightFile(gate_file, "gates.bin")

@@ -80,7 +80,7 @@ def write_bundles(root: Path) -> None:
     for scope, precision, top_k in KINDS:
         merged = root / "merged" / scope
         if not merged.exists():
-            write_merged(merged, scope=scope, learned_gates=scope == "image")
+            write_merged(merged, scope=scope)
         folder = root / "bundles" / f"{scope}-{precision}-{top_k}"
         export_bundle(merged, folder, top_k=top_k, precision=precision, cosine=0.0, route_agreement=0.0)
 

@@ -240,7 +240,7 @@ class ImageScope:
             parts = []
             for numbers in tests.batches():
                 images = load_images([tests.paths[n] for n in numbers], tower.architecture).to(tower.device)
-                features = router_features(images, tower.backbone, tower.architecture, count, tower.merged.router_moments)
+                features = router_features(images, tower.backbone, tower.architecture, count)
                 parts.append(features.double().cpu())
             self._features = (tests.task, torch.cat(parts))
         return self._features[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mingle_edge.adaptation import NewGate, adapt
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.gated_tower import CompleteExpert, expert_linear, expert_parameters
 from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear
 from mingle_edge.null_space import NullSpaceProjector, leading_directions, leading_row_directions, new_directions
 from mingle_edge.progress import Progress
@@ -76,24 +75,6 @@ class Learner:
 
         losses = self.adapt(student, gates, teacher_logits)
         return gates, layers(), losses
-
-    def learn_on_route(
-        self, expert: CompleteExpert, layers: Sequence[str], teacher_logits: Tensor
-    ) -> tuple[dict[str, NewGate], list[float]]:
-        """Image scope: gates on top of the task's own route, starting from 1. Routes do not mix: no constraint."""
-        gates = {
-            layer: NewGate(
-                torch.zeros(1, expert.factors[layer][1].shape[1], device=self.device), torch.ones(1, device=self.device)
-            )
-            for layer in layers
-        }
-        parameters = expert_parameters(self.backbone, [(1.0, expert)])
-
-        def student(images: Tensor) -> Tensor:
-            gated = CompleteExpert(expert.factors, expert.vectors, {k: (g.weight[0], g.bias) for k, g in gates.items()})
-            return self.logits(images, parameters, expert_linear(parameters, [(1.0, gated)]))
-
-        return gates, self.adapt(student, gates, teacher_logits)
 
     @torch.inference_mode()
     def protect(self, layers: Mapping[str, GatedExperts], basis: Mapping[str, Tensor]) -> dict[str, Tensor]:

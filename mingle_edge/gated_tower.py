@@ -12,30 +12,26 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear, Pooling, gate_values
+from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear, Pooling
 from mingle_edge.merged_model import MergedModel
 from mingle_edge.router import Discriminants
 from mingle_edge.vision_tower import Linear, Parameters, embed_images, plain_linear, router_features
 
-Gate = tuple[Tensor, Tensor]
-"""weight [d_in], bias [1]"""
 Observer = Callable[[str, Tensor], None]
 """Called with the internal name of a linear layer and its input [B, N, d_in]."""
 
 
 @dataclass(frozen=True)
 class CompleteExpert:
-    """What turns the backbone into one task's model: low-rank pairs, the vectors' own values, maybe learned gates."""
+    """What turns the backbone into one task's model: low-rank pairs, and the vectors' own values."""
 
     factors: Mapping[str, tuple[Tensor, Tensor]]  # layer -> B [d_out, r], A [r, d_in]
     vectors: Parameters
-    gates: Mapping[str, Gate]  # layer -> gate of this expert; 1 where there is none
 
     @classmethod
     def from_arrays(
         cls,
         arrays: Mapping[str, NDArray[np.float32]],
-        gates: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
         device: torch.device | str = "cpu",
     ) -> CompleteExpert:
         """An expert from the arrays of a merged model."""
@@ -44,10 +40,6 @@ class CompleteExpert:
         return cls(
             factors={layer: (tensors[f"{layer}.B"], tensors[f"{layer}.A"]) for layer in layers},
             vectors={name: tensor for name, tensor in tensors.items() if not name.endswith((".A", ".B"))},
-            gates={
-                layer: (torch.from_numpy(weight).to(device), torch.from_numpy(bias).to(device))
-                for layer, (weight, bias) in gates.items()
-            },
         )
 
 
@@ -64,7 +56,7 @@ def expert_parameters(backbone: Parameters, experts: Sequence[tuple[float | Tens
 
 
 def expert_linear(parameters: Parameters, experts: Sequence[tuple[float | Tensor, CompleteExpert]]) -> Linear:
-    """Linear layers with a fixed route: `W x + b + sum_t c_t g_t(x) B_t A_t x`."""
+    """Linear layers with a fixed route: `W x + b + sum_t c_t B_t A_t x`."""
     plain = plain_linear(parameters)
 
     def linear(layer: str, x: Tensor) -> Tensor:
@@ -72,11 +64,7 @@ def expert_linear(parameters: Parameters, experts: Sequence[tuple[float | Tensor
         for weight, expert in experts:
             if layer in expert.factors:
                 B, A = expert.factors[layer]
-                h = x @ A.T  # [B, N, r]
-                if layer in expert.gates:
-                    gate_weight, gate_bias = expert.gates[layer]
-                    h = h * gate_values(x, gate_weight[None], gate_bias)[:, :, None]
-                y = y + weight * (h @ B.T)
+                y = y + weight * (x @ A.T @ B.T)
         return y
 
     return linear
@@ -124,7 +112,7 @@ class GatedTower:
         if self._router is None:
             raise ValueError("only a merged model of scope 'image' with at least one task has a router")
         depth = self.merged.router_depth
-        features = router_features(images.to(self.device), self.backbone, self.architecture, depth, self.merged.router_moments)
+        features = router_features(images.to(self.device), self.backbone, self.architecture, depth)
         posterior, confidence = self._router.posterior(features.double().cpu().numpy())
         return torch.from_numpy(posterior), torch.from_numpy(confidence)
 
@@ -162,8 +150,7 @@ class GatedTower:
 
     def _complete_expert(self, task: str) -> CompleteExpert:
         if self._expert is None or self._expert[0] != task:
-            arrays, gates = self.merged.expert(task), self.merged.gates(task)
-            self._expert = (task, CompleteExpert.from_arrays(arrays, gates, self.device))
+            self._expert = (task, CompleteExpert.from_arrays(self.merged.expert(task), self.device))
         return self._expert[1]
 
 

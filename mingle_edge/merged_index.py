@@ -17,8 +17,7 @@ from mingle_edge_runtime.json_record import RecordError, read_record
 from mingle_edge_runtime.task_names import fault_in_names
 
 FORMAT = "mingle-edge merged model"
-FORMAT_VERSION = 3
-READABLE_VERSIONS = (1, 2, 3)  # 1 has a fixed router_blocks and no coordinates; 1 and 2 have two moments
+FORMAT_VERSION = 4
 INDEX = "mingle.json"
 
 _DEEPEST = 8  # levels of a task's record
@@ -117,10 +116,10 @@ def _check_format(path: Path, value: Any) -> None:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise MergedModelError(f"{path}: is not the index of a merged model (field format is not {FORMAT!r})")
     version = value.get("format_version")
-    if type(version) is not int or version not in READABLE_VERSIONS:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise MergedModelError(
-            f"{path}: format version {shown(version)}; this release reads {', '.join(map(str, READABLE_VERSIONS))}; "
-            "use the release of mingle-edge that wrote it, or a newer one"
+            f"{path}: format version {shown(version)}; this release reads {FORMAT_VERSION}; use the release of mingle-edge "
+            "that wrote it, or merge again"
         )
 
 

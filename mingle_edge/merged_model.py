@@ -6,7 +6,6 @@ The format is specified in docs/merged-model-format.md. Only numpy and safetenso
 from __future__ import annotations
 
 import errno
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from mingle_edge.new_folder import new_folder
 from mingle_edge.partial_folder import abandoned
 from mingle_edge.plain_file import check_plain_file, find_file, refusal
 from mingle_edge.router import Discriminants, discriminants
-from mingle_edge.router_depth import choose_depth, deepest
+from mingle_edge.router_depth import choose_depth
 from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.settings import Settings
 
@@ -129,9 +128,7 @@ class MergedModel:
         return self._read(f"{HEADS}/{record.name}.safetensors", {"embeddings": shape})["embeddings"]
 
     def gates(self, task: str) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Weight `[d_in]` and bias `[1]` of each gated layer; empty where no gates were learned."""
-        if not self.settings.gated:
-            return {}
+        """Weight `[d_in]` and bias `[1]` of each gated layer (layer scope)."""
         inputs = {layer: self.architecture.linear_shape(layer)[1] for layer in self._carrying}
         shapes = {f"{layer}/weight": (d_in,) for layer, d_in in inputs.items()} | {f"{layer}/bias": (1,) for layer in inputs}
         rows = self._read(GATES, shapes, prefix=f"{self.task(task).name}/")
@@ -168,24 +165,9 @@ class MergedModel:
         features = (self.router_depth + 1) * self._features_per_depth
         return discriminants([self.router_statistics(name).first(features) for name in self.task_names])
 
-    @cached_property
-    def router_moments(self) -> int:
-        """Image scope: features of each channel at each depth, those of the first task for all."""
-        if not self.tasks:
-            return MOMENTS
-        depths = deepest(self.settings.router_blocks, self.architecture.layers) + 1
-        shape = _stored_shape(self.path / ROUTER, f"{self.tasks[0].name}/mean")
-        moments, rest = divmod(math.prod(shape), depths * self.architecture.width)
-        if len(shape) != 1 or rest or not moments:
-            raise MergedModelError(
-                f"{self.path / ROUTER}: {self.tasks[0].name}/mean is {list(shape)}, no multiple of {depths} depths of width "
-                f"{self.architecture.width}; restore it or merge again"
-            )
-        return moments
-
     @property
     def _features_per_depth(self) -> int:
-        return self.router_moments * self.architecture.width
+        return MOMENTS * self.architecture.width
 
     def null_space(self, task: str) -> Arrays:
         """Directions `[added, d]` that this task added to each layer's protected subspace."""

@@ -28,9 +28,8 @@ def bytes_to_write(prepared: PreparedMerge, existing: MergedModel | None) -> int
         return 0
     backbone = 0 if existing is not None else _elements(architecture.parameter_shapes().values())
     own = sum(_expert(architecture, settings) + len(task.source.classes) * architecture.output_dim for task in missing)
-    moments = existing.router_moments if existing is not None and settings.scope == "image" else MOMENTS
-    rows = sum(_rows(architecture, settings, task, moments) for task in missing)
-    before_last = rows - _rows(architecture, settings, missing[-1], moments)
+    rows = sum(_rows(architecture, settings, task) for task in missing)
+    before_last = rows - _rows(architecture, settings, missing[-1])
     return _FLOAT * (backbone + own + rows + before_last) + _stored_rows(existing) + _OVERHEAD
 
 
@@ -42,15 +41,15 @@ def _expert(architecture: VisionArchitecture, settings: Settings) -> int:
     return factors if settings.scope == "layer" else factors + _elements(architecture.vector_shapes().values())
 
 
-def _rows(architecture: VisionArchitecture, settings: Settings, task: PreparedTask, moments: int) -> int:
+def _rows(architecture: VisionArchitecture, settings: Settings, task: PreparedTask) -> int:
     """Elements that a task adds to files of all tasks: the router's statistics, gates, protected directions."""
     carrying = [layer for layer in architecture.block_linears() if layer.rsplit(".", 1)[-1] in settings.carrying()]
     inputs = sum(architecture.linear_shape(layer)[1] + 1 for layer in carrying)
-    gates = inputs if settings.gated else 0
+    gates = inputs if settings.scope == "layer" else 0
     if settings.scope == "layer":
         return gates + settings.subspace_directions * inputs
     each, seeds = 1 + settings.router_augmentations, len(task.seeds)
-    features = (deepest(settings.router_blocks, architecture.layers) + 1) * moments * architecture.width
+    features = (deepest(settings.router_blocks, architecture.layers) + 1) * MOMENTS * architecture.width
     factor = min(each * seeds, features, MAX_FACTOR_ROWS)
     return gates + features * (1 + factor) + min(seeds, KEPT_SEEDS) * each * factor
 

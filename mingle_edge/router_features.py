@@ -9,7 +9,7 @@ from torch import Tensor
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.errors import CheckpointError
 from mingle_edge.progress import Progress, silent
-from mingle_edge.router_statistics import MOMENTS, RouterStatistics
+from mingle_edge.router_statistics import RouterStatistics
 from mingle_edge.seeds import SeedImages
 from mingle_edge.vision_tower import Parameters, router_features
 
@@ -49,7 +49,6 @@ def router_statistics(
     augmentations: int,
     generator: torch.Generator,
     device: torch.device,
-    moments: int = MOMENTS,
     progress: Progress = silent,
 ) -> RouterStatistics:
     """The statistics of one task's seeds; they depend on no other task.
@@ -63,7 +62,7 @@ def router_statistics(
     for start in range(0, len(seeds), per_batch):
         indices = list(range(start, min(start + per_batch, len(seeds))))
         images = mild_variations(seeds.load(indices), count, architecture, generator).to(device)
-        of_batch = router_features(images.flatten(0, 1), backbone, architecture, blocks, moments)
+        of_batch = router_features(images.flatten(0, 1), backbone, architecture, blocks)
         if not of_batch.isfinite().all():
             raise CheckpointError(
                 f"the backbone's features of {seeds.paths[start]} or an image after it are not finite, so its weights are too "

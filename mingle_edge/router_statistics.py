@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-MOMENTS = 4  # features of each channel at each depth; 2 in merged models of format versions 1 and 2
+MOMENTS = 4  # features of each channel at each depth
 KEPT_ENERGY = 0.999  # of the trace of the scatter of scaled features in the thin factor
 MAX_FACTOR_ROWS = 256
 KEPT_SEEDS = 64  # whose coordinates are kept, evenly spaced among all

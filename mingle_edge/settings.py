@@ -23,7 +23,6 @@ class Settings:
     # Image scope: the router.
     router_blocks: int | Literal["auto"] = "auto"  # blocks of the plain backbone it reads; auto: by leave-one-out on the seeds
     router_augmentations: int = 16  # mild variations of each seed image its statistics are taken from
-    learned_gates: bool = False  # adapt a gate per layer on top of the route
 
     # Gates and their test-time adaptation (section 3.2).
     interference_projection: bool = True  # keep a new expert out of the leading directions of earlier ones
@@ -46,11 +45,6 @@ class Settings:
         """The linear layers of a block that carry experts."""
         return ("q", "k", "v", "out", "fc1", "fc2") if self.layers == "attn+mlp" else ("q", "k", "v", "fc1")
 
-    @property
-    def gated(self) -> bool:
-        """Whether gates are adapted at all."""
-        return self.scope == "layer" or self.learned_gates
-
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_mapping` turns back into equal settings."""
         return asdict(self)
@@ -71,10 +65,7 @@ class Settings:
             _check_range(where, name, value)
         defaults = OFFICIAL if values.get("semantics") == "official" else cls()
         given: dict[str, Any] = {name: float(v) if hints[name] is float else v for name, v in values.items()}
-        chosen = replace(defaults, **given)
-        if chosen.learned_gates and chosen.scope == "layer":
-            raise TaskFileError(f"{where}: learned_gates is for scope 'image'; scope 'layer' always learns its gates")
-        return chosen
+        return replace(defaults, **given)
 
     def difference(self, other: Settings) -> list[str]:
         """The settings in which two merges differ, readable: `name: mine, theirs`."""

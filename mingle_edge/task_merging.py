@@ -26,7 +26,7 @@ from mingle_edge.prepared import PreparedTask
 from mingle_edge.progress import Progress
 from mingle_edge.router_depth import deepest
 from mingle_edge.router_features import router_statistics
-from mingle_edge.router_statistics import MOMENTS, RouterStatistics
+from mingle_edge.router_statistics import RouterStatistics
 from mingle_edge.seeds import SeedImages, task_generator
 from mingle_edge.vision_tower import Parameters
 
@@ -89,29 +89,14 @@ def layer_experts(learner: Learner, finetuned: Parameters, state: LayerState) ->
     return _experts(learner, _carrying(learner), finetuned, earlier)
 
 
-@dataclass(frozen=True)
-class CompleteTask:
-    """What one task adds in the image scope, besides its router statistics."""
-
-    expert: CompleteExpert
-    energy: float
-    losses: list[float]
+def complete_expert(learner: Learner, finetuned: Parameters) -> tuple[CompleteExpert, float]:
+    """Image scope: a complete expert from the raw task vector, and the energy it holds. It depends on no other task."""
+    factors, energy = _experts(learner, ["patch_embedding", *_carrying(learner), "projection"], finetuned, {})
+    return CompleteExpert(factors, {name: finetuned[name] for name in learner.architecture.vector_shapes()}), energy
 
 
-def complete_expert(learner: Learner, finetuned: Parameters) -> CompleteTask:
-    """Image scope: a complete expert from the raw task vector, with learned gates if so set. It depends on no other task."""
-    carrying = _carrying(learner)
-    factors, energy = _experts(learner, ["patch_embedding", *carrying, "projection"], finetuned, {})
-    expert = CompleteExpert(factors, {name: finetuned[name] for name in learner.architecture.vector_shapes()}, gates={})
-    if not learner.settings.learned_gates:
-        return CompleteTask(expert, energy, [])
-    gates, losses = learner.learn_on_route(expert, carrying, learner.teacher_logits(finetuned))
-    gated = CompleteExpert(factors, expert.vectors, {layer: (gate.weight[0], gate.bias) for layer, gate in gates.items()})
-    return CompleteTask(gated, energy, losses)
-
-
-def seed_statistics(learner: Learner, moments: int = MOMENTS) -> RouterStatistics:
-    """Image scope: what the router keeps of the task. It depends on no other task but for what features there are."""
+def seed_statistics(learner: Learner) -> RouterStatistics:
+    """Image scope: what the router keeps of the task. It depends on no other task."""
     settings, architecture = learner.settings, learner.architecture
     return router_statistics(
         learner.seeds,
@@ -121,7 +106,6 @@ def seed_statistics(learner: Learner, moments: int = MOMENTS) -> RouterStatistic
         augmentations=settings.router_augmentations,
         generator=task_generator(settings.seed, learner.task, "router"),
         device=learner.device,
-        moments=moments,
         progress=learner.progress,
     )
 
@@ -169,16 +153,14 @@ class TaskMerger:
             )
             _check_finite(task.source.name, tensors)
             return tensors, {"energy": in_layers.energy, "losses": in_layers.losses}
-        complete = complete_expert(learner, finetuned)
-        expert = complete.expert
+        expert, energy = complete_expert(learner, finetuned)
         tensors = TaskTensors(
             expert=_factor_arrays(expert.factors) | {name: _array(value) for name, value in expert.vectors.items()},
             head=_array(task.head),
-            router=seed_statistics(learner, self.model.router_moments),
-            gates={layer: (_array(weight), _array(bias)) for layer, (weight, bias) in expert.gates.items()},
+            router=seed_statistics(learner),
         )
         _check_finite(task.source.name, tensors)
-        return tensors, {"energy": complete.energy, "losses": complete.losses}
+        return tensors, {"energy": energy, "losses": []}
 
 
 def _check_finite(task: str, tensors: TaskTensors) -> None:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.router_statistics import MOMENTS
 
 Parameters = Mapping[str, Tensor]
 Linear = Callable[[str, Tensor], Tensor]
@@ -72,13 +71,11 @@ def embed_images(
     return linear("projection", class_token).squeeze(1)
 
 
-def router_features(
-    images: Tensor, parameters: Parameters, architecture: VisionArchitecture, count: int, moments: int = MOMENTS
-) -> Tensor:
-    """Features `[B, F]` of the plain backbone for the image router, F = moments (count + 1) width.
+def router_features(images: Tensor, parameters: Parameters, architecture: VisionArchitecture, count: int) -> Tensor:
+    """Features `[B, F]` of the plain backbone for the image router, F = 4 (count + 1) width.
 
     Of the embedded image and after each of the first `count` blocks: mean and standard deviation over tokens, and roughness,
-    the mean magnitude of the difference between a patch and its right, and its lower, neighbour. 2 moments are without it.
+    the mean magnitude of the difference between a patch and its right, and its lower, neighbour.
     """
     linear = plain_linear(parameters)
     tokens = embed_patches(images, parameters, architecture, linear)
@@ -87,7 +84,7 @@ def router_features(
         patches = t[:, 1:].reshape(-1, architecture.grid, architecture.grid, t.shape[-1])  # [B, gy, gx, width]
         right, lower = (patches.diff(dim=dim).abs().sum((1, 2)) for dim in (2, 1))
         pairs = max(architecture.grid * (architecture.grid - 1), 1)
-        found += [t.mean(1), t.std(1, correction=0), right / pairs, lower / pairs][:moments]
+        found += [t.mean(1), t.std(1, correction=0), right / pairs, lower / pairs]
     return torch.cat(found, dim=1)
 
 

@@ -51,9 +51,9 @@ def test_unknown_members_are_ignored(bundles) -> None:
 
 MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
     ("image", ("format",), "bundle", "this is not a bundle"),
-    ("image", ("format_version",), 4, "format_version is 4, this runtime reads up to 3: upgrade"),
+    ("image", ("format_version",), 5, "format_version is 5, this runtime reads up to 4: upgrade"),
     ("image", ("format_version",), "1", "format_version must be an integer, is '1'"),
-    ("image", ("format_version",), 2, r"format_version is 2, this runtime reads 3: export again \(8-bit weights of older"),
+    ("image", ("format_version",), 2, r"format_version is 2, this runtime reads 4: export again \(8-bit weights of older"),
     ("image", ("scope",), "block", "scope must be one of image, layer, folded, is 'block'"),
     ("image", ("top_k",), True, "top_k must be a number, is True"),
     ("image", ("top_k",), 4, "top_k is 4, must be between 1 and the 3 tasks"),

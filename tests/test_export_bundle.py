@@ -22,7 +22,7 @@ from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.preprocess import preprocess
 from mingle_edge_runtime.verify import verify
 
-KINDS = {"image": {}, "gated": {"learned_gates": True}, "layer": {"scope": "layer"}}
+KINDS = {"image": {}, "layer": {"scope": "layer"}}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -62,7 +62,6 @@ def test_index_repeats_the_merged_model(exported):
         (task.name, task.classes, 5) for task in merged.tasks
     ]
     assert (index.top_k, index.logit_scale, index.minimum_onnxruntime) == (2, 100.0, "1.20.0")
-    assert index.learned_gates == merged.settings.learned_gates
     assert index.source.backbone_sha256 == merged.backbone_sha256
     assert index.source.tasks == {task.name: task.source_sha256 for task in merged.tasks}
     assert (index.preprocess.image_size, index.preprocess.mean, index.preprocess.std) == (
@@ -104,7 +103,7 @@ def test_external_data_is_aligned_shared_and_not_overlapping(exported):
     assert all(len(tensor.raw_data) < 64 << 10 for model in graphs(bundle).values() for tensor in model.graph.initializer)
 
 
-@pytest.mark.parametrize("exported", ["image", "gated"], indirect=True)
+@pytest.mark.parametrize("exported", ["image"], indirect=True)
 def test_defaults_are_the_backbone_s_vectors(exported):
     merged, bundle = exported
     backbone = merged.backbone()
@@ -114,7 +113,7 @@ def test_defaults_are_the_backbone_s_vectors(exported):
         np.testing.assert_array_equal(value.reshape(tensor.shape), backbone[name])
 
 
-@pytest.mark.parametrize("exported", ["image", "gated"], indirect=True)
+@pytest.mark.parametrize("exported", ["image"], indirect=True)
 def test_an_adapter_holds_every_optional_input(exported):
     merged, bundle = exported
     for task in bundle.index.tasks:
@@ -128,9 +127,6 @@ def test_an_adapter_holds_every_optional_input(exported):
             np.testing.assert_array_equal(values[f"{layer}.B"], expert[f"{layer}.B"].T)
         for name in merged.architecture.vector_shapes():
             np.testing.assert_array_equal(values[name], expert[name])
-        for layer, (weight, bias) in merged.gates(task.name).items():
-            np.testing.assert_array_equal(values[f"{layer}.gate_weight"], weight[:, None])
-            np.testing.assert_array_equal(values[f"{layer}.gate_bias"], bias)
 
 
 @pytest.mark.parametrize("exported", ["layer"], indirect=True)

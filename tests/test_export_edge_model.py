@@ -16,12 +16,12 @@ from mingle_edge_runtime.preprocess import preprocess
 IMAGES = smooth_images(9, 37)  # not the size the tower wants
 
 
-@pytest.fixture(params=["image_model", "layer_model", "random image", "random gated", "random layer"])
+@pytest.fixture(params=["image_model", "layer_model", "random image", "random layer"])
 def merged(request, tmp_path):
     """Real merges, and models of random numbers, which mix more."""
     if request.param.endswith("_model"):
         return request.getfixturevalue(request.param)
-    options = {"random image": {}, "random gated": {"learned_gates": True}, "random layer": {"scope": "layer"}}
+    options = {"random image": {}, "random layer": {"scope": "layer"}}
     return write_merged(tmp_path / "merged", **options[request.param])
 
 

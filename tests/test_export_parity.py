@@ -22,7 +22,7 @@ from mingle_edge_export.routed_experts import RoutedExperts
 
 @settings(max_examples=10)
 @given(
-    scope=st.sampled_from(["image", "layer", "gated"]),
+    scope=st.sampled_from(["image", "layer"]),
     tasks=st.integers(1, 4),
     rank=st.integers(1, 60),  # up to more than the smaller sides of the layers
     layers=st.sampled_from(["attn+mlp", "qkv+fc1"]),
@@ -37,7 +37,6 @@ def test_every_kind_of_model_passes(scope, tasks, rank, layers, activation, mlp_
         merged = write_merged(
             Path(folder) / "merged",
             scope="layer" if scope == "layer" else "image",
-            learned_gates=scope == "gated",
             tasks=tasks,
             rank=rank,
             layers=layers,

@@ -65,7 +65,7 @@ def outputs(interpreter: Path | str, bundle: Path, output: Path) -> dict[str, np
     return dict(np.load(output))
 
 
-@pytest.mark.parametrize("kind", [{}, {"learned_gates": True}, {"scope": "layer"}], ids=["image", "gated", "layer"])
+@pytest.mark.parametrize("kind", [{}, {"scope": "layer"}], ids=["image", "layer"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_oldest_and_the_present_release_compute_the_same(tmp_path, kind, precision):
     merged = write_merged(tmp_path / "merged", **kind)

@@ -31,7 +31,7 @@ from mingle_edge_runtime.bundle import LARGEST_CODE
 from mingle_edge_runtime.nibbles import expand
 from mingle_edge_runtime.verify import verify
 
-KINDS = {"image": {}, "gated": {"learned_gates": True}, "layer": {"scope": "layer"}}
+KINDS = {"image": {}, "layer": {"scope": "layer"}}
 PAIRS = [("fp16", "fp16"), ("fp32", "fp16"), ("fp32", "int8"), ("int8", "int8"), ("int8", "fp32"), ("int4", "int4")]
 LOOSE = {"cosine": 0.0, "route_agreement": 0.0}  # random weights are harder to quantise than trained ones
 IMAGES = smooth_images(5, 37)
@@ -210,7 +210,6 @@ def test_a_folded_task_is_its_expert_without_one(tmp_path, precision):
     ("kind", "options", "error", "message"),
     [
         ("image", {"fold": "task1", "tasks": ["task1"]}, OptionError, "fold: exports one task alone; leave out tasks"),
-        ("gated", {"fold": "task1"}, OptionError, "fold: learned gates differ from image to image"),
         ("layer", {"fold": "task1"}, OptionError, "fold: the gates of scope 'layer' differ from image to image"),
         ("image", {"fold": "task1", "expert_precision": "fp16"}, OptionError, "expert_precision: a folded task has no expert"),
         (

@@ -3,15 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
-import tiny_clip
 import torch
 from tiny_compared import TinyComparison, one_by_one
 
-from mingle_edge.comparison.method import TRIALS, ComparedTask, TestBatch
 from mingle_edge.errors import TaskFileError
 from mingle_edge.evaluation import evaluate
 from mingle_edge.gated_tower import GatedTower
-from mingle_edge.merge import merge
 from mingle_edge.methods.image_router import Route
 from mingle_edge.methods.image_rows import ImageRows
 from mingle_edge.methods.image_scope import SPECS
@@ -20,19 +17,11 @@ from mingle_edge.seeds import SeedImages
 from mingle_edge.vision_tower import embed_images
 
 BY_NAME = {spec.name: spec for spec in SPECS}
-LEARNED = {"learned_gates": True, "steps": 4, "learning_rate": 0.01}
 
 
 @pytest.fixture(scope="module")
 def tiny(task_file):
     return TinyComparison(task_file)
-
-
-@pytest.fixture(scope="module")
-def gated(tmp_path_factory):
-    """Three tasks whose experts carry learned gates, their file, and the model merged from them."""
-    file = tiny_clip.write_task_file(tmp_path_factory.mktemp("gated") / "tasks", tasks=3, rank=8, **LEARNED)
-    return TinyComparison(file), file, merge(file, file.parent / "merged", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +36,7 @@ def crowded(tiny):
 
 def built(tiny, name, workbench=None, **changes):
     spec = BY_NAME[name]
-    quick = {"rank": 8} | ({"steps": 4, "learning_rate": 0.01} if name == "image-gates" else {})
-    return spec.build(workbench or tiny.workbench(), spec.published(len(tiny.tasks)) | quick | changes)
+    return spec.build(workbench or tiny.workbench(), spec.published(len(tiny.tasks)) | {"rank": 8} | changes)
 
 
 def merged(tiny, name, workbench=None, order=(0, 1, 2), **changes):
@@ -58,10 +46,9 @@ def merged(tiny, name, workbench=None, order=(0, 1, 2), **changes):
     return method
 
 
-@pytest.mark.parametrize(("name", "top_k"), [("image", 1), ("image-weighted", 2), ("image-gates", 1)])
-def test_accuracies_equal_those_of_the_model_merged_into_a_folder(tiny, name, top_k, task_file, image_model, gated):
-    tiny, file, model = gated if name == "image-gates" else (tiny, task_file, image_model)
-    report = evaluate(model.path, file, top_k=top_k, device="cpu")
+@pytest.mark.parametrize(("name", "top_k"), [("image", 1), ("image-weighted", 2)])
+def test_accuracies_equal_those_of_the_model_merged_into_a_folder(tiny, name, top_k, task_file, image_model):
+    report = evaluate(image_model.path, task_file, top_k=top_k, device="cpu")
     method = built(tiny, name)
     after_own, final, summary = tiny.history(method)
     assert (after_own, final) == (report.after_own, report.final)
@@ -73,11 +60,10 @@ def test_accuracies_equal_those_of_the_model_merged_into_a_folder(tiny, name, to
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3])
-def test_mixtures_are_those_of_the_deployed_tower_image_by_image(gated, top_k):
+def test_mixtures_are_those_of_the_deployed_tower_image_by_image(tiny, image_model, top_k):
     """Posteriors drawn, so that every kind of route occurs: mixed, all but alone, and claimed by no task."""
-    tiny, _, model = gated
-    method = merged(tiny, "image-gates", top_k=top_k)
-    batch, tower = tiny.batches["task0"], GatedTower(model)
+    method = merged(tiny, "image", top_k=top_k)
+    batch, tower = tiny.batches["task0"], GatedTower(image_model)
     posterior = torch.rand(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     posterior[4] = torch.tensor([1e-12, 1 - 2e-12, 1e-12])
     posterior = posterior / posterior.sum(1, keepdim=True)
@@ -180,12 +166,6 @@ def test_a_task_without_seeds_is_named(tiny):
 def test_parameters_that_make_no_sense_are_named(tiny, changes, message):
     with pytest.raises(TaskFileError, match=message):
         built(tiny, "image", **changes)
-
-
-def test_every_grid_changes_parameters_there_are():
-    assert [len(spec.grid) for spec in SPECS] == [0, TRIALS, 0, 0]
-    for spec in SPECS:
-        assert all(change.keys() <= spec.published(8).keys() for change in spec.grid)
 
 
 @pytest.mark.parametrize(("budget", "computed"), [(1 << 30, [0, 1, 2, 3, 4, 9]), (0, [1, 2, 0, 3, 2, 1, 0, 9, 4])])

@@ -17,7 +17,7 @@ from mingle_edge_runtime import EdgeModel
 
 TOLERANCE = 1e-4  # of embeddings of unit length, between PyTorch and ONNX Runtime
 ROUNDING = 1e-5  # likewise, between batches of different size
-KINDS = {"image": {}, "gated": {"learned_gates": True}, "layer": {"scope": "layer"}}
+KINDS = {"image": {}, "layer": {"scope": "layer"}}
 
 
 def pictures() -> list[Image.Image]:

@@ -145,7 +145,6 @@ class BundleWriter:
             architecture=fmt.Architecture(SIDE, SIDE, DIM, LAYERS, 1, DIM),
             preprocess=SPEC,
             logit_scale=LOGIT_SCALE,
-            learned_gates=False,
             tower="tower.onnx",
             dense="dense.onnx",
             golden="golden.npz",

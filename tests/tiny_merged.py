@@ -24,7 +24,6 @@ def write_merged(
     *,
     scope: str = "image",
     tasks: int = 3,
-    learned_gates: bool = False,
     rank: int = 5,
     layers: str = "attn+mlp",
     architecture: VisionArchitecture = ARCHITECTURE,
@@ -33,7 +32,7 @@ def write_merged(
 ) -> MergedModel:
     """Write a merged model of tasks `task0`, `task1` ... into a new folder."""
     random = np.random.default_rng(seed)
-    values = {"scope": scope, "rank": rank, "layers": layers, "learned_gates": learned_gates, "router_blocks": router_blocks}
+    values = {"scope": scope, "rank": rank, "layers": layers, "router_blocks": router_blocks}
     settings = Settings.from_mapping(values)
     backbone = {name: _parameter(random, name, shape) for name, shape in architecture.parameter_shapes().items()}
     model = create(
@@ -82,7 +81,7 @@ def _task_tensors(
         expert=expert,
         head=head / np.linalg.norm(head, axis=1, keepdims=True),
         router=_router_statistics(random, backbone, architecture, settings.router_blocks) if image_scope else None,
-        gates=gates if settings.gated else {},
+        gates={} if image_scope else gates,
     )
 
 

@@ -131,7 +131,7 @@ def mixture_p1(study: Study, routes: Sequence[Route], k: int, rank: int) -> floa
 def _complete(study: Study, number: int, rank: int) -> CompleteExpert:
     task = study.tasks[number]
     vectors = {name: task.finetuned[name] for name in study.architecture.vector_shapes()}
-    return CompleteExpert({layer: (B[:, :rank], A[:rank]) for layer, (B, A) in task.factors.items()}, vectors, {})
+    return CompleteExpert({layer: (B[:, :rank], A[:rank]) for layer, (B, A) in task.factors.items()}, vectors)
 
 
 def _ranks(a: VisionArchitecture, rank: int, carrying: str) -> dict[str, int]:

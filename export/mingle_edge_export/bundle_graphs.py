@@ -44,8 +44,8 @@ class GraphWriter:
         layers = self._plain(graph, self.precision)
         self._finish(graph, layers, path)
 
-    def tower_with_inputs(self, path: Path, carrying: Collection[str], gated: Collection[str] = ()) -> None:
-        """The image scope's tower. carrying, gated: layers with experts, and those of them with learned gates."""
+    def tower_with_inputs(self, path: Path, carrying: Collection[str]) -> None:
+        """The image scope's tower. carrying: layers with experts."""
         graph = self._graph("tower")
         layers = ExpertInputs(
             graph,
@@ -53,7 +53,6 @@ class GraphWriter:
             self.backbone,
             self.weights,
             carrying,
-            gated,
             precision=self.precision,
             exact=self.exact,
             expert_precision=self.expert_precision,

@@ -305,7 +305,6 @@ class _Export:
             preprocess=self.preprocess,
             logit_scale=merged.logit_scale,
             top_k=options.top_k,
-            learned_gates=contents.learned_gates,
             tasks=tuple(
                 fmt.Task(task.name, tuple(task.classes), f"{HEADS}/{task.name}.npy", expert.size, expert.rank, expert.path)
                 for task, expert in zip(merged.tasks, contents.experts, strict=True)

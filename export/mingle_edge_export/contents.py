@@ -31,8 +31,6 @@ class Contents:
     """likewise, of the tower without experts"""
     experts: Sequence[StoredExpert]
     """in the order of tasks"""
-    learned_gates: bool = False
-    """image scope"""
     router: fmt.Router | None = None
     """image scope"""
     defaults: fmt.Defaults | None = None

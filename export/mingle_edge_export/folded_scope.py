@@ -22,8 +22,6 @@ def check_foldable(merged: MergedModel, task: str) -> None:
         raise OptionError(
             f"fold: the gates of scope 'layer' differ from image to image; {task!r} cannot be folded, export without"
         )
-    if merged.settings.learned_gates:
-        raise OptionError(f"fold: learned gates differ from image to image; {task!r} cannot be folded, export without")
 
 
 def folded_parameters(backbone: Mapping[str, Array], expert: Mapping[str, Array]) -> dict[str, Array]:

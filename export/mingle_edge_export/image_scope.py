@@ -26,16 +26,14 @@ def write_image_scope(folder: Path, merged: MergedModel, graphs: GraphWriter, pr
         graphs.router(folder / ROUTER, merged.router_depth, router, WeightFile(file, ROUTER_WEIGHTS))
     kinds = ("patch_embedding", *merged.settings.carrying(), "projection")
     carrying = [layer for layer in architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
-    gated = [layer for layer in carrying if merged.settings.learned_gates and layer.startswith("blocks.")]
-    graphs.tower_with_inputs(folder / TOWER, carrying, gated)
+    graphs.tower_with_inputs(folder / TOWER, carrying)
     (folder / EXPERTS).mkdir()
     stored = []
     for i, name in enumerate(names):
         progress("experts", i, len(names), name)
         path = f"{EXPERTS}/{name}.onnx_adapter"
         expert = graphs.smoothing.parameters(merged.expert(name))
-        gates = graphs.smoothing.gates(merged.gates(name))
-        values = expert_values(architecture, graphs.backbone, expert, gates, carrying, gated, graphs.expert_precision)
+        values = expert_values(architecture, graphs.backbone, expert, carrying, graphs.expert_precision)
         write_adapter(folder / path, values)
         rank = max(len(value) for key, value in expert.items() if key.endswith(".A"))
         stored.append(StoredExpert(rank, (folder / path).stat().st_size, path))
@@ -47,5 +45,4 @@ def write_image_scope(folder: Path, merged: MergedModel, graphs: GraphWriter, pr
         experts=stored,
         router=fmt.Router(ROUTER, merged.router_depth, graphs.router_precision, router.confidence_bound),
         defaults=fmt.Defaults(graphs.weights.name, {name: fmt.DefaultTensor(*place) for name, place in vectors.items()}),
-        learned_gates=bool(gated),
     )

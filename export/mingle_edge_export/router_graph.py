@@ -26,9 +26,8 @@ def add_router(layers: PlainLayers, pixel_values: str, blocks: int, router: Disc
     for i in range(blocks):
         x = tower.block(i, x)
         tokens.append(x)
-    moments = len(router.weight) // (len(tokens) * layers.architecture.width)
     with graph.part("router"):
-        features = [part for x in tokens for part in [*_moments(layers, x), *_roughness(layers, x)][:moments]]
+        features = [part for x in tokens for part in [*_moments(layers, x), *_roughness(layers, x)]]
         return _discriminate(graph, features, router, file)
 
 

@@ -64,10 +64,9 @@ def _fidelity(index: BundleIndex) -> str:
 
 def _routing(index: BundleIndex) -> str:
     if index.router:
-        gates = ", learned gates" if index.learned_gates else ""
         bound = f"confidence bound {index.router.confidence_bound:g}"
         precision = index.router.precision
-        return f"router: {index.router.blocks} blocks of the plain backbone in {precision}, {bound}{gates}"
+        return f"router: {index.router.blocks} blocks of the plain backbone in {precision}, {bound}"
     if index.scope == "folded":
         return "router: none, the task is in the weights"
     return f"router: a gate in each of {len(index.page_bank.layers) if index.page_bank else 0} layers"

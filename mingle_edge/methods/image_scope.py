@@ -56,12 +56,10 @@ class ImageScope:
         workbench, settings = self.workbench, self.settings
         learner = task_learner(workbench, task, settings)
         self.router.add(learner)
-        # A static expert depends on rank and layers alone, an adapted one on every setting and the seeds.
-        learned = (settings, *task.seeds.paths) if settings.learned_gates else (settings.rank, settings.layers)
-        key = ("expert", task.name, self.complete, learned)
+        key = ("expert", task.name, self.complete, settings.rank, settings.layers)
         kept: dict[Hashable, CompleteExpert] = workbench.kept.setdefault("experts", {})
         if key not in kept:
-            expert = complete_expert(learner, task.finetuned).expert
+            expert, _ = complete_expert(learner, task.finetuned)
             kept[key] = expert if self.complete else _pairs_of_blocks(expert)
         self._experts[task.name] = (key, kept[key])
 
@@ -158,7 +156,6 @@ def _stacked(experts: list[CompleteExpert]) -> dict[str, Any]:
     return {
         "factors": pairs([expert.factors for expert in experts]),
         "vectors": {name: torch.stack([expert.vectors[name] for expert in experts]) for name in experts[0].vectors},
-        "gates": pairs([expert.gates for expert in experts]),
     }
 
 
@@ -169,12 +166,11 @@ def _pairs_of_blocks(expert: CompleteExpert) -> CompleteExpert:
 
 
 def _bytes(expert: CompleteExpert) -> int:
-    tensors = [tensor for pair in (*expert.factors.values(), *expert.gates.values()) for tensor in pair]
+    tensors = [tensor for pair in expert.factors.values() for tensor in pair]
     return 4 * sum(tensor.numel() for tensor in (*tensors, *expert.vectors.values()))
 
 
 STATIC = {"rank": 64, "layers": "attn+mlp", "router_blocks": "auto", "router_augmentations": 16, "top_k": 1}
-LEARNED = {"learned_gates": True, "steps": 50, "learning_rate": 1e-4, "batch_size": 16, "temperature": 2.0}
 
 
 def _published(**changes: Any) -> Callable[[int], dict[str, Any]]:
@@ -185,13 +181,6 @@ def _published(**changes: Any) -> Callable[[int], dict[str, Any]]:
 # chosen on the seeds. Rank and top_k trade bytes for accuracy and are not the tuner's to choose.
 SPECS = (
     MethodSpec("image", "one route per image, complete experts, the most probable alone (ours)", ImageScope, _published()),
-    MethodSpec(
-        "image-gates",
-        "image, with a gate per layer adapted on the task's own route (ours)",
-        ImageScope,
-        _published(**LEARNED),
-        tuple({"learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
-    ),
     MethodSpec(
         "image-weighted", "image, with the 2 most probable experts mixed by posterior (ours)", ImageScope, _published(top_k=2)
     ),

@@ -13,7 +13,7 @@ from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.json_record import RecordError, read_record, write_record
 
 FORMAT = "mingle-edge bundle"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 INDEX_NAME = "bundle.json"
 LARGEST_CODE = 64
 """Magnitude of an int8 weight's code: two products with activation codes, 2 x 255 x 64, fit 16 bits, to which processors
@@ -174,7 +174,6 @@ class BundleIndex:
     """multiplier of cosines before the softmax"""
     top_k: int
     """experts per route"""
-    learned_gates: bool
     tasks: tuple[Task, ...]
     tower: str
     dense: str

@@ -25,25 +25,14 @@ def mix(experts: Sequence[Parameters], weights: Sequence[float], defaults: Param
     for name in experts[0]:
         parts = [expert[name] for expert in experts]
         kind = name.rsplit(".", 1)[-1]
-        if kind in ("A_codes", "gate_weight"):  # [d_in, r] -> [d_in, sum r]
+        if kind == "A_codes":  # [d_in, r] -> [d_in, sum r]
             mixed[name] = np.concatenate(parts, axis=1)
-        elif kind in ("A", "B_codes", "gate_bias"):  # [r, d] -> [sum r, d]
+        elif kind in ("A", "B_codes"):  # [r, d] -> [sum r, d]
             mixed[name] = np.concatenate(parts)
         elif kind in ("B", "scale"):  # [r, ...] -> [sum r, ...]; what is in codes takes its weight in the scale of the row
             scaled = [scale * part for scale, part in zip(scales, parts, strict=True)]
             mixed[name] = np.concatenate(scaled).astype(parts[0].dtype)
-        elif kind == "gate_spread":  # [e, r] -> [sum e, sum r]
-            mixed[name] = _block_diagonal(parts)
         else:
             steps = [scale * (part - defaults[name]) for scale, part in zip(scales, parts, strict=True)]
             mixed[name] = defaults[name] + sum(steps)
     return mixed
-
-
-def _block_diagonal(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    joined = np.zeros(np.sum([part.shape for part in parts], axis=0), np.float32)
-    row = column = 0
-    for part in parts:
-        joined[row : row + part.shape[0], column : column + part.shape[1]] = part
-        row, column = row + part.shape[0], column + part.shape[1]
-    return joined

@@ -19,8 +19,8 @@ from tiny_merged import write_merged
 from mingle_edge_export import export_bundle
 
 CLASSES = ["sea", "river", "lake"]
-KINDS = ("image", "gated", "layer")
-"""of merged models: a route for an image, the same with learned gates, a route for a layer"""
+KINDS = ("image", "layer")
+"""of merged models: a route for an image, a route for a layer"""
 
 
 def write_corpus(root: Path, exported: bool = True) -> Path:
@@ -31,7 +31,7 @@ def write_corpus(root: Path, exported: bool = True) -> Path:
     tiny_bundle.write_kinds(root / "bundles", tiny_bundle.Weights())
     write_pictures(root / "pictures")
     for kind in KINDS:
-        write_merged(root / "merged" / kind, scope="layer" if kind == "layer" else "image", learned_gates=kind == "gated")
+        write_merged(root / "merged" / kind, scope=kind)
     write_task_file(root / "tasks")
     write_parquet(root / "parquet")
     write_checkpoints(root / "checkpoints")
@@ -93,7 +93,6 @@ scope = "image"
 rank = 8
 seed = 1
 router_blocks = "auto"
-learned_gates = true
 steps = 6
 learning_rate = 0.003
 temperature = 2.0
