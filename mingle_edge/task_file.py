@@ -22,6 +22,8 @@ DEFAULT_TEMPLATES = ("a photo of a {}.",)
 SEEDS_PER_CLASS = 5
 """Seeds drawn from labelled images unless the task says otherwise; what the paper uses (arXiv 2505.11883, section 4.1)."""
 MOST_SEEDS_PER_CLASS = 1 << 20
+MOST_CHARACTERS = 1000
+"""Of a class name or template; a text tower reads some 70 words, and its tokenizer takes hours for one word of a megabyte."""
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _TABLES = ("backbone", "settings", "task")
@@ -171,6 +173,10 @@ class _Table:
         for value in values:
             if not isinstance(value, str) or not value.strip():
                 raise self.error(key, f"holds {shown(value)}, which is no {what}; use strings that are not empty")
+            if len(value) > MOST_CHARACTERS:
+                raise self.error(
+                    key, f"holds {shown(value)} of {len(value)} characters; shorten it to {MOST_CHARACTERS} at most"
+                )
             if value in seen:
                 raise self.error(key, f"holds the {what} {shown(value)} twice; keep one")
             seen.add(value)

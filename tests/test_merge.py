@@ -129,7 +129,6 @@ def test_new_gates_do_not_react_to_what_earlier_tasks_protect(layer_model):
     assert checked == 2 * len(layer_model.gates(names[0]))
 
 
-
 def test_official_semantics_keep_one_direction_per_qr_column(tmp_path):
     file = tiny_clip.write_task_file(tmp_path / "t", tasks=2, scope="layer", semantics="official", rank=4, steps=2)
     model = merge(file, tmp_path / "m")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_compared import TinyComparison, one_by_one
 
+from mingle_edge.comparison.method import ComparedTask, TestBatch
 from mingle_edge.errors import TaskFileError
 from mingle_edge.evaluation import evaluate
 from mingle_edge.gated_tower import GatedTower

@@ -1,4 +1,4 @@
-"""Several experts joined into one against the sum of their outputs, gates included."""
+"""Several experts joined into one against the sum of their outputs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from mingle_edge_runtime.mixture import mix
 D_IN, D_OUT = 6, 5
 
 
-def expert(generator: np.random.Generator, rank: int, gated: bool) -> dict[str, np.ndarray]:
+def expert(generator: np.random.Generator, rank: int) -> dict[str, np.ndarray]:
     """A random expert of one layer and one vector."""
     shapes = {"q.A": (rank, D_IN), "q.B": (rank, D_OUT), "ln.bias": (D_OUT,)}
-    if gated:
-        shapes |= {"q.gate_weight": (D_IN, 1), "q.gate_bias": (1,)}
-    arrays = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    return arrays | ({"gate_spread": np.ones((1, rank), np.float32)} if gated else {})
+    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def layer(x: np.ndarray, one: dict[str, np.ndarray]) -> np.ndarray:
@@ -25,18 +22,15 @@ def layer(x: np.ndarray, one: dict[str, np.ndarray]) -> np.ndarray:
     if "q.scale" in one:
         inner = x @ one["q.A_codes"].astype(np.float64) * one["q.scale"]
         return inner @ one["q.B_codes"]
-    inner = x @ one["q.A"].T
-    if "gate_spread" in one:
-        inner = inner * ((x.mean(0) @ one["q.gate_weight"] + one["q.gate_bias"]) @ one["gate_spread"])
-    return inner @ one["q.B"]
+    return x @ one["q.A"].T @ one["q.B"]
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.floats(-1, 1)), min_size=1, max_size=4), st.booleans(), st.integers(0, 99))
-def test_a_mixture_acts_as_the_weighted_sum(parts, gated: bool, seed: int) -> None:
+@given(st.lists(st.tuples(st.integers(0, 4), st.floats(-1, 1)), min_size=1, max_size=4), st.integers(0, 99))
+def test_a_mixture_acts_as_the_weighted_sum(parts, seed: int) -> None:
     generator = np.random.default_rng(seed)
     x = generator.standard_normal((7, D_IN)).astype(np.float32)
     defaults = {"ln.bias": generator.standard_normal(D_OUT).astype(np.float32)}
-    experts = [expert(generator, rank, gated) for rank, _ in parts]
+    experts = [expert(generator, rank) for rank, _ in parts]
     weights = [weight for _, weight in parts]
     joined = mix(experts, weights, defaults)
     pairs = list(zip(weights, experts, strict=True))

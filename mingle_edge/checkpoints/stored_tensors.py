@@ -64,11 +64,11 @@ def open_tensors(path: Path) -> StoredTensors:
     """
     try:
         if path.is_dir():
-            found = [path / name for name in FOLDER_FILES if find_file(path / name) is not None]
+            found = [path / name for name in FOLDER_FILES if find_file(path / name) is not None or (path / name).is_symlink()]
             if not found:
                 raise CheckpointError(f"{path} holds none of {', '.join(FOLDER_FILES)}; name the file with the weights")
             path = found[0]
-        if find_file(path) is None:
+        if find_file(path) is None and not path.is_symlink():
             raise CheckpointError(f"there is no checkpoint {path}; correct the path")
         if check_plain_file(path).st_size == 0:
             raise CheckpointError(f"{path} is empty; copy or download it again")

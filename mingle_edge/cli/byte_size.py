@@ -18,7 +18,10 @@ def byte_size(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     unit = _UNITS.get(match.group(2).upper()) if match else None
     if match is None or unit is None:
         raise click.BadParameter(f"{value!r} is no size; write it like 64MB, 64MiB or 64000000")
-    return int(float(match.group(1)) * unit)
+    try:
+        return int(float(match.group(1)) * unit)
+    except OverflowError:
+        raise click.BadParameter(f"{value!r} is more than any memory has") from None
 
 
 def format_bytes(size: int) -> str:

@@ -18,11 +18,11 @@ FILES = ("results.json", "results.csv", "report.html")
 
 
 @click.command(short_help="What merging costs, method by method, on your tasks.")
-@click.argument("task_file", metavar="TASKS.toml", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("task_file", metavar="TASKS.toml", type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder of the results.")
 @click.option("--methods", metavar="LIST", help="Such as ties,'mingle(steps=10)'.  [default: one of each kind]")
 @click.option("--ablation", "ablations", metavar="NAME", multiple=True, help="Also the rows of a table of the paper.")
-@click.option("--orders", default=10, show_default=True, type=click.IntRange(min=1), help="Task orders to average over.")
+@click.option("--orders", default=10, show_default=True, type=click.IntRange(1, 1000), help="Task orders to average over.")
 @click.option("--seed", default=42, show_default=True, type=int, help="Of the orders and of everything random.")
 @click.option("--tune", is_flag=True, help="Choose parameters on the validation images, 5 trials a method.")
 @click.option("--corruptions", metavar="LIST", help="Also on corrupted images: all, or names.")

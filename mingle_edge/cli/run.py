@@ -30,6 +30,7 @@ AT_ONCE = 32  # images whose answers are shown together
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime.  [default: one per core]")
 @click.option("--provider", help="Execution provider of ONNX Runtime.  [default: cpu]")
 @click.option("--low-memory", is_flag=True, help="Leave the weights in the files, mapped: less memory, slower.")
+@click.option("--check-hashes", is_flag=True, help="Compare the hash of each file of the bundle when it is first used.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def command(
     bundle: Path,
@@ -41,6 +42,7 @@ def command(
     threads: int | None,
     provider: str | None,
     low_memory: bool,
+    check_hashes: bool,
     as_json: bool,
 ) -> None:
     """Classify each IMAGE with BUNDLE.
@@ -56,7 +58,7 @@ def command(
     providers = [provider] if provider else None
     answered: list[dict[str, Any]] = []
     broken = 0
-    with EdgeModel.open(bundle, expert_budget, providers, threads, low_memory) as model:
+    with EdgeModel.open(bundle, expert_budget, providers, threads, low_memory, check_hashes=check_hashes) as model:
         try:
             for start in range(0, len(images), AT_ONCE):
                 some = images[start : start + AT_ONCE]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.errors import EdgeError, ImageError, ProviderError, UnknownTaskError
+from mingle_edge_runtime.errors import EdgeError, ImageError, UnknownTaskError
 from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.prediction import Head, Prediction, predict, read_heads
 from mingle_edge_runtime.preprocess import Pictures, decode, pictures, stack, to_pixel_values
@@ -88,8 +88,6 @@ class EdgeModel:
 
         Raises `BundleError`, `ProviderError`, `BudgetError`.
         """
-        if threads is not None and threads < 1:
-            raise ProviderError(f"threads is {threads}, must be at least 1")
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
         if check_hashes:
             bundle = replace(bundle, check_hashes=True)

@@ -22,6 +22,8 @@ from mingle_edge_runtime.forked_process import keep_in_forked_children
 from mingle_edge_runtime.graph import Graph
 
 CPU = "CPUExecutionProvider"
+MOST_THREADS = 1024
+"""of one operator: with tens of thousands ONNX Runtime never begins"""
 EMBEDDINGS = "image_embeds"
 """The output whose rows must be of unit length."""
 _UNIT = 1e-3
@@ -122,6 +124,8 @@ class Session:
         Raises `BundleError` where the graph does not load, `ProviderError` where it does not load on the first provider.
         """
         ort = onnxruntime()
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise ProviderError(f"threads is {threads}, must be at least 1 and at most {MOST_THREADS}")
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         options.inter_op_num_threads = 1

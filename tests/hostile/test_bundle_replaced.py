@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 from tiny_bundle import KINDS, TASKS, Weights, images, relist, write_image_bundle, write_kinds, write_layer_bundle
 
+from mingle_edge.cli import main
 from mingle_edge_runtime import Bundle, BundleError, EdgeError, EdgeModel, ExpertError, mapped_file
 from mingle_edge_runtime.mapped_file import MappedFile
 from mingle_edge_runtime.session import CPU, Session
@@ -239,3 +242,17 @@ def test_no_descriptor_is_left_open(tmp_path) -> None:
     assert len(own.read("golden.npz")) == own.index.files["golden.npz"].size  # a bundle of the caller's own stays open
     del own
     assert open_files() == before
+
+
+def test_the_command_line_checks_hashes_where_it_is_asked_to(tmp_path) -> None:
+    bundle = write_image_bundle(tmp_path / "image", OLD)
+    Image.fromarray(IMAGES[0]).save(tmp_path / "red.png")
+    path = bundle / "experts/red.onnx_adapter"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    arguments = ["run", str(bundle), str(tmp_path / "red.png"), "--task", "red"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    found = CliRunner().invoke(main, [*arguments, "--check-hashes"])
+    assert found.exit_code == 2
+    assert "red.onnx_adapter has sha256" in found.output.replace("\n", " ")

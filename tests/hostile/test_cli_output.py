@@ -261,6 +261,21 @@ class TestErrors:
         )
 
 
+@pytest.mark.parametrize("number", ["9" * 25, "3000000000", "40000"])
+@pytest.mark.parametrize("command", ["run", "verify"])
+def test_more_threads_than_can_be_are_refused(folder, command: str, number: str) -> None:
+    images = [folder / "red.png"] if command == "run" else []
+    result = call(command, folder / "bundle", *images, "--threads", number)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"error: threads is {number}, must be at least 1 and at most 1024\n")
+
+
+def test_a_size_that_no_memory_has_is_refused(folder) -> None:
+    result = call("run", folder / "bundle", folder / "red.png", "--expert-budget", "9" * 400)
+    assert result.exit_code == 2
+    assert "is more than any memory has" in result.stderr
+
+
 def test_files_hold_names_that_are_no_unicode(tmp_path) -> None:
     write_output(tmp_path / "page.html", "caf\udce9 \u732b\n")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == "caf\\udce9 \u732b\n"

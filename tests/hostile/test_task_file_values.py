@@ -129,6 +129,13 @@ def test_values_are_shown_short_whatever_they_are() -> None:
         nested = nested.pop()
 
 
+@pytest.mark.parametrize("key", ["classes", "templates"])
+def test_words_that_a_tokenizer_would_take_hours_for(base: Path, key: str) -> None:
+    message = outcome(base, BACKBONE, TASK | {key: f'["{"a{}" * 500_000}"]'})
+    assert f"{key} holds 'a{{}}a{{}}" in message
+    assert "of 1500000 characters; shorten it to 1000 at most" in message
+
+
 def test_thousands_of_classes_are_read_at_once(base: Path) -> None:
     """Twenty thousand names compared pair by pair would take a minute."""
     names = [f"class {number}" for number in range(20_000)]
