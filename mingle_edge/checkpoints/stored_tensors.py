@@ -31,6 +31,8 @@ MOST_PICKLE = 16 << 20
 """Bytes of what a PyTorch archive holds besides the values of its tensors; a CLIP model's has about 100 thousand."""
 
 _SAFETENSORS_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_ALLOCATES = b"bytearray\n"
+"""In a pickle the name of the one thing besides tensors that PyTorch makes of any size: a few bytes could take all memory."""
 _LENGTH = 8  # bytes before a safetensors header, its own length in little endian
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -231,9 +233,11 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-        scripted = any(PurePosixPath(entry.filename).name == "constants.pkl" for entry in entries)
-        if not scripted:
-            _check_entries(path, entries)
+            scripted = any(PurePosixPath(entry.filename).name == "constants.pkl" for entry in entries)
+            if not scripted:
+                _check_entries(path, entries)
+                if any(_ALLOCATES in archive.read(entry) for entry in entries if entry.filename.endswith("data.pkl")):
+                    raise pickle.UnpicklingError("bytearray")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tensors that are refused later, and archives that are code
             content = None if scripted else torch.load(path, map_location="cpu", mmap=True, weights_only=True)

@@ -41,10 +41,10 @@ def adapter_tensors(content: NDArray[np.uint8], title: str) -> dict[str, NDArray
     """
     try:
         return _read(content.data)
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError) as error:
         raise ExpertError(f"{title} cannot be read as an adapter: copy or export it again") from error
     except _MisfitError as error:
-        raise ExpertError(f"{title} cannot be used: {error}; copy or export it again") from error
+        raise ExpertError(f"{title} cannot be read: {error}; copy or export it again") from error
 
 
 def check_fit(tensors: Mapping[str, NDArray[Any]], inputs: Mapping[str, OptionalInput], title: str) -> None:
@@ -85,39 +85,42 @@ def _read(content: memoryview) -> dict[str, NDArray[Any]]:
     if start + 4 * count > len(content):
         raise IndexError("a vector ends beyond the file")
     tensors: dict[str, NDArray[Any]] = {}
-    for at in range(start, start + 4 * count, 4):
-        field, *rest = _fields(content, _offset(content, at), 4)
-        start, size = _vector(content, field)
-        if start + size > len(content):
-            raise IndexError("a name ends beyond the file")
-        name = str(content[start : start + size], "utf-8")
-        if name in tensors:
-            raise _MisfitError(f"it holds {name!a} twice")
-        tensors[name] = _tensor(content, name, *rest)
+    for number in range(count):
+        shown = f"tensor {number}"
+        try:
+            field, *rest = _fields(content, _offset(content, start + 4 * number), 4)
+            at, size = _vector(content, field)
+            name = str(content[at : at + size], "utf-8")
+            shown = ascii(name)
+            if at + size > len(content) or name in tensors:
+                raise _MisfitError(f"{shown} is cut off, or there twice")
+            tensors[name] = _tensor(content, shown, *rest)
+        except (struct.error, IndexError, UnicodeDecodeError) as error:
+            raise _MisfitError(f"{shown} of {count} is damaged") from error
     return tensors
 
 
-def _tensor(content: memoryview, name: str, dims: int, data_type: int, raw_data: int) -> NDArray[Any]:
+def _tensor(content: memoryview, shown: str, dims: int, data_type: int, raw_data: int) -> NDArray[Any]:
     """The tensor whose fields lie there."""
     number = _I32.unpack_from(content, data_type)[0] if data_type else 0
     if number not in _TYPES:
-        raise _MisfitError(f"{name!a} is of type {number}, which no bundle holds")
+        raise _MisfitError(f"{shown} is of type {number}, which no bundle holds")
     kind = _TYPES[number]
     start, count = _vector(content, dims)
     if count > _MOST_DIMENSIONS:
-        raise _MisfitError(f"{name!a} has {count} dimensions")
+        raise _MisfitError(f"{shown} has {count} dimensions")
     shape = struct.unpack_from(f"<{count}q", content, start)
     start, size = _vector(content, raw_data)
     if start + size > len(content):
-        raise _MisfitError(f"{name!a} ends at byte {start + size} of {len(content)}")
+        raise _MisfitError(f"{shown} ends at byte {start + size} of {len(content)}")
     if min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != size:
-        raise _MisfitError(f"{name!a} has {size} bytes, {list(shape)} of {kind} is another number")
+        raise _MisfitError(f"{shown} has {size} bytes, {list(shape)} of {kind} is another number")
     if start % min(kind.itemsize, _ALIGNMENT):
-        raise _MisfitError(f"{name!a} lies at byte {start}, no multiple of {min(kind.itemsize, _ALIGNMENT)}")
+        raise _MisfitError(f"{shown} lies at byte {start}, no multiple of {min(kind.itemsize, _ALIGNMENT)}")
     try:
         array: NDArray[Any] = np.frombuffer(content, kind, math.prod(shape), start).reshape(shape)
     except (ValueError, OverflowError) as error:  # sides that are large beside one of zero
-        raise _MisfitError(f"{name!a} cannot have the shape {list(shape)}") from error
+        raise _MisfitError(f"{shown} cannot have the shape {list(shape)}") from error
     return array
 
 

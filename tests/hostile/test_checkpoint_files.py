@@ -193,6 +193,13 @@ class TestTorch:
         with pytest.raises(CheckpointError, match=r"deep\.pt"):
             open_tensors(archive(tmp_path / "deep.pt", entries_of({}) | {"data.pkl": deep}))
 
+    def test_a_few_bytes_that_ask_for_all_memory(self, tmp_path: Path) -> None:
+        """PyTorch makes a `bytearray` of any size without running code, so that its own check lets this pass."""
+        asking = b"\x80\x02}X\x01\0\0\0ac__builtin__\nbytearray\n\x8a\x05" + (1 << 33).to_bytes(5, "little") + b"\x85Rs."
+        path = archive(tmp_path / "large.pt", entries_of({"a": torch.zeros(3)}) | {"data.pkl": asking})
+        with pytest.raises(CheckpointError, match=r"large\.pt holds Python objects besides tensors"):
+            open_tensors(path)
+
     def test_more_values_than_are_stored(self, tmp_path: Path) -> None:
         """A few bytes can stand for a tensor of any shape, which a float32 copy would give its memory."""
         torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, tmp_path / "wide.pt")
