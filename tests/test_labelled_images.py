@@ -17,8 +17,8 @@ from safetensors.numpy import load_file
 from tiny_clip import write_task_file
 
 from mingle_edge.errors import ImageFolderError
-from mingle_edge.image_source import ImageSource
 from mingle_edge.image_folder import list_images
+from mingle_edge.image_source import ImageSource
 from mingle_edge.labelled_images import draw_seeds, labelled_paths, seed_paths
 from mingle_edge.merge import merge
 from mingle_edge.task_file import read_task_file
