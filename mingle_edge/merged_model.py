@@ -118,7 +118,7 @@ class MergedModel:
             d_out, d_in = self.architecture.linear_shape(layer)
             rank = _length(found, f"{layer}.A")
             shapes |= {f"{layer}.A": (rank, d_in), f"{layer}.B": (d_out, rank)}
-        _check_shapes(self.path / name, found, shapes)
+        _check_tensors(self.path / name, found, shapes)
         return found
 
     def head(self, task: str) -> NDArray[np.float32]:
@@ -141,7 +141,7 @@ class MergedModel:
         shapes: dict[str, tuple[int, ...]] = {"mean": (features,), "factor": (rows, features), "count": (1,)}
         if "coordinates" in found:
             shapes["coordinates"] = (_length(found, "coordinates"), _length(found, "coordinates", 1), rows)
-        _check_shapes(self.path / ROUTER, found, shapes)
+        _check_tensors(self.path / ROUTER, found, shapes)
         count = float(found["count"][0])
         if not 1 <= count < _MOST_SEEDS:
             raise MergedModelError(
@@ -158,12 +158,27 @@ class MergedModel:
         blocks = self.settings.router_blocks
         if blocks != "auto":
             return blocks
-        return choose_depth([self.router_statistics(name) for name in self.task_names], self._features_per_depth)
+        statistics = [self.router_statistics(name) for name in self.task_names]
+        with self._computing():
+            return choose_depth(statistics, self._features_per_depth)
 
     def router(self) -> Discriminants:
         """Image scope: the discriminants of these tasks at `router_depth`."""
         features = (self.router_depth + 1) * self._features_per_depth
-        return discriminants([self.router_statistics(name).first(features) for name in self.task_names])
+        statistics = [self.router_statistics(name).first(features) for name in self.task_names]
+        with self._computing():
+            return discriminants(statistics)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Arithmetic on stored statistics; where they are too large for it, the error is a `MergedModelError`."""
+        try:
+            with np.errstate(over="raise", divide="raise", invalid="raise"):
+                yield
+        except (np.linalg.LinAlgError, ArithmeticError) as error:
+            raise MergedModelError(
+                f"{self.path / ROUTER}: no router can be computed from these statistics ({error}); restore it or merge again"
+            ) from error
 
     @property
     def _features_per_depth(self) -> int:
@@ -175,7 +190,7 @@ class MergedModel:
         biased = self.settings.subspace_inputs == "mean"  # the bias then counts as a weight
         inputs = {layer: self.architecture.linear_shape(layer)[1] + biased for layer in self._carrying}
         shapes = {layer: (_length(found, layer), d) for layer, d in inputs.items()}
-        _check_shapes(self.path / NULL_SPACE, found, shapes)
+        _check_tensors(self.path / NULL_SPACE, found, shapes)
         return found
 
     @property
@@ -185,7 +200,7 @@ class MergedModel:
 
     def _read(self, name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> Arrays:
         found = _read_tensors(self.path / name, prefix)
-        _check_shapes(self.path / name, found, shapes)
+        _check_tensors(self.path / name, found, shapes)
         return found
 
 
@@ -298,8 +313,8 @@ def _length(found: Arrays, name: str, axis: int = 0) -> int:
     return found[name].shape[axis] if name in found and found[name].ndim > axis else 0
 
 
-def _check_shapes(path: Path, found: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """That there are these tensors and no others, of float32 and these shapes."""
+def _check_tensors(path: Path, found: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """That there are these tensors and no others, of float32 and these shapes, and that all values are finite."""
     for name in sorted(shapes.keys() | found.keys()):
         array, shape = found.get(name), shapes.get(name)
         if array is None:
@@ -310,6 +325,8 @@ def _check_shapes(path: Path, found: Arrays, shapes: Mapping[str, tuple[int, ...
             raise MergedModelError(
                 f"{path}: {name} is {array.dtype} {list(array.shape)}, must be float32 {list(shape)}; restore it or merge again"
             )
+        if not np.isfinite(array).all():
+            raise MergedModelError(f"{path}: {name} holds values that are not finite; restore it or merge again")
 
 
 def _save(path: Path, tensors: Arrays) -> None:
