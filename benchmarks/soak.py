@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import json
 import multiprocessing
 import sys
@@ -27,7 +28,6 @@ from soak_threads import Soak
 KINDS = [("image", "fp32", 1), ("image", "fp32", 2), ("image", "int8", 1), ("layer", "fp32", 1), ("layer", "int8", 2)]
 """scope, precision, experts of a route"""
 BYTES = 25.0  # an answer, that memory may grow by after the warm-up: 5 MB in 200,000
-_M_ARENA_MAX = -8  # of glibc's malloc.h
 DESCRIPTORS = 1e-5  # an answer: 2 in 200,000
 
 
@@ -37,17 +37,14 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=200_000)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--heaps", type=int, default=2, help="of the C library; 0 leaves it at up to 8 a core (default: 2)")
     arguments = parser.parse_args()
-    if arguments.heaps:  # in each of them, free memory lies scattered; with more, it takes longer until that is flat
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, arguments.heaps)
     with tempfile.TemporaryDirectory() as name:
         writer = multiprocessing.get_context("spawn").Process(target=write_bundles, args=(Path(name),))
         writer.start()  # a process of its own, so that what is measured is the runtime's memory alone
         writer.join()
         started = time.perf_counter()
         soak = Soak(sorted(Path(name, "bundles").iterdir()), arguments.seed)
-        soak.run(arguments.answers, arguments.threads)
+        soak.run(arguments.answers, arguments.threads, give_back_free_memory)
     growth = {what: soak.growth(what) for what in ("anonymous", "resident", "descriptors")}
     bounds = {"anonymous": BYTES, "resident": BYTES, "descriptors": DESCRIPTORS}
     beyond = [what for what, bound in bounds.items() if growth[what] > bound]
@@ -69,6 +66,12 @@ def main() -> None:
         )
     )
     sys.exit(1 if soak.faults or beyond else 0)
+
+
+def give_back_free_memory() -> None:
+    """Let the C library return what it holds but nobody uses, so that memory that grows is memory that was kept."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def write_bundles(root: Path) -> None:

@@ -23,6 +23,9 @@ from mingle_edge_runtime.mixture import mix
 from mingle_edge_runtime.route import Route
 from mingle_edge_runtime.session import CPU, OptionalInput, Outputs, Placement, Session, onnxruntime, printable
 
+_SUM = 1e-3
+"""how far from 1 the sum of a posterior may be"""
+
 
 class ImageScope:
     """Routes images, keeps experts in a store, runs the tower once per group of equal routes."""
@@ -91,11 +94,18 @@ class ImageScope:
             return self._router
 
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
-        """One route per image of `[n, 3, S, S]`."""
+        """One route per image of `[n, 3, S, S]`. Raises `BundleError` where the router's posterior is none."""
         if not len(pixels):
             return []
-        outputs = self.prepare_routing().run({"pixel_values": pixels})
-        return [self._choose(*row) for row in zip(outputs["posterior"], outputs["confidence"], strict=True)]
+        router = self.prepare_routing()
+        outputs = router.run({"pixel_values": pixels})
+        posterior = outputs["posterior"]  # [n, T]
+        if not ((posterior >= 0).all() and (np.abs(posterior.sum(axis=1) - 1) <= _SUM).all()):  # so that NaN is wrong
+            raise BundleError(
+                f"{router.path} computes probabilities of tasks that are negative, not finite, or do not sum to 1: a weight is "
+                "damaged; verify the bundle, or export it again"
+            )
+        return [self._choose(*row) for row in zip(posterior, outputs["confidence"], strict=True)]
 
     def embed(self, pixels: NDArray[np.float32], task: str | None = None) -> tuple[NDArray[np.float32], list[Route]]:
         """`[n, dim]` embeddings of unit length and the n routes taken; a named task skips the router."""

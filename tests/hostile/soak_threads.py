@@ -6,6 +6,7 @@ others and open it again. No result may depend on any of it, bit for bit; memory
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -24,6 +25,7 @@ from mingle_edge_runtime.memory import process_memory
 IMAGES = np.random.default_rng(7).integers(0, 256, (8, 14, 11, 3), dtype=np.uint8)
 IMAGES[np.arange(6), ..., np.arange(6) % 3] |= 0xC0
 IN_FLIGHT = 3  # submissions that a thread waits for together
+_SAMPLE_EVERY = 0.5  # seconds
 FRAMES = 4  # of a stream that a thread opens
 
 
@@ -53,16 +55,18 @@ class Soak:
         self._lock = threading.Lock()
         self._rooms = [_Room(bundle, self.seed) for bundle in self.bundles]
 
-    def run(self, answers: int, threads: int, sample_every: float = 0.25) -> None:
-        """Give `answers` answers from `threads` threads, and take samples meanwhile."""
+    def run(self, answers: int, threads: int, tidy: Callable[[], object] = gc.collect) -> None:
+        """Give `answers` answers from `threads` threads, and take samples meanwhile, each after a call of `tidy`."""
         workers = [threading.Thread(target=self._work, args=(number, answers)) for number in range(threads)]
         for worker in workers:
             worker.start()
         while any(worker.is_alive() for worker in workers):
+            tidy()
             self._sample()
-            time.sleep(sample_every)
+            time.sleep(_SAMPLE_EVERY)
         for worker in workers:
             worker.join()
+        tidy()
         self._sample()
         for room in self._rooms:
             self._count("evictions", room.close())
