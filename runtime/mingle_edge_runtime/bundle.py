@@ -64,6 +64,7 @@ __all__ = [
 ]
 
 _LARGEST_INDEX = 64 << 20  # bytes; far above any real index, far below what would hurt
+_LARGEST_READ = (1 << 31) - 1  # bytes; no graph is larger, as ONNX Runtime's own reader ends there
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,11 @@ class Bundle:
             self._check_hash(name, file)
         return file
 
-    def read(self, name: str) -> bytes:
-        """A whole file of moderate size, whose hash is right. Raises `BundleError`."""
+    def read(self, name: str, largest: int = _LARGEST_READ) -> bytes:
+        """A whole file of at most `largest` bytes, whose hash is right. Raises `BundleError`."""
         file = self.open_file(name)
+        if file.size > largest:
+            raise BundleError(f"{file.name} has {file.size} bytes, must have at most {largest}: export the bundle again")
         self._check_hash(name, file)
         return file.read(0, file.size).tobytes()
 
@@ -191,6 +194,6 @@ def _parse(content: bytes, path: Path) -> object:
 
     try:
         value: object = json.loads(content.decode(), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
+    except (ValueError, RecursionError, MemoryError) as error:  # JSON and UTF-8 errors are ValueErrors
         raise BundleError(f"{path} is not valid JSON: {error}") from error
     return value

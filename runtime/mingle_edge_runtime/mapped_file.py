@@ -114,7 +114,10 @@ class MappedFile:
 
     def read(self, start: int, end: int) -> NDArray[np.uint8]:
         """A copy of bytes `start` to `end` in memory. Raises the error where they cannot be read."""
-        content = np.empty(end - start, np.uint8)
+        try:
+            content = np.empty(end - start, np.uint8)
+        except MemoryError as problem:
+            raise self.error(f"{self.name} cannot be read: there is no memory for its {end - start} bytes") from problem
         done = 0
         for piece in self._pieces(start, end):
             content[done : done + len(piece)] = np.frombuffer(piece, np.uint8)

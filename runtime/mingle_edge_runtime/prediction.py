@@ -6,6 +6,7 @@ task's softmax weighted by the router's posterior, or, where there is none to tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from mingle_edge_runtime.route import Route
 
 Head = NDArray[np.float32]
 """Class embeddings `[labels, dim]` of unit length."""
+_LARGEST_HEADER = 64 << 10  # bytes, far more than that of any array
 UNIT = 1e-3
 """How far from 1 the length of a class embedding may be."""
 
@@ -45,11 +47,11 @@ def read_heads(bundle: Bundle) -> dict[str, Head]:
     heads = {}
     for task in bundle.index.tasks:
         path = bundle.file(task.head)
+        wanted = (len(task.labels), bundle.index.architecture.output_dim)
         try:
-            head = read_npy(bundle.read(task.head))
+            head = read_npy(bundle.read(task.head, 4 * math.prod(wanted) + _LARGEST_HEADER))
         except NpyError as error:
             raise BundleError(f"{path} cannot be read as an array without pickle: {error}; export the bundle again") from error
-        wanted = (len(task.labels), bundle.index.architecture.output_dim)
         if head.dtype != np.float32 or head.shape != wanted:
             raise BundleError(f"{path} must be a float32 array {list(wanted)}: export the bundle again")
         lengths = np.linalg.norm(head.astype(np.float64), axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import zipfile
 from collections.abc import Callable
@@ -137,7 +138,8 @@ def test_a_head_or_a_golden_array_with_an_odd_header_is_refused(bundle, case: st
     (bundle / "heads/green.npy").write_bytes(HEADERS[case])
     relist(bundle, "heads/green.npy")
     with pytest.raises(
-        BundleError, match=r"heads/green.npy (cannot be read as an array without pickle|must be a float32 array)"
+        BundleError,
+        match=r"heads/green.npy (cannot be read as an array without pickle|must be a float32 array|has 200072 bytes)",
     ):
         EdgeModel.open(bundle)
     change_archive(bundle, lambda entries: entries.update({"embeds.npy": HEADERS[case]}))
@@ -283,3 +285,28 @@ def test_the_page_bank_of_other_numbers_is_refused(tmp_path) -> None:
         with pytest.raises(BundleError, match="page_bank describes"):
             EdgeModel.open(bundle)
         (bundle / "bundle.json").write_text(json.dumps(record))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited by what /proc says")
+@pytest.mark.parametrize(
+    ("name", "top_k", "message"),
+    [
+        ("heads/red.npy", 1, r"heads/red.npy has 1099511627776 bytes, must have at most 65792: export the bundle again"),
+        ("tower.onnx", 1, r"tower.onnx has 1099511627776 bytes, must have at most 2147483647"),
+        ("experts/red.onnx_adapter", 2, r"red.onnx_adapter cannot be read: there is no memory for its 1099511627776 bytes"),
+        ("golden.npz", 1, r"golden.npz has 1099511627776 bytes, must have at most"),
+    ],
+)
+def test_files_of_a_terabyte_that_take_no_room_on_the_disk_are_refused(tmp_path, name: str, top_k: int, message: str) -> None:
+    bundle = write_image_bundle(tmp_path / "image", Weights(), top_k)
+    os.truncate(bundle / name, 1 << 40)
+    rewrite(bundle, change("files", name, "size", to=1 << 40))
+    rewrite(bundle, change("tasks", 0, "expert_bytes", to=(bundle / "experts/red.onnx_adapter").stat().st_size))
+
+    def use() -> None:
+        with EdgeModel.open(bundle, threads=1) as model:
+            model.embed(images(0), task="red")
+            read_golden(model.bundle)
+
+    with memory_limit(1 << 30), pytest.raises(BundleError, match=message):
+        use()
