@@ -9,7 +9,7 @@ TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def fault_in_names(names: Iterable[str]) -> str | None:
-    """Return what is wrong with the first name of `tasks[i].name` that no file may have or that repeats another, None if none is."""
+    """Return what is wrong with the first `tasks[i].name` that no file may have or that repeats another, if any."""
     seen: set[str] = set()
     for i, name in enumerate(names):
         if not TASK_NAME.fullmatch(name):
