@@ -52,7 +52,8 @@ def replacing(path: Path) -> Iterator[Path]:
         written.touch()
         mode = stat.S_IMODE(written.stat().st_mode)
         yield written
-        os.chmod(written, mode)  # some libraries make a file of their own, for its owner alone
+        if stat.S_IMODE(written.stat().st_mode) != mode:  # some libraries make a file of their own, for its owner alone
+            os.chmod(written, mode)
         flush(written)
         os.replace(written, path)
         flush(path.parent)

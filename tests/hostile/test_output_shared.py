@@ -257,6 +257,19 @@ def test_a_report_goes_through_a_users_link_and_into_what_is_no_file(tmp_path):
     os.close(reader)
 
 
+def test_a_report_that_is_not_finished_leaves_the_old_one(tmp_path, monkeypatch):
+    write_text(tmp_path / "report.json", "old")
+
+    def stop(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "report.json", "new")
+    assert (tmp_path / "report.json").read_text() == "old"
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
 def test_a_demonstration_replaces_an_earlier_one_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr("mingle_edge.demo.demo.run_parts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     fill(tmp_path / "mine")
