@@ -80,7 +80,7 @@ class _Shard:
         """The class number of each row."""
         with self._open() as file:
             self._check_expansion(file, self.columns.label)
-            values: list[Any] = file.read(columns=[self.columns.label]).column(0).to_pylist()
+            values: list[Any] = file.read(columns=[self.columns.label]).column(self.columns.label).to_pylist()
         if None in values:
             raise ImageFolderError(f"{self.path}: row {values.index(None)} has no {self.columns.label}; leave the row out")
         if values and isinstance(values[0], str):

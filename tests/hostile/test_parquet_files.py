@@ -120,6 +120,11 @@ def test_a_column_that_is_called_as_the_part_of_another(tmp_path: Path) -> None:
         assert path.read_bytes() == content["bytes"]
 
 
+def test_labels_in_a_column_that_is_called_as_the_part_of_another(tmp_path: Path) -> None:
+    source = write(tmp_path, {}, label=None, **{"image.bytes": pa.array([0, 1, 1, 0])})
+    assert labels(tmp_path, source) == [0, 1, 1, 0]
+
+
 def test_two_columns_of_one_name(tmp_path: Path) -> None:
     table = pa.Table.from_arrays(
         [pa.array(CONTENT, IMAGE), pa.array([0, 1, 0, 1]), pa.array([1] * 4)], ["image", "label", "label"]
