@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -11,9 +13,12 @@ from typing import Any
 
 import mutations
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from fuzz_cases import Inputs, Target, WrongAnswerError, first_refusal
 from fuzz_corpus import CLASSES
 from fuzz_runtime import SPEC, change_picture
+from hub_parquet import encoded
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture
@@ -146,6 +151,9 @@ class Parquet(_Files):
 
     def change(self, random: Random) -> str:
         self._name = random.choice(self._inputs.names)
+        if random.random() < 0.4:
+            self._inputs.write(self._name, _odd_table(random))
+            return f"{self._name} of other types"
         return self._change(self._name, mutations.any_bytes, random)
 
     def answer(self) -> str:
@@ -241,6 +249,41 @@ def _torch_member(name: str) -> mutations.Mutator:
     if not name.endswith(".pkl"):
         return mutations.any_bytes
     return lambda data, random: pickle.dumps(_Code()) if random.random() < 0.1 else mutations.any_bytes(data, random)
+
+
+def _odd_table(random: Random) -> bytes:
+    """A whole parquet file whose columns and metadata are not those of images with labels, or not quite."""
+    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    content = encoded(0)
+    columns = {
+        "image": (
+            pa.array([{"bytes": content, "path": None}] * 3, image),
+            pa.array([{"bytes": content}, {"bytes": None, "path": "/etc/passwd"}, None], image),
+            pa.array([content] * 3),
+            pa.array([{"bytes": "text"}] * 3),
+            pa.array([{"bytes": b"", "path": "../secret"}] * 3, image),
+            pa.array([[content]] * 3),
+            pa.array([None] * 3),
+        ),
+        "label": (
+            *(pa.array(values) for values in ([0, 1, 2], [0.0, 1.0, 2.0], [0.5, float("nan"), 1e300], [[0], [1], []])),
+            *(pa.array(values) for values in (["sea", "lake", "river"], ["sea", None, "\x1b[2J"], [True, False, True])),
+            *(pa.array(values) for values in ([-1, 2**62, 0], [None] * 3, [{"a": 1}] * 3, [b"sea", b"\xff", b""])),
+            pa.array(["sea", "lake", "sea"]).dictionary_encode(),
+            pa.array([0, 2**64 - 1, 1], pa.uint64()),
+            pa.array([1, 2, 3], pa.timestamp("us")),
+        ),
+        random.choice(("label", "cls", "", "image.bytes", "a\0")): (pa.array([1, 2, 3]),),
+    }
+    table = pa.table({name: random.choice(choices) for name, choices in columns.items() if random.random() < 0.85})
+    described = {"info": {"features": {"image": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}}}
+    if random.random() < 0.7:
+        metadata = json.dumps(described).encode()
+        changed = metadata if random.random() < 0.4 else mutations.json_text(metadata, random)
+        table = table.replace_schema_metadata({b"huggingface": changed})
+    file = io.BytesIO()
+    pq.write_table(table.slice(0, random.choice((0, 1, 3, 3, 3))), file)
+    return file.getvalue()
 
 
 def _check_arrays(read: Callable[[], Mapping[str, Any]]) -> None:
