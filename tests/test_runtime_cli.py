@@ -134,7 +134,7 @@ def test_inspect_describes_a_bundle(folder, scope: str) -> None:
     result = call("inspect", folder / scope)
     assert result.exit_code == 0, result.output
     index = Bundle.open(folder / scope).index
-    assert f"bundle, format 3, {scope} scope, top-k 1" in result.output
+    assert f"bundle, format {index.format_version}, {scope} scope, top-k 1" in result.output
     for task in TASKS:
         (line,) = [line for line in result.output.splitlines() if line.startswith(f"{task} ")]
         assert line.split()[1:3] == ["4", "2"]
