@@ -23,14 +23,14 @@ import numpy as np
 import onnxruntime
 
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge_export.adapters import write_adapter
-from mingle_edge_export.bundle_graphs import EMBEDS, PIXELS, GraphWriter
-from mingle_edge_export.expert_inputs import expert_values
-from mingle_edge_export.graph import MICROSOFT, Graph, WeightFile
-from mingle_edge_export.page_bank import PageLayout, write_expert
-from mingle_edge_export.routed_experts import BLOCK_SCALES, LayerGates, RoutedExperts
-from mingle_edge_export.tower import PlainLayers, Tokens, Tower
-from mingle_edge_export.weight_precision import Precision
+from mingle_edge_export.bundle.adapters import write_adapter
+from mingle_edge_export.graph.builder import MICROSOFT, Graph, WeightFile
+from mingle_edge_export.precision.weight_precision import Precision
+from mingle_edge_export.tower.expert_inputs import expert_values
+from mingle_edge_export.tower.graph_writer import EMBEDS, PIXELS, GraphWriter
+from mingle_edge_export.tower.page_bank import PageLayout, write_expert
+from mingle_edge_export.tower.routed_experts import BLOCK_SCALES, LayerGates, RoutedExperts
+from mingle_edge_export.tower.vision_tower import PlainLayers, Tokens, Tower
 from mingle_edge_runtime.adapter import adapter_values
 from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.session import optional_inputs

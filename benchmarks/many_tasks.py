@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from mingle_edge_export.image_scope import ROUTER_WEIGHTS
+from mingle_edge_export.bundle.image_scope import ROUTER_WEIGHTS
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.golden import read_golden
 from mingle_edge_runtime.machine import machine_record

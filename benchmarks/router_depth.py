@@ -39,8 +39,8 @@ from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.seeds import SeedImages, task_generator
 from mingle_edge.settings import Settings
 from mingle_edge.vision_tower import Parameters, router_features
-from mingle_edge_export.bundle_graphs import PIXELS, GraphWriter
-from mingle_edge_export.graph import WeightFile
+from mingle_edge_export.graph.builder import WeightFile
+from mingle_edge_export.tower.graph_writer import PIXELS, GraphWriter
 from mingle_edge_runtime.machine import machine_record
 
 VIT_B_32 = VisionArchitecture(224, 32, 768, 12, 12, 3072, 512, "quick_gelu")

@@ -18,8 +18,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from mingle_edge_export.graph import Graph, WeightFile
-from mingle_edge_export.weight_precision import WeightPrecision
+from mingle_edge_export.graph.builder import Graph, WeightFile
+from mingle_edge_export.precision.weight_precision import WeightPrecision
 from mingle_edge_runtime.adapter import read_adapter
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.session import OptionalInput

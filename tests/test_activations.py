@@ -14,7 +14,7 @@ from mingle_edge.activations import input_peaks, integer_noise, own_embeddings
 from mingle_edge.gated_tower import GatedTower
 from mingle_edge.images import load_images
 from mingle_edge.vision_tower import embed_images, plain_linear
-from mingle_edge_export.smoothing import Smoothing
+from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_runtime.bundle import LARGEST_CODE
 
 

@@ -9,7 +9,7 @@ from tiny_merged import write_merged
 
 from mingle_edge.gated_tower import GatedTower
 from mingle_edge_export import export_bundle
-from mingle_edge_export.synthetic_images import smooth_images
+from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.preprocess import preprocess
 

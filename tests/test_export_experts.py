@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_merged import ARCHITECTURE, write_merged
 
-from mingle_edge_export.graph import Graph, WeightFile
-from mingle_edge_export.page_bank import PAGE_VALUES, PageLayout, write_expert
-from mingle_edge_export.routed_experts import BLOCK_SCALES, LayerGates, RoutedExperts, expert_norm
-from mingle_edge_export.tower import Tokens
+from mingle_edge_export.graph.builder import Graph, WeightFile
+from mingle_edge_export.tower.page_bank import PAGE_VALUES, PageLayout, write_expert
+from mingle_edge_export.tower.routed_experts import BLOCK_SCALES, LayerGates, RoutedExperts, expert_norm
+from mingle_edge_export.tower.vision_tower import Tokens
 
 LAYERS = ["blocks.0.q", "blocks.0.v"]  # read the same input
 WIDTH, TOKENS = ARCHITECTURE.width, ARCHITECTURE.tokens

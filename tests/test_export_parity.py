@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_merged import ARCHITECTURE, write_merged
 
-from mingle_edge_export import ParityError, export_bundle, image_scope
-from mingle_edge_export.bundle_graphs import GraphWriter
-from mingle_edge_export.expert_inputs import ExpertInputs
-from mingle_edge_export.graph import Graph, WeightFile
-from mingle_edge_export.route_parity import RouteMismatchError, agreeing_routes
-from mingle_edge_export.routed_experts import RoutedExperts
+from mingle_edge_export import ParityError, export_bundle
+from mingle_edge_export.bundle import image_scope
+from mingle_edge_export.check.route_parity import RouteMismatchError, agreeing_routes
+from mingle_edge_export.graph.builder import Graph, WeightFile
+from mingle_edge_export.tower.expert_inputs import ExpertInputs
+from mingle_edge_export.tower.graph_writer import GraphWriter
+from mingle_edge_export.tower.routed_experts import RoutedExperts
 
 
 @settings(max_examples=10)

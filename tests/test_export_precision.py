@@ -21,10 +21,12 @@ from tiny_merged import ARCHITECTURE, write_merged
 from mingle_edge.cli import main
 from mingle_edge.errors import TaskFileError
 from mingle_edge.merge import merge
-from mingle_edge_export import OptionError, ParityError, bundle_writer, calibration, export_bundle
-from mingle_edge_export.quantization import pack_nibbles, quantize, quantize_blocks
-from mingle_edge_export.smoothing import Smoothing
-from mingle_edge_export.synthetic_images import smooth_images
+from mingle_edge_export import OptionError, ParityError, export_bundle
+from mingle_edge_export.bundle import writer as bundle_writer
+from mingle_edge_export.check import calibration
+from mingle_edge_export.check.synthetic_images import smooth_images
+from mingle_edge_export.precision.quantization import pack_nibbles, quantize, quantize_blocks
+from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_runtime import Bundle, EdgeModel
 from mingle_edge_runtime.adapter import read_adapter
 from mingle_edge_runtime.bundle import LARGEST_CODE

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from tiny_merged import ARCHITECTURE, write_merged
 
-import mingle_edge_export.output_folder
+import mingle_edge_export.bundle.output_folder
 from mingle_edge.cli import main
 from mingle_edge.errors import MergedModelError
 from mingle_edge_export import OptionError, OutputError, export_bundle
@@ -98,7 +98,7 @@ def test_a_read_only_place(merged):
 
 def test_too_little_space_is_seen_before_any_work(merged, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 10_000_000})()
-    monkeypatch.setattr(mingle_edge_export.output_folder.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(mingle_edge_export.bundle.output_folder.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OutputError, match=r"the bundle needs 3\d MB and 10 MB are free; free some space"):
         export_bundle(merged.path, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
@@ -121,7 +121,7 @@ def test_no_space_left_names_the_folder(merged, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(mingle_edge_export.output_folder.os, "fsync", full)
+    monkeypatch.setattr(mingle_edge_export.bundle.output_folder.os, "fsync", full)
     with pytest.raises(OutputError, match=r"bundle: cannot be written \(No space left on device\); free some space and run"):
         export_bundle(merged.path, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_export.golden_images import steadiest
+from mingle_edge_export.check.golden_images import steadiest
 
 MARGINS = (0.0001, 0.2, -0.0002, 0.01, -0.3, 0.0)
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tiny_merged import write_merged
 
 from mingle_edge_export import export_bundle
-from mingle_edge_export.graph import Graph, WeightFile
-from mingle_edge_export.weight_precision import WeightPrecision
+from mingle_edge_export.graph.builder import Graph, WeightFile
+from mingle_edge_export.precision.weight_precision import WeightPrecision
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.bundle import LARGEST_CODE
 from mingle_edge_runtime.image_scope import ImageScope

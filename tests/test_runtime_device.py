@@ -22,7 +22,7 @@ from tiny_bundle import SPEC, TASKS, Weights, images, write_image_bundle, write_
 from tiny_merged import write_merged
 
 from mingle_edge_export import export_bundle
-from mingle_edge_export.synthetic_images import smooth_images
+from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_runtime import Bundle, BundleError, DeviceMemoryError, EdgeModel, ExpertError, image_scope
 from mingle_edge_runtime.bound_inputs import BoundInputs
 from mingle_edge_runtime.device_memory import copy_values, is_out_of_memory

@@ -12,7 +12,7 @@ from tiny_merged import write_merged
 from mingle_edge.gated_tower import GatedTower
 from mingle_edge.protocols import predict_among, predict_within
 from mingle_edge_export import export_bundle
-from mingle_edge_export.synthetic_images import smooth_images
+from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_runtime import EdgeModel
 
 TOLERANCE = 1e-4  # of embeddings of unit length, between PyTorch and ONNX Runtime

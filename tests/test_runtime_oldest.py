@@ -16,7 +16,7 @@ from tiny_merged import write_merged
 
 import mingle_edge_runtime
 from mingle_edge_export import export_bundle
-from mingle_edge_export.synthetic_images import smooth_images
+from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_runtime import EdgeModel
 
 INTERPRETERS = [sys.executable, *filter(None, [os.environ.get("MINGLE_ORT_1_20")])]

@@ -6,8 +6,8 @@ report = export_bundle("merged", "bundle")
 print(report.parity.cosine, sum(report.files.values()))
 """
 
-from mingle_edge_export.bundle_writer import ExportReport, export_bundle
+from mingle_edge_export.bundle.writer import ExportReport, export_bundle
+from mingle_edge_export.check.parity import Parity
 from mingle_edge_export.errors import ExportError, OptionError, OutputError, ParityError
-from mingle_edge_export.parity import Parity
 
 __all__ = ["ExportError", "ExportReport", "OptionError", "OutputError", "Parity", "ParityError", "export_bundle"]

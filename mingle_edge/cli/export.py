@@ -14,7 +14,7 @@ from mingle_edge.cli.terminal import one_line
 
 if TYPE_CHECKING:
     from mingle_edge_export import ExportReport
-    from mingle_edge_export.weight_precision import Precision
+    from mingle_edge_export.precision.weight_precision import Precision
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 

@@ -16,7 +16,8 @@ from tiny_tasks import TASKS, write_tasks
 from mingle_edge.errors import MergedModelError
 from mingle_edge.merge import merge
 from mingle_edge.merged_model import MergedModel
-from mingle_edge_export import OutputError, bundle_writer, export_bundle
+from mingle_edge_export import OutputError, export_bundle
+from mingle_edge_export.bundle import writer as bundle_writer
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.errors import EdgeError
 

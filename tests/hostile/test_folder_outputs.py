@@ -17,7 +17,7 @@ from other_user import bound_by_modes, open_folder
 import mingle_edge.comparison.execution
 import mingle_edge.evaluation
 import mingle_edge.prepared
-import mingle_edge_export.bundle_writer
+import mingle_edge_export.bundle.writer
 from mingle_edge.cli import main
 from mingle_edge.comparison.compare import Plan, compare
 from mingle_edge.demo.demo import run_demo
@@ -131,7 +131,7 @@ def test_every_command_looks_where_it_will_write_first(
         monkeypatch,
         (mingle_edge.evaluation, "load_test_sets"),
         (mingle_edge.prepared, "check_images"),
-        (mingle_edge_export.bundle_writer, "read_task_images"),
+        (mingle_edge_export.bundle.writer, "read_task_images"),
     ):
         result = CliRunner().invoke(main, [argument.format(**places) for argument in arguments])
     assert result.exit_code == 2, result.output
@@ -160,7 +160,7 @@ class TestImages:
         with unused(
             monkeypatch,
             (mingle_edge.evaluation, "GatedTower"),
-            (mingle_edge_export.bundle_writer, "_Export"),
+            (mingle_edge_export.bundle.writer, "_Export"),
             (mingle_edge.comparison.execution, "run_cell"),
         ):
             for call in calls:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge_export.graph import Array
-from mingle_edge_export.quantization import CODE_UNIT, pack_nibbles, quantize, quantize_blocks
-from mingle_edge_export.weight_precision import Precision
+from mingle_edge_export.graph.builder import Array
+from mingle_edge_export.precision.quantization import CODE_UNIT, pack_nibbles, quantize, quantize_blocks
+from mingle_edge_export.precision.weight_precision import Precision
 
 TENSOR = "experts"  # the bank's initializer in the tower
 PAGE_VALUES = {"fp32": 4096, "fp16": 4096, "int8": 4096, "int4": 8192}

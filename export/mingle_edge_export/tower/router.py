@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mingle_edge.router import Discriminants
-from mingle_edge_export.graph import Graph, WeightFile
-from mingle_edge_export.tower import PlainLayers, Tokens, Tower
+from mingle_edge_export.graph.builder import Graph, WeightFile
+from mingle_edge_export.tower.vision_tower import PlainLayers, Tokens, Tower
 
 _DOUBLE, _FLOAT = 11, 1  # onnx.TensorProto.DataType
 

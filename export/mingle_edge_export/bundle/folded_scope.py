@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from mingle_edge.merged_model import MergedModel
-from mingle_edge_export.bundle_graphs import GraphWriter
-from mingle_edge_export.contents import Contents, StoredExpert
+from mingle_edge_export.bundle.contents import Contents, StoredExpert
 from mingle_edge_export.errors import OptionError
-from mingle_edge_export.graph import Array
+from mingle_edge_export.graph.builder import Array
+from mingle_edge_export.tower.graph_writer import GraphWriter
 
 TOWER = "tower.onnx"
 

@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from mingle_edge_export.graph import MICROSOFT, Array, Graph, WeightFile
-from mingle_edge_export.quantization import BLOCK, pack_nibbles, quantize, quantize_blocks
+from mingle_edge_export.graph.builder import MICROSOFT, Array, Graph, WeightFile
+from mingle_edge_export.precision.quantization import BLOCK, pack_nibbles, quantize, quantize_blocks
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 _FLOAT, _INT8 = 1, 3  # onnx.TensorProto.DataType

@@ -10,14 +10,14 @@ from onnx import TensorProto
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.router import Discriminants
-from mingle_edge_export.expert_inputs import ExpertInputs
-from mingle_edge_export.graph import Array, Dims, Graph, WeightFile
-from mingle_edge_export.page_bank import PageLayout
-from mingle_edge_export.routed_experts import LayerGates, RoutedExperts
-from mingle_edge_export.router_graph import add_router
-from mingle_edge_export.smoothing import Smoothing
-from mingle_edge_export.tower import PlainLayers, Tower
-from mingle_edge_export.weight_precision import Precision
+from mingle_edge_export.graph.builder import Array, Dims, Graph, WeightFile
+from mingle_edge_export.precision.smoothing import Smoothing
+from mingle_edge_export.precision.weight_precision import Precision
+from mingle_edge_export.tower.expert_inputs import ExpertInputs
+from mingle_edge_export.tower.page_bank import PageLayout
+from mingle_edge_export.tower.routed_experts import LayerGates, RoutedExperts
+from mingle_edge_export.tower.router import add_router
+from mingle_edge_export.tower.vision_tower import PlainLayers, Tower
 
 PIXELS, EMBEDS = "pixel_values", "image_embeds"
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_export.graph import Array
+from mingle_edge_export.graph.builder import Array
 from mingle_edge_runtime.bundle import LARGEST_CODE
 
 BLOCK = 32  # 4-bit codes that share a scale: the one block size every MatMulNBits and GatherBlockQuantized kernel has

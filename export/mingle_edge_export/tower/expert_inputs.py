@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge_export.graph import Array, Graph, WeightFile
-from mingle_edge_export.quantization import CODE_UNIT, pack_nibbles, quantize, quantize_blocks
-from mingle_edge_export.tower import PlainLayers, Tokens
-from mingle_edge_export.weight_precision import Precision
+from mingle_edge_export.graph.builder import Array, Graph, WeightFile
+from mingle_edge_export.precision.quantization import CODE_UNIT, pack_nibbles, quantize, quantize_blocks
+from mingle_edge_export.precision.weight_precision import Precision
+from mingle_edge_export.tower.vision_tower import PlainLayers, Tokens
 
 Values = dict[str, NDArray[Any]]
 _FLOAT = 1  # onnx.TensorProto.DataType

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_export.graph import Array
+from mingle_edge_export.graph.builder import Array
 
 NOISE = 0.003
 """Standard deviation in units of `pixel_values`. It moves more 8-bit codes of activations than another processor does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mingle_edge_export.graph import Array
+from mingle_edge_export.graph.builder import Array
 from mingle_edge_runtime import bundle as fmt
 
 

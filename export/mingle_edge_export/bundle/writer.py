@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 import mingle_edge
 from mingle_edge.merged_model import MergedModel
 from mingle_edge.progress import Progress, silent
-from mingle_edge_export.bundle_graphs import GraphWriter
-from mingle_edge_export.calibration import LEAST_AGREEMENT, Calibration, calibrate
-from mingle_edge_export.contents import Contents
+from mingle_edge_export.bundle.contents import Contents
+from mingle_edge_export.bundle.folded_scope import check_foldable, write_folded_scope
+from mingle_edge_export.bundle.image_scope import write_image_scope
+from mingle_edge_export.bundle.layer_scope import write_layer_scope
+from mingle_edge_export.bundle.output_folder import bundle_folder, check_space
+from mingle_edge_export.check.calibration import LEAST_AGREEMENT, Calibration, calibrate
+from mingle_edge_export.check.fidelity import Bounds, default_bounds
+from mingle_edge_export.check.golden_images import steadiest
+from mingle_edge_export.check.labelled_accuracy import TaskAccuracy, accuracy_drop, label_agreement, measure_accuracy
+from mingle_edge_export.check.parity import Parity, check_parity
+from mingle_edge_export.check.reference import GOLDEN_IMAGES, Reference, compute_reference
+from mingle_edge_export.check.task_images import TaskImages, read_task_images
 from mingle_edge_export.errors import OptionError, ParityError
-from mingle_edge_export.fidelity import Bounds, default_bounds
-from mingle_edge_export.folded_scope import check_foldable, write_folded_scope
-from mingle_edge_export.golden_images import steadiest
-from mingle_edge_export.graph import Array, WeightFile
-from mingle_edge_export.image_scope import write_image_scope
-from mingle_edge_export.labelled_accuracy import TaskAccuracy, accuracy_drop, label_agreement, measure_accuracy
-from mingle_edge_export.layer_scope import write_layer_scope
-from mingle_edge_export.output_folder import bundle_folder, check_space
-from mingle_edge_export.parity import Parity, check_parity
-from mingle_edge_export.reference import GOLDEN_IMAGES, Reference, compute_reference
-from mingle_edge_export.smoothing import Smoothing
-from mingle_edge_export.task_images import TaskImages, read_task_images
-from mingle_edge_export.weight_precision import Precision
+from mingle_edge_export.graph.builder import Array, WeightFile
+from mingle_edge_export.precision.smoothing import Smoothing
+from mingle_edge_export.precision.weight_precision import Precision
+from mingle_edge_export.tower.graph_writer import GraphWriter
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime import bundle as fmt
 from mingle_edge_runtime.golden import golden_outputs

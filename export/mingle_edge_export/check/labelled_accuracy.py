@@ -12,7 +12,7 @@ from mingle_edge.evaluation import LabelledSet, reference_answers
 from mingle_edge.gated_tower import GatedTower
 from mingle_edge.merged_model import MergedModel
 from mingle_edge.progress import Progress
-from mingle_edge_export.graph import Array
+from mingle_edge_export.graph.builder import Array
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.bundle import Bundle
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge_export.graph import Array
+from mingle_edge_export.graph.builder import Array
 
 Arrays = dict[str, NDArray[np.float32]]
 Gates = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_export.graph import Array
+from mingle_edge_export.graph.builder import Array
 
 CLOSE = 1e-3  # what rounding may do to a gate value or contribution, relative to the largest one of the layer
 

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge.progress import Progress
+from mingle_edge_export.check.fidelity import MAX_ABS, Bounds
+from mingle_edge_export.check.reference import MIXTURE, ImageScopeOutputs, Reference, Routed
+from mingle_edge_export.check.route_parity import RouteMismatchError, agreeing_routes
 from mingle_edge_export.errors import ParityError
-from mingle_edge_export.fidelity import MAX_ABS, Bounds
-from mingle_edge_export.graph import Array
-from mingle_edge_export.reference import MIXTURE, ImageScopeOutputs, Reference, Routed
-from mingle_edge_export.route_parity import RouteMismatchError, agreeing_routes
+from mingle_edge_export.graph.builder import Array
 from mingle_edge_runtime.adapter import map_adapter, read_adapter
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.mixture import mix

@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge_export.graph import Array, Graph, WeightFile
-from mingle_edge_export.weight_precision import Precision, WeightPrecision
+from mingle_edge_export.graph.builder import Array, Graph, WeightFile
+from mingle_edge_export.precision.weight_precision import Precision, WeightPrecision
 
 
 @dataclass(frozen=True)

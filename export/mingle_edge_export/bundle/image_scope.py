@@ -6,11 +6,11 @@ from pathlib import Path
 
 from mingle_edge.merged_model import MergedModel
 from mingle_edge.progress import Progress
-from mingle_edge_export.adapters import write_adapter
-from mingle_edge_export.bundle_graphs import GraphWriter
-from mingle_edge_export.contents import Contents, StoredExpert
-from mingle_edge_export.expert_inputs import expert_values
-from mingle_edge_export.graph import WeightFile
+from mingle_edge_export.bundle.adapters import write_adapter
+from mingle_edge_export.bundle.contents import Contents, StoredExpert
+from mingle_edge_export.graph.builder import WeightFile
+from mingle_edge_export.tower.expert_inputs import expert_values
+from mingle_edge_export.tower.graph_writer import GraphWriter
 from mingle_edge_runtime import bundle as fmt
 
 TOWER, DENSE, EXPERTS = "tower.onnx", "dense.onnx", "experts"

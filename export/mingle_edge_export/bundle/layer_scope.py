@@ -8,11 +8,11 @@ import numpy as np
 
 from mingle_edge.merged_model import MergedModel
 from mingle_edge.progress import Progress
-from mingle_edge_export.bundle_graphs import GraphWriter
-from mingle_edge_export.contents import Contents, StoredExpert
-from mingle_edge_export.graph import WeightFile
-from mingle_edge_export.page_bank import TENSOR, PageLayout, write_expert
-from mingle_edge_export.routed_experts import LayerGates, expert_norm
+from mingle_edge_export.bundle.contents import Contents, StoredExpert
+from mingle_edge_export.graph.builder import WeightFile
+from mingle_edge_export.tower.graph_writer import GraphWriter
+from mingle_edge_export.tower.page_bank import TENSOR, PageLayout, write_expert
+from mingle_edge_export.tower.routed_experts import LayerGates, expert_norm
 from mingle_edge_runtime import bundle as fmt
 
 TOWER, DENSE, GATES = "tower.onnx", "dense.onnx", "gates.bin"

@@ -15,8 +15,8 @@ from mingle_edge.activations import input_peaks, integer_noise, own_embeddings
 from mingle_edge.gated_tower import GatedTower
 from mingle_edge.merged_model import MergedModel
 from mingle_edge.progress import Progress
-from mingle_edge_export.graph import Array
-from mingle_edge_export.smoothing import Smoothing
+from mingle_edge_export.graph.builder import Array
+from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_runtime.bundle import LARGEST_CODE
 
 LEAST_AGREEMENT = 0.995  # of labels with the reference; half a point, were the reference always right

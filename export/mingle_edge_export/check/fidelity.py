@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mingle_edge_export.errors import OptionError
-from mingle_edge_export.weight_precision import Precision
+from mingle_edge_export.precision.weight_precision import Precision
 
 MAX_ABS = 1e-4  # of embeddings of unit length, in fp32
 

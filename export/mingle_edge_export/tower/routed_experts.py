@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge_export.graph import MICROSOFT, Array, Graph, WeightFile
-from mingle_edge_export.page_bank import TENSOR, LayerSlot, PageLayout
-from mingle_edge_export.quantization import BLOCK, CODE_UNIT
-from mingle_edge_export.tower import PlainLayers, Tokens
-from mingle_edge_export.weight_precision import Precision
+from mingle_edge_export.graph.builder import MICROSOFT, Array, Graph, WeightFile
+from mingle_edge_export.precision.quantization import BLOCK, CODE_UNIT
+from mingle_edge_export.precision.weight_precision import Precision
+from mingle_edge_export.tower.page_bank import TENSOR, LayerSlot, PageLayout
+from mingle_edge_export.tower.vision_tower import PlainLayers, Tokens
 
 BLOCK_SCALES = "expert_scales"  # initializer of the scales of experts in int4
 _FLOAT = 1  # onnx.TensorProto.DataType

@@ -1,0 +1,1 @@
+"""Write a bundle: its scopes, its files, its index."""

@@ -1,0 +1,1 @@
+"""Weights and experts in fewer bits."""
