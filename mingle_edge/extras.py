@@ -15,6 +15,9 @@ EXTRAS = {
     "sklearn": "demo",
     "joblib": "demo",
     "ray": "ray",
+    "vl_convert": "report",
+    "jinja2": "report",
+    "markupsafe": "report",
 }
 """Package -> extra."""
 

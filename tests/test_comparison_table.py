@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mingle_edge.comparison.ranking import ordered
 from mingle_edge.comparison.table import COLUMNS, FIGURES, format_table, write_csv
-from mingle_edge.comparison.wording import shorten
+from mingle_edge.pages.labels import shorten
 from mingle_edge.errors import OutputError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_bundle import Weights, write_image_bundle
 
-WORKSTATION = ["torch", "torchvision", "onnx", "open_clip", "transformers", "safetensors", "sklearn"]
+WORKSTATION = ["torch", "torchvision", "onnx", "open_clip", "transformers", "safetensors", "sklearn", "jinja2", "vl_convert"]
 WORKSTATION += ["mingle_edge", "mingle_edge_export"]
 BLOCK = """
 import sys

@@ -60,11 +60,3 @@ def _parameter(value: Any) -> str:
 def count(number: int, noun: str) -> str:
     """`1 task`, `20 tasks`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def shorten(text: str, length: int) -> str:
-    """At most `length` characters; what is left out is the middle, since names of variants differ at their ends."""
-    if len(text) <= length:
-        return text
-    kept = max(length - 2, 0)
-    return f"{text[: kept - kept // 2]}..{text[len(text) - kept // 2 :]}"[:length]

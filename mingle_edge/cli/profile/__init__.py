@@ -42,6 +42,13 @@ _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.option("--json", "json_path", type=_FILE, help="Also write all figures to this file.")
 @click.option("--html", "html_path", type=_FILE, help="Also write a page with charts to this file.")
 @click.option(
+    "--page",
+    "page_of",
+    metavar="REPORT",
+    type=_FILE,
+    help="Make the page of a file of --json, beside it or at --html; no BUNDLE.",
+)
+@click.option(
     "--compare", nargs=2, metavar="A B", type=click.Path(path_type=Path), help="Compare two files of --json; no BUNDLE."
 )
 @click.pass_context
@@ -61,6 +68,7 @@ def command(
     cool_down: float,
     json_path: Path | None,
     html_path: Path | None,
+    page_of: Path | None,
     compare: tuple[Path, Path] | None,
 ) -> None:
     """Time to open, latency, throughput, memory and expert traffic of BUNDLE.
@@ -80,11 +88,17 @@ def command(
     Ctrl-C shows and writes what was measured so far.
     """
     if compare is not None:
-        _check_alone(ctx)
+        _check_alone(ctx, "compare")
         _compare(*compare)
+        return
+    if page_of is not None:
+        _check_alone(ctx, "page_of", "html_path")
+        _make_page(page_of, html_path or page_of.with_suffix(".html"))
         return
     if bundle is None:
         raise click.UsageError("name a BUNDLE to measure, or two reports of it with --compare A.json B.json")
+    if html_path is not None:
+        import mingle_edge.cli.profile.page  # noqa: F401  # that it can be made is found out before anything is measured
     from mingle_edge_runtime.profile import ProfileInterrupted, profile
 
     for path in (json_path, html_path):
@@ -139,10 +153,20 @@ def _compare(before: Path, after: Path) -> None:
     click.echo("\n".join(comparison_table(compare(ProfileReport.read(before), ProfileReport.read(after)))))
 
 
-def _check_alone(ctx: click.Context) -> None:
-    """Refuse everything beside --compare, which measures nothing."""
-    given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and name != "compare"]
-    options = {parameter.name: parameter for parameter in ctx.command.params}
-    if given:
-        names = ", ".join("BUNDLE" if name == "bundle" else options[name].opts[0] for name in given)
-        raise click.UsageError(f"--compare reads two reports and measures nothing: leave out {names}")
+def _make_page(path: Path, html_path: Path) -> None:
+    """Write the page of the report at `path`."""
+    from mingle_edge.cli.profile.page import page
+    from mingle_edge_runtime.profile import ProfileReport
+
+    check_output_file(html_path)
+    write_output(html_path, page(ProfileReport.read(path)))
+    click.echo(f"page: {html_path}")
+
+
+def _check_alone(ctx: click.Context, name: str, *others: str) -> None:
+    """Refuse all options beside those that read reports, which measure nothing."""
+    options = {parameter.name: parameter.opts[0] for parameter in ctx.command.params} | {"bundle": "BUNDLE"}
+    given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if wrong := [options[found] for found in given if found not in (name, *others)]:
+        what = "two reports" if name == "compare" else "a report"
+        raise click.UsageError(f"{options[name]} reads {what} and measures nothing: leave out {', '.join(wrong)}")

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mingle_edge.comparison.page.figures import COLORS
 from mingle_edge.comparison.ranking import INDIVIDUAL, PRETRAINED, accuracy, is_one_model, ranked
 from mingle_edge.comparison.wording import count, difference, finite, megabytes, percentage, times
-from mingle_edge.pages.drawing import chart, percent
-from mingle_edge.pages.elements import Html, tag
+from mingle_edge.pages.row_charts import between
 
 TOLD = {
     "P1": "the head is given, the task is not",
     "P2": "head and task are given",
     "P3": "nothing is given",
 }
+"""What the application tells, by protocol."""
 
 
 def lead(results: Mapping[str, Any]) -> str:
-    """Sentences on the method that is best by the first protocol."""
+    """Return sentences on the method that is best by the first protocol."""
     protocol = results["protocols"][0]
     methods, tasks, orders = ranked(results, protocol), len(results["tasks"]), len(results["orders"])
     if not methods:
@@ -36,28 +37,25 @@ def lead(results: Mapping[str, Any]) -> str:
     return f"{first} {rank} {told}: {acc}{f', {distances}' if distances else ''}. It {facts}."
 
 
-def tiles(results: Mapping[str, Any]) -> Html:
-    """A tile for each protocol, with the best method's place between the references."""
-    return tag("div", *(_tile(results, protocol) for protocol in results["protocols"]), class_="tiles protocols")
+def tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return for each protocol its best method, that one's accuracy, and its place between the references."""
+    return [_tile(results, protocol) for protocol in results["protocols"]]
 
 
-def _tile(results: Mapping[str, Any], protocol: str) -> Html:
-    title = tag("span", f"{protocol}: {TOLD[protocol]}" if protocol in TOLD else protocol)
+def _tile(results: Mapping[str, Any], protocol: str) -> dict[str, Any]:
+    tile = {"title": f"{protocol}: {TOLD[protocol]}" if protocol in TOLD else protocol, "color": COLORS.get(protocol, "grey")}
     methods = ranked(results, protocol)
     if not methods:
-        return tag("div", title, tag("b", "no method finished"), class_=f"tile {protocol.lower()}")
-    best = methods[0]
-    acc, deviation = accuracy(results, best, protocol), accuracy(results, best, protocol, "acc_std")
-    spread = tag("small", f" ± {percentage(deviation)}") if deviation is not None and len(results["orders"]) > 1 else Html("")
-    return tag(
-        "div",
-        title,
-        tag("b", best),
-        tag("strong", f"{percentage(acc)}%", spread),
-        *_between(results, best, protocol),
-        tag("p", f"{_sentence(results, methods, protocol)}."),
-        class_=f"tile {protocol.lower()}",
-    )
+        return tile | {"best": None}
+    best, acc = methods[0], accuracy(results, methods[0], protocol)
+    deviation = accuracy(results, best, protocol, "acc_std") if len(results["orders"]) > 1 else None
+    return tile | {
+        "best": best,
+        "acc": f"{percentage(acc)}%",
+        "spread": f" ± {percentage(deviation)}" if deviation is not None else "",
+        "sentence": f"{_sentence(results, methods, protocol)}.",
+        **_between(results, best, protocol),
+    }
 
 
 def _sentence(results: Mapping[str, Any], methods: list[str], protocol: str) -> str:
@@ -77,27 +75,17 @@ def _sentence(results: Mapping[str, Any], methods: list[str], protocol: str) -> 
     return "; ".join(parts) or "There is no reference to compare it with"
 
 
-def _between(results: Mapping[str, Any], best: str, protocol: str) -> Iterator[Html]:
-    """A line from the lowest to the highest of pretrained, best single model, best and individual, with all of them on it."""
+def _between(results: Mapping[str, Any], best: str, protocol: str) -> dict[str, Any]:
+    """A line from the lowest to the highest of references, best single model and best, and the names of its ends."""
     single = next((label for label in ranked(results, protocol) if is_one_model(results, label)), None)
-    kinds = {PRETRAINED: "reference", single: "single", best: "best", INDIVIDUAL: "reference"}
-    found = {label: acc for label in kinds if label and (acc := accuracy(results, label, protocol)) is not None}
-    low, high = min(found.values()), max(found.values())
-    if high <= low:
-        return
-    drawn = [tag("line", x1="0%", x2="100%", y1=9, y2=9, class_="grid-line")]
-    for label, acc in found.items():
-        x = percent(100 * (acc - low) / (high - low))
-        told = tag("title", f"{label} {percentage(acc)}%")
-        if label == best:
-            drawn.append(tag("line", x1="0%", x2=x, y1=9, y2=9, class_="reached"))
-            drawn.append(tag("circle", told, cx=x, cy=9, r=6, class_="mark"))
-        else:
-            drawn.append(tag("line", told, x1=x, x2=x, y1=3, y2=15, class_=f"stop {kinds[label]}"))
-    ends = {acc: "best" if label == best else label for label, acc in found.items() if acc in (low, high)}
-    drawn.append(tag("text", f"{ends[low]} {percentage(low)}", x="0%", y=30, class_="tick"))
-    drawn.append(tag("text", f"{ends[high]} {percentage(high)}", x="100%", y=30, text_anchor="end", class_="tick"))
-    yield chart(f"{best} between the references", drawn, 34)
+    labels = dict.fromkeys(label for label in (PRETRAINED, single, best, INDIVIDUAL) if label)
+    found = {label: acc for label in labels if (acc := accuracy(results, label, protocol)) is not None}
+    low, high = min(found, key=lambda label: found[label]), max(found, key=lambda label: found[label])
+    if found[high] <= found[low]:
+        return {"chart": None}
+    told = {label: (acc, f"{label} {percentage(acc)}%") for label, acc in found.items()}
+    ends = [f"{'best' if label == best else label} {percentage(found[label])}" for label in (low, high)]
+    return {"chart": between(f"{best} between the references", told, best, COLORS.get(protocol, "grey")), "ends": ends}
 
 
 def _from_references(results: Mapping[str, Any], best: str, protocol: str) -> Iterator[str]:

@@ -1,0 +1,28 @@
+"""Fill a template of this package: every value is escaped, and a name the template misspells is an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("mingle_edge.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+
+
+def plain(value: object) -> str:
+    """Return a setting as text: lists and tables with commas, "-" for None."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value)) or "none"
+    return "-" if value is None else str(value)
+
+
+def render(template: str, **content: Any) -> str:
+    """Return the page that `templates/<template>` makes of `content`: values, functions, and charts as `Markup`."""
+    return _ENVIRONMENT.get_template(template).render(content)
+
+
+_ENVIRONMENT.filters["plain"] = plain
