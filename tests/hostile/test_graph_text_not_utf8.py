@@ -12,9 +12,8 @@ from mingle_edge_runtime import BundleError, EdgeModel
 def test_it_is_an_error_and_nothing_is_printed(name: str, tmp_path, capfd) -> None:
     bundle = write_image_bundle(tmp_path / "bundle", Weights())
     content = (bundle / name).read_bytes()
-    for operator in (b"Softmax", b"ReduceL2"):
-        content = content.replace(operator, operator[:-1] + b"\xff")
-    (bundle / name).write_bytes(content)
+    assert b"axes" in content  # an attribute
+    (bundle / name).write_bytes(content.replace(b"axes", b"axe\xff"))
     relist(bundle, name)
     with pytest.raises(BundleError, match=f"{name} does not load in ONNX Runtime"), EdgeModel.open(bundle) as model:
         model.embed(images(0))
