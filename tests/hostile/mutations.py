@@ -11,6 +11,7 @@ import io
 import json
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -214,8 +215,8 @@ def toml_lines(data: bytes, random: Random) -> bytes:
 
 
 def literals(text: str, random: Random) -> str:
-    """Replace a number, a word or a quoted string of a text."""
-    found = list(re.finditer(r"-?\d+(\.\d+)?|'[^']*'|\"[^\"]*\"|\b(True|False)\b", text))
+    """Replace a number, a word or a quoted string of a text of Python, but no key of a dictionary."""
+    found = list(re.finditer(r"-?\d+(\.\d+)?|(?<=: )'[^']*'|\b(True|False)\b", text))
     if not found:
         return text
     spot = random.choice(found)
@@ -455,7 +456,8 @@ def zip_members(member: Callable[[str], Mutator]) -> Mutator:
         elif change != 4:
             members[at] = (name, member(name)(content, random))
         written = io.BytesIO()
-        with zipfile.ZipFile(written, "w") as archive:
+        with zipfile.ZipFile(written, "w") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two members of one name are meant
             for entry, value in members:
                 archive.writestr(zipfile.ZipInfo(entry or "x"), value, compress_type=kind, compresslevel=1)
             if change == 4:
