@@ -41,6 +41,18 @@ def report(request, tmp_path_factory) -> ProfileReport:
     )
 
 
+@pytest.fixture(scope="module")
+def text(report) -> str:
+    """Its page."""
+    return page(report)
+
+
+def interrupted(report: ProfileReport) -> ProfileReport:
+    """The same with nothing measured but memory."""
+    none = {"latency": {}, "ratios": {}, "switches": {}, "residence": {}, "operators": {}}
+    return replace(report, complete=False, batches=(), traffic=(), sweep=(), **none)
+
+
 def figures(report: ProfileReport) -> list[str]:
     """Every figure of the report as people read it."""
     latencies = [*report.latency.values()]
@@ -67,27 +79,27 @@ def figures(report: ProfileReport) -> list[str]:
     return [*map(milliseconds, seconds), *map(signed_bytes, sizes), *(f"{factor:.3f}" for factor in factors), *plain]
 
 
-def test_every_figure_is_on_the_page(report) -> None:
-    found = Page(page(report))
+def test_every_figure_is_on_the_page(report, text) -> None:
+    found = Page(text)
     missing = [figure for figure in figures(report) if not re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.]*\d)", found.text)]
     assert missing == []
     titles = {title for title, _ in found.elements}
     assert {"svg", "table", "details"} <= titles
 
 
-def test_the_page_needs_nothing_else(report) -> None:
-    check_alone(page(report))
+def test_the_page_needs_nothing_else(text) -> None:
+    check_alone(text)
 
 
-def test_tables_scroll_by_themselves(report) -> None:
-    elements = Page(page(report)).elements
+def test_tables_scroll_by_themselves(text) -> None:
+    elements = Page(text).elements
     for i, (title, _) in enumerate(elements):
         if title == "table":
             assert elements[i - 1] == ("div", {"class": "scroll"})
 
 
-def test_bars_are_as_long_as_their_values_and_lie_inside(report) -> None:
-    whole = body(page(report))
+def test_bars_are_as_long_as_their_values_and_lie_inside(report, text) -> None:
+    whole = body(text)
     for title, values in {
         "One image": [found.p50 for found in report.latency.values()],
         "Memory": [size for found in report.memory.values() for size in (found.anonymous, found.file)],
@@ -107,7 +119,7 @@ def test_bars_are_as_long_as_their_values_and_lie_inside(report) -> None:
     ("sets", "text"), [(("AVX2", "AVX-512 VNNI"), "AVX2, AVX-512 VNNI"), ((), "none that matter"), (None, "unknown")]
 )
 def test_instruction_sets_stand_on_the_page_and_in_the_table(report, sets, text: str) -> None:
-    other = replace(report, machine=replace(report.machine, cpu="M", instruction_sets=sets))
+    other = replace(interrupted(report), machine=replace(report.machine, cpu="M", instruction_sets=sets))
     assert f"M ({text}), " in Page(page(other)).text
     assert f"instruction sets: {text}" in list(table(other))
 
@@ -133,9 +145,7 @@ def test_names_that_are_markup_stay_text(report) -> None:
 
 
 def test_an_interrupted_profile_is_a_page_too(report) -> None:
-    empty = replace(
-        report, complete=False, latency={}, ratios={}, batches=(), switches={}, residence={}, operators={}, traffic=(), sweep=()
-    )
+    empty = interrupted(report)
     assert "Interrupted" in Page(page(empty)).text
     assert "INTERRUPTED" in "\n".join(table(empty))
 
@@ -155,11 +165,11 @@ def test_layers_are_summed_over_blocks_and_by_block(report) -> None:
     assert blocks == {"stem": 0, "blocks.0": 1, "blocks.1": 3, "other": 7, "head": -5, "blocks.11": -4}
 
 
-def test_the_page_is_made_from_the_file_of_a_report_alone(report, tmp_path) -> None:
+def test_the_page_is_made_from_the_file_of_a_report_alone(report, text, tmp_path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(report.to_json()))
     result = CliRunner().invoke(main, ["profile", "--page", str(tmp_path / "a.json")])
     assert (result.exit_code, result.output) == (0, f"page: {tmp_path / 'a.html'}\n")
-    assert (tmp_path / "a.html").read_text(encoding="utf-8") == page(report)
+    assert (tmp_path / "a.html").read_text(encoding="utf-8") == text
     result = CliRunner().invoke(main, ["profile", "--page", str(tmp_path / "a.json"), "--html", str(tmp_path / "b.html")])
     assert result.exit_code == 0
     assert (tmp_path / "b.html").read_bytes() == (tmp_path / "a.html").read_bytes()
@@ -177,7 +187,7 @@ def test_a_page_of_a_report_is_all_that_is_asked_for(tmp_path) -> None:
 
 @pytest.mark.parametrize("package", ["vl_convert", "jinja2"])
 def test_a_missing_library_is_told_before_anything_is_measured(report, tmp_path, monkeypatch, package: str) -> None:
-    for name in [name for name in sys.modules if name.startswith("mingle_edge.pages.")] + ["mingle_edge.cli.profile.page"]:
+    for name in [*(name for name in sys.modules if name.startswith("mingle_edge.pages.")), "mingle_edge.cli.profile.page"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     files = ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
@@ -190,9 +200,9 @@ def test_a_missing_library_is_told_before_anything_is_measured(report, tmp_path,
 
 def test_numbers_no_chart_can_hold_are_an_error_and_zeros_are_not(report, tmp_path) -> None:
     latency = {kind: replace(found, p50=0.0, seconds=()) for kind, found in report.latency.items()}
-    assert "Throughput" in page(replace(report, latency=latency))
+    assert "Throughput" in page(replace(interrupted(report), latency=latency, batches=report.batches))
     large = {kind: replace(found, p50=1e308, seconds=(1e308,)) for kind, found in report.latency.items()}
-    (tmp_path / "a.json").write_text(json.dumps(replace(report, latency=large).to_json()))
+    (tmp_path / "a.json").write_text(json.dumps(replace(interrupted(report), latency=large).to_json()))
     result = CliRunner().invoke(main, ["profile", "--page", str(tmp_path / "a.json")])
     assert result.exit_code == 2
     assert result.output.startswith("error: something in the input is too deep or too large")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mingle_edge.comparison.page import figures, headline, tables
-from mingle_edge.comparison.ranking import accuracy, ordered, orders_finished
+from mingle_edge.comparison.ranking import accuracy, order_name, ordered, orders_finished
 from mingle_edge.comparison.wording import count, parameters, percentage
 from mingle_edge.output_path import write_output
 from mingle_edge.pages.page import render
@@ -48,9 +48,8 @@ def page(results: Mapping[str, Any]) -> str:
         references=tables.REFERENCES,
         missing={label: _missing(results, label) for label in labels},
         columns=columns,
-        groups=[(name, len([*members])) for name, members in groupby(columns, key=lambda column: column.group)],
+        groups=[(name, len([*members])) for name, members in groupby(columns, key=lambda column: column[0])],
         tuned={label: _tuned(methods[label]["tuning"]) for label in labels},
-        descriptions=tables.descriptions(results),
         forgetting=figures.forgetting(results),
         costs=figures.costs(results),
         steps=figures.after_steps(results),
@@ -63,10 +62,11 @@ def page(results: Mapping[str, Any]) -> str:
         corruptions=corruptions,
         corrupted=corrupted,
         tuning=figures.tuning(results),
-        trials=tables.trials(results),
         adding=tables.adding(results),
-        failures=tables.failures(results),
-        meanings=[[name, _MEANINGS[name]] for name in (*protocols, "ACC", "BWT", "FWT") if name in _MEANINGS],
+        meanings=_MEANINGS,
+        order_name=order_name,
+        parameters=parameters,
+        percentage=percentage,
     )
 
 
