@@ -272,7 +272,8 @@ def write_layer_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
     top, mask = constant("top_k", [top_k]), constant("task_mask", np.ones(len(TASKS)), np.float32)
     tensors += [top, mask, constant("per_task", 2 * LAYERS), constant("start", [0]), constant("stop", [RANK * DIM])]
     tensors += [constant("last", [2]), constant("shape", [0, 0, RANK, DIM]), constant("one", [1], np.float32)]
-    tensors += [constant("far", 1e6, np.float32), constant("axis_1", [1]), constant("axis_2", [2])]
+    tensors += [constant("far", 1e6, np.float32), constant("axis_1", [1])]
+    tensors += [constant(f"axes_{a}_{b}", [a, b]) for a, b in ((1, 2), (1, 3), (2, 3))]
     nodes = [*plain, node("Sub", "one task_mask", "unwanted"), node("Mul", "unwanted far", "penalty")]
     for layer in range(LAYERS):
         tensors += [constant(f"first{layer}_{kind}", 2 * layer + i) for i, kind in enumerate("AB")]
@@ -331,10 +332,12 @@ def _gated_layer(i: int) -> list[Any]:
         ]
     return [
         *nodes,
-        node("Einsum", f"h{i} A{i}", f"ha{i}", equation="bd,bkrd->bkr"),
-        node("Unsqueeze", f"c2{i} axis_2", f"scale{i}"),
+        node("Unsqueeze", f"h{i} axes_1_3", f"column{i}"),  # [batch, 1, DIM, 1]
+        node("MatMul", f"A{i} column{i}", f"ha{i}"),  # [batch, k, RANK, 1]
+        node("Unsqueeze", f"c2{i} axes_2_3", f"scale{i}"),
         node("Mul", f"ha{i} scale{i}", f"hac{i}"),
-        node("Einsum", f"hac{i} B{i}", f"delta{i}", equation="bkr,bkrd->bd"),
+        node("Mul", f"hac{i} B{i}", f"parts{i}"),  # [batch, k, RANK, DIM]
+        node("ReduceSum", f"parts{i} axes_1_2", f"delta{i}", keepdims=0),
         node("MatMul", f"h{i} W{i}", f"hw{i}"),
         node("Add", f"hw{i} delta{i}", f"h{i + 1}"),
     ]

@@ -1,7 +1,8 @@
-"""Which files an ONNX graph reads its weights from, found without the `onnx` package.
+"""Which files an ONNX graph reads its weights from, and which operators it has, found without the `onnx` package.
 
 ONNX Runtime before 1.24 follows external data out of the model's folder; a bundle must not be able to make it do so. This
-walks the protobuf messages of the file along the fields that lead to tensors and checks every `location` it finds.
+walks the protobuf messages of the file along the fields that lead to tensors and checks every `location` it finds. On the way
+it checks operators: a loop may never end, and a malformed equation of `Einsum` ends a process with ONNX Runtime 1.20.1.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _LEADS: dict[str, dict[int, str]] = {
     "entry": {},
 }
 _KEY, _VALUE = 1, 2  # fields of an entry of TensorProto.external_data
-
+_OPERATOR = 4  # field of a node
+_REFUSED = frozenset(["Einsum", "If", "Loop", "Scan", "SequenceMap"])
 
 _LONGEST_VARINT = 10  # bytes
 
@@ -31,27 +33,36 @@ _LONGEST_VARINT = 10  # bytes
 def check_external_data(graph: bytes, name: str, allowed: Collection[str]) -> list[str]:
     """The files that a graph has external data in, relative to its folder.
 
-    name: what to call it in an error. Raises `BundleError` where one is not `allowed`, or this is no ONNX file.
+    name: what to call it in an error. Raises `BundleError` where one is not `allowed`, an operator is refused, or this is no
+    ONNX file.
     """
     try:
-        locations = sorted(set(_locations(memoryview(graph), "model")))
+        found = set(_texts(memoryview(graph), "model"))
     except (IndexError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{name} is not an ONNX file: copy or export it again") from error
+    if refused := sorted(text for kind, text in found if kind == "operator" and text in _REFUSED):
+        raise BundleError(
+            f"{name} has an operator {refused[0]}, which no bundle needs and which may end or keep a process: do not use it"
+        )
+    locations = sorted(text for kind, text in found if kind == "location")
     for location in locations:
         if location not in allowed:
             raise BundleError(f"{name} reads weights from {location!r}, which is no file of the bundle: do not use it")
     return locations
 
 
-def _locations(message: memoryview, kind: str) -> Iterator[str]:
+def _texts(message: memoryview, kind: str) -> Iterator[tuple[str, str]]:
+    """Every location of external data and every operator, with which of the two it is."""
     if kind == "entry":
         entry = {field: bytes(content) for field, content in _fields(message)}
         if entry.get(_KEY) == b"location":
-            yield entry.get(_VALUE, b"").decode()
+            yield "location", entry.get(_VALUE, b"").decode()
         return
     for field, content in _fields(message):
-        if field in _LEADS[kind]:
-            yield from _locations(content, _LEADS[kind][field])
+        if (kind, field) == ("node", _OPERATOR):
+            yield "operator", bytes(content).decode()
+        elif field in _LEADS[kind]:
+            yield from _texts(content, _LEADS[kind][field])
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -14,7 +14,7 @@ import mutations
 import numpy as np
 from fuzz_cases import Inputs, Target, WrongAnswerError, first_refusal
 
-from mingle_edge_runtime import EdgeError, EdgeModel, Prediction
+from mingle_edge_runtime import EdgeError, EdgeModel, Prediction, ProviderError
 from mingle_edge_runtime.bundle_index import Preprocess
 from mingle_edge_runtime.preprocess import preprocess
 from mingle_edge_runtime.verify import verify
@@ -58,7 +58,7 @@ class _Bundles(Target):
         for kind, inputs in list(self._bundles.items()):
             try:
                 self._references[kind] = dict(_answers(inputs.root))
-            except EdgeError:  # of a newer ONNX Runtime than this one
+            except ProviderError:  # it needs a newer ONNX Runtime than this one
                 del self._bundles[kind]
         self._inputs = next(iter(self._bundles.values()))
 
