@@ -185,6 +185,15 @@ def test_a_page_of_a_report_is_all_that_is_asked_for(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_page_never_takes_the_place_of_its_report(report, tmp_path) -> None:
+    (tmp_path / "a.html").write_text(json.dumps(report.to_json()))
+    for options in ([], ["--html", str(tmp_path / "a.html")]):
+        result = CliRunner().invoke(main, ["profile", "--page", str(tmp_path / "a.html"), *options])
+        assert result.exit_code == 2
+        assert "would overwrite the report" in result.output
+    assert ProfileReport.read(tmp_path / "a.html") == report
+
+
 @pytest.mark.parametrize("package", ["vl_convert", "jinja2"])
 def test_a_missing_library_is_told_before_anything_is_measured(report, tmp_path, monkeypatch, package: str) -> None:
     for name in [*(name for name in sys.modules if name.startswith("mingle_edge.pages.")), "mingle_edge.cli.profile.page"]:

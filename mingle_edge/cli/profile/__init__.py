@@ -45,7 +45,7 @@ _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
     "--page",
     "page_of",
     metavar="REPORT",
-    type=_FILE,
+    type=click.Path(path_type=Path),
     help="Make the page of a file of --json, beside it or at --html; no BUNDLE.",
 )
 @click.option(
@@ -93,7 +93,7 @@ def command(
         return
     if page_of is not None:
         _check_alone(ctx, "page_of", "html_path")
-        _make_page(page_of, html_path or page_of.with_suffix(".html"))
+        _make_page(page_of, html_path)
         return
     if bundle is None:
         raise click.UsageError("name a BUNDLE to measure, or two reports of it with --compare A.json B.json")
@@ -153,13 +153,17 @@ def _compare(before: Path, after: Path) -> None:
     click.echo("\n".join(comparison_table(compare(ProfileReport.read(before), ProfileReport.read(after)))))
 
 
-def _make_page(path: Path, html_path: Path) -> None:
-    """Write the page of the report at `path`."""
+def _make_page(path: Path, html_path: Path | None) -> None:
+    """Write the page of the report at `path`, beside it unless another place is given."""
     from mingle_edge.cli.profile.page import page
     from mingle_edge_runtime.profile import ProfileReport
 
+    report = ProfileReport.read(path)
+    html_path = html_path or path.with_suffix(".html")
+    if html_path.resolve() == path.resolve():
+        raise click.UsageError(f"the page would overwrite the report {path}: name another file with --html")
     check_output_file(html_path)
-    write_output(html_path, page(ProfileReport.read(path)))
+    write_output(html_path, page(report))
     click.echo(f"page: {html_path}")
 
 
