@@ -22,6 +22,7 @@ from PIL import (
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
@@ -36,9 +37,10 @@ _PLUGINS: tuple[type[ImageFile.ImageFile], ...] = (  # imported by name, or Pill
     BmpImagePlugin.BmpImageFile,
     TiffImagePlugin.TiffImageFile,
     GifImagePlugin.GifImageFile,
+    PpmImagePlugin.PpmImageFile,
 )
 FORMATS = tuple(str(plugin.format) for plugin in _PLUGINS)
-"""JPEG, PNG, WEBP, BMP, TIFF, GIF: what is read; of several pictures in a file, the first."""
+"""JPEG, PNG, WEBP, BMP, TIFF, GIF, PPM: what is read; of several pictures in a file, the first."""
 MOST_ELONGATED = 200
 """times as long as wide: the whole image is resized before its centre is cut out"""
 _WEBP_SHARE = 3  # of the pixels that may be decoded: a WebP takes 16 bytes a pixel, others 4 to 8

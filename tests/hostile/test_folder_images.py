@@ -45,10 +45,10 @@ class TestFormats:
         check_images(list_images(tmp_path))
 
     def test_the_suffixes_are_those_of_the_formats(self) -> None:
-        assert suffixes() >= {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-        assert not suffixes() & {".ppm", ".jp2", ".eps", ".avif", ".ico", ".psd"}
+        assert suffixes() >= {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+        assert not suffixes() & {".jp2", ".eps", ".avif", ".ico", ".psd"}
 
-    @pytest.mark.parametrize(("suffix", "kind"), [("ppm", "PPM"), ("JP2", "JPEG2000"), ("dib", "DIB"), ("heic", "PNG")])
+    @pytest.mark.parametrize(("suffix", "kind"), [("JP2", "JPEG2000"), ("dib", "DIB"), ("heic", "PNG")])
     def test_images_of_other_formats_are_named(self, tmp_path: Path, suffix: str, kind: str) -> None:
         for number in range(5):
             picture(tmp_path / "sea" / f"{number}.{suffix}", kind)
