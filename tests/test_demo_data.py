@@ -11,11 +11,14 @@ from PIL import Image
 
 from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture
 from mingle_edge.cli import main
-from mingle_edge.demo import pretraining, task_files, tasks, tiny_clip
+from mingle_edge.demo import splits, task_files, tiny_clip
 from mingle_edge.demo.canvas import SIDE
-from mingle_edge.demo.contact_sheet import COLUMNS, Shown, write_contact_sheet
+from mingle_edge.demo.captions import captioned_images
+from mingle_edge.demo.classification import answer_cell
+from mingle_edge.demo.contact_sheet import COLUMNS, Cell, Row, write_contact_sheet
 from mingle_edge.demo.demo import MARK, DemoFolderError, run_demo
-from mingle_edge.demo.tasks import PER_CLASS, TASKS, make_split, write_labelled, write_unlabelled
+from mingle_edge.demo.splits import DEMO, LabeledImages, Split, make_split, write_labeled, write_unlabeled
+from mingle_edge.demo.tasks import TASKS, ImageTask
 from mingle_edge.image_folder import labelled_images, list_images
 from mingle_edge.images import load_images
 from mingle_edge.progress import silent
@@ -28,15 +31,14 @@ from mingle_edge_runtime.route import Route
 BY_NAME = {task.name: task for task in TASKS}
 
 
-@pytest.fixture
-def few(monkeypatch) -> None:
-    """Splits of a few images, for what does not depend on how many there are."""
-    monkeypatch.setattr(tasks, "PER_CLASS", {"test": 2, "seeds": 1, "train": 3})
+def few(task: ImageTask, split: Split, seed: int = 0) -> LabeledImages:
+    """A split of a few images, for what does not depend on how many there are."""
+    return make_split(task, split, seed, {"test": 2, "seeds": 1, "train": 3})
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_a_split_is_balanced_varied_and_reproducible(task, few) -> None:
-    split, again, other = make_split(task, "test", 3), make_split(task, "test", 3), make_split(task, "test", 4)
+def test_a_split_is_balanced_varied_and_reproducible(task) -> None:
+    split, again, other = few(task, "test", 3), few(task, "test", 3), few(task, "test", 4)
     assert split.images.shape == (2 * len(task.classes), SIDE, SIDE, 3)
     assert split.images.dtype == np.uint8
     assert np.bincount(split.labels).tolist() == [2] * len(task.classes)
@@ -47,8 +49,8 @@ def test_a_split_is_balanced_varied_and_reproducible(task, few) -> None:
 
 
 def test_every_task_has_enough_test_images() -> None:
-    assert all(PER_CLASS["test"] * len(task.classes) >= 100 for task in TASKS)
-    assert PER_CLASS["seeds"] == 5
+    assert all(DEMO["test"] * len(task.classes) >= 100 for task in TASKS)
+    assert DEMO["seeds"] == 5
 
 
 def test_no_handwritten_scan_is_in_two_splits(monkeypatch) -> None:
@@ -58,30 +60,30 @@ def test_no_handwritten_scan_is_in_two_splits(monkeypatch) -> None:
         drawn.add(scan.tobytes())
         return np.zeros((SIDE, SIDE, 3))
 
-    monkeypatch.setattr(tasks, "draw_handwritten", record)
+    monkeypatch.setattr(splits, "draw_handwritten", record)
     used = {}
     for split in ("train", "seeds", "test"):
         drawn.clear()
-        make_split(BY_NAME["digits"], split)
+        make_split(BY_NAME["digits"], split, 0)
         used[split] = set(drawn)
-    assert len(used["test"]) == 10 * PER_CLASS["test"]
-    assert len(used["seeds"]) == 10 * PER_CLASS["seeds"]
+    assert len(used["test"]) == 10 * DEMO["test"]
+    assert len(used["seeds"]) == 10 * DEMO["seeds"]
     assert not used["train"] & used["test"]
     assert not used["train"] & used["seeds"]
     assert not used["seeds"] & used["test"]
 
 
 @pytest.mark.parametrize("name", ["textures", "signs", "satellite"])
-def test_no_rendered_image_is_in_two_splits(name, few) -> None:
-    images = [image.tobytes() for split in ("train", "seeds", "test") for image in make_split(BY_NAME[name], split).images]
+def test_no_rendered_image_is_in_two_splits(name) -> None:
+    images = [image.tobytes() for split in ("train", "seeds", "test") for image in few(BY_NAME[name], split).images]
     assert len(set(images)) == len(images)
 
 
-def test_the_folders_read_back_as_they_were_drawn(tmp_path, few) -> None:
+def test_the_folders_read_back_as_they_were_drawn(tmp_path) -> None:
     task = BY_NAME["signs"]
-    split = make_split(task, "test")
-    write_labelled(tmp_path / "test", split, task.classes)
-    write_unlabelled(tmp_path / "seeds", split)
+    split = few(task, "test")
+    write_labeled(tmp_path / "test", split, task.classes)
+    write_unlabeled(tmp_path / "seeds", split)
     pairs = {path.name: (path, label) for path, label in labelled_images("test/<class>/*.png", tmp_path, task.classes)}
     for number, path in enumerate(list_images(tmp_path / "seeds")):
         labelled, label = pairs[path.name]
@@ -91,18 +93,17 @@ def test_the_folders_read_back_as_they_were_drawn(tmp_path, few) -> None:
 
 
 def test_seed_files_are_not_in_order_of_class() -> None:
-    labels = make_split(BY_NAME["digits"], "seeds").labels
+    labels = make_split(BY_NAME["digits"], "seeds", 0).labels
     assert (np.diff(labels) < 0).sum() > 10
 
 
-def test_pretraining_names_every_class_and_shows_no_task(monkeypatch) -> None:
-    monkeypatch.setattr(pretraining, "COUNT", 1000)
-    images, subjects = pretraining.pretraining_images(0)
+def test_pretraining_names_every_class_and_shows_no_task() -> None:
+    images, subjects = captioned_images((None, *TASKS), 0, 1000)
     assert len(images) == len(subjects) == 1000
-    assert {f"digit {digit}" for digit in BY_NAME["digits"].classes} <= set(subjects)
-    for name, form in (("textures", "{} texture"), ("signs", "{} traffic sign"), ("satellite", "{} from above")):
-        assert {form.format(label) for label in BY_NAME[name].classes} <= set(subjects)
+    assert {subject for task in TASKS for subject in task.subjects} <= set(subjects)
     assert not any("handwritten" in subject for subject in subjects)
+    shown = {image.tobytes() for task in TASKS for image in few(task, "train").images}
+    assert not shown & {image.tobytes() for image in images}
 
 
 @pytest.fixture(scope="module")
@@ -148,28 +149,27 @@ def test_heads_of_the_demo_are_the_heads_of_the_merge(models) -> None:
     folder, model = models
     text = build_text_tower(task_files.CONFIG, task_files.BACKBONE, folder)
     for task in TASKS:
-        ours = tiny_clip.text_embeddings(model, [task.template.format(name) for name in task.classes])
+        ours = tiny_clip.text_embeddings(model, task.prompts)
         torch.testing.assert_close(ours, class_embeddings(text, task.classes, [task.template]), rtol=0, atol=1e-6)
 
 
-def test_pixels_in_training_are_those_of_open_clip(tmp_path, few, models) -> None:
+def test_pixels_in_training_are_those_of_open_clip(tmp_path, models) -> None:
     folder, _ = models
-    split = make_split(BY_NAME["textures"], "seeds")
-    write_unlabelled(tmp_path / "seeds", split)
+    split = few(BY_NAME["textures"], "seeds")
+    write_unlabeled(tmp_path / "seeds", split)
     architecture = read_architecture(task_files.CONFIG, folder, task_files.BACKBONE)
     loaded = load_images(list_images(tmp_path / "seeds"), architecture)
     torch.testing.assert_close(tiny_clip.to_pixels(split.images), loaded, rtol=0, atol=1e-6)
 
 
-def test_fine_tuning_moves_every_visual_parameter_and_nothing_else(few) -> None:
+def test_fine_tuning_moves_every_visual_parameter_and_nothing_else() -> None:
     task, model, before = BY_NAME["textures"], tiny_clip.new_model(0), tiny_clip.new_model(0).state_dict()
-    split, losses = make_split(task, "train"), []
+    split, losses = few(task, "train"), []
 
     def note(stage: str, done: int, total: int, detail: str = "") -> None:
         losses.append((stage, done, total, float(detail.removeprefix("loss "))))
 
-    prompts = [task.template.format(name) for name in task.classes]
-    tiny_clip.fine_tune(model, split.images, split.labels, prompts, 0, note, tiny_clip.Training("fine-tune", 12, 1e-3))
+    tiny_clip.fine_tune(model, split.images, split.labels, task.prompts, 0, note, tiny_clip.Training("fine-tune", 12, 1e-3))
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name in before if name.startswith("visual.")}
     assert [entry[:3] for entry in losses] == [("fine-tune", step, 12) for step in range(1, 13)]
@@ -198,19 +198,21 @@ def test_making_a_model_leaves_the_callers_randomness_alone() -> None:
 def test_the_contact_sheet_shows_every_image_and_marks_the_wrong_ones(tmp_path) -> None:
     Image.new("RGB", (32, 32), "orange").save(tmp_path / "image.png")
 
-    def shown(task: str, said: str) -> Shown:
+    def cell(task: str, said: str) -> Cell:
         route = Route((said,), (1.0,)) if said else Route((), ())
-        return Shown(tmp_path / "image.png", task, "x", Prediction(("x",), (said or task,), (1.0,), route))
+        prediction = Prediction(("x",), (said or task,), (1.0,), route)
+        return answer_cell(tmp_path / "image.png", task, "x", prediction, {"a": "blue", "b": "green"})
 
-    right = [[shown("a", "a")] * (COLUMNS + 1), [shown("b", "")] * 3]
-    write_contact_sheet(tmp_path / "right.png", right)
-    write_contact_sheet(tmp_path / "wrong.png", [[*right[0][1:], shown("a", "b")], right[1]])
+    right = [[cell("a", "a")] * (COLUMNS + 1), [cell("b", "")] * 3]
+    for name, cells in (("right", right), ("wrong", [[*right[0][1:], cell("a", "b")], right[1]])):
+        write_contact_sheet(tmp_path / f"{name}.png", [Row("a", "", cells[0]), Row("b", "", cells[1])], lines=3)
     sheets = [np.asarray(Image.open(tmp_path / name)) for name in ("right.png", "wrong.png")]
     assert sheets[0].shape == sheets[1].shape
     pictures = [(sheet == (255, 165, 0)).all(-1).sum() for sheet in sheets]
     assert pictures == [14 * 96 * 96] * 2
     red = [(np.abs(sheet.astype(int) - (207, 34, 46)).max(-1) < 3).sum() for sheet in sheets]
     assert red[0] == 0 < red[1]
+    assert [(sheet == (0, 128, 0)).all(-1).any() for sheet in sheets] == [False, True]  # the frame of b's expert
 
 
 def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path) -> None:

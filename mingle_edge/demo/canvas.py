@@ -1,4 +1,4 @@
-"""What all rendered images share: colours, smooth noise, drawing with antialiasing, and a simulated camera.
+"""What all rendered images share: colors, smooth noise, drawing with antialiasing, and a simulated camera.
 
 Images are floats `[SIDE, SIDE, 3]` in [0, 1] until `to_uint8`. All randomness comes from the generator that is passed in.
 """
@@ -17,21 +17,21 @@ _LARGE_SIDE = SIDE * _OVERSAMPLING  # pixels
 
 Floats = NDArray[np.floating]
 Bytes = NDArray[np.uint8]
-Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
+Color = tuple[float, float, float]  # red, green, blue in [0, 1]
 
 
-def colour(rng: np.random.Generator, hue: float | None = None, saturation: float = 0.6, value: float = 0.6) -> Colour:
-    """A colour near the given saturation and value; any hue unless one in [0, 1) is given, then one near it."""
+def color(rng: np.random.Generator, hue: float | None = None, saturation: float = 0.6, value: float = 0.6) -> Color:
+    """A color near the given saturation and value; any hue unless one in [0, 1) is given, then one near it."""
     h = rng.uniform() if hue is None else hue + rng.normal(0, 0.015)
     s, v = (min(max(mean + rng.normal(0, 0.08), 0.0), 1.0) for mean in (saturation, value))
     return colorsys.hsv_to_rgb(h % 1.0, s, v)
 
 
-def dark_and_light(rng: np.random.Generator) -> tuple[Colour, Colour]:
-    """A dark and a light colour of any two hues."""
+def dark_and_light(rng: np.random.Generator) -> tuple[Color, Color]:
+    """A dark and a light color of any two hues."""
     return (
-        colour(rng, saturation=rng.uniform(0.2, 0.9), value=rng.uniform(0.12, 0.42)),
-        colour(rng, saturation=rng.uniform(0.0, 0.4), value=rng.uniform(0.72, 0.97)),
+        color(rng, saturation=rng.uniform(0.2, 0.9), value=rng.uniform(0.12, 0.42)),
+        color(rng, saturation=rng.uniform(0.0, 0.4), value=rng.uniform(0.72, 0.97)),
     )
 
 
@@ -41,7 +41,7 @@ def luminance(image: Floats) -> Floats:
     return luma
 
 
-def blend(mask: Floats, low: Colour, high: Colour) -> Floats:
+def blend(mask: Floats, low: Color, high: Color) -> Floats:
     """An image that is `low` where the mask `[SIDE, SIDE]` is 0 and `high` where it is 1."""
     weight = mask[:, :, None]  # [SIDE, SIDE, 1]
     mixed: Floats = np.asarray(low) * (1 - weight) + np.asarray(high) * weight
@@ -63,11 +63,11 @@ class Drawing:
         self._image = Image.fromarray(to_uint8(background)).resize((_LARGE_SIDE,) * 2, Image.Resampling.BILINEAR)
         self._draw = ImageDraw.Draw(self._image)
 
-    def polygon(self, points: Floats, fill: Colour) -> None:
+    def polygon(self, points: Floats, fill: Color) -> None:
         """A filled polygon through points `[n, 2]` (x, y)."""
         self._draw.polygon(self._pixels(points), fill=_rgb(fill))
 
-    def line(self, points: Floats, fill: Colour, width: float) -> None:
+    def line(self, points: Floats, fill: Color, width: float) -> None:
         """An open line through points `[n, 2]` with rounded joints."""
         self._draw.line(self._pixels(points), fill=_rgb(fill), width=max(1, round(width * _LARGE_SIDE)), joint="curve")
 
@@ -80,7 +80,7 @@ class Drawing:
 
 
 def photograph(rng: np.random.Generator, image: Floats, noise: float = 0.04) -> Bytes:
-    """The image as a cheap camera sees it: uneven light, exposure, a colour cast and sensor noise."""
+    """The image as a cheap camera sees it: uneven light, exposure, a color cast and sensor noise."""
     light = 1 + 0.35 * (smooth_noise(rng, 1) - 0.5)[:, :, None]  # [SIDE, SIDE, 1]
     cast = rng.uniform(0.92, 1.08, 3).astype(np.float32)
     exposed = np.clip(image * light * cast, 0, 1) ** rng.uniform(0.75, 1.3)
@@ -93,6 +93,6 @@ def to_uint8(image: Floats) -> Bytes:
     return levels
 
 
-def _rgb(value: Colour) -> tuple[int, int, int]:
+def _rgb(value: Color) -> tuple[int, int, int]:
     red, green, blue = (round(255 * min(max(channel, 0.0), 1.0)) for channel in value)
     return red, green, blue

@@ -17,10 +17,11 @@ import open_clip
 
 from mingle_edge.demo import task_files, tiny_clip
 from mingle_edge.demo.baselines import BASELINES, evaluate_baseline
-from mingle_edge.demo.contact_sheet import COLUMNS, Shown, write_contact_sheet
+from mingle_edge.demo.captions import captioned_images
+from mingle_edge.demo.classification import classify_test_images
 from mingle_edge.demo.parallel import run_parts
-from mingle_edge.demo.pretraining import pretraining_images
-from mingle_edge.demo.tasks import TASKS, DemoTask, LabelledImages, make_split, write_labelled, write_unlabelled
+from mingle_edge.demo.splits import LabeledImages, make_split, write_labeled, write_unlabeled
+from mingle_edge.demo.tasks import TASKS, ImageTask
 from mingle_edge.durable import replacing, why_not_written, write_text
 from mingle_edge.errors import MingleError
 from mingle_edge.evaluation import EvaluationReport, evaluate
@@ -31,7 +32,6 @@ from mingle_edge.output_path import check_output_folder
 from mingle_edge.progress import Progress, silent
 from mingle_edge.protocols import PROTOCOLS
 from mingle_edge_export import Parity, export_bundle
-from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.profile import profile
 from mingle_edge_runtime.verify import verify
@@ -41,8 +41,8 @@ MARK = "ABOUT.txt"
 _MARK_TEXT = "Written by `mingle-edge demo`. A new demo in this folder replaces everything in it.\n"
 SEED = 2
 """Of everything drawn and trained. Results of 0 and 1 were seen while the demonstration was made; of this one, nothing was."""
+CAPTIONED = 8000  # images for pretraining
 _PROFILE_RUNS = 200
-_SHOWN = 2 * COLUMNS  # images per task on the contact sheet
 _PACKAGES = ("mingle-edge", "torch", "open_clip_torch", "onnx", "onnxruntime", "scikit-learn")
 
 
@@ -71,8 +71,9 @@ def _run(output: Path, seed: int, progress: Progress) -> dict[str, Any]:
     _prepare_folder(output)
     seconds: dict[str, float] = {}
     with _timed(seconds, "render"):
-        parts: dict[str, Callable[[], Any]] = {t.name: partial(_render_task, output, t, seed) for t in TASKS}
-        rendered = run_parts("render", {"captions": partial(pretraining_images, seed)} | parts, progress)
+        parts: dict[str, Callable[[], Any]] = {"captions": partial(captioned_images, (None, *TASKS), seed, CAPTIONED)}
+        parts |= {task.name: partial(_render_task, output, task, seed) for task in TASKS}
+        rendered = run_parts("render", parts, progress)
         images, subjects = rendered.pop("captions")
     (output / "models").mkdir()
     with _timed(seconds, "pretrain"):
@@ -95,7 +96,7 @@ def _run(output: Path, seed: int, progress: Progress) -> dict[str, Any]:
     with _timed(seconds, "verify"):
         report["verified"] = {scope: _verify(output / f"{scope}-bundle", progress) for scope in SCOPES}
     with _timed(seconds, "classify"):
-        report["runtime"] = _classify(output, progress)
+        report["runtime"] = classify_test_images(output, progress)
     with _timed(seconds, "profile"):
         report["latency"] = _profile(output / "image-bundle", progress)
     report |= {"seconds": seconds, "machine": machine_record(), "versions": {name: version(name) for name in _PACKAGES}}
@@ -124,18 +125,17 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = round(time.perf_counter() - started, 2)
 
 
-def _render_task(output: Path, task: DemoTask, seed: int) -> LabelledImages:
+def _render_task(output: Path, task: ImageTask, seed: int) -> LabeledImages:
     """Write the task's seeds and test images; the training images are returned."""
-    write_unlabelled(output / task_files.seeds(task), make_split(task, "seeds", seed))
-    write_labelled(output / task_files.test_images(task), make_split(task, "test", seed), task.classes)
+    write_unlabeled(output / task_files.seeds(task), make_split(task, "seeds", seed))
+    write_labeled(output / task_files.test_images(task), make_split(task, "test", seed), task.classes)
     return make_split(task, "train", seed)
 
 
-def _fine_tune(output: Path, model: open_clip.CLIP, task: DemoTask, training: LabelledImages, seed: int) -> None:
+def _fine_tune(output: Path, model: open_clip.CLIP, task: ImageTask, training: LabeledImages, seed: int) -> None:
     """Train a copy on one task and write it: the whole model for every other task, the vision tower alone for the rest."""
     number, copied = TASKS.index(task), copy.deepcopy(model)
-    prompts = [task.template.format(name) for name in task.classes]
-    tiny_clip.fine_tune(copied, training.images, training.labels, prompts, seed + 1 + number, silent)
+    tiny_clip.fine_tune(copied, training.images, training.labels, task.prompts, seed + 1 + number, silent)
     with replacing(output / task_files.weights(task)) as written:
         tiny_clip.save(copied, written, visual_only=number % 2 == 1)
 
@@ -183,30 +183,6 @@ def _verify(bundle: Path, progress: Progress) -> float:
     found = verify(bundle, progress=lambda done, total: progress("verify", done, total))
     found.check()
     return min(found.cosines.values())
-
-
-def _classify(output: Path, progress: Progress) -> dict[str, dict[str, float]]:
-    """Accuracy of the runtime on all test images under P1, P2, P3, and the contact sheet of the first of each task."""
-    right: dict[str, dict[str, float]] = {protocol: {} for protocol in PROTOCOLS}
-    rows = []
-    with EdgeModel.open(output / "image-bundle") as model:
-        for number, task in enumerate(TASKS):
-            progress("classify", number, len(TASKS), task.name)
-            paths = sorted((output / task_files.test_images(task)).glob("*/*.png"), key=lambda path: path.name)
-            truth = [(task.name, path.parent.name) for path in paths]
-            answers = (
-                model.classify(paths, head=task.name, top=1),
-                model.classify(paths, task=task.name, top=1),
-                model.classify(paths, top=1),
-            )
-            for protocol, found in zip(PROTOCOLS, answers, strict=True):
-                hits = [(p.tasks[0], p.labels[0]) == t for p, t in zip(found, truth, strict=True)]
-                right[protocol][task.name] = 100 * sum(hits) / len(hits)
-            shown = zip(paths[:_SHOWN], truth, answers[-1], strict=False)
-            rows.append([Shown(path, *own, prediction) for path, own, prediction in shown])
-    write_contact_sheet(output / "contact-sheet.png", rows)
-    progress("classify", len(TASKS), len(TASKS))
-    return right
 
 
 def _profile(bundle: Path, progress: Progress) -> dict[str, float]:

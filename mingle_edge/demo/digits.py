@@ -24,7 +24,7 @@ def handwritten_digits(rng: np.random.Generator) -> list[Floats]:
 
 
 def draw_handwritten(rng: np.random.Generator, scan: Floats) -> Floats:
-    """One scan `[8, 8]` enlarged, placed anywhere on uneven paper, in any two colours: `[SIDE, SIDE, 3]`."""
+    """One scan `[8, 8]` enlarged, placed anywhere on uneven paper, in any two colors: `[SIDE, SIDE, 3]`."""
     width, height = rng.integers(27, 33, 2)
     glyph = np.asarray(Image.fromarray(scan).resize((width, height), Image.Resampling.BICUBIC))
     return _ink(rng, glyph)

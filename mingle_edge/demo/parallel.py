@@ -15,17 +15,17 @@ PROCESSES = 4  # at most: each holds PyTorch, and no stage has more parts that t
 T = TypeVar("T")
 
 
-def run_parts(stage: str, parts: Mapping[str, Callable[[], T]], progress: Progress) -> dict[str, T]:
+def run_parts(stage: str, parts: Mapping[str, Callable[[], T]], progress: Progress, processes: int = PROCESSES) -> dict[str, T]:
     """Call named functions, which can be pickled as well as what they return, and return their results by name.
 
-    One core calls them one after another, more cores do it in processes, which an interruption ends with this one. The results
-    do not depend on the number of cores: wherever a part runs, it has as many threads as PyTorch has here.
+    One core or one process calls them one after another. More do it side by side, and end with this one when it is interrupted.
+    The results do not depend on the number of cores: wherever a part runs, it has as many threads as PyTorch has here.
     """
     threads = torch.get_num_threads()
     results: dict[str, T] = {}
     progress(stage, 0, len(parts), next(iter(parts)))
     with parallel_config(backend="loky", inner_max_num_threads=threads):
-        run = Parallel(n_jobs=min(PROCESSES, cpu_count()), return_as="generator_unordered", max_nbytes=None)
+        run = Parallel(n_jobs=min(processes, cpu_count()), return_as="generator_unordered", max_nbytes=None)
         for name, result in run(delayed(_run_part)(threads, name, part) for name, part in parts.items()):
             results[name] = result
             progress(stage, len(results), len(parts), name)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mingle_edge.demo.canvas import SIDE, Colour, Drawing, Floats, blend, colour, smooth_noise
+from mingle_edge.demo.canvas import SIDE, Color, Drawing, Floats, blend, color, smooth_noise
 
 Land = Callable[[np.random.Generator], Floats]
 
@@ -21,12 +21,12 @@ def draw_land(rng: np.random.Generator, label: str) -> Floats:
 def _ground(rng: np.random.Generator) -> Floats:
     """Meadow or bare soil with patches."""
     hue = rng.uniform(0.08, 0.34)  # brown to green
-    low, high = colour(rng, hue, 0.40, 0.34), colour(rng, hue, 0.38, 0.52)
+    low, high = color(rng, hue, 0.40, 0.34), color(rng, hue, 0.38, 0.52)
     return blend(0.6 * smooth_noise(rng, 3) + 0.4 * smooth_noise(rng, 9), low, high)
 
 
-def _water(rng: np.random.Generator) -> Colour:
-    return colour(rng, rng.uniform(0.48, 0.63), 0.55, rng.uniform(0.22, 0.42))
+def _water(rng: np.random.Generator) -> Color:
+    return color(rng, rng.uniform(0.48, 0.63), 0.55, rng.uniform(0.22, 0.42))
 
 
 def _course(rng: np.random.Generator, bend: float) -> Floats:
@@ -41,13 +41,13 @@ def _course(rng: np.random.Generator, bend: float) -> Floats:
 def _forest(rng: np.random.Generator) -> Floats:
     hue = rng.uniform(0.22, 0.42)
     crowns = 0.5 * smooth_noise(rng, 12) + 0.5 * smooth_noise(rng, 20)
-    return blend(crowns, colour(rng, hue, 0.55, 0.12), colour(rng, hue, 0.50, 0.48))
+    return blend(crowns, color(rng, hue, 0.55, 0.12), color(rng, hue, 0.50, 0.48))
 
 
 def _pasture(rng: np.random.Generator) -> Floats:
     drawing = Drawing(_ground(rng))
     for _ in range(rng.integers(1, 3)):  # hedges
-        drawing.line(_course(rng, 0.02), colour(rng, 0.3, 0.45, 0.25), 0.03)
+        drawing.line(_course(rng, 0.02), color(rng, 0.3, 0.45, 0.25), 0.03)
     return drawing.finish()
 
 
@@ -60,7 +60,7 @@ def _crop_field(rng: np.random.Generator) -> Floats:
         turned = angle + rng.integers(0, 2) * np.pi / 2
         furrows = np.sin((np.cos(turned) * columns + np.sin(turned) * rows) * rng.uniform(1.0, 2.1))
         hue = rng.uniform(0.08, 0.32)
-        parcel = blend(0.5 + 0.5 * furrows, colour(rng, hue, 0.45, 0.38), colour(rng, hue, 0.45, 0.58))
+        parcel = blend(0.5 + 0.5 * furrows, color(rng, hue, 0.45, 0.38), color(rng, hue, 0.45, 0.58))
         inside = np.searchsorted(borders, side) == field
         image[inside] = parcel[inside]
     return image
@@ -76,25 +76,25 @@ def _lake(rng: np.random.Generator) -> Floats:
 
 def _river(rng: np.random.Generator) -> Floats:
     drawing, course, width = Drawing(_ground(rng)), _course(rng, rng.uniform(0.08, 0.2)), rng.uniform(0.10, 0.24)
-    drawing.line(course, colour(rng, 0.13, 0.30, 0.60), width + 0.06)  # banks
+    drawing.line(course, color(rng, 0.13, 0.30, 0.60), width + 0.06)  # banks
     drawing.line(course, _water(rng), width)
     return drawing.finish()
 
 
 def _highway(rng: np.random.Generator) -> Floats:
     drawing, course, width = Drawing(_ground(rng)), _course(rng, rng.uniform(0, 0.05)), rng.uniform(0.12, 0.22)
-    drawing.line(course, colour(rng, saturation=0.06, value=0.45), width)
-    drawing.line(course, colour(rng, saturation=0.04, value=0.80), 0.02)
+    drawing.line(course, color(rng, saturation=0.06, value=0.45), width)
+    drawing.line(course, color(rng, saturation=0.04, value=0.80), 0.02)
     for point in course[rng.choice(len(course), 5, replace=False)]:  # cars
-        drawing.polygon(point + _square() * 0.035, colour(rng, saturation=0.6, value=0.8))
+        drawing.polygon(point + _square() * 0.035, color(rng, saturation=0.6, value=0.8))
     return drawing.finish()
 
 
-def _buildings(rng: np.random.Generator, spacing: float, fill: float, roofs: Callable[[], Colour]) -> Floats:
+def _buildings(rng: np.random.Generator, spacing: float, fill: float, roofs: Callable[[], Color]) -> Floats:
     """Buildings on a turned lattice with streets between; `fill` is the share of a lot that a roof takes."""
     drawing, angle = Drawing(_ground(rng)), rng.uniform(0, np.pi / 2)
     turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    street, reach = colour(rng, saturation=0.06, value=0.5), int(np.ceil(0.75 / spacing))
+    street, reach = color(rng, saturation=0.06, value=0.5), int(np.ceil(0.75 / spacing))
     for row in range(-reach, reach + 1):
         way = np.asarray([[-1, (row + 0.5) * spacing], [1, (row + 0.5) * spacing]])
         if row % 2:
@@ -108,11 +108,11 @@ def _buildings(rng: np.random.Generator, spacing: float, fill: float, roofs: Cal
 
 
 def _residential(rng: np.random.Generator) -> Floats:
-    return _buildings(rng, rng.uniform(0.16, 0.24), 0.62, lambda: colour(rng, rng.uniform(0.0, 0.08), 0.45, 0.55))
+    return _buildings(rng, rng.uniform(0.16, 0.24), 0.62, lambda: color(rng, rng.uniform(0.0, 0.08), 0.45, 0.55))
 
 
 def _industrial(rng: np.random.Generator) -> Floats:
-    return _buildings(rng, rng.uniform(0.36, 0.52), 0.80, lambda: colour(rng, rng.uniform(0.5, 0.7), 0.1, 0.72))
+    return _buildings(rng, rng.uniform(0.36, 0.52), 0.80, lambda: color(rng, rng.uniform(0.5, 0.7), 0.1, 0.72))
 
 
 def _square() -> Floats:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mingle_edge.demo.canvas import SIDE, Colour, Drawing, Floats, blend, colour, smooth_noise
+from mingle_edge.demo.canvas import SIDE, Color, Drawing, Floats, blend, color, smooth_noise
 
 _RED: tuple[float, float, float] = (0.99, 0.85, 0.75)  # hue, saturation, value
 _BLUE = (0.61, 0.80, 0.70)
@@ -16,19 +16,19 @@ _BLACK = (0.60, 0.15, 0.12)
 
 
 class Placement:
-    """Where a sign stands: turns points of the sign (unit circle about its centre, y down) into image points."""
+    """Where a sign stands: turns points of the sign (unit circle about its center, y down) into image points."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         angle, self.radius = rng.normal(0, 0.09), rng.uniform(0.32, 0.48)
         reach = 0.5 - 0.8 * self.radius
-        self.centre = 0.5 + rng.uniform(-reach, reach, 2)
+        self.center = 0.5 + rng.uniform(-reach, reach, 2)
         turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         squeeze = np.diag([rng.uniform(0.82, 1.0), 1.0])  # seen from the side
         self.matrix = self.radius * turn @ squeeze
 
     def __call__(self, points: Floats) -> Floats:
         """Points `[n, 2]` of the sign as points of the image."""
-        return points @ self.matrix.T + self.centre
+        return points @ self.matrix.T + self.center
 
 
 Sign = Callable[[np.random.Generator, Drawing, Placement], None]
@@ -39,9 +39,9 @@ def draw_sign(rng: np.random.Generator, label: str) -> Floats:
     drawing, place = Drawing(_street(rng)), Placement(rng)
     for _ in range(rng.integers(2, 6)):  # clutter behind the sign: walls, doors, cars
         corner, size = rng.uniform(-0.2, 1, 2), rng.uniform(0.1, 0.5, 2)
-        drawing.polygon(_polygon(4, 0.785) * size + corner, colour(rng, saturation=0.45, value=rng.uniform(0.2, 0.8)))
-    foot = np.stack([place.centre, place.centre + np.asarray([0, 1])])
-    drawing.line(foot, colour(rng, saturation=0.05, value=0.5), 0.04)
+        drawing.polygon(_polygon(4, 0.785) * size + corner, color(rng, saturation=0.45, value=rng.uniform(0.2, 0.8)))
+    foot = np.stack([place.center, place.center + np.asarray([0, 1])])
+    drawing.line(foot, color(rng, saturation=0.05, value=0.5), 0.04)
     SIGNS[label](rng, drawing, place)
     image = drawing.finish()
     return image * (1 - rng.uniform(0, 0.5) * (smooth_noise(rng, 2) > 0.6)[:, :, None])
@@ -50,8 +50,8 @@ def draw_sign(rng: np.random.Generator, label: str) -> Floats:
 def _street(rng: np.random.Generator) -> Floats:
     horizon, rows = rng.uniform(0.3, 0.8), np.arange(SIDE) / SIDE
     ground = np.repeat((rows > horizon)[:, None], SIDE, axis=1)
-    sky = colour(rng, rng.uniform(0.5, 0.65), 0.25, rng.uniform(0.4, 0.9))
-    return blend(0.7 * ground + 0.3 * smooth_noise(rng, 4), sky, colour(rng, rng.uniform(0, 0.35), 0.25, 0.35))
+    sky = color(rng, rng.uniform(0.5, 0.65), 0.25, rng.uniform(0.4, 0.9))
+    return blend(0.7 * ground + 0.3 * smooth_noise(rng, 4), sky, color(rng, rng.uniform(0, 0.35), 0.25, 0.35))
 
 
 def _polygon(corners: int, start: float = 0.0, radius: float = 1.0) -> Floats:
@@ -67,8 +67,8 @@ def _disc(radius: float = 1.0) -> Floats:
     return _polygon(28, radius=radius)
 
 
-def _paint(rng: np.random.Generator, hsv: tuple[float, float, float]) -> Colour:
-    return colour(rng, *hsv)
+def _paint(rng: np.random.Generator, hsv: tuple[float, float, float]) -> Color:
+    return color(rng, *hsv)
 
 
 def _stop(rng: np.random.Generator, drawing: Drawing, place: Placement) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mingle_edge.demo.tasks import TASKS, DemoTask
+from mingle_edge.demo.tasks import TASKS, ImageTask
 from mingle_edge.demo.tiny_clip import WIDTH
 
 # Gates of so narrow a model need larger steps than the default. Of 3e-4, 1e-3, 3e-3, 1e-2 and 3e-2 this one had the best ACC on
@@ -14,18 +14,20 @@ from mingle_edge.demo.tiny_clip import WIDTH
 LEARNING_RATE = 0.01
 BACKBONE, CONFIG = "models/backbone.safetensors", "models/backbone.json"
 
+Table = Mapping[str, object]
 
-def weights(task: DemoTask) -> str:
+
+def weights(task: ImageTask) -> str:
     """Path of a fine-tuned model within the demonstration's folder."""
     return f"models/{task.name}.safetensors"
 
 
-def seeds(task: DemoTask) -> str:
+def seeds(task: ImageTask) -> str:
     """Path of the folder of seed images."""
     return f"images/{task.name}/seeds"
 
 
-def test_images(task: DemoTask) -> str:
+def test_images(task: ImageTask) -> str:
     """Path of the folder with a folder of test images per class."""
     return f"images/{task.name}/test"
 
@@ -35,26 +37,30 @@ def write_task_files(folder: Path, scope: str) -> tuple[Path, list[Path]]:
     steps = folder / f"{scope}-steps"
     steps.mkdir()
     single = [steps / f"{number}-{task.name}.toml" for number, task in enumerate(TASKS, start=1)]
-    for path, task in zip(single, TASKS, strict=True):
-        path.write_text(_task_file(scope, [task], "../"))
+    settings: dict[str, object] = {"scope": scope, "rank": WIDTH // 4}
+    if scope == "layer":
+        settings["learning_rate"] = LEARNING_RATE
     together = folder / f"{scope}.toml"
-    together.write_text(_task_file(scope, TASKS, ""))
+    files = [(together, TASKS, ""), *((path, (task,), "../") for path, task in zip(single, TASKS, strict=True))]
+    for path, tasks, root in files:
+        backbone = {"model": f"{root}{CONFIG}", "weights": f"{root}{BACKBONE}"}
+        write_task_file(path, backbone, settings, (_task(task, root) for task in tasks))
     return together, single
 
 
-def _task_file(scope: str, tasks: Sequence[DemoTask], root: str) -> str:
-    lines = ["[backbone]", f'model = "{root}{CONFIG}"', f'weights = "{root}{BACKBONE}"', ""]
-    lines += ["[settings]", f'scope = "{scope}"', f"rank = {WIDTH // 4}"]
-    if scope == "layer":
-        lines.append(f"learning_rate = {LEARNING_RATE}")
-    for task in tasks:
-        lines += [
-            "",
-            "[[task]]",
-            f'name = "{task.name}"',
-            f'weights = "{root}{weights(task)}"',
-            f'seeds = "{root}{seeds(task)}"',
-        ]
-        lines += [f"classes = {json.dumps(task.classes)}", f"templates = {json.dumps([task.template])}"]
-        lines += [f'test = "{root}{test_images(task)}/<class>/*.png"']
-    return "\n".join(lines) + "\n"
+def write_task_file(path: Path, backbone: Table, settings: Table, tasks: Iterable[Table]) -> None:
+    """Write a task file of these tables, whose values are strings, numbers and lists."""
+    tables = [("[backbone]", backbone), ("[settings]", settings), *(("[[task]]", task) for task in tasks)]
+    texts = ["\n".join([head, *(f"{key} = {json.dumps(value)}" for key, value in table.items())]) for head, table in tables]
+    path.write_text("\n\n".join(texts) + "\n")
+
+
+def _task(task: ImageTask, root: str) -> Table:
+    return {
+        "name": task.name,
+        "weights": root + weights(task),
+        "seeds": root + seeds(task),
+        "classes": task.classes,
+        "templates": [task.template],
+        "test": f"{root}{test_images(task)}/<class>/*.png",
+    }

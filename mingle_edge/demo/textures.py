@@ -1,4 +1,4 @@
-"""Textures: eight patterns in any two colours, at any scale and orientation, on an uneven surface."""
+"""Textures: eight patterns in any two colors, at any scale and orientation, on an uneven surface."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def _marbled(rng: np.random.Generator, u: Floats, v: Floats) -> Mask:
 
 
 def _cracked(rng: np.random.Generator, u: Floats, v: Floats) -> Mask:
-    centres = rng.uniform(-0.1, 1.1, (rng.integers(9, 22), 2))
+    centers = rng.uniform(-0.1, 1.1, (rng.integers(9, 22), 2))
     rows, columns = np.mgrid[0:_FINE, 0:_FINE] / _FINE
-    distance = np.hypot(rows[..., None] - centres[:, 0], columns[..., None] - centres[:, 1])  # [_FINE, _FINE, n]
+    distance = np.hypot(rows[..., None] - centers[:, 0], columns[..., None] - centers[:, 1])  # [_FINE, _FINE, n]
     nearest = np.partition(distance, 1, axis=-1)[..., :2]
     return nearest[..., 1] - nearest[..., 0] > rng.uniform(0.02, 0.045)
 

@@ -26,13 +26,8 @@ from mingle_edge.architecture import OPENAI_MEAN, OPENAI_STD
 from mingle_edge.demo.canvas import SIDE, Bytes
 from mingle_edge.progress import Progress
 
-WIDTH = 96
-CONFIG: dict[str, Any] = {
-    "embed_dim": 64,
-    "quick_gelu": True,
-    "vision_cfg": {"image_size": SIDE, "patch_size": 8, "width": WIDTH, "layers": 4, "head_width": 32},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
-}
+WIDTH = 96  # of the demonstration's vision tower
+_CONTEXT = 16  # tokens of a prompt
 CAPTIONS = (
     "{}.",
     "the {}.",
@@ -63,11 +58,21 @@ PRETRAINING = Training("pretrain", 400, 1.5e-3)
 FINE_TUNING = Training("fine-tune", 200, 2.5e-3)
 
 
-def new_model(seed: int, config: dict[str, Any] = CONFIG) -> open_clip.CLIP:
-    """The untrained model."""
+def config(width: int) -> dict[str, Any]:
+    """Return the architecture as an open_clip config, for a width of the vision tower."""
+    return {
+        "embed_dim": 64,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": SIDE, "patch_size": 8, "width": width, "layers": 4, "head_width": 32},
+        "text_cfg": {"context_length": _CONTEXT, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+    }
+
+
+def new_model(seed: int, width: int = WIDTH) -> open_clip.CLIP:
+    """Make an untrained model."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = open_clip.CLIP(**config)
+        model = open_clip.CLIP(**config(width))
     model.logit_scale.data.fill_(math.log(LOGIT_SCALE))
     return model.requires_grad_(False)
 
@@ -136,13 +141,13 @@ def save(model: open_clip.CLIP, path: Path, *, visual_only: bool = False) -> Non
     save_file(state, path)
 
 
-def save_config(path: Path, config: dict[str, Any] = CONFIG) -> None:
+def save_config(path: Path, width: int = WIDTH) -> None:
     """Write the architecture as an open_clip JSON config."""
-    path.write_text(json.dumps(config, indent=1) + "\n")
+    path.write_text(json.dumps(config(width), indent=1) + "\n")
 
 
 def _tokens(prompts: Sequence[str]) -> Tensor:
-    tokens: Tensor = open_clip.SimpleTokenizer(context_length=CONFIG["text_cfg"]["context_length"])(list(prompts))
+    tokens: Tensor = open_clip.SimpleTokenizer(context_length=_CONTEXT)(list(prompts))
     return tokens
 
 
@@ -177,7 +182,7 @@ def _shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _train(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor], training: Training, progress: Progress) -> None:
-    """Minimise with AdamW: linear warm-up over a tenth of the steps, then half a cosine to zero."""
+    """Minimize with AdamW: linear warm-up over a tenth of the steps, then half a cosine to zero."""
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters, lr=training.rate, betas=(0.9, 0.95), weight_decay=0.05)

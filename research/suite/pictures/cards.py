@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy import pi
 
-from mingle_edge.demo.canvas import Drawing, Floats, colour
-from pictures.shapes import Pose, arc, box, clutter, disc, grey, points, surface
+from mingle_edge.demo.canvas import Drawing, Floats, color
+from research.suite.pictures.shapes import Pose, arc, box, clutter, disc, gray, points, surface
 
 _RED = ("hearts", "diamonds")
 
@@ -16,10 +16,10 @@ def draw_card(rng: np.random.Generator, label: str) -> Floats:
     drawing = Drawing(surface(rng, None, 0.5, rng.uniform(0.15, 0.6)))
     clutter(rng, drawing, rng.integers(0, 3))
     card = Pose(rng, (0.46, 0.6), 0.3, 0.85)
-    drawing.polygon(card(box(-0.75, -1, 0.75, 1)), grey(rng, rng.uniform(0.72, 0.95)))
-    ink = colour(rng, 0.99, 0.85, 0.75) if label in _RED else grey(rng, 0.1)
-    if rng.uniform() < 0.4:  # decks with a colour for every suit
-        ink = colour(rng, saturation=0.85, value=0.5)
+    drawing.polygon(card(box(-0.75, -1, 0.75, 1)), gray(rng, rng.uniform(0.72, 0.95)))
+    ink = color(rng, 0.99, 0.85, 0.75) if label in _RED else gray(rng, 0.1)
+    if rng.uniform() < 0.4:  # decks with a color for every suit
+        ink = color(rng, saturation=0.85, value=0.5)
     count = int(rng.integers(1, 4))
     size = {1: rng.uniform(0.4, 0.62), 2: 0.36, 3: 0.3}[count]
     flip = rng.uniform() < 0.3

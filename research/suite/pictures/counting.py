@@ -6,7 +6,7 @@ import numpy as np
 from numpy import pi
 
 from mingle_edge.demo.canvas import Drawing, Floats
-from pictures.shapes import any_surface, disc, points, regular
+from research.suite.pictures.shapes import any_surface, disc, points, regular
 
 COUNTS = ("one", "two", "three", "four")
 _KINDS = {
@@ -21,21 +21,21 @@ def draw_count(rng: np.random.Generator, label: str) -> Floats:
     """As many objects as the class says, sizes and angles a little different."""
     ground, fill = any_surface(rng, dark=rng.uniform() < 0.5)
     drawing, kind, size = Drawing(ground), str(rng.choice(list(_KINDS))), rng.uniform(0.11, 0.15)
-    for centre in _places(rng, COUNTS.index(label) + 1, 2.25 * size):
+    for center in _places(rng, COUNTS.index(label) + 1, 2.25 * size):
         angle, radius = rng.uniform(0, 2 * pi), size * rng.uniform(0.85, 1.1)
         turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        outline = radius * _KINDS[kind] @ turn.T + centre
+        outline = radius * _KINDS[kind] @ turn.T + center
         drawing.polygon(outline + 0.025, (0.5 * ground.mean(), 0.5 * ground.mean(), 0.5 * ground.mean()))  # shadow
         drawing.polygon(outline, fill)
         if kind == "nut":
-            drawing.polygon(0.45 * radius * disc() + centre, tuple(ground.mean((0, 1))))
+            drawing.polygon(0.45 * radius * disc() + center, tuple(ground.mean((0, 1))))
     return drawing.finish()
 
 
 def _places(rng: np.random.Generator, count: int, distance: float) -> Floats:
     """Centres `[count, 2]` at least a distance apart, drawn again until they are."""
     while True:
-        centres = rng.uniform(0.16, 0.84, (count, 2))
-        apart = np.linalg.norm(centres[:, None] - centres[None], axis=-1) + np.eye(count)
+        centers = rng.uniform(0.16, 0.84, (count, 2))
+        apart = np.linalg.norm(centers[:, None] - centers[None], axis=-1) + np.eye(count)
         if apart.min() > distance:
-            return centres
+            return centers

@@ -6,7 +6,7 @@ import numpy as np
 from numpy import pi
 
 from mingle_edge.demo.canvas import Drawing, Floats
-from pictures.shapes import Pose, any_surface, arc, points
+from research.suite.pictures.shapes import Pose, any_surface, arc, points
 
 Strokes = list[Floats]  # open lines [n, 2] in -1 to 1, y down
 

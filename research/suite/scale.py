@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from mingle_edge.demo.splits import PerClass
 from mingle_edge.demo.tiny_clip import Training
-
-Part = Literal["test", "tune", "seeds", "train"]
-
 
 TEXT = Training("text", 150, 2e-3)
 PRETRAINING = Training("pretrain", 2400, 1.5e-3)
@@ -28,8 +25,6 @@ class Scale:
     pretraining: Training = PRETRAINING
     fine_tuning: Training = FINE_TUNING
 
-    def per_class(self, part: Part, classes: int) -> int:
-        """Images of one class in one part."""
-        if part == "seeds" or part == "train":
-            return self.seeds if part == "seeds" else self.train
-        return -(-(self.test if part == "test" else self.tune) // classes)
+    def per_class(self, classes: int) -> PerClass:
+        """Return the images of one class in each split."""
+        return {"test": -(-self.test // classes), "tune": -(-self.tune // classes), "seeds": self.seeds, "train": self.train}

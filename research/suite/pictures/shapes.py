@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mingle_edge.demo.canvas import Colour, Drawing, Floats, blend, colour, dark_and_light, smooth_noise
+from mingle_edge.demo.canvas import Color, Drawing, Floats, blend, color, dark_and_light, smooth_noise
 
 
 class Pose:
@@ -21,14 +21,14 @@ class Pose:
     ) -> None:
         self.radius, angle = rng.uniform(*radius), rng.normal(0, turn)
         reach = wander * max(0.5 - 0.9 * self.radius, 0.0)
-        self.centre = 0.5 + rng.uniform(-reach, reach, 2)
+        self.center = 0.5 + rng.uniform(-reach, reach, 2)
         rotation = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         side = -1 if mirrored and rng.uniform() < 0.5 else 1
         self._matrix = self.radius * rotation @ np.diag([side * rng.uniform(squeeze, 1.0), 1.0])
 
     def __call__(self, points: Floats) -> Floats:
         """Points `[n, 2]` of the object as points of the picture."""
-        return points @ self._matrix.T + self.centre
+        return points @ self._matrix.T + self.center
 
     def width(self, of_radius: float) -> float:
         """A line's width, given as a part of the object's radius, in picture sides."""
@@ -40,22 +40,22 @@ def points(*values: tuple[float, float]) -> Floats:
     return np.asarray(values, float)
 
 
-def regular(corners: int, start: float = 0.0, radius: float = 1.0, centre: tuple[float, float] = (0, 0)) -> Floats:
+def regular(corners: int, start: float = 0.0, radius: float = 1.0, center: tuple[float, float] = (0, 0)) -> Floats:
     """Corners `[n, 2]` of a regular polygon, the first at the angle `start`."""
-    return arc(start, start + 2 * np.pi * (corners - 1) / corners, radius, centre, count=corners)
+    return arc(start, start + 2 * np.pi * (corners - 1) / corners, radius, center, count=corners)
 
 
-def disc(radius: float = 1.0, centre: tuple[float, float] = (0, 0)) -> Floats:
+def disc(radius: float = 1.0, center: tuple[float, float] = (0, 0)) -> Floats:
     """A circle as a polygon."""
-    return regular(28, radius=radius, centre=centre)
+    return regular(28, radius=radius, center=center)
 
 
 def arc(
-    start: float, stop: float, radius: float | tuple[float, float] = 1.0, centre: tuple[float, float] = (0, 0), count: int = 14
+    start: float, stop: float, radius: float | tuple[float, float] = 1.0, center: tuple[float, float] = (0, 0), count: int = 14
 ) -> Floats:
     """Points `[count, 2]` on an ellipse from one angle to another; angles grow clockwise from the right, y being down."""
     angles = np.linspace(start, stop, count)
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius + centre
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius + center
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Floats:
@@ -69,24 +69,24 @@ def closed(outline: Floats) -> Floats:
 
 
 def ray(angle: float, start: float, stop: float) -> Floats:
-    """Two points on a ray from the centre."""
+    """Two points on a ray from the center."""
     return np.asarray([[np.cos(angle), np.sin(angle)]]) * np.asarray([[start], [stop]])
 
 
-def grey(rng: np.random.Generator, value: float) -> Colour:
-    """Nearly grey."""
-    return colour(rng, saturation=0.06, value=value)
+def gray(rng: np.random.Generator, value: float) -> Color:
+    """Nearly gray."""
+    return color(rng, saturation=0.06, value=value)
 
 
 def surface(rng: np.random.Generator, hue: float | None, saturation: float, value: float) -> Floats:
-    """An uneven surface of about one colour."""
+    """An uneven surface of about one color."""
     hue = rng.uniform() if hue is None else hue
-    low, high = colour(rng, hue, saturation, value - 0.1), colour(rng, hue, saturation, value + 0.1)
+    low, high = color(rng, hue, saturation, value - 0.1), color(rng, hue, saturation, value + 0.1)
     return blend(0.6 * smooth_noise(rng, 3) + 0.4 * smooth_noise(rng, 10), low, high)
 
 
-def any_surface(rng: np.random.Generator, dark: bool) -> tuple[Floats, Colour]:
-    """An uneven dark or light surface of any colour, and a colour to draw on it that stands out."""
+def any_surface(rng: np.random.Generator, dark: bool) -> tuple[Floats, Color]:
+    """An uneven dark or light surface of any color, and a color to draw on it that stands out."""
     low, high = dark_and_light(rng)
     own, other = (low, high) if dark else (high, low)
     shade = (0.75 * own[0], 0.75 * own[1], 0.75 * own[2])
@@ -94,8 +94,8 @@ def any_surface(rng: np.random.Generator, dark: bool) -> tuple[Floats, Colour]:
 
 
 def clutter(rng: np.random.Generator, drawing: Drawing, count: int, saturation: float = 0.4) -> None:
-    """Boxes of any colour, size and place, behind what is drawn next."""
+    """Boxes of any color, size and place, behind what is drawn next."""
     for _ in range(count):
         corner, size = rng.uniform(-0.2, 1, 2), rng.uniform(0.1, 0.5, 2)
-        fill = colour(rng, saturation=saturation, value=rng.uniform(0.2, 0.85))
+        fill = color(rng, saturation=saturation, value=rng.uniform(0.2, 0.85))
         drawing.polygon(box(0, 0, 1, 1) * size + corner, fill)

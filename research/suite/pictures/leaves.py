@@ -1,4 +1,4 @@
-"""Leaves on soil, stone or grass, in green or autumn colours, turned any way: eight outlines."""
+"""Leaves on soil, stone or grass, in green or autumn colors, turned any way: eight outlines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy import pi
 
-from mingle_edge.demo.canvas import Colour, Drawing, Floats, colour
-from pictures.shapes import Pose, arc, points, surface
+from mingle_edge.demo.canvas import Color, Drawing, Floats, color
+from research.suite.pictures.shapes import Pose, arc, points, surface
 
 Leaf = Callable[[np.random.Generator], list[Floats]]  # outlines [n, 2] with the stalk down
 
@@ -17,10 +17,10 @@ def draw_leaf(rng: np.random.Generator, label: str) -> Floats:
     """A leaf of `LEAVES` with its veins."""
     drawing = Drawing(surface(rng, rng.uniform(0.03, 0.15), rng.uniform(0.1, 0.35), rng.choice([0.2, 0.85])))
     for _ in range(rng.integers(0, 3)):  # stems and sticks
-        drawing.line(rng.uniform(-0.1, 1.1, (2, 2)), colour(rng, 0.1, 0.4, rng.uniform(0.2, 0.7)), 0.03)
+        drawing.line(rng.uniform(-0.1, 1.1, (2, 2)), color(rng, 0.1, 0.4, rng.uniform(0.2, 0.7)), 0.03)
     place = Pose(rng, (0.4, 0.5), 0.3, 0.8, mirrored=True, wander=0.6)
     hue, value = rng.choice([rng.uniform(0.2, 0.36), rng.uniform(0.0, 0.14)]), rng.uniform(0.42, 0.68)
-    fill, vein = colour(rng, hue, 0.65, value), colour(rng, hue, 0.45, value + rng.choice([-0.22, 0.22]))
+    fill, vein = color(rng, hue, 0.65, value), color(rng, hue, 0.45, value + rng.choice([-0.22, 0.22]))
     drawing.line(place(points((0, 0.3), (rng.normal(0, 0.08), 1.1))), vein, place.width(0.1))
     for outline in LEAVES[label](rng):
         drawing.polygon(place(outline), fill)
@@ -28,7 +28,7 @@ def draw_leaf(rng: np.random.Generator, label: str) -> Floats:
     return drawing.finish()
 
 
-def _veins(rng: np.random.Generator, drawing: Drawing, place: Pose, label: str, vein: Colour) -> None:
+def _veins(rng: np.random.Generator, drawing: Drawing, place: Pose, label: str, vein: Color) -> None:
     if label in ("maple", "ginkgo", "clover"):
         start = points((0, 0.55 if label != "clover" else 0.25))
         for angle in np.linspace(-0.85, -0.15, 3 if label == "clover" else 5) * pi:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mingle_edge.demo.canvas import SIDE, Colour, Drawing, Floats, blend, colour, smooth_noise
-from pictures.shapes import grey, points
+from mingle_edge.demo.canvas import SIDE, Color, Drawing, Floats, blend, color, smooth_noise
+from research.suite.pictures.shapes import gray, points
 
-Road = Callable[[np.random.Generator, "_View", Drawing, Colour, Colour], None]  # generator, view, drawing, asphalt, paint
+Road = Callable[[np.random.Generator, "_View", Drawing, Color, Color], None]  # generator, view, drawing, asphalt, paint
 
 
 class _View:
@@ -30,20 +30,20 @@ def draw_road(rng: np.random.Generator, label: str) -> Floats:
     """A road of one kind of `ROADS` between fields, with haze."""
     view = _View(rng)
     ground = np.repeat((np.arange(SIDE) / SIDE > view.horizon)[:, None], SIDE, axis=1).astype(float)
-    land = colour(rng, rng.uniform(0.08, 0.36), rng.uniform(0.2, 0.5), rng.uniform(0.3, 0.6))
-    sky = colour(rng, rng.uniform(0.52, 0.64), rng.uniform(0.1, 0.4), rng.uniform(0.5, 0.95))
+    land = color(rng, rng.uniform(0.08, 0.36), rng.uniform(0.2, 0.5), rng.uniform(0.3, 0.6))
+    sky = color(rng, rng.uniform(0.52, 0.64), rng.uniform(0.1, 0.4), rng.uniform(0.5, 0.95))
     drawing = Drawing(blend(np.clip(ground + 0.25 * (smooth_noise(rng, 5) - 0.5), 0, 1), sky, land))
     for x in rng.uniform(0, 1, rng.integers(0, 6)):  # trees at the horizon
         size = rng.uniform(0.04, 0.14)
-        drawing.line(points((x, view.horizon - size), (x, view.horizon + 0.03)), colour(rng, 0.3, 0.45, 0.3), size)
-    asphalt = grey(rng, rng.uniform(0.2, 0.5))
-    paint = colour(rng, rng.choice([0.14, 0.6]), rng.choice([0.05, 0.6]), 0.9)
+        drawing.line(points((x, view.horizon - size), (x, view.horizon + 0.03)), color(rng, 0.3, 0.45, 0.3), size)
+    asphalt = gray(rng, rng.uniform(0.2, 0.5))
+    paint = color(rng, rng.choice([0.14, 0.6]), rng.choice([0.05, 0.6]), 0.9)
     ROADS[label](rng, view, drawing, asphalt, paint)
     haze = rng.uniform(0, 0.4)
     return drawing.finish() * (1 - haze) + haze * rng.uniform(0.4, 0.8)
 
 
-def _lane(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Colour, paint: Colour, bend: float) -> None:
+def _lane(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color, bend: float) -> None:
     far = np.linspace(0, 1, 14)
     left, right = view(np.full(14, -0.5), far, bend), view(np.full(14, 0.5), far, bend)
     drawing.polygon(np.concatenate([left, right[::-1]]), asphalt)
@@ -54,24 +54,24 @@ def _lane(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Colo
         drawing.line(view(np.zeros(3), np.linspace(start, start + 0.1, 3), bend), paint, 0.045 * (1 - start))
 
 
-def _straight(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Colour, paint: Colour) -> None:
+def _straight(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
     _lane(rng, view, drawing, asphalt, paint, rng.uniform(-0.06, 0.06))
 
 
-def _left(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Colour, paint: Colour) -> None:
+def _left(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
     _lane(rng, view, drawing, asphalt, paint, rng.uniform(-0.55, -0.22))
 
 
-def _right(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Colour, paint: Colour) -> None:
+def _right(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
     _lane(rng, view, drawing, asphalt, paint, rng.uniform(0.22, 0.55))
 
 
-def _fork(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Colour, paint: Colour) -> None:
+def _fork(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
     for bend in (rng.uniform(-0.5, -0.3), rng.uniform(0.3, 0.5)):
         _lane(rng, view, drawing, asphalt, paint, bend)
 
 
-def _crossroads(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Colour, paint: Colour) -> None:
+def _crossroads(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
     near = rng.uniform(0.3, 0.55)
     ends = view(np.zeros(2), np.asarray([near, near + rng.uniform(0.16, 0.24)]))[:, 1]
     tilt = rng.normal(0, 0.03)
@@ -81,7 +81,7 @@ def _crossroads(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt
     _lane(rng, view, drawing, asphalt, paint, rng.uniform(-0.06, 0.06))
 
 
-def _zebra(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Colour, paint: Colour) -> None:
+def _zebra(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
     _lane(rng, view, drawing, asphalt, paint, rng.uniform(-0.1, 0.1))
     near = rng.uniform(0.1, 0.4)
     for across in np.linspace(-0.45, 0.38, int(rng.integers(5, 7))):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mingle_edge.demo.canvas import Drawing, Floats, blend, colour, smooth_noise
+from mingle_edge.demo.canvas import Drawing, Floats, blend, color, smooth_noise
 from mingle_edge.demo.digits import DIGITS
-from pictures.shapes import Pose, disc, points, surface
+from research.suite.pictures.shapes import Pose, disc, points, surface
 
 _SEGMENTS = (  # top, upper left, upper right, middle, lower left, lower right, bottom
     points((-0.42, -0.95), (0.42, -0.95)),
@@ -25,9 +25,9 @@ def draw_display(rng: np.random.Generator, label: str) -> Floats:
     glowing = rng.uniform() < 0.6
     if glowing:
         hue = rng.choice([0.0, 0.08, 0.33, 0.5, 0.6])
-        panel, lit = surface(rng, hue, 0.4, 0.14), np.asarray(colour(rng, hue, 0.75, 0.92))
+        panel, lit = surface(rng, hue, 0.4, 0.14), np.asarray(color(rng, hue, 0.75, 0.92))
     else:
-        panel, lit = surface(rng, rng.uniform(0.15, 0.5), 0.25, 0.62), np.asarray(colour(rng, 0.5, 0.2, 0.16))
+        panel, lit = surface(rng, rng.uniform(0.15, 0.5), 0.25, 0.62), np.asarray(color(rng, 0.5, 0.2, 0.16))
     ghost = rng.uniform(0.0, 0.28)
     off = ghost * lit + (1 - ghost) * panel.mean((0, 1))
     drawing, place = Drawing(panel), Pose(rng, (0.3, 0.42), 0.08, 0.75, wander=0.3)

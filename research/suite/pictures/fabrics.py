@@ -1,4 +1,4 @@
-"""Fabrics: seven weaves and prints in any two colours, wrinkled, with threads showing."""
+"""Fabrics: seven weaves and prints in any two colors, wrinkled, with threads showing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mingle_edge.demo.canvas import SIDE, Floats, blend, dark_and_light, smooth_
 
 _FINE = 2 * SIDE  # patterns are computed twice as fine and averaged down
 Pattern = Callable[[np.random.Generator, Floats, Floats], Floats]
-"""(generator, u, v in repeats `[_FINE, _FINE]`) -> the share of the second colour `[_FINE, _FINE]`."""
+"""(generator, u, v in repeats `[_FINE, _FINE]`) -> the share of the second color `[_FINE, _FINE]`."""
 
 
 def draw_fabric(rng: np.random.Generator, label: str) -> Floats:

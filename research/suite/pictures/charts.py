@@ -1,4 +1,4 @@
-"""Charts as a page shows them, photographed: eight kinds in any colours, with axes, grids and captions."""
+"""Charts as a page shows them, photographed: eight kinds in any colors, with axes, grids and captions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy import pi
 
-from mingle_edge.demo.canvas import Colour, Drawing, Floats, blend, colour, dark_and_light, smooth_noise
-from pictures.shapes import Pose, arc, box, closed, disc, points, regular
+from mingle_edge.demo.canvas import Color, Drawing, Floats, blend, color, dark_and_light, smooth_noise
+from research.suite.pictures.shapes import Pose, arc, box, closed, disc, points, regular
 
-Chart = Callable[[np.random.Generator, Drawing, Pose, Colour, Colour], None]  # generator, drawing, pose, ink, paper
+Chart = Callable[[np.random.Generator, Drawing, Pose, Color, Color], None]  # generator, drawing, pose, ink, paper
 
 
 def draw_chart(rng: np.random.Generator, label: str) -> Floats:
@@ -26,11 +26,11 @@ def draw_chart(rng: np.random.Generator, label: str) -> Floats:
     return drawing.finish()
 
 
-def _fill(rng: np.random.Generator) -> Colour:
-    return colour(rng, saturation=rng.uniform(0.4, 0.9), value=rng.uniform(0.45, 0.85))
+def _fill(rng: np.random.Generator) -> Color:
+    return color(rng, saturation=rng.uniform(0.4, 0.9), value=rng.uniform(0.45, 0.85))
 
 
-def _axes(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Colour) -> None:
+def _axes(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color) -> None:
     if rng.uniform() < 0.5:  # grid
         for y in np.linspace(-0.6, 0.6, 4):
             drawing.line(place(points((-0.85, y), (0.9, y))), (0.6, 0.6, 0.6), place.width(0.03))
@@ -44,7 +44,7 @@ def _series(rng: np.random.Generator, count: int) -> Floats:
     return np.stack([np.linspace(-0.8, 0.85, count), 0.65 - rng.uniform(0.9, 1.3) * walk], axis=1)
 
 
-def _bars(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Colour, paper: Colour) -> None:
+def _bars(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, paper: Color) -> None:
     _axes(rng, drawing, place, ink)
     count, fill = int(rng.integers(3, 7)), _fill(rng)
     for left in np.linspace(-0.75, 0.9, count + 1)[:-1]:
@@ -52,7 +52,7 @@ def _bars(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Colour, 
         drawing.polygon(place(box(left, rng.uniform(-0.7, 0.5), left + 1.15 / count, 0.82)), fill)
 
 
-def _columns(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Colour, paper: Colour) -> None:
+def _columns(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, paper: Color) -> None:
     _axes(rng, drawing, place, ink)
     count, fill = int(rng.integers(3, 7)), _fill(rng)
     for top in np.linspace(-0.8, 0.8, count + 1)[:-1]:
@@ -60,19 +60,19 @@ def _columns(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Colou
         drawing.polygon(place(box(-0.82, top, rng.uniform(-0.5, 0.85), top + 1.15 / count)), fill)
 
 
-def _line(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Colour, paper: Colour) -> None:
+def _line(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, paper: Color) -> None:
     _axes(rng, drawing, place, ink)
     for _ in range(rng.integers(1, 3)):
         drawing.line(place(_series(rng, int(rng.integers(5, 11)))), _fill(rng), place.width(0.1))
 
 
-def _area(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Colour, paper: Colour) -> None:
+def _area(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, paper: Color) -> None:
     _axes(rng, drawing, place, ink)
     series = _series(rng, int(rng.integers(5, 11)))
     drawing.polygon(place(np.concatenate([series, points((0.85, 0.82), (-0.8, 0.82))])), _fill(rng))
 
 
-def _scatter(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Colour, paper: Colour) -> None:
+def _scatter(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, paper: Color) -> None:
     _axes(rng, drawing, place, ink)
     slope, fill = rng.uniform(-0.7, 0.7), _fill(rng)
     for x in rng.uniform(-0.7, 0.8, rng.integers(9, 20)):
@@ -80,7 +80,7 @@ def _scatter(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Colou
         drawing.polygon(place(disc(0.085, (x, y))), fill)
 
 
-def _wedges(rng: np.random.Generator, drawing: Drawing, place: Pose, hole: float, paper: Colour) -> None:
+def _wedges(rng: np.random.Generator, drawing: Drawing, place: Pose, hole: float, paper: Color) -> None:
     borders = np.cumsum(rng.dirichlet(np.full(int(rng.integers(3, 6)), 4.0))) * 2 * pi
     start, offset = 0.0, rng.uniform(0, 2 * pi)
     for stop in borders:
@@ -91,15 +91,15 @@ def _wedges(rng: np.random.Generator, drawing: Drawing, place: Pose, hole: float
         drawing.polygon(place(disc(hole)), paper)
 
 
-def _pie(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Colour, paper: Colour) -> None:
+def _pie(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, paper: Color) -> None:
     _wedges(rng, drawing, place, 0.0, paper)
 
 
-def _ring(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Colour, paper: Colour) -> None:
+def _ring(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, paper: Color) -> None:
     _wedges(rng, drawing, place, rng.uniform(0.4, 0.6), paper)
 
 
-def _radar(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Colour, paper: Colour) -> None:
+def _radar(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, paper: Color) -> None:
     corners = int(rng.integers(5, 8))
     outline = regular(corners, -pi / 2)
     drawing.polygon(place(outline * rng.uniform(0.35, 0.95, (corners, 1))), _fill(rng))
