@@ -99,6 +99,13 @@ class Bundle:
         folder.find_all(index.files)
         return cls(folder.root, index, hashlib.sha256(content).hexdigest(), check_hashes, folder)
 
+    @classmethod
+    def unpublished(cls, path: str | PathLike[str], index: BundleIndex) -> Bundle:
+        """Open a bundle whose index is not written yet, as the exporter does to check it. Raises `BundleError`."""
+        folder = BundleFolder(path)
+        folder.find_all(index.files)
+        return cls(folder.root, index, "", _folder=folder)
+
     def without_files(self) -> Bundle:
         """The index alone: nothing of the folder stays open, and nothing can be read from it."""
         return replace(self, _folder=None)
