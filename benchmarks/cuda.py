@@ -30,10 +30,11 @@ from numpy.typing import NDArray
 from mingle_edge_runtime import Bundle, EdgeModel
 from mingle_edge_runtime.golden import read_golden
 from mingle_edge_runtime.image_scope import ImageScope
-from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.memory import process_memory
+from mingle_edge_runtime.opening import open_scope
 from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.scope import Scope
 from mingle_edge_runtime.session import CPU, Session, resolve_providers
 
 BATCHES = (1, 8, 32)
@@ -65,13 +66,11 @@ def main() -> None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def on_device(
-    bundle: Bundle, providers: list[str], budget: int | None = None, threads: int | None = None
-) -> ImageScope | LayerScope:
+def on_device(bundle: Bundle, providers: list[str], budget: int | None = None, threads: int | None = None) -> Scope:
     """The bundle with its experts on the provider's device, the CPU provider's being the CPU itself."""
-    if bundle.index.scope == "layer":
-        return LayerScope(bundle, budget, providers, threads)
-    return ImageScope(bundle, budget, providers, threads, device="cpu" if providers[0] == CPU else None)
+    if bundle.index.scope == "image" and providers[0] == CPU:
+        return ImageScope(bundle, budget, providers, threads, device="cpu")
+    return open_scope(bundle, budget, providers, threads)
 
 
 def compare(bundle: Bundle, providers: list[str], runs: int, threads: int | None) -> dict[str, Any]:
@@ -92,17 +91,18 @@ def compare(bundle: Bundle, providers: list[str], runs: int, threads: int | None
         if providers[0] == CPU:
             ways["adapter"] = lambda values: host.scope.embed(values, next(tasks))
         found["latency"] = {f"batch {size}": latency(ways, pixels[:size], max(5, runs // size)) for size in BATCHES}
-    return found | {"placement": placement(device), "notes": device.stats().notes}
+    return found | {"placement": placement(device), "notes": device.experts.stats().notes}
 
 
-def parity(device: ImageScope | LayerScope, host: EdgeModel, pixels: NDArray[np.float32]) -> dict[str, Any]:
+def parity(device: Scope, host: EdgeModel, pixels: NDArray[np.float32]) -> dict[str, Any]:
     """Differences between the device's embeddings and the CPU provider's."""
     pairs = {task: (device.embed(pixels, task)[0], host.scope.embed(pixels, task)[0]) for task in host.tasks}
     ours, theirs = device.embed(pixels), host.scope.embed(pixels)
     equal = [a.tasks == b.tasks for a, b in zip(ours[1], theirs[1], strict=True)]
     pairs["routed alike"] = (ours[0][equal], theirs[0][equal])
-    if isinstance(device, ImageScope) and isinstance(host.scope, ImageScope):
-        pairs["plain"] = (device.embed_plain(pixels), host.scope.embed_plain(pixels))
+    runs = [scope.golden_runs(pixels).arrays for scope in (device, host.scope)]
+    if "plain" in runs[0]:
+        pairs["plain"] = (runs[0]["plain"], runs[1]["plain"])
     return {
         "max_abs": max(float(np.abs(a - b).max(initial=0)) for a, b in pairs.values()),
         "min_cosine": min(float((a * b).sum(1).min(initial=1)) for a, b in pairs.values()),
@@ -134,7 +134,7 @@ def latency(ways: dict[str, Callable[[Any], object]], values: NDArray[np.float32
     }
 
 
-def placement(device: ImageScope | LayerScope) -> dict[str, dict[str, int]]:
+def placement(device: Scope) -> dict[str, dict[str, int]]:
     """Nodes of each graph by provider."""
     return {
         graph: {provider: sum(operators.values()) for provider, operators in found.items()}
@@ -164,7 +164,7 @@ def memory(path: Path, providers: list[str], budget: int) -> dict[str, Any]:
     pixels = preprocess(read_golden(bundle)["images"][:1], bundle.index.preprocess)
     for task in (*bundle.index.task_names, *bundle.index.task_names):
         scope.embed(pixels, task)
-    stats = scope.stats()
+    stats = scope.experts.stats()
     return {
         "budget": budget,
         "used_bytes": used_bytes(providers) - before,

@@ -59,7 +59,7 @@ if kind.startswith("dense"):
     session = Session(bundle.graph(bundle.index.dense), ["CPUExecutionProvider"], threads, prepack=not low)
     tasks, run = ("",), lambda pixels, task: session.run({"pixel_values": pixels})
 else:
-    model = EdgeModel.open(path, budget, threads=threads, low_memory=low)
+    model = EdgeModel.open(path, expert_budget=budget, threads=threads, low_memory=low)
     bundle, names = model.bundle, model.tasks
     tasks = {"named": names[:1], "routed": (None,)}.get(kind.split()[0], names)
     run = model.scope.embed

@@ -107,7 +107,9 @@ def latency(path: Path, count: int, threads: int) -> dict[str, object]:
     with EdgeModel.open(path, threads=threads) as model:
         model.prefetch(model.tasks)
         rows = [preprocess([frame], model.bundle.index.preprocess) for frame in frames]
-        scope = model.scope
+        scope = model.scope.routed
+        if scope is None:
+            raise SystemExit(f"{path} has no router: name a bundle of the image scope")
         asked: list[bool] = []  # per frame of the stream, whether it was routed
 
         def find(values: NDArray[np.float32]) -> Route:

@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--expert-budget", type=int, metavar="BYTES")
     parser.add_argument("--cool-down", type=float, default=30, help="seconds")
     arguments = parser.parse_args()
-    with EdgeModel.open(arguments.bundle, arguments.expert_budget, threads=arguments.threads) as model:
+    with EdgeModel.open(arguments.bundle, expert_budget=arguments.expert_budget, threads=arguments.threads) as model:
         shots = folder_shots(arguments.folder) if arguments.folder else made_up_shots(len(model.tasks))
         time.sleep(arguments.cool_down)
         run(model, shots, arguments.way, 60 * arguments.minutes, arguments.cut)

@@ -19,7 +19,6 @@ from mingle_edge_export.graph.builder import Graph, WeightFile
 from mingle_edge_export.precision.weight_precision import WeightPrecision
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.bundle import LARGEST_CODE
-from mingle_edge_runtime.image_scope import ImageScope
 from mingle_edge_runtime.mixture import mix
 
 Codes = np.ndarray
@@ -140,7 +139,7 @@ def test_no_code_of_a_bundle_is_larger(scope, precision, tmp_path):
     found = list(_codes(path))
     assert max(np.abs(codes.astype(int)).max() for codes in found) == LARGEST_CODE
     with EdgeModel.open(path) as model:
-        if isinstance(model.scope, ImageScope):
+        if scope == "image":
             for joined in _joined_experts(model):
                 assert np.abs(joined.astype(int)).max() <= LARGEST_CODE
 
@@ -158,7 +157,7 @@ def _codes(path: Path) -> Iterator[np.ndarray]:
 
 def _joined_experts(model: EdgeModel) -> Iterator[np.ndarray]:
     """Codes of two experts as the tower gets them, expanded from 4 bits where they are stored so, and joined."""
-    with model.scope._store.use("task0") as first, model.scope._store.use("task1") as second:
+    with model.scope.experts.use("task0") as first, model.scope.experts.use("task1") as second:
         joined = mix([first, second], [0.5, 0.25], model.bundle.read_defaults())
     yield from (value for name, value in joined.items() if name.endswith("_codes"))
 

@@ -16,6 +16,7 @@ from mingle_edge_runtime.expert_store import ExpertStore
 from mingle_edge_runtime.replacement_policy import HALF_LIFE
 
 SIZES = {"a": 10, "b": 20, "c": 30, "d": 40}
+PARTS = {task: {task: size} for task, size in SIZES.items()}
 
 
 class Loads:
@@ -29,10 +30,10 @@ class Loads:
         return task
 
 
-def store(budget: int | None, together: int = 1) -> tuple[ExpertStore[str], Loads]:
+def store(budget: int | None, together: int = 1) -> tuple[ExpertStore[str, str], Loads]:
     """A store and its counting loader."""
     loads = Loads()
-    return ExpertStore(SIZES, loads, budget, together, ()), loads
+    return ExpertStore(PARTS, loads, budget, together), loads
 
 
 def worth(uses: list[int], now: int) -> float:
@@ -161,7 +162,7 @@ def test_threads_that_ask_for_one_expert_load_it_once() -> None:
         go.wait(10)
         return task
 
-    experts = ExpertStore(SIZES, load, None, 1, ())
+    experts = ExpertStore(PARTS, load, None, 1)
 
     def work(_: int) -> str:
         started.wait()
@@ -185,7 +186,7 @@ def test_a_failed_load_leaves_nothing_behind_and_may_be_tried_again() -> None:
             raise error
         return task
 
-    experts = ExpertStore(SIZES, load, 40, 1, ())
+    experts = ExpertStore(PARTS, load, 40, 1)
     with pytest.raises(OSError, match="no disk"), experts.use("d"):
         pass
     assert experts.stats().resident_bytes == 0

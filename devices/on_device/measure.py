@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime import EdgeModel
-from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.preprocess import preprocess
 from mingle_edge_runtime.route import Route
 from mingle_edge_runtime.session import onnxruntime
@@ -46,9 +45,9 @@ def measure(case: Path) -> dict[str, Any]:
             "labels": [[prediction.tasks[0], prediction.labels[0]] for prediction in predictions],
             "seconds": {"named": between - began, "routed": ended - between},
         }
-        if isinstance(scope := model.scope, LayerScope):
+        if model.bundle.index.scope == "layer":
             pixels = preprocess(images[: spec["golden_images"]], model.bundle.index.preprocess)
-            measured["golden"] = [scope.embed(pixels, top_k=k)[0].tolist() for k in model.bundle.index.golden_top_k]
+            measured["golden"] = model.scope.golden_runs(pixels).arrays["embeds"].tolist()
     return measured | {"products": _products(case, spec), "full_codes": _full_codes(case)}
 
 

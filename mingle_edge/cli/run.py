@@ -58,7 +58,14 @@ def command(
     providers = [provider] if provider else None
     answered: list[dict[str, Any]] = []
     broken = 0
-    with EdgeModel.open(bundle, expert_budget, providers, threads, low_memory, check_hashes=check_hashes) as model:
+    with EdgeModel.open(
+        bundle,
+        expert_budget=expert_budget,
+        providers=providers,
+        threads=threads,
+        low_memory=low_memory,
+        check_hashes=check_hashes,
+    ) as model:
         try:
             for start in range(0, len(images), AT_ONCE):
                 some = images[start : start + AT_ONCE]

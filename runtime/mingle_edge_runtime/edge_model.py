@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.errors import EdgeError, ImageError, UnknownTaskError
 from mingle_edge_runtime.expert_budget import ExpertStats
+from mingle_edge_runtime.opening import open_scope
 from mingle_edge_runtime.prediction import Head, Prediction, predict, read_heads
 from mingle_edge_runtime.preprocess import Pictures, decode, pictures, stack, to_pixel_values
 from mingle_edge_runtime.route import Route
 from mingle_edge_runtime.route_reuse import AUDIT_EVERY, THRESHOLD
-from mingle_edge_runtime.scope import Scope, open_scope
+from mingle_edge_runtime.scope import Scope
 from mingle_edge_runtime.session import Placement, resolve_providers
 from mingle_edge_runtime.stream import Predictor, Stream
 from mingle_edge_runtime.submissions import Submissions
@@ -64,6 +65,7 @@ class EdgeModel:
     def open(
         cls,
         path: str | PathLike[str] | Bundle,
+        *,
         expert_budget: int | None = None,
         providers: Sequence[str] | None = None,
         threads: int | None = None,
@@ -199,6 +201,11 @@ class EdgeModel:
         """
         if not threshold >= 0 or audit_every < 1:
             raise EdgeError(f"threshold is {threshold} and must be at least 0, audit_every is {audit_every} and at least 1")
+        if reuse and self._bundle.index.scope == "layer":
+            raise EdgeError(
+                "a route cannot be reused in the layer scope, whose graph routes layer by layer as it runs: "
+                "open the stream without reuse, or merge the tasks in the image scope"
+            )
         return Stream(
             lambda: self.scope,
             self._bundle.index.preprocess,
@@ -216,18 +223,19 @@ class EdgeModel:
 
         Where every task is named it is never loaded, and its weights take no memory. A bundle of the layer scope has none.
         """
-        self.scope.prepare_routing()
+        if routed := self.scope.routed:
+            routed.prepare_routing()
 
     def prefetch(self, tasks: str | Iterable[str]) -> None:
         """Make these tasks' experts resident before they are needed, in order, as far as the budget allows."""
-        self.scope.prefetch(self._check_tasks(tasks))
+        self.scope.experts.prefetch(self._check_tasks(tasks))
 
     def pin(self, tasks: str | Iterable[str]) -> None:
         """Keep exactly these tasks' experts resident; none unpins all.
 
         Raises `BudgetError` where they leave no room for a run of another task.
         """
-        self.scope.pin(self._check_tasks(tasks))
+        self.scope.experts.pin(self._check_tasks(tasks))
 
     def set_expert_budget(self, budget: int | None) -> None:
         """Keep at most `budget` bytes of experts resident from now on; None keeps all that are used.
@@ -237,11 +245,11 @@ class EdgeModel:
         Raises `BudgetError` naming the least that is possible where one run, beside what is pinned, needs more; the old
         budget then stays.
         """
-        self.scope.set_budget(budget)
+        self.scope.experts.set_budget(budget)
 
     def stats(self) -> ExpertStats:
         """Traffic of experts since the bundle was opened."""
-        return self.scope.stats()
+        return self.scope.experts.stats()
 
     def placement(self) -> dict[str, Placement]:
         """Graph -> execution provider -> operator -> number of nodes that this provider runs.

@@ -37,7 +37,7 @@ class ExpertStats:
     """what this machine or provider does differently"""
 
     def plus(self, **changes: float) -> ExpertStats:
-        """These counters with `changes` added to them, and the extremes brought up to date."""
+        """Return these counters with `changes` added, and the extremes brought up to date."""
         stats = replace(self, **{name: getattr(self, name) + change for name, change in changes.items()})
         excess = stats.resident_bytes - stats.budget if stats.budget is not None else 0
         return replace(
@@ -47,28 +47,37 @@ class ExpertStats:
         )
 
     def under(self, budget: int | None) -> ExpertStats:
-        """These counters with another budget from now on."""
+        """Return these counters with another budget from now on."""
         return replace(self, budget=budget).plus()
 
     def lowered(self, budget: int) -> ExpertStats:
-        """These counters under a budget that the device's memory dictates, with one note that says so."""
+        """Return these counters under a budget that the device's memory dictates, with one note that says so."""
         budget = budget if self.budget is None else min(budget, self.budget)
         others = tuple(note for note in self.notes if not note.startswith(_FULL))
         return replace(self, budget=budget, notes=(*others, f"{_FULL}: the expert budget is now {budget} bytes"))
 
 
 def least_budget(sizes: Mapping[str, int], pinned: Collection[str], together: int) -> int:
-    """Bytes that the `pinned` experts and any `together` others need.
+    """Return the bytes that the `pinned` experts and any `together` others need.
 
-    sizes: bytes of each task's expert. together: how many one image uses at once.
+    sizes: bytes of each task's expert. together: the number of experts that one image uses at once.
     """
     others = sorted((size for task, size in sizes.items() if task not in pinned), reverse=True)
     return sum(sizes[task] for task in pinned) + sum(others[:together])
 
 
-def check_budget(budget: int | None, sizes: Mapping[str, int], pinned: Collection[str], together: int) -> None:
-    """Raise `BudgetError` where `budget` bytes are less than `least_budget`."""
+def check_budget(
+    budget: int | None,
+    sizes: Mapping[str, int],
+    pinned: Collection[str],
+    together: int,
+    keeper: str | None = None,
+) -> None:
+    """Raise `BudgetError` where `budget` bytes are less than `least_budget`.
+
+    keeper: what needs so much, for the message; None: the pinned experts or those in use.
+    """
     least = least_budget(sizes, pinned, together)
     if budget is not None and budget < least:
         what = f"pinning {', '.join(sorted(pinned))} beside the others" if pinned else "the largest expert in use"
-        raise BudgetError(f"an expert budget of {budget} bytes is too small: {what} needs {least}")
+        raise BudgetError(f"an expert budget of {budget} bytes is too small: {keeper or what} needs {least}")

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.errors import BundleError
-from mingle_edge_runtime.folded_scope import FoldedScope
-from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.npy_file import read_npy
 from mingle_edge_runtime.prediction import Head, label_probabilities
 from mingle_edge_runtime.route import Route
@@ -67,24 +65,8 @@ def golden_outputs(bundle: Bundle, scope: Scope, heads: Mapping[str, Head], pixe
         scale = bundle.index.logit_scale
         return np.stack([label_probabilities(*pair, heads, scale) for pair in zip(embeds, routes, strict=True)])
 
-    tasks = bundle.index.task_names
-    if isinstance(scope, LayerScope):
-        embeds = np.stack([scope.embed(pixels, top_k=k)[0] for k in bundle.index.golden_top_k])
-        return {"embeds": embeds, "probabilities": compete(*scope.embed(pixels))[None]}
-    if isinstance(scope, FoldedScope):
-        found, routes = scope.embed(pixels)
-        return {"embeds": found[None], "probabilities": compete(found, routes)[None]}
-    routes = scope.route(pixels)
-    plain = scope.embed_plain(pixels)
-    claimed = [scope.claim(route) for route in routes]
-    unclaimed = [Route((), (), route.posterior, route.confidence) for route in routes]
-    return {
-        "plain": plain,
-        "posterior": np.array([route.posterior for route in routes]),
-        "confidence": np.array([route.confidence for route in routes]),
-        "embeds": np.stack([scope.embed(pixels, task)[0] for task in tasks]),
-        "probabilities": np.stack([compete(scope.embed_routed(pixels, claimed), claimed), compete(plain, unclaimed)]),
-    }
+    runs = scope.golden_runs(pixels)
+    return runs.arrays | {"probabilities": np.stack([compete(*run) for run in runs.competitions])}
 
 
 def least_cosines(bundle: Bundle, actual: Golden, golden: Golden) -> dict[str, float]:

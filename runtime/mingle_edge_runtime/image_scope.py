@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -17,10 +17,10 @@ from mingle_edge_runtime.bound_inputs import BoundInputs
 from mingle_edge_runtime.bundle import Bundle, Task
 from mingle_edge_runtime.device_memory import DEVICES, copy_values, is_out_of_memory
 from mingle_edge_runtime.errors import BundleError, DeviceMemoryError, ExpertError
-from mingle_edge_runtime.expert_budget import ExpertStats
 from mingle_edge_runtime.expert_store import ExpertStore
 from mingle_edge_runtime.mixture import mix
 from mingle_edge_runtime.route import Route
+from mingle_edge_runtime.scope import GoldenRuns
 from mingle_edge_runtime.session import CPU, OptionalInput, Outputs, Placement, Session, onnxruntime, printable
 
 _SUM = 1e-3
@@ -28,7 +28,7 @@ _SUM = 1e-3
 
 
 class ImageScope:
-    """Routes images, keeps experts in a store, runs the tower once per group of equal routes."""
+    """Routes images, and runs the tower once for each group of equal routes. Keeps the protocol `RoutedScope`."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class ImageScope:
         low_memory: bool = False,
         device: str | None = None,
     ) -> None:
-        """See `EdgeModel.open`; providers are full names.
+        """Open the tower, and the router later; arguments as in `open_scope`.
 
         device: where experts are copied to and bound as inputs; the first provider's own memory when None.
         """
@@ -83,18 +83,23 @@ class ImageScope:
         if providers[0] != CPU and (self._joins or device is None):
             notes.append(f"experts stay in this machine's memory: {providers[0]} copies what it needs of them in every run")
         expansion = 2 if index.expands else 1  # a code of 4 bits becomes one of 8; what goes with the codes is a few percent
-        sizes = {task.name: expansion * task.expert_bytes for task in index.tasks}
-        self._store = ExpertStore[Any](sizes, load, budget, index.top_k, [*notes, *self._tower.fallback()])
+        parts = {task.name: {task.name: expansion * task.expert_bytes} for task in index.tasks}
+        self.experts = ExpertStore[str, Any](parts, load, budget, index.top_k, notes=[*notes, *self._tower.fallback()])
+
+    @property
+    def routed(self) -> ImageScope:
+        """Return this scope: its router finds routes before the tower runs."""
+        return self
 
     def prepare_routing(self) -> Session:
-        """The router's session, opened by whoever needs it first: its copy of its weights is for those who need routes."""
+        """Open the router unless it is open, and return its session: where every task is named its weights take no memory."""
         with self._router_lock:
             if self._router is None:
                 self._router = self._open_router()
             return self._router
 
     def route(self, pixels: NDArray[np.float32]) -> list[Route]:
-        """One route per image of `[n, 3, S, S]`. Raises `BundleError` where the router's posterior is none."""
+        """Return one route per image of `[n, 3, S, S]`. Raises `BundleError` where the router's posterior is none."""
         if not len(pixels):
             return []
         router = self.prepare_routing()
@@ -108,14 +113,14 @@ class ImageScope:
         return [self._choose(*row) for row in zip(posterior, outputs["confidence"], strict=True)]
 
     def embed(self, pixels: NDArray[np.float32], task: str | None = None) -> tuple[NDArray[np.float32], list[Route]]:
-        """`[n, dim]` embeddings of unit length and the n routes taken; a named task skips the router."""
+        """Return `[n, dim]` embeddings of unit length and the n routes taken; a named task skips the router."""
         if task is not None:
             return self._run(pixels, (task,), (1.0,)), [Route((task,), (1.0,))] * len(pixels)
         routes = self.route(pixels)
         return self.embed_routed(pixels, routes), routes
 
     def embed_routed(self, pixels: NDArray[np.float32], routes: Sequence[Route]) -> NDArray[np.float32]:
-        """`[n, dim]` embeddings of unit length by n given routes, run by run of equal ones."""
+        """Return `[n, dim]` embeddings of unit length by n given routes, run by run of equal ones."""
         groups: dict[tuple[tuple[str, ...], tuple[float, ...]], list[int]] = {}
         for i, route in enumerate(routes):
             groups.setdefault((route.tasks, route.weights), []).append(i)
@@ -124,42 +129,40 @@ class ImageScope:
             embeds[members] = self._run(pixels[members], tasks, weights)
         return embeds
 
-    def claim(self, route: Route) -> Route:
-        """The route of an image that the router claims: the `top_k` most probable tasks, weights summing to 1."""
+    def embed_plain(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return `[n, dim]` embeddings of the plain backbone."""
+        return self._run(pixels, (), ())
+
+    def golden_runs(self, pixels: NDArray[np.float32]) -> GoldenRuns:
+        """Return the router's outputs, and runs of the plain backbone, of every task's expert, and of every image claimed."""
+        routes = self.route(pixels)
+        plain = self.embed_plain(pixels)
+        claimed = [self._claim(route) for route in routes]
+        unclaimed = [Route((), (), route.posterior, route.confidence) for route in routes]
+        arrays = {
+            "plain": plain,
+            "posterior": np.array([route.posterior for route in routes]),
+            "confidence": np.array([route.confidence for route in routes]),
+            "embeds": np.stack([self.embed(pixels, task)[0] for task in self._bundle.index.task_names]),
+        }
+        return GoldenRuns(arrays, [(self.embed_routed(pixels, claimed), claimed), (plain, unclaimed)])
+
+    def placement(self) -> dict[str, Placement]:
+        """Return the nodes that each provider runs; see `EdgeModel.placement`."""
+        return {session.path.name: session.placement() for session in (self.prepare_routing(), self._tower)}
+
+    def _claim(self, route: Route) -> Route:
+        """Return the route of an image that the router claims: the `top_k` most probable tasks, weights summing to 1."""
         posterior = np.array(route.posterior, np.float32)
         best = np.argsort(-posterior, kind="stable")[: self._bundle.index.top_k]
         weights = posterior[best] / posterior[best].sum()
         names = tuple(self._bundle.index.task_names[i] for i in best)
         return replace(route, tasks=names, weights=tuple(weights.tolist()))
 
-    def embed_plain(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`[n, dim]` embeddings of the plain backbone."""
-        return self._run(pixels, (), ())
-
-    def prefetch(self, tasks: Iterable[str]) -> None:
-        """See `ExpertStore.prefetch`."""
-        self._store.prefetch(tasks)
-
-    def pin(self, tasks: Iterable[str]) -> None:
-        """See `ExpertStore.pin`."""
-        self._store.pin(tasks)
-
-    def set_budget(self, budget: int | None) -> None:
-        """See `ExpertStore.set_budget`."""
-        self._store.set_budget(budget)
-
-    def stats(self) -> ExpertStats:
-        """See `ExpertStore.stats`."""
-        return self._store.stats()
-
-    def placement(self) -> dict[str, Placement]:
-        """See `EdgeModel.placement`."""
-        return {session.path.name: session.placement() for session in (self.prepare_routing(), self._tower)}
-
     def _choose(self, posterior: NDArray[np.float32], confidence: np.float32) -> Route:
-        """The route of one image from its `posterior [T]` and confidence."""
+        """Return the route of one image from its `posterior [T]` and confidence."""
         unclaimed = Route((), (), tuple(posterior.tolist()), float(confidence))
-        return self.claim(unclaimed) if confidence >= self._bound else unclaimed  # NaN, too, means the plain backbone
+        return self._claim(unclaimed) if confidence >= self._bound else unclaimed  # NaN, too, means the plain backbone
 
     def _run(self, pixels: NDArray[np.float32], tasks: Sequence[str], weights: Sequence[float]) -> NDArray[np.float32]:
         if not len(pixels):  # kernels exist that divide by the number of images, and end the process
@@ -167,12 +170,12 @@ class ImageScope:
         try:
             return self._run_once(pixels, tasks, weights)
         except DeviceMemoryError as error:
-            self._store.make_room(error)
+            self.experts.make_room(error)
         return self._run_once(pixels, tasks, weights)  # now that the error, too, has let go of its experts
 
     def _run_once(self, pixels: NDArray[np.float32], tasks: Sequence[str], weights: Sequence[float]) -> NDArray[np.float32]:
         with ExitStack() as held:
-            experts = [held.enter_context(self._store.use(task)) for task in tasks]
+            experts = [held.enter_context(self.experts.use(task)) for task in tasks]
             try:
                 outputs = self._run_tower({"pixel_values": pixels}, experts, weights)
             except (BundleError, KeyError, ValueError) as error:  # the latter two where experts do not fit each other

@@ -9,9 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle_index import Preprocess
-from mingle_edge_runtime.errors import EdgeError
-from mingle_edge_runtime.image_scope import ImageScope
-from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.prediction import Prediction
 from mingle_edge_runtime.preprocess import Picture, preprocess
 from mingle_edge_runtime.route import Route
@@ -32,14 +29,9 @@ class Stream:
         reuse: tuple[float, int] | None,
     ) -> None:
         """Use `EdgeModel.stream`."""
-        if reuse and isinstance(scope(), LayerScope):
-            raise EdgeError(
-                "a route cannot be reused in the layer scope, whose graph routes layer by layer as it runs: "
-                "open the stream without reuse, or merge the tasks in the image scope"
-            )
         self._scope, self._spec, self._predictor = scope, spec, predictor
-        routes = isinstance(scope(), ImageScope)  # a folded bundle has one route
-        self._reuse = RouteReuse(lambda pixels: scope().route(pixels)[0], *reuse) if reuse and routes else None
+        routed = scope().routed  # None for a folded bundle, which has one route
+        self._reuse = RouteReuse(lambda pixels: scope().route(pixels)[0], *reuse) if reuse and routed else None
         self._frames = 0
 
     def classify(self, frame: Picture, top: int = 5, head: str | None = None) -> Prediction:
@@ -64,7 +56,7 @@ class Stream:
         scope = self._scope()
         pixels = preprocess([frame], self._spec)
         self._frames += 1
-        if self._reuse is None or not isinstance(scope, ImageScope):
+        if self._reuse is None or scope.routed is None:
             return scope.embed(pixels)
         routes = [self._reuse.route(pixels)]
-        return scope.embed_routed(pixels, routes), routes
+        return scope.routed.embed_routed(pixels, routes), routes

@@ -13,9 +13,10 @@ from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.bundle_files import Progress
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.golden import golden_outputs, largest_differences, least_cosines, read_golden
+from mingle_edge_runtime.opening import open_scope
 from mingle_edge_runtime.prediction import read_heads
 from mingle_edge_runtime.preprocess import preprocess
-from mingle_edge_runtime.scope import Scope, open_scope
+from mingle_edge_runtime.scope import Scope
 from mingle_edge_runtime.session import resolve_providers
 
 
@@ -107,6 +108,6 @@ def verify_bundle(
         differences=largest_differences(actual, golden),
         largest_difference=index.fidelity.golden_difference,
         arithmetic=measure_arithmetic(providers),
-        notes=scope.stats().notes,
+        notes=scope.experts.stats().notes,
         seconds=time.perf_counter() - started,
     )

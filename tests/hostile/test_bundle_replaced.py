@@ -50,7 +50,7 @@ def test_a_new_folder_in_its_place_changes_nothing_while_the_old_one_exists(serv
     with EdgeModel.open(bundle, threads=1) as model:
         budget = kind[1] * model.bundle.index.tasks[0].expert_bytes
     opened = Bundle.open(bundle)
-    model = EdgeModel.open(bundle, budget, threads=1)  # every other expert is evicted, the router is not loaded yet
+    model = EdgeModel.open(bundle, expert_budget=budget, threads=1)  # every other expert is evicted, the router is not loaded yet
     model.embed(IMAGES[:1], task="red")
     bundle.rename(tmp_path / "aside")
     new.rename(bundle)
@@ -113,7 +113,7 @@ def test_an_expert_replaced_while_it_is_in_use_is_served_and_raises_after_an_evi
     bundle, new = write_image_bundle(tmp_path / "image", OLD, top_k), write_image_bundle(tmp_path / "new", NEW, top_k)
     size = Bundle.open(bundle).index.tasks[0].expert_bytes
     name = "experts/red.onnx_adapter"
-    with EdgeModel.open(bundle, top_k * size, threads=1) as model:
+    with EdgeModel.open(bundle, expert_budget=top_k * size, threads=1) as model:
         red = model.embed(IMAGES, task="red")
         (new / name).replace(bundle / name)
         np.testing.assert_array_equal(model.embed(IMAGES, task="red"), red)
@@ -168,7 +168,7 @@ def test_every_byte_of_an_answer_is_hashed_once_where_that_is_asked_for(tmp_path
         lambda self, *rest: hashed.append(os.path.relpath(self.name.split()[-1], bundle)) or check(self, *rest),
     )
     budget = kind[1] * Bundle.open(bundle).index.tasks[0].expert_bytes
-    with EdgeModel.open(bundle, budget, check_hashes=True) as model:
+    with EdgeModel.open(bundle, expert_budget=budget, check_hashes=True) as model:
         for _ in range(3):
             for task in TASKS:
                 model.embed(IMAGES, task=task)

@@ -6,7 +6,7 @@ Each builder loads what its baseline needs and returns the function that runs it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from mingle_edge_runtime.adapter import read_adapter
 from mingle_edge_runtime.bundle import Bundle, Task
 from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import EdgeError
-from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.machine import available_memory
 from mingle_edge_runtime.mixture import mix
 from mingle_edge_runtime.profile.interleaving import Run
@@ -55,9 +54,9 @@ def all_experts(setting: Setting) -> Run:
     """
     bundle, tasks = setting.bundle, setting.bundle.index.tasks
     if bundle.index.scope == "layer":
-        scope = EdgeModel.open(bundle, None, setting.providers, setting.threads).scope
-        assert isinstance(scope, LayerScope)
-        return lambda pixels, request: scope.embed(pixels, top_k=len(tasks))
+        every = replace(bundle, index=replace(bundle.index, top_k=len(tasks)))
+        scope = EdgeModel.open(every, providers=setting.providers, threads=setting.threads).scope
+        return lambda pixels, request: scope.embed(pixels)
     tower = setting.session(bundle.index.tower)
     experts = [read_expert(bundle, task, tower) for task in tasks]
     shares = [1 / len(tasks)] * len(tasks)

@@ -159,8 +159,13 @@ class _Measurement:
         pixels = self._preprocess(images)
         found.memory["before"] = memory_before()
         started = time.perf_counter()
-        providers, threads = setting.providers, setting.threads
-        with EdgeModel.open(setting.bundle.root, settings.expert_budget, providers, threads, settings.low_memory) as model:
+        with EdgeModel.open(
+            setting.bundle.root,
+            expert_budget=settings.expert_budget,
+            providers=setting.providers,
+            threads=setting.threads,
+            low_memory=settings.low_memory,
+        ) as model:
             opened = time.perf_counter() - started
             found.seconds = replace(found.seconds, open=opened)
             found.memory["opened"] = memory_now()

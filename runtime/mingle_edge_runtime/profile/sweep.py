@@ -18,12 +18,12 @@ from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import EdgeError
 from mingle_edge_runtime.expert_budget import check_budget
-from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.profile.distribution import latency, ratio
 from mingle_edge_runtime.profile.interleaving import Run, interleave, warm_up, warm_up_rounds
 from mingle_edge_runtime.profile.moments import memory_before, memory_now
 from mingle_edge_runtime.profile.report import Memory, SweepRow
 from mingle_edge_runtime.profile.requests import Requests
+from mingle_edge_runtime.scope import Scope
 
 AXES = ("threads", "batch", "top-k", "precision", "budget")
 Value: TypeAlias = int | str | os.PathLike[str] | None
@@ -201,7 +201,7 @@ def _pairs(
 
 
 def _bundle_kinds(setting: SweepSetting, providers: Sequence[str], requests: Requests) -> dict[str, Run]:
-    scope = EdgeModel.open(setting.bundle, setting.budget, providers, setting.threads, setting.low_memory).scope
+    scope = _opened(setting, setting.bundle, providers)
     names = setting.bundle.index.task_names
     return {
         "named": lambda values, request: scope.embed(values, names[requests.task(request)]),
@@ -214,8 +214,15 @@ def _top_k_kinds(setting: SweepSetting, providers: Sequence[str]) -> dict[str, R
     index, top_k = setting.bundle.index, setting.top_k or 1
     router = replace(index.router, confidence_bound=-float("inf")) if index.router else None
     mixing = replace(setting.bundle, index=replace(index, top_k=top_k, router=router))
-    scope = EdgeModel.open(mixing, setting.budget, providers, setting.threads, setting.low_memory).scope
-    if isinstance(scope, LayerScope):
-        layers = scope
-        return {"routed": lambda values, request: layers.embed(values, top_k=top_k)}
+    scope = _opened(setting, mixing, providers)
     return {"routed": lambda values, request: scope.embed(values)}
+
+
+def _opened(setting: SweepSetting, bundle: Bundle, providers: Sequence[str]) -> Scope:
+    return EdgeModel.open(
+        bundle,
+        expert_budget=setting.budget,
+        providers=providers,
+        threads=setting.threads,
+        low_memory=setting.low_memory,
+    ).scope
