@@ -70,12 +70,14 @@ def _blob(rng: np.random.Generator, sharpness: float) -> Floats:
     rows, columns = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     center, size = rng.uniform(0.3, 0.7, 2), rng.uniform(0.16, 0.32)
     distance = np.hypot(rows - center[0], columns - center[1]) / size + 0.9 * (smooth_noise(rng, 4) - 0.5)
-    return np.clip(sharpness * (1 - distance) + 0.5, 0, 1)
+    spot: Floats = np.clip(sharpness * (1 - distance) + 0.5, 0, 1)
+    return spot
 
 
 def _stain(rng: np.random.Generator, surface: Floats) -> Floats:
     weight = (rng.uniform(0.5, 0.8) * _blob(rng, 4))[:, :, None]
-    return surface * (1 - weight) + np.asarray(color(rng, rng.uniform(0.03, 0.09), 0.75, 0.32)) * weight
+    stained: Floats = surface * (1 - weight) + np.asarray(color(rng, rng.uniform(0.03, 0.09), 0.75, 0.32)) * weight
+    return stained
 
 
 def _dent(rng: np.random.Generator, surface: Floats) -> Floats:
@@ -83,7 +85,8 @@ def _dent(rng: np.random.Generator, surface: Floats) -> Floats:
     center, size, angle = rng.uniform(0.3, 0.7, 2), rng.uniform(0.14, 0.26), rng.uniform(0, 2 * np.pi)
     y, x = (rows - center[0]) / size, (columns - center[1]) / size
     slope = (np.cos(angle) * x + np.sin(angle) * y) * np.exp(-(x**2 + y**2))
-    return surface * (1 + rng.uniform(1.0, 1.7) * slope)[:, :, None]
+    dented: Floats = surface * (1 + rng.uniform(1.0, 1.7) * slope)[:, :, None]
+    return dented
 
 
 def _burr(rng: np.random.Generator, surface: Floats) -> Floats:

@@ -43,4 +43,5 @@ def draw_display(rng: np.random.Generator, label: str) -> Floats:
         drawing.polygon(place(disc(0.14, (0.88, 0.98))), (lit[0], lit[1], lit[2]))
     image = drawing.finish()
     reflection = rng.uniform(0, 0.35) * np.clip(2 * smooth_noise(rng, 2) - 0.9, 0, 1)
-    return blend(reflection, (0, 0, 0), (1, 1, 1)) + image * (1 - reflection[:, :, None])
+    seen: Floats = blend(reflection, (0, 0, 0), (1, 1, 1)) + image * (1 - reflection[:, :, None])
+    return seen

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mingle_edge.demo.canvas import SIDE, Floats, blend, dark_and_light, smooth_noise
 
 _FINE = 2 * SIDE  # patterns are computed twice as fine and averaged down
-Pattern = Callable[[np.random.Generator, Floats, Floats], Floats]
+Mask = NDArray[Any]  # 0 to 1 or boolean
+Pattern = Callable[[np.random.Generator, Floats, Floats], Mask]
 """(generator, u, v in repeats `[_FINE, _FINE]`) -> the share of the second color `[_FINE, _FINE]`."""
 
 
@@ -45,21 +48,22 @@ def _tartan(rng: np.random.Generator, u: Floats, v: Floats) -> Floats:
     return bands(u) + bands(v)
 
 
-def _herringbone(rng: np.random.Generator, u: Floats, v: Floats) -> Floats:
+def _herringbone(rng: np.random.Generator, u: Floats, v: Floats) -> Mask:
     columns = rng.uniform(1.4, 1.8)
     lean = np.where(np.floor(columns * u) % 2 == 0, 1, -1)
     return _part(2.2 * v + lean * 2.2 * u) < 0.5
 
 
-def _houndstooth(rng: np.random.Generator, u: Floats, v: Floats) -> Floats:
+def _houndstooth(rng: np.random.Generator, u: Floats, v: Floats) -> Mask:
     warp, weft = _part(u) < 0.5, _part(v) < 0.5
     over = _part(2 * (u + v)) < 0.5  # where both threads differ, the weave shows diagonals of either
     return np.where(warp == weft, warp, over)
 
 
-def _knitted(rng: np.random.Generator, u: Floats, v: Floats) -> Floats:
+def _knitted(rng: np.random.Generator, u: Floats, v: Floats) -> Mask:
     across = np.abs(_part(2 * u) - 0.5)
-    return 0.5 + 0.5 * np.sin(2 * np.pi * (2.6 * v + 1.3 * across)) * (across < 0.42)
+    mask: Mask = 0.5 + 0.5 * np.sin(2 * np.pi * (2.6 * v + 1.3 * across)) * (across < 0.42)
+    return mask
 
 
 def _twill(rng: np.random.Generator, u: Floats, v: Floats) -> Floats:

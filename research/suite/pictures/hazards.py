@@ -28,7 +28,8 @@ def draw_hazard(rng: np.random.Generator, label: str) -> Floats:
     image = drawing.finish()
     image = image * (1 - rng.uniform(0, 0.5) * (smooth_noise(rng, 2) > 0.6)[:, :, None])
     wear = np.clip(rng.uniform(0, 5) * (smooth_noise(rng, 7) - 0.8), 0, 1)[:, :, None]
-    return image * (1 - wear) + 0.55 * wear
+    worn: Floats = image * (1 - wear) + 0.55 * wear
+    return worn
 
 
 def _voltage(drawing: Drawing, place: Pose, ink: Color, yellow: Color) -> None:

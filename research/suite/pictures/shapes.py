@@ -70,7 +70,8 @@ def closed(outline: Floats) -> Floats:
 
 def ray(angle: float, start: float, stop: float) -> Floats:
     """Two points on a ray from the center."""
-    return np.asarray([[np.cos(angle), np.sin(angle)]]) * np.asarray([[start], [stop]])
+    points: Floats = np.asarray([[np.cos(angle), np.sin(angle)]]) * np.asarray([[start], [stop]])
+    return points
 
 
 def gray(rng: np.random.Generator, value: float) -> Color:
@@ -93,7 +94,7 @@ def any_surface(rng: np.random.Generator, dark: bool) -> tuple[Floats, Color]:
     return blend(smooth_noise(rng, 4), shade, own), other
 
 
-def clutter(rng: np.random.Generator, drawing: Drawing, count: int, saturation: float = 0.4) -> None:
+def clutter(rng: np.random.Generator, drawing: Drawing, count: int | np.integer, saturation: float = 0.4) -> None:
     """Boxes of any color, size and place, behind what is drawn next."""
     for _ in range(count):
         corner, size = rng.uniform(-0.2, 1, 2), rng.uniform(0.1, 0.5, 2)

@@ -24,8 +24,8 @@ def draw_vehicle(rng: np.random.Generator, label: str) -> Floats:
         left, wide, fill = rng.uniform(-0.2, 1), rng.uniform(0.1, 0.4), color(rng, saturation=0.3, value=rng.uniform(0.3, 0.8))
         drawing.polygon(box(left, rng.uniform(0, 0.5), left + wide, horizon + 0.02), fill)
     VEHICLES[label](rng, drawing, place, color(rng, saturation=rng.uniform(0.1, 0.9), value=rng.uniform(0.3, 0.9)))
-    image = drawing.finish() * rng.uniform(0.55, 1.1)
-    return np.clip(image, 0, 1)
+    image: Floats = np.clip(drawing.finish() * rng.uniform(0.55, 1.1), 0, 1)
+    return image
 
 
 def _wheels(drawing: Drawing, place: Pose, *places: float, radius: float = 0.22) -> None:

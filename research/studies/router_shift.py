@@ -1,6 +1,6 @@
 """Does adapting the router's statistics to an unlabelled, shifted stream help on corrupted images? No gradients, no labels.
 
-    python benchmarks/studies/router_shift.py --suite DIR [--pretraining-seeds 0 1 2] [--tasks 8] [--severity 5] [--part test]
+    python -m research.studies.router_shift --suite DIR [--pretraining-seeds 0 1 2] [--tasks 8] [--severity 5] [--part test]
 
 Seeds are clean, five per class with sixteen variations; images are corrupted as CIFAR-C's are. A stream is the images of all
 tasks mixed, or those of one task. From the stream's first so many images something is estimated, and all of the stream is
@@ -18,7 +18,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from suite_study import BATCH, Floats, Study, markdown, note, parser, route, spread
 
 from mingle_edge.corruptions import CORRUPTIONS, Corruption
 from mingle_edge.images import load_images
@@ -26,6 +25,7 @@ from mingle_edge.router import Discriminants, discriminants
 from mingle_edge.router_depth import choose_depth
 from mingle_edge.router_statistics import RouterStatistics
 from mingle_edge.vision_tower import router_features
+from research.studies.study import BATCH, Floats, Study, markdown, note, parser, route, spread
 
 SEEDS_PER_CLASS = 5
 VARIATIONS = 16
@@ -37,12 +37,12 @@ Adapt = Callable[[Discriminants, Sequence[RouterStatistics], Floats], Adapted]
 """(router, statistics, features seen) -> router to use and what to do to features before"""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = parser(__doc__, tasks=8)
     options.add_argument("--severity", type=int, default=5, choices=range(1, 6))
     options.add_argument("--part", choices=["test", "tune"], default="test")
-    given = options.parse_args()
+    given = options.parse_args(arguments)
     names = (None, *CORRUPTIONS)
     mixed: dict[str, dict[str | None, list[float]]] = defaultdict(lambda: defaultdict(list))
     single: dict[str, dict[str | None, list[float]]] = defaultdict(lambda: defaultdict(list))

@@ -14,8 +14,9 @@ import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,6 +49,8 @@ FEATURES = hashlib.sha256("".join(map(inspect.getsource, (vision_tower, library_
 """What router features are today: others are not to be found among the kept."""
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+AnyFloats = NDArray[np.floating[Any]]
+Carrying = Literal["attn+mlp", "qkv+fc1"]
 Route = tuple[Floats, Bools]
 """posterior [n, T], claimed [n]"""
 
@@ -159,11 +162,11 @@ class Study:
         """Per task, router features `[n, F]` at the largest depth."""
 
         def compute(number: int) -> NDArray[np.float32]:
-            batches = self.images(number, part).split(BATCH)
-            return torch.cat([router_features(x, self.backbone, self.architecture, self.depth) for x in batches]).numpy()
+            images = in_batches(self.images(number, part))
+            return torch.cat([router_features(x, self.backbone, self.architecture, self.depth) for x in images]).numpy()
 
         return [
-            self._once(lambda n=n: compute(n), FEATURES, self.depth, task.files(part).digest).astype(np.float64)
+            self._once(partial(compute, n), FEATURES, self.depth, task.files(part).digest).astype(np.float64)
             for n, task in enumerate(self.tasks)
         ]
 
@@ -173,17 +176,17 @@ class Study:
         def compute(number: int) -> NDArray[np.float32]:
             generator = task_generator(self.settings.seed, self.tasks[number].name, "router")
             rows = []
-            for seed in self.images(number, "seeds").split(1):
+            for seed in in_batches(self.images(number, "seeds"), 1):
                 varied = mild_variations(seed, variations, self.architecture, generator).flatten(0, 1)
                 rows.append(router_features(varied, self.backbone, self.architecture, self.depth))
             return torch.stack(rows).numpy()
 
         return [
-            self._once(lambda n=n: compute(n), FEATURES, self.depth, variations, task.files("seeds").digest)
+            self._once(partial(compute, n), FEATURES, self.depth, variations, task.files("seeds").digest)
             for n, task in enumerate(self.tasks)
         ]
 
-    def parameters(self, number: int, rank: int | None, layers: str = "attn+mlp") -> Parameters:
+    def parameters(self, number: int, rank: int | None, layers: Carrying = "attn+mlp") -> Parameters:
         """The tower with a task's complete expert of a rank; None: the fine-tuned model. For BACKBONE the plain backbone."""
         if number == BACKBONE:
             return self.backbone
@@ -210,26 +213,21 @@ class Study:
         """Embeddings `[n, dim]` of unit length."""
         if not len(images):
             return torch.zeros(0, self.architecture.output_dim)
-        parts = [embed_images(x, parameters, self.architecture) for x in images.split(BATCH)]
+        parts = [embed_images(x, parameters, self.architecture) for x in in_batches(images)]
         return F.normalize(torch.cat(parts), dim=-1)
 
     def embeddings(self, part: str, rank: int | None) -> list[NDArray[np.float32]]:
         """Per task, `[n, T + 1, dim]` of unit length: under every task's complete expert, and last of the plain backbone."""
+
+        def compute(number: int, expert: int) -> NDArray[np.float32]:
+            return self.embed(self.images(number, part), self.parameters(expert, rank)).numpy()
+
         found = []
         for number, task in enumerate(self.tasks):
             columns = []
             for expert in [*range(len(self.tasks)), BACKBONE]:
                 of = [self.tasks[expert].sha256, rank] if expert != BACKBONE else ["backbone"]
-                columns.append(
-                    self._once(
-                        lambda number=number, expert=expert: self.embed(
-                            self.images(number, part), self.parameters(expert, rank)
-                        ).numpy(),
-                        "embeddings",
-                        *of,
-                        task.files(part).digest,
-                    )
-                )
+                columns.append(self._once(partial(compute, number, expert), "embeddings", *of, task.files(part).digest))
             found.append(np.stack(columns, axis=1))
         return found
 
@@ -277,14 +275,20 @@ class Study:
         if not path.exists():
             with replacing(path) as written:
                 np.save(written, compute())
-        return np.load(path, mmap_mode="r")
+        kept: NDArray[np.float32] = np.load(path, mmap_mode="r")
+        return kept
 
 
-def route(router: Discriminants, features: Sequence[Floats]) -> list[Route]:
+def in_batches(images: Tensor, size: int = BATCH) -> list[Tensor]:
+    """Return the images in batches of a size."""
+    return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def route(router: Discriminants, features: Sequence[AnyFloats]) -> list[Route]:
     """Per task, where the router sends its images."""
     found = []
     for of_task in features:
-        posterior, confidence = router.posterior(of_task[:, : len(router.weight)])
+        posterior, confidence = router.posterior(of_task[:, : len(router.weight)].astype(np.float64))
         found.append((posterior, confidence >= router.confidence_bound))
     return found
 
@@ -324,7 +328,7 @@ def spread(values: Sequence[float] | Floats) -> str:
 def parser(doc: str | None, tasks: int = 20) -> argparse.ArgumentParser:
     """The options every study has."""
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--suite", type=Path, required=True, help="what `python examples/suite -o DIR` wrote")
+    options.add_argument("--suite", type=Path, required=True, help="what `python -m research.suite -o DIR` wrote")
     options.add_argument("--pretraining-seeds", type=int, nargs="+", default=[0], metavar="SEED")
     options.add_argument("--tasks", type=int, default=tasks, help="the first so many tasks: 8, 14 or 20")
     return options

@@ -1,6 +1,6 @@
 """What happens when tasks overlap: the suite's pairs of similar tasks beside pairs of the same tasks that are not similar.
 
-    python benchmarks/studies/overlap.py --suite DIR [--pretraining-seeds 0 1 2] [--scope image | layer]
+    python -m research.studies.overlap --suite DIR [--pretraining-seeds 0 1 2] [--scope image | layer]
 
 `image`: where the router sends the images of a task that has a sibling, and what its sibling's expert makes of them.
 `layer`: every pair is merged by itself, first the one, then the other. The first tasks of all pairs and the second ones are
@@ -11,16 +11,12 @@ is decided on the tune part; figures are of the test part.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
-from layer_merging import Layers, merge_layers, right_in_layers
-from seeds import LEARNING_RATE
-from suite_study import PARTS, PoolSeeds, Study, answering, markdown, note, p1, p2, parser, route, spread
 from torch import Tensor
 
 from mingle_edge.adaptation import NewGate
@@ -29,19 +25,35 @@ from mingle_edge.gating import GatedLinear
 from mingle_edge.null_space import NullSpaceProjector
 from mingle_edge.settings import Settings
 from mingle_edge.vision_tower import embed_images
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "suite"))
-from tasks import SIMILAR
+from research.studies.layer_merging import Layers, merge_layers, right_in_layers
+from research.studies.seeds import LEARNING_RATE
+from research.studies.study import (
+    PARTS,
+    Bools,
+    Floats,
+    PoolSeeds,
+    Route,
+    Study,
+    answering,
+    markdown,
+    note,
+    p1,
+    p2,
+    parser,
+    route,
+    spread,
+)
+from research.suite.tasks import SIMILAR
 
 SEEDS_PER_CLASS = 5
 VARIATIONS = 16
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = parser(__doc__)
     options.add_argument("--scope", choices=("image", "layer"), default="image")
-    given = options.parse_args()
+    given = options.parse_args(arguments)
     studies = [Study(given.suite, seed, given.tasks) for seed in given.pretraining_seeds]
     (image_scope if given.scope == "image" else layer_scope)(studies)
 
@@ -78,7 +90,7 @@ def image_scope(studies: list[Study]) -> None:
     print(markdown(header, [*body, ["tasks with a sibling, mean", *_cells(paired.mean(axis=(0, 1)))]]))
 
 
-def _of_task(task: int, sibling: int | None, correct: list, routes: list) -> list[float]:
+def _of_task(task: int, sibling: int | None, correct: Sequence[Bools], routes: Sequence[Route]) -> list[float]:
     right, to = correct[task], answering(routes[task])
     others = [t for t in range(right.shape[1] - 1) if t not in (task, sibling)]
     shares = [np.mean(to == task), np.nan if sibling is None else np.mean(to == sibling)]
@@ -87,7 +99,7 @@ def _of_task(task: int, sibling: int | None, correct: list, routes: list) -> lis
     return [100 * float(x) for x in [*shares, *accuracies, right[:, -1].mean(), right[np.arange(len(to)), to].mean()]]
 
 
-def _cells(values: np.ndarray) -> list[str]:
+def _cells(values: Floats) -> list[str]:
     return ["" if np.isnan(value) else f"{value:.1f}" for value in values]
 
 
@@ -188,9 +200,10 @@ def layer_scope(studies: list[Study]) -> None:
     print(markdown(["strength", "ACC, tune part", "ACC", *columns], rows))
 
 
-def _acc(*kinds: list[list[list[float]]]) -> np.ndarray:
+def _acc(*kinds: list[list[list[float]]]) -> Floats:
     """ACC of each model, over the pairs of all kinds."""
-    return np.mean([np.array(of_kind)[:, :, :2].mean(axis=(1, 2)) for of_kind in kinds], axis=0)
+    mean: Floats = np.mean([np.array(of_kind)[:, :, :2].mean(axis=(1, 2)) for of_kind in kinds], axis=0)
+    return mean
 
 
 def merge_pair(study: Study, first: int, second: int, strength: Strength | None, similarity: float) -> list[Layers]:
@@ -201,13 +214,10 @@ def merge_pair(study: Study, first: int, second: int, strength: Strength | None,
     if strength is None:
         return merge_layers(study, pair, seeds, replace(settings, relaxation=1.0))
 
-    def learner(**arguments: object) -> Learner:
-        return ScaledLearner(**arguments, strength=strength, similarity=similarity)
-
-    return merge_layers(study, pair, seeds, settings, learner)
+    return merge_layers(study, pair, seeds, settings, partial(ScaledLearner, strength=strength, similarity=similarity))
 
 
-def task_similarities(study: Study) -> np.ndarray:
+def task_similarities(study: Study) -> Floats:
     """Cosine `[T, T]` of the tasks' mean seed features where every feature has unit deviation within tasks, cut at 0."""
     features = [of[study.draw(n, SEEDS_PER_CLASS, 0), 0] for n, of in enumerate(study.seed_features(VARIATIONS))]
     within = np.concatenate([of - of.mean(0) for of in features]).std(0)

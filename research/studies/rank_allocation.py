@@ -1,6 +1,6 @@
 """Is rank better spent by energy, layer by layer, than equally, at the same bytes?
 
-    python benchmarks/studies/rank_allocation.py --suite DIR [--pretraining-seeds 0 1 2] [--tasks 20]
+    python -m research.studies.rank_allocation --suite DIR [--pretraining-seeds 0 1 2] [--tasks 20]
 
 Every task gets the bytes of equal ranks everywhere, spent one singular direction after another on what is worth most per
 parameter: the squared singular value (energy); the same after half the rank has gone to every layer (half); the squared
@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from suite_study import PARTS, PoolSeeds, Study, markdown, note, parser
 from torch import Tensor
 
 from mingle_edge.vision_tower import embed_images, plain_linear
+from research.studies.study import PARTS, PoolSeeds, Study, markdown, note, parser
 
 RANKS = (2, 4, 8, 16)
 SEEDS_PER_CLASS = 5
@@ -27,9 +27,9 @@ Directions = Mapping[str, Sequence[int]]
 """layer -> numbers of the singular directions its expert holds"""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    given = parser(__doc__).parse_args()
+    given = parser(__doc__).parse_args(arguments)
     found: dict[tuple[str, int, str], list[float]] = {}
     spread: dict[tuple[str, int], list[Directions]] = {}
     individual: list[float] = []

@@ -1,6 +1,6 @@
 """How rank, the layers that carry experts, k and the router's depth trade accuracy against bytes and arithmetic (image scope).
 
-    python benchmarks/studies/trade_offs.py --suite DIR [--pretraining-seeds 0 1 2] [--tasks 20]
+    python -m research.studies.trade_offs --suite DIR [--pretraining-seeds 0 1 2] [--tasks 20]
 
 Accuracy is of the test part; seeds are five per class with sixteen variations. Bytes are those of one task's complete expert
 at four a parameter. Multiply-adds are those of linear layers and attention for one image, over the plain backbone's.
@@ -13,10 +13,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from suite_study import (
+
+from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.comparison.method import Workbench
+from mingle_edge.gated_tower import CompleteExpert
+from mingle_edge.methods.image_scope import embed_mixtures
+from mingle_edge.router import Discriminants
+from mingle_edge.settings import Settings
+from research.studies.study import (
     BACKBONE,
     BATCH,
     Bools,
+    Carrying,
     Route,
     Study,
     answering,
@@ -30,24 +38,18 @@ from suite_study import (
     spread,
 )
 
-from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.comparison.method import Workbench
-from mingle_edge.gated_tower import CompleteExpert
-from mingle_edge.methods.image_scope import embed_mixtures
-from mingle_edge.router import Discriminants
-from mingle_edge.settings import Settings
-
 RANKS = (4, 8, 16, 32, 64)
-CARRYING = ("attn+mlp", "qkv+fc1")
+CARRYING: tuple[Carrying, ...] = ("attn+mlp", "qkv+fc1")
 MIXED = (1, 2, 3)
 SEEDS_PER_CLASS = 5
 VARIATIONS = 16
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    given = parser(__doc__).parse_args()
-    ranks: dict[tuple[str, int | None], list[list[float]]] = defaultdict(list)
+    given = parser(__doc__).parse_args(arguments)
+    ranks: dict[tuple[Carrying, int], list[list[float]]] = defaultdict(list)
+    finetuned: list[list[float]] = []
     mixed: dict[int, list[float]] = defaultdict(list)
     depths: dict[str, list[list[float]]] = defaultdict(list)
     for seed in given.pretraining_seeds:
@@ -67,7 +69,7 @@ def main() -> None:
         for carrying in CARRYING:
             for r in RANKS:
                 ranks[carrying, r].append(_at_rank(study, routes, r, carrying))
-        ranks["fine-tuned models", None].append(_at_rank(study, routes, None, CARRYING[0]))
+        finetuned.append(_at_rank(study, routes, None, CARRYING[0]))
         note(f"{study.folder}: ranks")
         for k in MIXED:
             mixed[k].append(p1(correct, routes) if k == 1 else mixture_p1(study, routes, k, rank))
@@ -75,8 +77,9 @@ def main() -> None:
     print(f"{given.tasks} tasks, percent; deviation over pretraining seeds. Rank and carrying layers, k = 1:\n")
     rows = []
     for (carrying, r), figures in ranks.items():
-        cost = ["", ""] if r is None else [f"{expert_bytes(a, r, carrying) / 1e3:.0f}", f"{1 + added(a, r, carrying):.3f}"]
-        rows.append([carrying, "" if r is None else str(r), *map(spread, np.transpose(figures)), *cost])
+        costs = [f"{expert_bytes(a, r, carrying) / 1e3:.0f}", f"{1 + added(a, r, carrying):.3f}"]
+        rows.append([carrying, str(r), *map(spread, np.transpose(figures)), *costs])
+    rows.append(["fine-tuned models", "", *map(spread, np.transpose(finetuned)), "", ""])
     print(markdown(["layers", "rank", "P1", "P2", "kB per expert", "multiply-adds over the backbone's"], rows))
     print(f"\nk experts mixed by their posterior, rank {rank}, attn+mlp:\n")
     rows = [[str(k), spread(of), f"{1 + k * added(a, rank, CARRYING[0]):.3f}"] for k, of in mixed.items()]
@@ -90,7 +93,7 @@ def main() -> None:
     )
 
 
-def _at_rank(study: Study, routes: Sequence[Route], rank: int | None, carrying: str) -> list[float]:
+def _at_rank(study: Study, routes: Sequence[Route], rank: int | None, carrying: Carrying) -> list[float]:
     """P1 and P2."""
     right = []
     towers = {task: study.parameters(task, rank, carrying) for task in [*range(len(study.tasks)), BACKBONE]}
@@ -114,8 +117,8 @@ def mixture_p1(study: Study, routes: Sequence[Route], k: int, rank: int) -> floa
     shares = []
     for number, (posterior, claimed) in enumerate(routes):
         tasks = np.argsort(-posterior, axis=1)[:, :k]
-        weights = np.take_along_axis(posterior, tasks, axis=1)
-        weights = torch.from_numpy(weights / weights.sum(axis=1, keepdims=True)).float()
+        of_chosen = np.take_along_axis(posterior, tasks, axis=1)
+        weights = torch.from_numpy(of_chosen / of_chosen.sum(axis=1, keepdims=True)).float()
         images = study.images(number, "test")
         embeds = study.embed(images, study.backbone)
         for start in range(0, len(images), BATCH):
@@ -134,13 +137,13 @@ def _complete(study: Study, number: int, rank: int) -> CompleteExpert:
     return CompleteExpert({layer: (B[:, :rank], A[:rank]) for layer, (B, A) in task.factors.items()}, vectors)
 
 
-def _ranks(a: VisionArchitecture, rank: int, carrying: str) -> dict[str, int]:
+def _ranks(a: VisionArchitecture, rank: int, carrying: Carrying) -> dict[str, int]:
     kinds = ("patch_embedding", "projection", *Settings(layers=carrying).carrying())
     names = [layer for layer in a.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
     return {layer: min(rank, *a.linear_shape(layer)) for layer in names}
 
 
-def expert_bytes(a: VisionArchitecture, rank: int, carrying: str) -> int:
+def expert_bytes(a: VisionArchitecture, rank: int, carrying: Carrying) -> int:
     """Of one complete expert at four bytes a parameter."""
     factors = sum(r * sum(a.linear_shape(layer)) for layer, r in _ranks(a, rank, carrying).items())
     return 4 * (factors + sum(int(np.prod(shape)) for shape in a.vector_shapes().values()))
@@ -160,7 +163,7 @@ def backbone_multiply_adds(a: VisionArchitecture) -> int:
     return _layer_multiply_adds(a, a.linear_layers()) + a.layers * 2 * a.tokens**2 * a.width
 
 
-def added(a: VisionArchitecture, rank: int, carrying: str) -> float:
+def added(a: VisionArchitecture, rank: int, carrying: Carrying) -> float:
     """What one expert adds, over the backbone's."""
     ranks = _ranks(a, rank, carrying)
     return sum(_rows(a, layer) * r * sum(a.linear_shape(layer)) for layer, r in ranks.items()) / backbone_multiply_adds(a)

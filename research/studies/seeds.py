@@ -1,6 +1,6 @@
 """What few or skewed seeds cost in P1, and whether mild variations of the seeds help.
 
-    python benchmarks/studies/seeds.py --suite DIR [--pretraining-seeds 0 1 2] [--tasks 20] [--scope image] [--draws 1]
+    python -m research.studies.seeds --suite DIR [--pretraining-seeds 0 1 2] [--tasks 20] [--scope image] [--draws 1]
 
 Seeds are drawn from a pool of ten per class. `image`: static experts and the router, for 0, 4, 16 and 64
 variations of each seed (`router_augmentations`, without its bound on images per task). `layer`: gates adapted on the seeds,
@@ -10,15 +10,15 @@ learning rate of the gates, by the tune part.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from layer_merging import merge_layers, right_in_layers
-from suite_study import PoolSeeds, Study, markdown, note, own_route, p1, p2, parser, route, spread
 
 from mingle_edge.router_features import mild_variations
 from mingle_edge.seeds import task_generator
 from mingle_edge.settings import Settings
+from research.studies.layer_merging import merge_layers, right_in_layers
+from research.studies.study import PoolSeeds, Study, markdown, note, own_route, p1, p2, parser, route, spread
 
 VARIATIONS = (0, 4, 16, 64)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -63,12 +63,12 @@ SEEDS: dict[str, Choice] = {
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = parser(__doc__)
     options.add_argument("--scope", choices=tuple(SCOPES), default="image")
     options.add_argument("--draws", type=int, default=1, help="times that seeds are drawn")
-    given = options.parse_args()
+    given = options.parse_args(arguments)
     studies = [Study(given.suite, seed, given.tasks) for seed in given.pretraining_seeds]
     SCOPES[given.scope](studies, given.draws)
 

@@ -1,6 +1,6 @@
 """How far the image router can be taken, and where it fails: features, variations, covariance, more experts, abstention.
 
-    python benchmarks/studies/router.py --suite DIR [--pretraining-seeds 0 1 2] [--tasks 20] [--part test]
+    python -m research.studies.router --suite DIR [--pretraining-seeds 0 1 2] [--tasks 20] [--part test]
 
 Seeds are five per class. "routed" is the share of images that go to their own task, P1 the accuracy when the head is given
 and the route is not, both means over tasks in percent. `--part tune` gives the same of the validation images, by which the
@@ -11,23 +11,33 @@ images that the task's model was trained on, in place of seeds and their variati
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from suite_study import BACKBONE, Bools, Floats, Route, Study, answering, markdown, note, own_route, p1, parser, route, spread
 
 from mingle_edge.demo.tiny_clip import to_pixels
 from mingle_edge.router import OWN_SHARE, discriminants
 from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.vision_tower import router_features
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "suite"))
-from splits import read_training
+from research.studies.study import (
+    BACKBONE,
+    Bools,
+    Floats,
+    Route,
+    Study,
+    answering,
+    markdown,
+    note,
+    own_route,
+    p1,
+    parser,
+    route,
+    spread,
+)
+from research.suite.images import read_training
 
 SEEDS_PER_CLASS = 5
 VARIATIONS = 16
@@ -42,11 +52,11 @@ FAILURES = 8
 Arrays = Sequence[NDArray[np.float32]] | Sequence[Floats]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = parser(__doc__)
     options.add_argument("--part", choices=["test", "tune"], default="test")
-    given = options.parse_args()
+    given = options.parse_args(arguments)
     routers: dict[str, list[list[float]]] = defaultdict(list)
     rivals: dict[str, list[list[float]]] = defaultdict(list)
     among: dict[str, list[list[float]]] = defaultdict(list)
@@ -150,7 +160,8 @@ def _random_features(seeds: Arrays, images: Sequence[Floats]) -> tuple[list[NDAr
     projection = np.random.default_rng(0).standard_normal((len(mean), RANDOM_FEATURES)) / np.sqrt(len(mean))
 
     def project(x: NDArray[np.float32] | Floats) -> NDArray[np.float64]:
-        return np.maximum((x - mean) / deviation @ projection, 0)
+        projected: NDArray[np.float64] = np.maximum((x - mean) / deviation @ projection, 0)
+        return projected
 
     return [project(x).astype(np.float32) for x in seeds], [project(x) for x in images]
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from suite_study import BATCH, Bools, Study
 from torch import Tensor
 
 from mingle_edge.experts import Factors, build_expert
@@ -17,6 +16,7 @@ from mingle_edge.progress import silent
 from mingle_edge.seeds import SeedImages
 from mingle_edge.settings import Settings
 from mingle_edge.vision_tower import embed_images
+from research.studies.study import Bools, Study, in_batches
 
 Layers = dict[str, GatedExperts]
 MakeLearner = Callable[..., Learner]
@@ -69,7 +69,7 @@ def right_in_layers(study: Study, layers: Layers, number: int, part: str, top_k:
     linear = GatedLinear(study.backbone, layers, top_k)
     head = study.tasks[number].head
     answers = []
-    for images in study.images(number, part).split(BATCH):
+    for images in in_batches(study.images(number, part)):
         embeds = F.normalize(embed_images(images, study.backbone, study.architecture, linear), dim=-1)
         answers.append((embeds @ head.T).argmax(1))
     return np.asarray(torch.cat(answers).numpy() == study.tasks[number].labels(part))
