@@ -45,7 +45,7 @@ def test_what_is_written_is_read_back(bundles, scope: str) -> None:
 
 def test_unknown_members_are_ignored(bundles) -> None:
     record = read_json(bundles["image"])
-    record["tasks"][0]["colour"] = record["remark"] = "new"
+    record["tasks"][0]["color"] = record["remark"] = "new"
     assert BundleIndex.from_json(record) == Bundle.open(bundles["image"]).index
 
 

@@ -17,8 +17,8 @@ from mingle_edge_runtime.preprocess import preprocess
 from mingle_edge_runtime.session import Session
 
 WEIGHTS = Weights()
-COLOURS = (0, 2, 3, 1, 1, 0, 3, 2)  # 3, black, belongs to no task
-IMAGES = images(*COLOURS, seed=1)
+COLORS = (0, 2, 3, 1, 1, 0, 3, 2)  # 3, black, belongs to no task
+IMAGES = images(*COLORS, seed=1)
 X = flat(preprocess(IMAGES, SPEC))
 
 
@@ -33,12 +33,12 @@ def test_image_scope_runs_what_it_routed(bundles, k: int) -> None:
     with EdgeModel.open(bundles["image", k]) as model:
         embeds, routes = model.embed(IMAGES), model.route(IMAGES)
     assert embeds.dtype == np.float32
-    for i, (colour, route) in enumerate(zip(COLOURS, routes, strict=True)):
-        assert route.tasks[:1] == (() if colour == 3 else (TASKS[colour],))
-        assert len(route.tasks) == (0 if colour == 3 else k)
-        assert sum(route.weights) == pytest.approx(0 if colour == 3 else 1)
+    for i, (color, route) in enumerate(zip(COLORS, routes, strict=True)):
+        assert route.tasks[:1] == (() if color == 3 else (TASKS[color],))
+        assert len(route.tasks) == (0 if color == 3 else k)
+        assert sum(route.weights) == pytest.approx(0 if color == 3 else 1)
         assert sum(route.posterior) == pytest.approx(1)
-        assert (route.confidence >= 0) == (colour != 3)
+        assert (route.confidence >= 0) == (color != 3)
         expected = WEIGHTS.image_scope(X[i : i + 1], [TASKS.index(task) for task in route.tasks], route.weights)
         np.testing.assert_allclose(embeds[i], expected[0], atol=1e-6)
 
@@ -132,7 +132,7 @@ def test_a_batch_of_mixed_routes_runs_once_per_route(bundles, monkeypatch) -> No
     monkeypatch.setattr(Session, "run", run)
     with EdgeModel.open(bundles["image", 1]) as model:
         embeds = model.embed(IMAGES)
-        assert sorted(sizes) == sorted(COLOURS.count(colour) for colour in range(4))
+        assert sorted(sizes) == sorted(COLORS.count(color) for color in range(4))
         for embed, image in zip(embeds, IMAGES, strict=True):
             np.testing.assert_allclose(model.embed(image)[0], embed, atol=1e-6)
 

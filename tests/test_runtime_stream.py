@@ -15,8 +15,8 @@ from mingle_edge_runtime.preprocess import preprocess
 from mingle_edge_runtime.route_reuse import RouteReuse
 
 NEVER = 10**9
-COLOURS = (0, 0, 0, 2, 2, 2, 3, 3, 1, 1, 1, 1)
-FRAMES = [images(colour, seed=i)[0] for i, colour in enumerate(COLOURS)]
+COLORS = (0, 0, 0, 2, 2, 2, 3, 3, 1, 1, 1, 1)
+FRAMES = [images(color, seed=i)[0] for i, color in enumerate(COLORS)]
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +63,12 @@ def test_a_still_picture_is_routed_once_and_a_cut_at_once(folder) -> None:
     with EdgeModel.open(folder, threads=1) as model:
         stream = model.stream(reuse=True, threshold=0.5, audit_every=NEVER)
         asked = count_routes(model)
-        for frame, colour in zip(FRAMES, COLOURS, strict=True):
+        for frame, color in zip(FRAMES, COLORS, strict=True):
             prediction = stream.classify(frame)
-            assert prediction.route.tasks == (() if colour == 3 else (TASKS[colour],))
+            assert prediction.route.tasks == (() if color == 3 else (TASKS[color],))
             expected = Weights().image_scope(
                 preprocess(frame, SPEC).reshape(1, -1).astype(np.float64),
-                *(([], []) if colour == 3 else ([colour], [1.0])),
+                *(([], []) if color == 3 else ([color], [1.0])),
             )
             np.testing.assert_allclose(model.stream().embed(frame), expected[0], atol=1e-6)
         assert stream.stats().reused >= 6

@@ -1,4 +1,4 @@
-"""Work in the background: the same results as in the foreground, and nothing lost, whatever fails or is cancelled."""
+"""Work in the background: the same results as in the foreground, and nothing lost, whatever fails or is canceled."""
 
 from __future__ import annotations
 
@@ -111,18 +111,18 @@ def test_preparing_goes_on_while_a_run_goes_on(folder, monkeypatch) -> None:
         assert second.result(LONG) == expected
 
 
-def test_what_has_not_begun_can_be_cancelled(folder) -> None:
+def test_what_has_not_begun_can_be_canceled(folder) -> None:
     gate, never = Gate(), Gate()
     with EdgeModel.open(folder, threads=1) as model:
-        running, cancelled, last = model.submit(gate), model.submit(never), model.submit(IMAGES[1])
+        running, canceled, last = model.submit(gate), model.submit(never), model.submit(IMAGES[1])
         assert gate.reached.wait(LONG)
-        assert cancelled.cancel()
+        assert canceled.cancel()
         assert not running.cancel()
         gate.open.set()
         assert last.result(LONG) == model.classify(IMAGES[1])
         assert running.result(LONG) == model.classify(IMAGES[0])
         with pytest.raises(CancelledError):
-            cancelled.result(LONG)
+            canceled.result(LONG)
         assert not never.reached.is_set()
 
 

@@ -14,7 +14,7 @@ from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.bundle_index import Task
 from mingle_edge_runtime.errors import ExpertError
 from mingle_edge_runtime.mapped_file import MappedFile
-from mingle_edge_runtime.nibbles import NIBBLES, expand
+from mingle_edge_runtime.nibbles import INT4_SUFFIX, expand
 from mingle_edge_runtime.session import OptionalInput, onnxruntime, printable
 
 
@@ -27,13 +27,13 @@ class MappedAdapter:
     """`onnxruntime.LoraAdapter`"""
 
     def ready(self) -> Any:
-        """The adapter, for the run that follows at once. Raises `ExpertError` where the file was cut or overwritten."""
+        """Return the adapter for the run that follows at once. Raises `ExpertError` where the file was cut or overwritten."""
         self.file.check()
         return self.adapter
 
 
 def map_adapter(bundle: Bundle, task: Task, inputs: Mapping[str, OptionalInput]) -> MappedAdapter:
-    """The adapter of a task, all of it read into the system's cache.
+    """Map the adapter of a task, once all of it is in the system's cache, and return it.
 
     inputs: the tower's optional ones. Raises `ExpertError` naming the task.
     """
@@ -50,7 +50,7 @@ def map_adapter(bundle: Bundle, task: Task, inputs: Mapping[str, OptionalInput])
 
 
 def read_adapter(bundle: Bundle, task: Task, inputs: Mapping[str, OptionalInput]) -> dict[str, NDArray[Any]]:
-    """The parameters of a task's adapter by name, in memory of the host, those in 4 bits expanded.
+    """Return the parameters of a task's adapter by name, in the host's memory, those of 4 bits expanded.
 
     inputs: the tower's optional ones. Raises `ExpertError` naming the task.
     """
@@ -59,12 +59,12 @@ def read_adapter(bundle: Bundle, task: Task, inputs: Mapping[str, OptionalInput]
 
 
 def adapter_values(content: NDArray[np.uint8], inputs: Mapping[str, OptionalInput], title: str) -> dict[str, NDArray[Any]]:
-    """The parameters in the bytes of an adapter file by name, those in 4 bits expanded.
+    """Return the parameters in the bytes of an adapter file by name, those of 4 bits expanded.
 
     inputs: the tower's optional ones. title: what to call the file. Raises `ExpertError`.
     """
     tensors = adapter_tensors(content, title)
-    if any(name.endswith(NIBBLES) for name in tensors):
+    if any(name.endswith(INT4_SUFFIX) for name in tensors):
         try:
             tensors = expand(tensors, {name: wanted.shape for name, wanted in inputs.items()})
         except ExpertError as error:

@@ -34,7 +34,7 @@ _U16, _I32, _U32 = struct.Struct("<H"), struct.Struct("<i"), struct.Struct("<I")
 
 
 def adapter_tensors(content: NDArray[np.uint8], title: str) -> dict[str, NDArray[Any]]:
-    """Views of `content`, the bytes of an adapter file, by name.
+    """Return views of `content`, the bytes of an adapter file, by name.
 
     title: what to call the file. Raises `ExpertError` where this is no adapter, or a tensor has not the bytes that its type and
     shape ask for.
@@ -77,7 +77,7 @@ class _MisfitError(Exception):
 
 
 def _read(content: memoryview) -> dict[str, NDArray[Any]]:
-    """Raises `_MisfitError` naming a tensor, or an error of reading beyond the end."""
+    """Return the tensors by name. Raises `_MisfitError` naming one, or an error of reading beyond the end."""
     if bytes(content[4:8]) != _IDENTIFIER:
         raise IndexError("no adapter")
     *_, parameters = _fields(content, _offset(content, 0), 4)
@@ -101,7 +101,7 @@ def _read(content: memoryview) -> dict[str, NDArray[Any]]:
 
 
 def _tensor(content: memoryview, shown: str, dims: int, data_type: int, raw_data: int) -> NDArray[Any]:
-    """The tensor whose fields lie there."""
+    """Return the tensor whose fields lie there."""
     number = _I32.unpack_from(content, data_type)[0] if data_type else 0
     if number not in _TYPES:
         raise _MisfitError(f"{shown} is of type {number}, which no bundle holds")
@@ -125,7 +125,7 @@ def _tensor(content: memoryview, shown: str, dims: int, data_type: int, raw_data
 
 
 def _fields(content: memoryview, table: int, count: int) -> list[int]:
-    """Where the first `count` fields of a table lie; 0 where one is absent."""
+    """Return where the first `count` fields of a table lie; 0 where one is absent."""
     vtable = table - _I32.unpack_from(content, table)[0]
     if vtable < 0:
         raise IndexError("a vtable before the file")
@@ -139,7 +139,7 @@ def _offset(content: memoryview, at: int) -> int:
 
 
 def _vector(content: memoryview, field: int) -> tuple[int, int]:
-    """First element and number of elements of what a field refers to, which must be there."""
+    """Return first element and number of elements of the vector that a field refers to, which must be there."""
     if not field:
         raise IndexError("a field is missing")
     at = _offset(content, field)

@@ -33,7 +33,7 @@ class Arithmetic:
 
     @property
     def saturation(self) -> str | None:
-        """The product beside the exact one, as in `64 x 255 by 64 x 127 gives 1048544, not 2072640`; None where it is exact."""
+        """Return the product beside the exact one, as in `64 x 255 by 64 x 127 gives 1048544, not 2072640`; None if exact."""
         if self.product == EXACT_PRODUCT:
             return None
         return f"{_TERMS} x 255 by {_TERMS} x 127 gives {self.product}, not {EXACT_PRODUCT}"

@@ -14,14 +14,14 @@ class BoundInputs:
     """Some inputs of one session with their values; runs from any thread."""
 
     def __init__(self, session: Any, values: Mapping[str, Any]) -> None:
-        """session: an `onnxruntime.InferenceSession`. values: `onnxruntime.OrtValue`s by input name."""
+        """Bind `values`, `onnxruntime.OrtValue`s by input name, to `session`, an `onnxruntime.InferenceSession`."""
         self._session = session
         self._values = dict(values)
         # A binding serves one run at a time; there are as many as runs that overlapped.
         self._free: deque[Any] = deque([self._bind()])
 
     def run(self, inputs: Mapping[str, NDArray[Any]], outputs: list[str], options: Any) -> list[NDArray[Any]]:
-        """The `outputs` of one run, on the host, with `inputs` beside the bound ones."""
+        """Return the `outputs` of one run, on the host, with `inputs` beside the bound ones."""
         try:
             binding = self._free.pop()
         except IndexError:

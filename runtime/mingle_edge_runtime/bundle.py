@@ -107,15 +107,15 @@ class Bundle:
         return cls(folder.root, index, "", _folder=folder)
 
     def without_files(self) -> Bundle:
-        """The index alone: nothing of the folder stays open, and nothing can be read from it."""
+        """Return the index alone: nothing of the folder stays open, and nothing can be read from it."""
         return replace(self, _folder=None)
 
     def file(self, name: str) -> Path:
-        """Absolute path of a file of the bundle, where it was when that was opened; `name` is one of `index.files`."""
+        """Return the absolute path of a file, where it was when the bundle was opened; `name` is one of `index.files`."""
         return self.root / name
 
     def open_file(self, name: str, title: str | None = None, error: type[BundleError] = BundleError) -> MappedFile:
-        """The file that was there when the bundle was opened, all of it in the system's cache if its hash is to be checked.
+        """Open a file that was there when the bundle was opened, and check its hash first where `check_hashes` asks for it.
 
         title: what to call it in an `error`. Raises `error` where it is gone, was replaced, or has another hash.
         """
@@ -125,7 +125,7 @@ class Bundle:
         return file
 
     def read(self, name: str, largest: int = _LARGEST_READ) -> bytes:
-        """A whole file of at most `largest` bytes, whose hash is right. Raises `BundleError`."""
+        """Read a whole file of at most `largest` bytes, and check its hash. Raises `BundleError`."""
         file = self.open_file(name)
         if file.size > largest:
             raise BundleError(f"{file.name} has {file.size} bytes, must have at most {largest}: export the bundle again")
@@ -133,7 +133,7 @@ class Bundle:
         return file.read(0, file.size).tobytes()
 
     def graph(self, name: str) -> Graph:
-        """A graph whose hash is right, and the files of the bundle that it reads its weights from, open.
+        """Read a graph, check its hash, and open the files that it takes its weights from.
 
         Raises `BundleError`, also where it reads them from anywhere else.
         """
@@ -146,7 +146,7 @@ class Bundle:
         return Graph(self.file(name), folder.location / name, files, partial(folder.check_located, [name, *weights]))
 
     def read_defaults(self) -> dict[str, NDArray[np.float32]]:
-        """Image scope: the plain backbone's vectors by internal name, from the file that the graphs share."""
+        """Return the plain backbone's vectors by internal name, from the file that the graphs share (image scope)."""
         defaults = self.index.defaults
         if defaults is None:
             raise BundleError(f"{self.root} has no defaults: it is no bundle of the image scope")

@@ -43,7 +43,7 @@ class BundleFolder:
     """An open folder; its descriptors are closed with this object."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        """Raises `BundleError` where there is no such folder, or this user may not read it."""
+        """Open the folder. Raises `BundleError` where there is none, or this user may not read it."""
         try:
             self.root = Path(os.path.realpath(path))
             self._descriptor = os.open(self.root, _FOLDER_FLAGS)
@@ -68,11 +68,11 @@ class BundleFolder:
 
     @property
     def location(self) -> Path:
-        """For ONNX Runtime, which opens files by path: leads to this very folder where the system can say so."""
+        """Return a path for ONNX Runtime, which opens files by path: to this very folder where the system can say so."""
         return path_of(self._descriptor) or self.root
 
     def find(self, name: str) -> int:
-        """The size of a plain file in bytes, which can be opened from now on.
+        """Return the size of a plain file in bytes; `open` opens it from now on.
 
         Raises `BundleError` where it is none, has several names, or is reached through a link that is not of a hub's cache;
         `OSError` where nothing is known of it.
@@ -85,7 +85,7 @@ class BundleFolder:
         return status.st_size
 
     def find_all(self, files: Mapping[str, FileRecord]) -> None:
-        """`find` all files of an index. Raises `BundleError`, also where one has not the size that is recorded."""
+        """Call `find` for all files of an index. Raises `BundleError`, also where a size is not the recorded one."""
         for name in files:
             check_relative(name, "files")
         parts = [name.split("/") for name in files]
@@ -106,7 +106,10 @@ class BundleFolder:
                 )
 
     def open(self, name: str, title: str, error: type[BundleError] = BundleError) -> MappedFile:
-        """A file that was found. title: what to call it in an `error`, which is raised where it is not that file any more."""
+        """Open a file that `find` has seen.
+
+        title: what to call it in an `error`, which is raised where it is not that file any more.
+        """
         place = self._places[name]
         try:
             descriptor = os.open(place.name, _FLAGS, dir_fd=place.folder)
@@ -125,14 +128,14 @@ class BundleFolder:
         """Raise `BundleError` where the file that somebody opened by `location` is not the one that was listed."""
         for name in names:
             try:
-                found = FileIdentity.of(os.stat(self.location / name))
+                identity = FileIdentity.of(os.stat(self.location / name))
             except OSError:
-                found = None
-            if found != self._places[name].identity:
+                identity = None
+            if identity != self._places[name].identity:
                 raise BundleError(f"{self.root / name} was replaced while the bundle was open: open the bundle again")
 
     def _blob(self, name: str) -> tuple[int, str] | None:
-        """Where a link of a hub's cache leads."""
+        """Return where a link of a hub's cache leads, as a descriptor and a name; None for anything else."""
         if self._blobs is None or not self._is_link(name):
             return None
         target = self.root / name

@@ -88,7 +88,7 @@ class Router:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether it must run images one at a time, as `BundleIndex.one_by_one`."""
+        """Return whether images must run one at a time: int8 activations share one scale with all that is in the run."""
         return self.precision == "int8"
 
 
@@ -189,26 +189,26 @@ class BundleIndex:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether the tower must run images one at a time: int8 activations share one scale with all that is in the run."""
+        """Return whether images must run one at a time: int8 activations share one scale with all that is in the run."""
         return self.precision == "int8" or self.expert_precision == "int8" or self.expands
 
     @property
     def expands(self) -> bool:
-        """Whether experts are stored in 4 bits and multiplied in 8, so that they are expanded when they are opened."""
+        """Return whether experts are stored in 4 bits and multiplied in 8, so that they are expanded when they are opened."""
         return self.scope == "image" and self.expert_precision == "int4"
 
     @property
     def golden_top_k(self) -> tuple[int, ...]:
-        """Layer scope: the numbers of experts that golden outputs are recorded for: as exported, and all of them."""
+        """Return the numbers of experts that golden outputs are recorded for: as exported, and all of them (layer scope)."""
         return tuple(sorted({self.top_k, len(self.tasks)}))
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """In the order of the router's columns and of the page bank."""
+        """Return the names in the order of the router's columns and of the page bank."""
         return tuple(task.name for task in self.tasks)
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `bundle.json` holds."""
+        """Return the object that `bundle.json` holds."""
         record: dict[str, Any] = write_record(self)
         return record
 

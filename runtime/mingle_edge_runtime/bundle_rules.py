@@ -53,7 +53,7 @@ def _require(condition: bool, rule: str) -> None:
 
 
 def _referenced(index: BundleIndex) -> Iterator[tuple[str, str]]:
-    """Every member that names a file, with the name."""
+    """Yield every member that names a file, with the name."""
     yield from (("tower", index.tower), ("dense", index.dense), ("golden", index.golden))
     for i, task in enumerate(index.tasks):
         yield f"tasks[{i}].head", task.head

@@ -27,12 +27,12 @@ _FULL = re.compile(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of ONNX Runtime means that its device has no memory left."""
+    """Return whether an error of ONNX Runtime means that its device has no memory left."""
     return isinstance(error, MemoryError) or _FULL.search(str(error)) is not None
 
 
 def copy_values(values: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """Copies of `onnxruntime.OrtValue`s of the host in memory of `device`, of any element type."""
+    """Copy `onnxruntime.OrtValue`s of the host, of any element type, to memory of `device`, and return the copies."""
     copies = {}
     for name, value in values.items():
         array = value.numpy()

@@ -46,10 +46,12 @@ class _Chunk:
 
 
 class EdgeModel:
-    """A bundle that serves all its tasks. Safe to use from several threads.
+    """Serve all tasks of a bundle: `open` it, `classify` or `embed` images, `close` it. Safe to use from several threads.
 
     An image's result does not depend on the other images of a call beyond float rounding, nor at all on the expert budget
-    or on what ran before.
+    or on what ran before. Images are paths, Pillow images or uint8 arrays, `[H, W, 3]` (RGB) or `[H, W]` (gray); one or an
+    iterable of them, or an array `[n, H, W, 3]`. All but `close` raises `EdgeError` once the model is closed, and in a process
+    forked after it was opened.
     """
 
     def __init__(self, bundle: Bundle, scope: Scope, heads: dict[str, Head]) -> None:
@@ -77,10 +79,10 @@ class EdgeModel:
 
         path: the folder, or a bundle that is open already.
         expert_budget: bytes of experts to keep resident; None keeps all that were used.
-        providers: ONNX Runtime execution providers in order of preference, CPU when None.
+        providers: ONNX Runtime execution providers in order of preference, as in `["cuda", "cpu"]`; the CPU's when None.
         threads: threads of one operator; None lets ONNX Runtime decide.
-        low_memory: use the weights where the system maps them from the bundle, without a copy in the layout that is fastest:
-        memory that others may take when they need it more, a shorter opening, slower runs.
+        low_memory: leave weights mapped from the bundle, without a copy in the layout that is fastest: memory that others may
+        take when they need it more, a shorter opening, slower runs.
         verify: first check every hash and recompute the golden outputs, as `mingle-edge verify` does, on the same providers.
         check_hashes: compare the sha256 of weights and of each expert with the recorded one when it is first opened, which
         takes about as long as reading it (docs/memory.md). Those of graphs and heads are compared in any case.
@@ -88,7 +90,9 @@ class EdgeModel:
         The model serves exactly the bundle that it opened, or raises: what it opens later is opened in the folder that was
         opened, wherever that was moved since, and is an error where it was replaced or overwritten.
 
-        Raises `BundleError`, `ProviderError`, `BudgetError`.
+        Raises `BundleError` where the bundle is missing, damaged or, with `verify`, computes other outputs than it must here;
+        `ProviderError` where ONNX Runtime or a provider is missing or too old; `BudgetError` naming the least that is possible
+        where `expert_budget` cannot hold the experts of one run.
         """
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
         if check_hashes:
@@ -102,12 +106,12 @@ class EdgeModel:
 
     @property
     def bundle(self) -> Bundle:
-        """The opened folder and its index."""
+        """Return the opened folder and its index."""
         return self._bundle
 
     @property
     def scope(self) -> Scope:
-        """What runs underneath, on `pixel_values [n, 3, S, S]`.
+        """Return what runs underneath, on `pixel_values [n, 3, S, S]`.
 
         Raises `EdgeError` where the model is closed, or was opened before this process was forked.
         """
@@ -122,21 +126,21 @@ class EdgeModel:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the bundle's tasks."""
+        """Return the names of the bundle's tasks."""
         return self._bundle.index.task_names
 
     def labels(self, task: str) -> tuple[str, ...]:
-        """The labels of one task. Raises `UnknownTaskError`."""
+        """Return the labels of one task, in the order of its head's rows. Raises `UnknownTaskError`."""
         self._check_tasks([task])
         return self._labels[task]
 
     def embed(self, images: Pictures, task: str | None = None) -> NDArray[np.float32]:
-        """`[n, dim]` embeddings of unit length of n images.
+        """Return `[n, dim]` embeddings of unit length of n images.
 
-        images: one or several paths, Pillow images or uint8 arrays; a uint8 array `[n, H, W, 3]` is n images.
         task: use this task's expert instead of finding the route.
 
-        Raises `ImageError`, `UnknownTaskError`, `ExpertError`.
+        Raises `ImageError` naming the first image that cannot be read, `UnknownTaskError`, `ExpertError` where an expert cannot
+        be opened, `BundleError` where a graph does not run, `DeviceMemoryError` where the device's memory is full.
         """
         scope = self.scope
         self._check_tasks([task] if task is not None else [])
@@ -154,16 +158,17 @@ class EdgeModel:
     def classify(
         self, images: Pictures, task: str | None = None, top: int = 5, head: str | None = None, on_error: OnError = "raise"
     ) -> Any:
-        """The `top` most probable labels of each image.
+        """Return the `top` most probable labels of each image.
 
-        task: this task's expert and labels. head: this task's labels, whichever expert ran. Neither: the labels of all tasks
-        compete.
+        task: use this task's expert, and its labels.
+        head: use this task's labels, whichever expert runs. With neither, the labels of all tasks compete.
+        top: the number of labels, at least 1; fewer where there are fewer.
         on_error: "skip" gives every image that can be read its answer, and the others their `ImageError`, each in its place.
 
         Raises what `embed` raises; with "skip" no `ImageError`.
         """
         answer = self._answering(task, top, head, on_error)
-        return [found for chunk in self._chunks(images, on_error) for found in answer(chunk)]
+        return [prediction for chunk in self._chunks(images, on_error) for prediction in answer(chunk)]
 
     @overload
     def submit(
@@ -176,28 +181,28 @@ class EdgeModel:
     def submit(
         self, images: Pictures, task: str | None = None, top: int = 5, head: str | None = None, on_error: OnError = "raise"
     ) -> Any:
-        """`classify` in the background, in the order of the calls: images are decoded while those before them run.
+        """Classify in the background and return a future of what `classify` returns; calls are answered in their order.
 
-        Returns at once while fewer than 8 calls wait to begin, else as soon as one of them has begun, so that a producer
-        that is too fast is slowed down; a call from a callback of a future never waits. `images` is iterated in the background,
-        and an array must not change before the future is done. Whatever images, experts and runs raise arrives through the
-        future, which always ends; it can be cancelled until its first image is decoded. Callbacks run between runs, so one that
-        waits for another future waits forever.
+        Images are decoded while those before them run. Returns at once while fewer than 8 calls wait to begin, else as soon as
+        one of them has begun, which slows down a producer that is too fast; a call from a callback of a future never waits.
+        `images` is iterated in the background, and an array must not change before the future is done. Whatever images, experts
+        and runs raise arrives through the future, which always ends; it can be canceled until its first image is decoded.
+        Callbacks run between runs, so one that waits for another future waits forever.
 
-        Raises `UnknownTaskError` itself.
+        Arguments as in `classify`. Raises `UnknownTaskError` and `EdgeError` itself.
         """
         return self._submissions.submit(self._chunks(images, on_error), self._answering(task, top, head, on_error))
 
     def stream(self, reuse: bool = False, threshold: float = THRESHOLD, audit_every: int = AUDIT_EVERY) -> Stream:
-        """Frames of one camera.
+        """Return a stream of frames of one camera.
 
         reuse: keep a route while the picture hardly moves, instead of finding one for every frame. This saves the router's
         time and may be wrong; `Stream.stats` says how often it was. Image scope only.
         threshold: change of the picture, relative to its contrast, up to which it hardly moves; less after a route that was
-        not sure. audit_every: of the frames
-        that would reuse a route, every n-th finds its own to compare.
+        not sure.
+        audit_every: of the frames that would reuse a route, every n-th finds its own to compare.
 
-        Raises `EdgeError` for what cannot be.
+        Raises `EdgeError` where `threshold` is negative, `audit_every` less than 1, or routes cannot be reused.
         """
         if not threshold >= 0 or audit_every < 1:
             raise EdgeError(f"threshold is {threshold} and must be at least 0, audit_every is {audit_every} and at least 1")
@@ -214,7 +219,12 @@ class EdgeModel:
         )
 
     def route(self, images: Pictures) -> list[Route]:
-        """The experts each image would use. In the image scope this runs the router alone, and no expert is read."""
+        """Return the experts that each image would use.
+
+        In the image scope this runs the router alone, and reads no expert; in the layer scope it takes a run of the tower.
+
+        Raises `ImageError`, `BundleError`.
+        """
         scope = self.scope
         return [route for chunk in self._chunks(images) for route in scope.route(chunk.pixels)]
 
@@ -227,13 +237,16 @@ class EdgeModel:
             routed.prepare_routing()
 
     def prefetch(self, tasks: str | Iterable[str]) -> None:
-        """Make these tasks' experts resident before they are needed, in order, as far as the budget allows."""
+        """Make these tasks' experts resident before they are needed, in order, as far as the budget allows.
+
+        Raises `UnknownTaskError`, `ExpertError`.
+        """
         self.scope.experts.prefetch(self._check_tasks(tasks))
 
     def pin(self, tasks: str | Iterable[str]) -> None:
         """Keep exactly these tasks' experts resident; none unpins all.
 
-        Raises `BudgetError` where they leave no room for a run of another task.
+        Raises `BudgetError` where they leave no room for a run of another task, `UnknownTaskError`, `ExpertError`.
         """
         self.scope.experts.pin(self._check_tasks(tasks))
 
@@ -248,11 +261,11 @@ class EdgeModel:
         self.scope.experts.set_budget(budget)
 
     def stats(self) -> ExpertStats:
-        """Traffic of experts since the bundle was opened."""
+        """Return the counters of the experts since the bundle was opened."""
         return self.scope.experts.stats()
 
     def placement(self) -> dict[str, Placement]:
-        """Graph -> execution provider -> operator -> number of nodes that this provider runs.
+        """Return the number of nodes that each execution provider runs, by graph, provider and operator.
 
         A provider leaves what it cannot run to the next one, in the end to the CPU; `stats().notes` say so, too. Nothing is
         known of a graph where ONNX Runtime is older than 1.24.
@@ -278,19 +291,19 @@ class EdgeModel:
     def _answering(
         self, task: str | None, top: int, head: str | None, on_error: OnError
     ) -> Callable[[_Chunk], list[Prediction | ImageError]]:
-        """What turns images into predictions; arguments as in `classify`, and checked."""
+        """Return what turns images into predictions; arguments as in `classify`, and checked."""
         if on_error not in ("raise", "skip"):
             raise EdgeError(f'on_error is {on_error!r}, must be "raise" or "skip"')
         scope, predictions = self.scope, self._predictor(task, top, head)
 
         def answer(chunk: _Chunk) -> list[Prediction | ImageError]:
-            found = iter(predictions(*scope.embed(chunk.pixels, task)) if len(chunk.pixels) else ())
-            return [next(found) if error is None else error for error in chunk.errors]
+            answers = iter(predictions(*scope.embed(chunk.pixels, task)) if len(chunk.pixels) else ())
+            return [next(answers) if error is None else error for error in chunk.errors]
 
         return answer
 
     def _predictor(self, task: str | None, top: int, head: str | None) -> Predictor:
-        """What turns embeddings `[m, dim]` and m routes into predictions; arguments as in `classify`, and checked."""
+        """Return what turns embeddings `[m, dim]` and m routes into predictions; arguments as in `classify`, and checked."""
         if top < 1:
             raise EdgeError(f"top is {top}, must be at least 1")
         self._check_tasks([task] if task is not None else [])
@@ -304,7 +317,7 @@ class EdgeModel:
         ]
 
     def _chunks(self, images: Pictures, on_error: OnError = "raise") -> Generator[_Chunk, None, None]:
-        """At most `_CHUNK` images at a time."""
+        """Yield at most `_CHUNK` images at a time, preprocessed."""
         spec = self._bundle.index.preprocess
         named = pictures(images)
         while True:

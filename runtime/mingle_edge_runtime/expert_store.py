@@ -145,7 +145,7 @@ class ExpertStore(Generic[P, E]):
                 self._stats = self._stats.under(budget)
 
     def make_room(self, error: DeviceMemoryError) -> None:
-        """After `error`, evict what is not in use, and lower the budget by an expert, as far as one run allows.
+        """Evict what is not in use after `error`, and lower the budget by an expert, as far as one run allows.
 
         Raises `error` itself where there is nothing to evict.
         """

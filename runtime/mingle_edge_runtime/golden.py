@@ -61,7 +61,7 @@ def golden_outputs(bundle: Bundle, scope: Scope, heads: Mapping[str, Head], pixe
     """
 
     def compete(embeds: NDArray[np.float32], routes: Sequence[Route]) -> NDArray[np.float64]:
-        """`[n, labels of all tasks]`."""
+        """Return probabilities `[n, labels of all tasks]`."""
         scale = bundle.index.logit_scale
         return np.stack([label_probabilities(*pair, heads, scale) for pair in zip(embeds, routes, strict=True)])
 
@@ -70,7 +70,7 @@ def golden_outputs(bundle: Bundle, scope: Scope, heads: Mapping[str, Head], pixe
 
 
 def least_cosines(bundle: Bundle, actual: Golden, golden: Golden) -> dict[str, float]:
-    """The smallest cosine of each embedding among the images, by what it is."""
+    """Return the smallest cosine of each embedding among the images, by what it is."""
     titles = [f"expert {task}" for task in bundle.index.task_names]
     if bundle.index.scope == "layer":
         titles = [f"top_k {k}" for k in bundle.index.golden_top_k]
@@ -79,7 +79,7 @@ def least_cosines(bundle: Bundle, actual: Golden, golden: Golden) -> dict[str, f
 
 
 def largest_differences(actual: Golden, golden: Golden) -> dict[str, float]:
-    """The largest difference of a probability, and that of the confidence relative to itself, by what it is.
+    """Return the largest difference of a probability, and of the confidence relative to itself, by what it is.
 
     Where no probability differs by more than d, the most probable label is the same wherever it leads by more than 2 d.
     """

@@ -42,7 +42,7 @@ _PLUGINS: tuple[type[ImageFile.ImageFile], ...] = (  # imported by name, or Pill
 FORMATS = tuple(str(plugin.format) for plugin in _PLUGINS)
 """JPEG, PNG, WEBP, BMP, TIFF, GIF, PPM: what is read; of several pictures in a file, the first."""
 MOST_ELONGATED = 200
-"""times as long as wide: the whole image is resized before its centre is cut out"""
+"""times as long as wide: the whole image is resized before its center is cut out"""
 _WEBP_SHARE = 3  # of the pixels that may be decoded: a WebP takes 16 bytes a pixel, others 4 to 8
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
 _SMALLER = "Shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
@@ -125,7 +125,7 @@ def _decode(file: str | PathLike[str] | io.BytesIO) -> Image.Image:
 
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:
-    """What the EXIF orientation asks for; nothing where there is none or the metadata are broken."""
+    """Return what the EXIF orientation asks for; None where there is none or the metadata are broken."""
     try:
         return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:

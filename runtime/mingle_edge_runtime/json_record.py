@@ -26,7 +26,7 @@ class RecordError(ValueError):
 
 
 def read_record(kind: type[T], value: object, where: str = "") -> T:
-    """The dataclass `kind` from a parsed JSON object; members whose field is `X | None` may be absent.
+    """Read the dataclass `kind` from a parsed JSON object; members whose field is `X | None` may be absent.
 
     Raises `RecordError` naming the path of the first value that is missing or of another type.
     """
@@ -40,7 +40,7 @@ def read_record(kind: type[T], value: object, where: str = "") -> T:
 
 
 def write_record(record: object) -> Any:
-    """The JSON value that `read_record` turns back into an equal dataclass; `None` members are left out."""
+    """Return the JSON value that `read_record` turns back into an equal dataclass; `None` members are left out."""
     if dataclasses.is_dataclass(record):
         members = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
         return {name: write_record(member) for name, member in members.items() if member is not None}
@@ -53,7 +53,7 @@ def write_record(record: object) -> Any:
 
 @functools.cache
 def _type_hints(kind: type[Any]) -> dict[str, Any]:
-    """Resolving annotations takes far longer than reading a record, and an index has a record per file."""
+    """Return resolved annotations, kept: resolving takes far longer than reading a record, and an index has one per file."""
     return get_type_hints(kind)
 
 

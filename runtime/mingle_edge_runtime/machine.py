@@ -15,7 +15,7 @@ _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def machine_record() -> dict[str, Any]:
-    """Processor, memory and software of this machine; None for what it does not tell."""
+    """Return processor, memory and software of this machine; None for what it does not tell."""
     processor = read_processor()
     return {
         "cpu": processor.name,
@@ -33,7 +33,7 @@ def machine_record() -> dict[str, Any]:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be used without swapping; None where the system does not tell."""
+    """Return the bytes that can be used without swapping; None where the system does not tell."""
     for line in _lines(Path("/proc/meminfo")):
         name, _, value = line.partition(":")
         if name == "MemAvailable":

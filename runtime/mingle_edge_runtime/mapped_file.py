@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mingle_edge_runtime.errors import BundleError
 
-_PIECE = 1 << 20  # bytes
+_CHUNK = 1 << 20  # bytes
 _DESCRIPTORS = Path("/proc/self/fd")  # Linux
 
 
@@ -37,18 +37,18 @@ class FileIdentity(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileIdentity:
-        """What `os.stat` says."""
+        """Return the identity in what `os.stat` says."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def path_of(descriptor: int) -> Path | None:
-    """A path that leads to exactly what is open, wherever that was moved; None where the system has none."""
+    """Return a path that leads to exactly what is open, wherever that was moved; None where the system has none."""
     path = _DESCRIPTORS / str(descriptor)
     return path if path.exists() else None
 
 
 def unreadable(name: str, problem: OSError, error: type[BundleError]) -> BundleError:
-    """What to raise where the system does not let a file be opened or read."""
+    """Return the error to raise where the system does not let a file be opened or read."""
     if isinstance(problem, PermissionError):
         return error(f"{name} may not be read: give this user the permission to ({problem.strerror})")
     return error(f"{name} cannot be read: copy or export it again ({problem.strerror})")
@@ -58,9 +58,9 @@ class MappedFile:
     """An open file that must stay as it is."""
 
     def __init__(self, descriptor: int, path: Path, name: str, error: type[BundleError] = BundleError) -> None:
-        """descriptor: of the open file, closed with this object. path: where it was opened.
+        """Take over `descriptor`, which is closed with this object.
 
-        name: what to call it in an `error`.
+        path: where the file was opened. name: what to call it in an `error`.
         """
         weakref.finalize(self, os.close, descriptor)
         self._descriptor, self._path = descriptor, path
@@ -69,12 +69,12 @@ class MappedFile:
 
     @property
     def size(self) -> int:
-        """Bytes when it was opened."""
+        """Return the bytes it had when it was opened."""
         return self.identity.size
 
     @property
     def location(self) -> Path:
-        """For whoever opens files by path alone; `check_location` afterwards says whether that opened this one."""
+        """Return a path for whoever opens files by path; `check_location` afterwards says whether that opened this one."""
         return path_of(self._descriptor) or self._path
 
     def check(self) -> None:
@@ -89,22 +89,22 @@ class MappedFile:
         """Raise the error where `location` leads to another file, or to this one written to."""
         self.check()
         try:
-            found = FileIdentity.of(os.stat(self.location))
+            identity = FileIdentity.of(os.stat(self.location))
         except OSError:
-            found = None
-        if found != self.identity:
+            identity = None
+        if identity != self.identity:
             raise self.error(f"{self.name} was replaced while the bundle was open: open the bundle again")
 
     def check_hash(self, sha256: str, progress: Callable[[int], None] | None = None) -> None:
         """Read all of it, and raise the error where its hash is not the given one, in hexadecimal.
 
-        progress: called with the bytes of each piece.
+        progress: called with the bytes of each chunk.
         """
         digest = hashlib.sha256()
-        for piece in self._pieces(0, self.size):
-            digest.update(piece)
+        for chunk in self._chunks(0, self.size):
+            digest.update(chunk)
             if progress:
-                progress(len(piece))
+                progress(len(chunk))
         self.check()
         if digest.hexdigest() != sha256:
             raise self.error(
@@ -113,43 +113,43 @@ class MappedFile:
             )
 
     def read(self, start: int, end: int) -> NDArray[np.uint8]:
-        """A copy of bytes `start` to `end` in memory. Raises the error where they cannot be read."""
+        """Read bytes `start` to `end` and return a copy. Raises the error where they cannot be read."""
         try:
             content = np.empty(end - start, np.uint8)
         except MemoryError as problem:
             raise self.error(f"{self.name} cannot be read: there is no memory for its {end - start} bytes") from problem
         done = 0
-        for piece in self._pieces(start, end):
-            content[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
-            done += len(piece)
+        for chunk in self._chunks(start, end):
+            content[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
+            done += len(chunk)
         self.check()
         return content
 
     def read_through(self, start: int, end: int) -> None:
         """Return when the system has bytes `start` to `end` in its cache, so that touching them waits for no disk.
 
-        By reading them in order, which every system does in large pieces; touched through a mapping they come a window of
+        By reading them in order, which every system does in large chunks; touched through a mapping they come a window of
         pages at a time (`benchmarks/cold_expert.py` compares the ways). Raises the error where they cannot be read.
         """
-        for _ in self._pieces(start, end):
+        for _ in self._chunks(start, end):
             pass
 
     def map(self) -> mmap.mmap:
-        """The whole file, read-only. Raises the error where the system refuses."""
+        """Map the whole file, read-only. Raises the error where the system refuses."""
         try:
             return mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as problem:
             raise self.error(f"{self.name} cannot be mapped: {problem}") from problem
 
-    def _pieces(self, start: int, end: int) -> Iterator[bytes]:
-        """Bytes `start` to `end` in order."""
+    def _chunks(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield bytes `start` to `end` in order, at most 1 MiB at a time."""
         while start < end:
             try:
-                piece = os.pread(self._descriptor, min(_PIECE, end - start), start)
+                chunk = os.pread(self._descriptor, min(_CHUNK, end - start), start)
             except OSError as problem:
                 raise unreadable(self.name, problem, self.error) from problem
-            if not piece:
+            if not chunk:
                 self.check()
                 raise self.error(f"{self.name} ends at byte {start} of {end}: copy or export it again")
-            yield piece
-            start += len(piece)
+            yield chunk
+            start += len(chunk)

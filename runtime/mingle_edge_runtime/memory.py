@@ -27,7 +27,7 @@ class ProcessMemory:
 
 
 def process_memory() -> ProcessMemory:
-    """What this process has in memory now; where there is no `/proc`, the peak so far stands for it."""
+    """Return what this process has in memory now; where there is no `/proc`, the peak so far stands for it."""
     peak = _peak()
     try:
         fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
@@ -41,7 +41,7 @@ def process_memory() -> ProcessMemory:
 
 
 def mapped_bytes(folder: Path) -> dict[str, int] | None:
-    """Bytes in this process's memory of each file under `folder` that it has mapped, by path relative to that.
+    """Return the bytes in memory of each file under `folder` that this process has mapped, by path relative to that.
 
     The system maps what surrounds a touched page, too, where that is in its cache: up to 64 KiB, or the whole folio of up to
     2 MiB that it keeps the page in. None where the system does not tell.
@@ -51,7 +51,7 @@ def mapped_bytes(folder: Path) -> dict[str, int] | None:
     except OSError:
         return None
     start = f"{folder.resolve()}/"
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     name = ""
     for line in lines:
         first, *rest = line.split(maxsplit=5)
@@ -59,8 +59,8 @@ def mapped_bytes(folder: Path) -> dict[str, int] | None:
             path = rest[4] if len(rest) == 5 else ""
             name = path.removeprefix(start) if path.startswith(start) else ""
         elif name and first == "Rss:":
-            found[name] = found.get(name, 0) + int(rest[0]) * 1024
-    return found
+            sizes[name] = sizes.get(name, 0) + int(rest[0]) * 1024
+    return sizes
 
 
 def _peak() -> int:

@@ -16,7 +16,7 @@ Parameters: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 def mix(experts: Sequence[Parameters], weights: Sequence[float], defaults: Parameters) -> dict[str, NDArray[Any]]:
-    """One expert that acts as `sum c_t expert_t`.
+    """Return one expert that acts as `sum c_t expert_t`.
 
     experts: k experts with the same names. weights: their k weights c. defaults: the plain backbone's vectors.
     """

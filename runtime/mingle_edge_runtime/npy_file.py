@@ -16,7 +16,7 @@ class NpyError(ValueError):
 
 
 def read_npy(content: bytes) -> NDArray[Any]:
-    """The array in the bytes of a .npy file, a read-only view of them.
+    """Return the array in the bytes of a .npy file, a read-only view of them.
 
     Raises `NpyError`; nothing is unpickled and no memory taken for what a header claims.
     """

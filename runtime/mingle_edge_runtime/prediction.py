@@ -74,7 +74,7 @@ def predict(
     logit_scale: float,
     top: int,
 ) -> Prediction:
-    """The `top` labels of one embedding `[dim]` among those of `heads`.
+    """Return the `top` labels of one embedding `[dim]` among those of `heads`.
 
     heads: the tasks that compete, in the order of `route.posterior` where they are all of the bundle's. Raises `BundleError`
     where a probability is no number.

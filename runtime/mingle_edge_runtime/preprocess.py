@@ -1,6 +1,6 @@
 """Images to `pixel_values`, in Pillow and numpy: open_clip's inference transform for CLIP, bit for bit.
 
-Resize so that the shorter side fits, crop the centre, convert to RGB, scale to [0, 1], normalise per channel, in this order
+Resize so that the shorter side fits, crop the center, convert to RGB, scale to [0, 1], normalize per channel, in this order
 (Radford et al. 2021, arXiv 2103.00020, and open_clip's `image_transform(..., is_train=False)`).
 """
 
@@ -29,7 +29,7 @@ Pictures: TypeAlias = Picture | Iterable[Picture]
 
 
 def pictures(images: Pictures) -> Iterator[tuple[str, Picture]]:
-    """Every image in turn with a name for error messages, nothing decoded yet."""
+    """Yield every image in turn with a name for error messages, nothing decoded yet."""
     if isinstance(images, np.ndarray) and images.ndim == 4:
         yield from ((f"image {i} of the batch", image) for i, image in enumerate(images))
     elif isinstance(images, (str, PathLike)):
@@ -42,7 +42,7 @@ def pictures(images: Pictures) -> Iterator[tuple[str, Picture]]:
 
 
 def decode(image: Picture, name: str) -> Image.Image:
-    """The image as a loaded Pillow image of any 8-bit mode. Raises `ImageError` naming it by `name`."""
+    """Decode to a loaded Pillow image of any 8-bit mode. Raises `ImageError` naming it by `name`."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
             raise ImageError(
@@ -67,7 +67,7 @@ def decode(image: Picture, name: str) -> Image.Image:
 
 
 def to_pixel_values(picture: Image.Image, spec: Preprocess, name: str) -> NDArray[np.float32]:
-    """`[3, S, S]` of one decoded image, S = `spec.image_size`. Raises `ImageError` naming it by `name`."""
+    """Return `[3, S, S]` of one decoded image, S = `spec.image_size`. Raises `ImageError` naming it by `name`."""
     side = spec.image_size
     width, height = _resized(picture.size, side)
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
@@ -88,7 +88,7 @@ def to_pixel_values(picture: Image.Image, spec: Preprocess, name: str) -> NDArra
 
 
 def preprocess(images: Pictures, spec: Preprocess) -> NDArray[np.float32]:
-    """`[n, 3, S, S]` float32 of one or several images, S = `spec.image_size`.
+    """Return `[n, 3, S, S]` float32 of one or several images, S = `spec.image_size`.
 
     Raises `ImageError` naming the first image that cannot be decoded.
     """
@@ -96,14 +96,14 @@ def preprocess(images: Pictures, spec: Preprocess) -> NDArray[np.float32]:
 
 
 def stack(values: Iterable[NDArray[np.float32]], spec: Preprocess) -> NDArray[np.float32]:
-    """`[n, 3, S, S]` of n arrays `[3, S, S]`, also when there are none."""
+    """Return `[n, 3, S, S]` of n arrays `[3, S, S]`, also when there are none."""
     parts = list(values)
     side = spec.image_size
     return np.stack(parts) if parts else np.empty((0, 3, side, side), np.float32)
 
 
 def _resized(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """`(width, height)` with the shorter one equal to `side`, the longer one cut to an integer as torchvision does."""
+    """Return `(width, height)` with the shorter one equal to `side`, the longer one cut to an integer as torchvision does."""
     width, height = size
     if width <= height:
         return side, int(side * height / width)

@@ -46,10 +46,10 @@ def read_processor() -> Processor:
     if platform.system() == "Darwin":
         return parse_sysctl(_sysctl(), platform.machine())
     try:
-        found = parse_cpuinfo(_CPUINFO.read_text(errors="replace"))
+        processor = parse_cpuinfo(_CPUINFO.read_text(errors="replace"))
     except OSError:
-        found = Processor(None, None)
-    return Processor(found.name or platform.processor() or None, found.instruction_sets)
+        processor = Processor(None, None)
+    return Processor(processor.name or platform.processor() or None, processor.instruction_sets)
 
 
 def parse_cpuinfo(text: str) -> Processor:
@@ -80,7 +80,7 @@ def parse_sysctl(text: str, architecture: str) -> Processor:
 
 
 def _complete(sets: dict[str, set[str]], flags: str) -> tuple[str, ...]:
-    """The titles of the sets whose flags are all there."""
+    """Return the titles of the sets whose flags are all there."""
     return tuple(title for title, needed in sets.items() if needed <= set(flags.split()))
 
 

@@ -24,7 +24,7 @@ class LRFU(Generic[K]):
     """Remembers the use of items, resident or not. Not safe to use from several threads without a lock."""
 
     def __init__(self, half_life: float = HALF_LIFE) -> None:
-        """half_life: in requests."""
+        """Count uses that are worth half as much after every `half_life` requests."""
         self._half_life = half_life
         self._requests = 0
         # Not the worth itself, which decays with every request, but log2 of it as it would be at request 0.
@@ -39,5 +39,5 @@ class LRFU(Generic[K]):
             self._log_worth[item] = now + math.log2(1 + 2 ** (before - now))
 
     def order(self, items: Iterable[K]) -> list[K]:
-        """The items, all used before, that worth least first; equal ones as they came."""
+        """Return the items, all used before, that worth least first; equal ones as they came."""
         return sorted(items, key=self._log_worth.__getitem__)

@@ -2,7 +2,7 @@
 
 The signal is linear in the pixels and costs next to nothing: means of `pixel_values` over a coarse grid, whose root mean square
 change since the frame that was *routed* is compared with that frame's own contrast. A cut changes it at once, a slow drift adds
-up, as frames are never compared with their neighbours. The less sure that frame's route was, the less change is allowed.
+up, as frames are never compared with their neighbors. The less sure that frame's route was, the less change is allowed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class StreamStats:
 
     @property
     def disagreement(self) -> float | None:
-        """Share of audited frames that disagreed: the error rate of reuse, as far as it was audited."""
+        """Return the share of audited frames that disagreed: the error rate of reuse, as far as it was audited."""
         return self.disagreed / self.audited if self.audited else None
 
 
@@ -44,9 +44,10 @@ class RouteReuse:
     """The routes of one camera's frames, in their order."""
 
     def __init__(self, find: Callable[[NDArray[np.float32]], Route], threshold: float, audit_every: int) -> None:
-        """find: the route of `pixel_values [1, 3, S, S]`. threshold: reuse at most up to this change over contrast, where the
-        route was sure; times `margin^16` where its margin, in probability, over the next best task was under 1.
+        """Keep routes that `find` finds for `pixel_values [1, 3, S, S]`.
 
+        threshold: reuse a route at most up to this change over contrast, where it was sure; times `margin^16` where its
+        margin, in probability, over the next best task was under 1.
         audit_every: of the frames that would reuse a route, every n-th is routed instead and compared.
         """
         self._find = find
@@ -58,7 +59,7 @@ class RouteReuse:
         self._stats = StreamStats()
 
     def route(self, pixels: NDArray[np.float32]) -> Route:
-        """The route of the next frame, `[1, 3, S, S]`: its own, or that of the frame that was routed last."""
+        """Return the route of the next frame, `[1, 3, S, S]`: its own, or that of the frame that was routed last."""
         grid = cell_means(pixels[0])
         known = self._route if self._route is not None and self._still(grid) else None
         stats = replace(self._stats, frames=self._stats.frames + 1)
@@ -74,7 +75,7 @@ class RouteReuse:
         return route
 
     def stats(self) -> StreamStats:
-        """A snapshot of the counters."""
+        """Return a snapshot of the counters."""
         return self._stats
 
     def _still(self, grid: NDArray[np.float32]) -> bool:
@@ -83,7 +84,7 @@ class RouteReuse:
 
 
 def cell_means(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Means over the cells of a grid, `[3, S, S]` -> `[3, cells, cells]`.
+    """Return means over the cells of a grid, `[3, S, S]` -> `[3, cells, cells]`.
 
     Without a matrix product, whose idle threads would spin on the cores that the tower needs next.
     """
@@ -97,7 +98,7 @@ def cell_means(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _margin(route: Route) -> float:
-    """How much more probable the last task of a route is than the first that is not in it; 1 where nothing tells."""
+    """Return how much more probable the last task of a route is than the first one not in it; 1 where nothing tells."""
     count = len(route.tasks)
     best = sorted(route.posterior or (), reverse=True)
     return best[count - 1] - best[count] if 0 < count < len(best) else 1.0

@@ -41,7 +41,7 @@ _FATAL_ONLY = 4  # log severity; errors are raised, and a library does not print
 
 
 def onnxruntime() -> Any:
-    """The `onnxruntime` module. Raises `ProviderError` where it is not installed, or does not import, with the reason."""
+    """Import `onnxruntime` and return it. Raises `ProviderError` where it is not installed, or does not import."""
     try:
         module = importlib.import_module("onnxruntime")
     except Exception as error:  # a missing library, another numpy, a broken installation: errors of any type
@@ -69,7 +69,7 @@ def check_version(minimum: str) -> None:
 
 
 def resolve_providers(requested: Sequence[str] | None) -> list[str]:
-    """Full names of the requested providers, `CPUExecutionProvider` when none is; `cuda` is short for the full name.
+    """Return full names of the requested providers, of the CPU's when none is; `cuda` is short for the full name.
 
     Raises `ProviderError` listing what this ONNX Runtime has where one of them is not there.
     """
@@ -153,17 +153,17 @@ class Session:
             self.optional_inputs = optional_inputs(self._session)
             """what a run may override, by name"""
             self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
-            found = self._session.get_providers()
+            started = self._session.get_providers()
         except Exception as error:  # ONNX Runtime's errors share no base class, and its texts may be no UTF-8
             graph.check_located()
             raise BundleError(f"{self.path} does not load in ONNX Runtime {ort.__version__}: {printable(error)}") from error
         graph.check_located()
         self._session.disable_fallback()
-        if providers[0] not in found:
+        if providers[0] not in started:
             raise ProviderError(
                 f"{providers[0]} could not be started for {self.path.name}: check its driver and libraries "
                 "(call onnxruntime.preload_dlls() first where pip installed them); "
-                f"ONNX Runtime fell back to {', '.join(found)}"
+                f"ONNX Runtime fell back to {', '.join(started)}"
             )
         self._provider = providers[0]
         self._turn = threading.Lock() if providers[0] in _ONE_RUN_AT_A_TIME else nullcontext()
@@ -173,13 +173,13 @@ class Session:
         keep_in_forked_children(self._session)
 
     def bind(self, values: Mapping[str, Any]) -> BoundInputs:
-        """`onnxruntime.OrtValue`s of some inputs, wherever they live, bound once for many runs."""
+        """Bind `onnxruntime.OrtValue`s of some inputs, wherever they live, once for many runs."""
         return BoundInputs(self._session, values)
 
     def run(
         self, inputs: Mapping[str, NDArray[Any]], adapter: Callable[[], Any] | None = None, bound: BoundInputs | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Outputs by name.
+        """Run the graph and return its outputs by name.
 
         inputs: with `pixel_values [n, 3, S, S]` among them.
         adapter: gives the `onnxruntime.LoraAdapter` whose parameters override optional inputs in this run.
@@ -203,9 +203,9 @@ class Session:
                 options.add_active_adapter(active)
             with self._turn:
                 if bound is not None:
-                    found = bound.run(inputs, self._outputs, options)
+                    values = bound.run(inputs, self._outputs, options)
                 else:
-                    found = self._session.run(self._outputs, dict(inputs), options)
+                    values = self._session.run(self._outputs, dict(inputs), options)
         except Exception as error:  # ONNX Runtime's errors share no base class
             if is_out_of_memory(error):
                 count = len(inputs["pixel_values"])
@@ -214,7 +214,7 @@ class Session:
                     f"({printable(error)})"
                 ) from error
             raise BundleError(f"{self.path} does not run: {printable(error)}") from error
-        arrays = dict(zip(self._outputs, found, strict=True))
+        arrays = dict(zip(self._outputs, values, strict=True))
         for name, shape in self._shapes.items():
             wanted, actual = (len(inputs["pixel_values"]), *shape), arrays[name].shape
             if len(actual) != len(wanted) or any(w not in (-1, a) for w, a in zip(wanted, actual, strict=True)):
@@ -229,7 +229,7 @@ class Session:
         return arrays
 
     def placement(self) -> Placement:
-        """Which provider runs how many nodes, as the graph was divided before each provider fused its own."""
+        """Count the nodes that each provider runs, as the graph was divided before each provider fused its own."""
         if not hasattr(self._session, "get_provider_graph_assignment_info"):
             return {}
         counts: dict[str, Counter[str]] = {}
@@ -238,7 +238,7 @@ class Session:
         return counts
 
     def fallback(self) -> list[str]:
-        """What a user of a provider other than the CPU should know: nodes that run elsewhere than on the first provider."""
+        """Return notes for users of a provider other than the CPU: the nodes that run elsewhere than on the first provider."""
         if self._provider == CPU:
             return []
         placement = self.placement()
@@ -265,7 +265,7 @@ class Session:
 
 @functools.cache
 def _cpu_session(kind: type[Any]) -> type[Any]:
-    """ONNX Runtime's session without its way to fall back, which prints and loads the graph a second time on the CPU."""
+    """Return the kind of session without its way to fall back, which prints and loads the graph again on the CPU."""
     return type(kind.__name__, (kind,), {"_enable_fallback": property(lambda _: False, lambda _, value: None)})
 
 
@@ -279,7 +279,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def optional_inputs(session: Any) -> dict[str, OptionalInput]:
-    """What a run of an `onnxruntime.InferenceSession` may override, by name."""
+    """Return what a run of an `onnxruntime.InferenceSession` may override, by name."""
     return {
         item.name: OptionalInput(tuple(item.shape), _ELEMENTS.get(item.type, np.dtype(object)))
         for item in session.get_overridable_initializers()
@@ -287,6 +287,6 @@ def optional_inputs(session: Any) -> dict[str, OptionalInput]:
 
 
 def printable(error: Exception) -> str:
-    """An error of others in one line of moderate length that a terminal shows as it is."""
+    """Return an error of others in one line of moderate length that a terminal shows as it is."""
     line = " ".join(str(error).split())[:200]
     return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in line)

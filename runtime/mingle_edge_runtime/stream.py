@@ -35,7 +35,7 @@ class Stream:
         self._frames = 0
 
     def classify(self, frame: Picture, top: int = 5, head: str | None = None) -> Prediction:
-        """The `top` most probable labels of the next frame; see `EdgeModel.classify`.
+        """Return the `top` most probable labels of the next frame; see `EdgeModel.classify`.
 
         `route` of the prediction is the one that ran, posterior and confidence included: the present frame's own, or that of
         the frame that was routed last.
@@ -44,12 +44,12 @@ class Stream:
         return predictions(*self._run(frame))[0]
 
     def embed(self, frame: Picture) -> NDArray[np.float32]:
-        """`[dim]`, the embedding of the next frame, of unit length."""
+        """Return `[dim]`, the embedding of the next frame, of unit length."""
         embed: NDArray[np.float32] = self._run(frame)[0][0]
         return embed
 
     def stats(self) -> StreamStats:
-        """What became of the frames so far, and how often an audited frame had another route."""
+        """Return what became of the frames so far, and how often an audited frame had another route."""
         return self._reuse.stats() if self._reuse else StreamStats(self._frames)
 
     def _run(self, frame: Picture) -> tuple[NDArray[np.float32], list[Route]]:

@@ -32,7 +32,7 @@ class Submissions(Generic[B, R]):
         self._in_work = threading.Semaphore(_IN_WORK)
 
     def submit(self, batches: Generator[B, None, None], run: Callable[[B], list[R]]) -> Future[list[R]]:
-        """The results of `run` on every batch, in order; waits while `WAITING` calls wait to begin.
+        """Return the results of `run` on every batch, in order; wait while `WAITING` calls wait to begin.
 
         batches: preparing one is iterating; closed in the end. From a callback of a future, or from within `batches`, it never
         waits, as calls begin only when that returns. Raises `EdgeError` where `close` was called, or no thread can be started.

@@ -35,19 +35,19 @@ class Setting:
     threads: int | None
 
     def session(self, graph: str, trace: Path | None = None) -> Session:
-        """One of the bundle's graphs, loaded; see `Session` for `trace`."""
+        """Load one of the bundle's graphs; see `Session` for `trace`."""
         one_by_one = self.bundle.index.one_by_one
         return Session(self.bundle.graph(graph), self.providers, self.threads, one_by_one=one_by_one, trace=trace)
 
 
 def dense(setting: Setting) -> Run:
-    """The tower without experts: the floor."""
+    """Load the tower without experts, the floor, and return what runs it."""
     session = setting.session(setting.bundle.index.dense)
     return lambda pixels, request: session.run({"pixel_values": pixels})
 
 
 def all_experts(setting: Setting) -> Run:
-    """Every expert computed on every image, as in the dense form of the method.
+    """Load what computes every expert on every image, as in the dense form of the method, and return what runs it.
 
     Image scope: the experts joined into one, once and beforehand, so that what is timed is their arithmetic alone.
     Layer scope: all of them in every layer, weighted by the gates.
@@ -64,23 +64,23 @@ def all_experts(setting: Setting) -> Run:
 
 
 def separate_models(setting: Setting) -> Run:
-    """One dense model per task, all resident behind a switch: fine-tuned models have its arithmetic and memory."""
+    """Load one dense model per task, and return what switches between them: fine-tuned models cost the same."""
     sessions = [setting.session(setting.bundle.index.dense) for _ in setting.bundle.index.tasks]
     return lambda pixels, request: sessions[setting.requests.task(request)].run({"pixel_values": pixels})
 
 
 def reload(setting: Setting) -> Run:
-    """One dense model at a time, opened when a request names another task than the one before, and dropped at the next."""
+    """Load one dense model, and return what opens it anew whenever a request names another task than the one before."""
     return _Reload(setting)
 
 
 def read_expert(bundle: Bundle, task: Task, tower: Session) -> dict[str, NDArray[Any]]:
-    """What a task's expert gives the tower's optional inputs (image scope)."""
+    """Return what a task's expert gives the tower's optional inputs (image scope)."""
     return read_adapter(bundle, task, tower.optional_inputs)
 
 
 def with_expert(tower: Session, arrays: Mapping[str, NDArray[Any]]) -> Run:
-    """Runs the tower with these optional inputs."""
+    """Return what runs the tower with these optional inputs."""
     return lambda pixels, request: tower.run({"pixel_values": pixels, **arrays})
 
 
@@ -115,12 +115,12 @@ def check_baselines(names: Sequence[str], bundle: Bundle) -> None:
 
 
 def has_experts(bundle: Bundle) -> bool:
-    """Whether there are experts beside the tower; a task merged into its weights has none."""
+    """Return whether there are experts beside the tower; a task merged into its weights has none."""
     return bundle.index.page_bank is not None or bundle.index.tasks[0].expert is not None
 
 
 def backbone_bytes(bundle: Bundle) -> int:
-    """About what one dense model takes: the file that the graphs share."""
+    """Return about what one dense model takes: the bytes of the file that the graphs share."""
     index = bundle.index
     own = {index.golden, *(task.head for task in index.tasks), *(str(task.expert) for task in index.tasks)}
     own |= {index.page_bank.file} if index.page_bank else set()

@@ -44,7 +44,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """Every figure of two reports, and what else differs."""
 
     figures: tuple[Figure, ...]
     warnings: tuple[str, ...]
@@ -52,7 +52,7 @@ class Comparison:
 
 
 def compare(before: ProfileReport, after: ProfileReport) -> Comparison:
-    """Every figure that both reports have."""
+    """Compare every figure that both reports have."""
     figures = [*_timed("", before, after)]
     later = {batch.batch: batch for batch in after.batches}
     for old in before.batches:
@@ -69,7 +69,7 @@ def compare(before: ProfileReport, after: ProfileReport) -> Comparison:
 
 
 def _timed(prefix: str, old: ProfileReport | Batch, new: ProfileReport | Batch) -> Iterator[Figure]:
-    """Kinds against the baselines of both sides, then times; a time that moved together with that of dense says so."""
+    """Yield kinds against the baselines of both sides, then times; one that moved together with dense's says so."""
     ratios = {}
     for baseline in _both(old.ratios, new.ratios):
         for kind in _both(old.ratios[baseline], new.ratios[baseline]):
@@ -83,36 +83,36 @@ def _timed(prefix: str, old: ProfileReport | Batch, new: ProfileReport | Batch) 
 
 
 def _latencies(prefix: str, old: Mapping[str, Latency], new: Mapping[str, Latency]) -> dict[str, Figure]:
-    """By kind."""
+    """Return the figures of the kinds that both sides have, by kind."""
     return {kind: _figure(f"{prefix}{kind}", "seconds", [old[kind].seconds], [new[kind].seconds]) for kind in _both(old, new)}
 
 
 def _both(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
-    """What both sides have, in the order of the first."""
+    """Return the names that both sides have, in the order of the first."""
     return [name for name in old if name in new]
 
 
 def _figure(
     name: str, unit: Literal["seconds", "times"], old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]
 ) -> Figure:
-    """A median, or the ratio of two medians, of each side."""
+    """Compare a median, or the ratio of two medians, of each side."""
     sides = [np.array([[np.median(sample) for sample in side]]) for side in (old, new)]
     before, after = (float(_quotient(side)[0]) for side in sides)
-    found = None
+    bounds = None
     if enough(*old, *new):
         drawn = [_quotient(resampled_medians(side, seed)) for side, seed in zip((old, new), _SEEDS, strict=True)]
-        found = interval(drawn[1] / drawn[0])
+        bounds = interval(drawn[1] / drawn[0])
     change = after / before
     verdict: Verdict = "unchanged"
-    if found is None:
+    if bounds is None:
         verdict = "too few runs"
-    elif not found[0] <= 1 <= found[1] and abs(change - 1) > LEAST_CHANGE:
+    elif not bounds[0] <= 1 <= bounds[1] and abs(change - 1) > LEAST_CHANGE:
         verdict = "slower" if change > 1 else "faster"
-    return Figure(name, unit, before, after, change, found, verdict)
+    return Figure(name, unit, before, after, change, bounds, verdict)
 
 
 def _quotient(medians: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[n]` of `[n, 1]` medians, or of `[n, 2]` the first over the second."""
+    """Return `[n]` of `[n, 1]` medians, or of `[n, 2]` the first over the second."""
     quotient: NDArray[np.float64] = medians[:, 0] / medians[:, 1] if medians.shape[1] == 2 else medians[:, 0]
     return quotient
 

@@ -1,8 +1,8 @@
-"""What run times say beyond their median: percentiles, spread, and intervals that stay honest when neighbouring runs resemble
+"""What run times say beyond their median: percentiles, spread, and intervals that stay honest when neighboring runs resemble
 each other.
 
 Intervals come from a circular block bootstrap (Politis and Romano 1992): runs are drawn with replacement in blocks of about
-sqrt(n) neighbours, so slow swings of the machine widen them as they should. Runs of one round are drawn together.
+sqrt(n) neighbors, so slow swings of the machine widen them as they should. Runs of one round are drawn together.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ _CHUNK = 1 << 20  # values drawn at once
 
 
 def latency(seconds: Sequence[float]) -> Latency:
-    """Percentiles and interval of at least one run time."""
+    """Return percentiles and interval of at least one run time, in seconds."""
     p50, p90, p95, p99 = (float(np.percentile(seconds, p)) for p in (50, 90, 95, 99))
     quarter = len(seconds) // 4
     drift = float(np.median(seconds[-quarter:]) / np.median(seconds[:quarter])) if len(seconds) >= _DRIFT_RUNS else None
-    found = interval(resampled_medians([seconds])[:, 0]) if len(seconds) >= _LEAST_RUNS else None
-    return Latency(p50, p90, p95, p99, found, drift, tuple(round(value, 7) for value in seconds))
+    bounds = interval(resampled_medians([seconds])[:, 0]) if len(seconds) >= _LEAST_RUNS else None
+    return Latency(p50, p90, p95, p99, bounds, drift, tuple(round(value, 7) for value in seconds))
 
 
 def ratio(seconds: Sequence[float], against: Sequence[float]) -> Ratio:
-    """Ratio of the medians of two kinds whose i-th runs were neighbours."""
+    """Return the ratio of the medians of two kinds whose i-th runs were neighbors."""
     low, high = np.percentile(np.divide(seconds, against), (25, 75))
-    found = None
+    bounds = None
     if len(seconds) >= _LEAST_RUNS:
         medians = resampled_medians([seconds, against])
-        found = interval(medians[:, 0] / medians[:, 1])
-    return Ratio(float(np.median(seconds) / np.median(against)), (float(low), float(high)), found)
+        bounds = interval(medians[:, 0] / medians[:, 1])
+    return Ratio(float(np.median(seconds) / np.median(against)), (float(low), float(high)), bounds)
 
 
 def interval(statistics: NDArray[np.float64]) -> tuple[float, float]:
-    """The middle 95% of a statistic's bootstrap values."""
+    """Return the middle 95% of a statistic's bootstrap values."""
     low, high = np.percentile(statistics, _BOUNDS)
     return float(low), float(high)
 
 
 def enough(*samples: Sequence[float]) -> bool:
-    """Whether each sample has the runs that an interval needs."""
+    """Return whether each sample has the runs that an interval needs."""
     return all(len(sample) >= _LEAST_RUNS for sample in samples)
 
 
 def resampled_medians(samples: Sequence[Sequence[float]], seed: int = 0) -> NDArray[np.float64]:
-    """`[resamples, kinds]` medians of `kinds` samples of the same n runs, drawn in the same blocks.
+    """Return `[resamples, kinds]` medians of `kinds` samples of the same n runs, drawn in the same blocks.
 
     Samples that were not measured together want calls, and seeds, of their own.
     """

@@ -52,17 +52,17 @@ def interleave(
 def warm_up(
     kinds: Mapping[str, Run], pixels: NDArray[np.float32], size: int, requests: Requests, tick: Callable[[], None]
 ) -> None:
-    """Untimed runs, `warm_up_rounds` of each kind, that name each task."""
+    """Run each kind `warm_up_rounds` times, untimed, so that each task is named."""
     interleave(kinds, pixels, dict.fromkeys(kinds, size), warm_up_rounds(requests), {}, tick, requests.every)
 
 
 def warm_up_rounds(requests: Requests) -> int:
-    """How many rounds `warm_up` takes."""
+    """Return the number of rounds that `warm_up` takes."""
     return max(_WARM_UP, requests.tasks)
 
 
 def seconds_of(call: Callable[..., object], *arguments: object) -> float:
-    """How long one call takes."""
+    """Return the seconds that one call takes."""
     started = time.perf_counter()
     call(*arguments)
     return time.perf_counter() - started

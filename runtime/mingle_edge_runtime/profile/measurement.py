@@ -67,7 +67,7 @@ class ProfileInterrupted(KeyboardInterrupt):
 
 
 @dataclass
-class _Found:
+class _Measured:
     """The report's members as they come."""
 
     seconds: OnceSeconds = field(default_factory=OnceSeconds)
@@ -114,7 +114,7 @@ def profile(
             f"runs is {runs}, switch_every {switch_every}, batch_sizes {list(batch_sizes)}: all must be at least 1; "
             f"cool_down is {cool_down}, must be a number of seconds"
         )
-    found = _Found(OnceSeconds(import_onnxruntime=seconds_of(onnxruntime)))
+    measured = _Measured(OnceSeconds(import_onnxruntime=seconds_of(onnxruntime)))
     bundle = Bundle.open(Path(path))
     check_baselines(against, bundle)
     plan = plan_sweep(sweep or {}, bundle, threads, expert_budget, low_memory)
@@ -133,7 +133,7 @@ def profile(
         low_memory,
         float(cool_down),
     )
-    measurement = _Measurement(setting, settings, found, progress)
+    measurement = _Measurement(setting, settings, measured, progress)
     try:
         measurement.run(batch, plan, operators)
     except KeyboardInterrupt as error:
@@ -144,20 +144,20 @@ def profile(
 class _Measurement:
     """The phases of one profile."""
 
-    def __init__(self, setting: Setting, settings: ProfileSettings, found: _Found, progress: Progress | None) -> None:
+    def __init__(self, setting: Setting, settings: ProfileSettings, measured: _Measured, progress: Progress | None) -> None:
         self._setting = setting
         self._settings = settings
-        self._found = found
+        self._measured = measured
         self._progress = progress
         self._machine = read_record(Machine, machine_record())
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._bundle = _identity(setting.bundle)
 
     def run(self, images: list[Picture], plan: Sequence[Sequence[SweepSetting]], operators: bool) -> None:
-        """Everything, in an order that keeps the bundle's own memory free of what it is compared with."""
-        found, settings, setting = self._found, self._settings, self._setting
+        """Measure everything, in an order that keeps the bundle's own memory free of what it is compared with."""
+        measured, settings, setting = self._measured, self._settings, self._setting
         pixels = self._preprocess(images)
-        found.memory["before"] = memory_before()
+        measured.memory["before"] = memory_before()
         started = time.perf_counter()
         with EdgeModel.open(
             setting.bundle.root,
@@ -167,29 +167,29 @@ class _Measurement:
             low_memory=settings.low_memory,
         ) as model:
             opened = time.perf_counter() - started
-            found.seconds = replace(found.seconds, open=opened)
-            found.memory["opened"] = memory_now()
+            measured.seconds = replace(measured.seconds, open=opened)
+            measured.memory["opened"] = memory_now()
             self._traffic(model, pixels)
             kinds = self._kinds(model)
             warm_up(kinds, pixels, 1, setting.requests, self._phase("warm-up", len(kinds) * warm_up_rounds(setting.requests)))
-            found.memory["steady"] = memory_now()
-            found.residence["bundle"] = Residence(opened, found.memory["steady"].since(found.memory["before"]))
+            measured.memory["steady"] = memory_now()
+            measured.residence["bundle"] = Residence(opened, measured.memory["steady"].since(measured.memory["before"]))
             for name in settings.against:
                 kinds[name] = self._build(name, pixels)
             self._latency(kinds, pixels)
-            found.experts = totals(model.stats())
+            measured.experts = totals(model.stats())
         del model, kinds
         if operators:
             tick = self._phase("operators", traced_runs(setting, settings.runs))
-            trace_graphs(setting, pixels, settings.runs, found.operators, tick)
+            trace_graphs(setting, pixels, settings.runs, measured.operators, tick)
         for axis in plan:
             tick = self._phase(f"sweep {axis[0].axis}", sweep_runs(axis, setting.requests, settings.runs))
-            sweep_axis(axis, setting.providers, pixels, setting.requests, settings.runs, found.sweep, tick)
+            sweep_axis(axis, setting.providers, pixels, setting.requests, settings.runs, measured.sweep, tick)
 
     def report(self, complete: bool) -> ProfileReport:
-        """What was found so far."""
-        found = self._found
-        times = {size: {kind: values for kind, values in by_kind.items() if values} for size, by_kind in found.times.items()}
+        """Return what was measured so far."""
+        measured = self._measured
+        times = {size: {kind: values for kind, values in by_kind.items() if values} for size, by_kind in measured.times.items()}
         batches = [Batch(size, _latencies(by_kind), self._ratios(by_kind)) for size, by_kind in times.items() if by_kind]
         single = next((batch for batch in batches if batch.batch == 1), Batch(1, {}, {}))
         switches = {
@@ -205,18 +205,18 @@ class _Measurement:
             self._bundle,
             self._settings,
             self._machine,
-            found.seconds,
+            measured.seconds,
             single.latency,
             single.ratios,
             switches,
             tuple(batch for batch in batches if batch is not single),
-            found.memory,
-            found.residence,
-            found.operators,
-            tuple(found.traffic),
-            found.experts,
-            tuple(found.sweep),
-            (*_route_notes(found.traffic), *_drift_notes(single.latency)),
+            measured.memory,
+            measured.residence,
+            measured.operators,
+            tuple(measured.traffic),
+            measured.experts,
+            tuple(measured.sweep),
+            (*_route_notes(measured.traffic), *_drift_notes(single.latency)),
         )
 
     def _ratios(self, times: dict[str, list[float]]) -> dict[str, dict[str, Ratio]]:
@@ -228,7 +228,7 @@ class _Measurement:
         }
 
     def _phase(self, name: str, total: int) -> Callable[[], None]:
-        """A rest, and a function that reports one more of the phase's `total` runs done."""
+        """Return, after a rest, a function that reports one more of the phase's `total` runs done."""
         time.sleep(self._settings.cool_down)
         done = count(1)
 
@@ -239,21 +239,21 @@ class _Measurement:
         return tick
 
     def _preprocess(self, images: list[Picture]) -> NDArray[np.float32]:
-        """`pixel_values` of all images, before the memory of anything is looked at."""
+        """Return `pixel_values` of all images, before the memory of anything is looked at."""
         started = time.perf_counter()
         pixels = preprocess(images, self._setting.bundle.index.preprocess)
         seconds = (time.perf_counter() - started) / len(images)
-        self._found.seconds = replace(self._found.seconds, preprocess_per_image=seconds)
+        self._measured.seconds = replace(self._measured.seconds, preprocess_per_image=seconds)
         return pixels
 
     def _traffic(self, model: EdgeModel, pixels: NDArray[np.float32]) -> None:
-        """Routed runs alone from the first after opening on: `runs` of them, or one of each image."""
-        record_traffic(model, pixels, 1, self._found.traffic, lambda: None)
-        self._found.seconds = replace(self._found.seconds, first_run=self._found.traffic[0].seconds)
-        self._found.memory["first_run"] = memory_now()
+        """Record routed runs alone from the first after opening on: `runs` of them, or one of each image."""
+        record_traffic(model, pixels, 1, self._measured.traffic, lambda: None)
+        self._measured.seconds = replace(self._measured.seconds, first_run=self._measured.traffic[0].seconds)
+        self._measured.memory["first_run"] = memory_now()
         more = max(self._settings.runs, len(pixels)) - 1
-        record_traffic(model, pixels, more, self._found.traffic, self._phase("traffic", more))
-        self._found.memory["routed"] = memory_now()
+        record_traffic(model, pixels, more, self._measured.traffic, self._phase("traffic", more))
+        self._measured.memory["routed"] = memory_now()
 
     def _kinds(self, model: EdgeModel) -> dict[str, Run]:
         requests, tasks = self._setting.requests, model.tasks
@@ -263,21 +263,21 @@ class _Measurement:
         }
 
     def _build(self, name: str, pixels: NDArray[np.float32]) -> Run:
-        """A baseline, opened and warm, with what that took."""
+        """Open a baseline, warm it up, and record what that took."""
         requests = self._setting.requests
         before = memory_before()
         started = time.perf_counter()
         run = BUILDERS[name](self._setting)
         opened = time.perf_counter() - started
         warm_up({name: run}, pixels, 1, requests, self._phase(f"open {name}", warm_up_rounds(requests)))
-        self._found.residence[name] = Residence(opened, memory_now().since(before))
+        self._measured.residence[name] = Residence(opened, memory_now().since(before))
         return run
 
     def _latency(self, kinds: dict[str, Run], pixels: NDArray[np.float32]) -> None:
         runs = self._settings.runs
         for size in self._settings.batch_sizes:
             rounds = runs if size == 1 else max(_LEAST_ROUNDS, runs // size)
-            times = self._found.times[size] = {}
+            times = self._measured.times[size] = {}
             tick = self._phase(f"batch {size}", rounds * len(kinds))
             interleave(kinds, pixels, dict.fromkeys(kinds, size), rounds, times, tick)
 
@@ -285,10 +285,10 @@ class _Measurement:
 def _first_images(bundle: Bundle, images: Pictures | None) -> list[Picture]:
     if images is None:
         return list(read_golden(bundle)["images"])
-    found = [image for _, image in islice(pictures(images), _MOST_IMAGES)]
-    if not found:
+    batch = [image for _, image in islice(pictures(images), _MOST_IMAGES)]
+    if not batch:
         raise ImageError("there is no image to profile with: give at least one, or none for the bundle's own")
-    return found
+    return batch
 
 
 def _identity(bundle: Bundle) -> ProfiledBundle:
@@ -320,7 +320,7 @@ def _route_notes(traffic: Sequence[TrafficRun]) -> list[str]:
 
 
 def _drift_notes(latency: Mapping[str, Latency]) -> list[str]:
-    drifts = {kind: found.drift for kind, found in latency.items() if found.drift is not None}
+    drifts = {kind: times.drift for kind, times in latency.items() if times.drift is not None}
     kind = max(drifts, key=drifts.__getitem__, default=None)
     if kind is None or drifts[kind] <= _DRIFT:
         return []

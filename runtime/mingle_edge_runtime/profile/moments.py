@@ -9,13 +9,13 @@ from mingle_edge_runtime.profile.report import Memory
 
 
 def memory_now() -> Memory:
-    """What the process has resident; the peak so far where the system tells no more."""
-    found = process_memory()
-    return Memory(found.resident, found.anonymous, found.file)
+    """Return what the process has resident; the peak so far where the system tells no more."""
+    memory = process_memory()
+    return Memory(memory.resident, memory.anonymous, memory.file)
 
 
 def memory_before() -> Memory:
-    """`memory_now` after giving back what was freed, so that nothing opened next hides in it (with glibc; elsewhere it may)."""
+    """Give back what was freed, so that nothing opened next hides in it (with glibc alone), and return `memory_now`."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

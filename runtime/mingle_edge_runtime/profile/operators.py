@@ -29,10 +29,10 @@ _NODE = re.compile(r"[A-Z]\w*_\d+")  # a node's own name, where the exporter gav
 
 
 def trace_graphs(
-    setting: Setting, pixels: NDArray[np.float32], runs: int, found: dict[str, Trace], tick: Callable[[], None]
+    setting: Setting, pixels: NDArray[np.float32], runs: int, traces: dict[str, Trace], tick: Callable[[], None]
 ) -> None:
-    """Add traces of the bundle's graphs at batch 1, run in turn: the tower with the first task's expert ("named"), the tower
-    without experts ("dense"), and the router where the bundle has one; `runs` of each, 30 at most.
+    """Trace the bundle's graphs at batch 1, run in turn, into `traces`: the tower with the first task's expert ("named"), the
+    tower without experts ("dense"), and the router where the bundle has one; `runs` of each, 30 at most.
 
     tick: called after each of `traced_runs` runs.
     """
@@ -42,11 +42,11 @@ def trace_graphs(
         kinds = {name: with_expert(session, {}) for name, session in sessions.items()}
         kinds["named"] = _named(setting, sessions["named"])
         interleave(kinds, pixels, dict.fromkeys(kinds, 1), _rounds(runs), {}, tick)
-        found |= {name: read_trace(session.end_trace(), _WARM_UP) for name, session in sessions.items()}
+        traces |= {name: read_trace(session.end_trace(), _WARM_UP) for name, session in sessions.items()}
 
 
 def traced_runs(setting: Setting, runs: int) -> int:
-    """How often `trace_graphs` calls its `tick`."""
+    """Return the number of times that `trace_graphs` calls its `tick`."""
     return _rounds(runs) * len(_graphs(setting))
 
 
@@ -60,7 +60,7 @@ def _graphs(setting: Setting) -> dict[str, str]:
 
 
 def read_trace(path: Path, skip: int = 0) -> Trace:
-    """The sums of a trace file, without its first `skip` runs; at least one run must be left."""
+    """Return the sums of a trace file, without its first `skip` runs; at least one run must be left."""
     events = json.loads(path.read_text(encoding="utf-8"))
     runs = list(_runs(events))[skip:]
     operators = [_sums(nodes, lambda node: str(node["args"]["op_name"])) for nodes, _ in runs]
@@ -70,14 +70,14 @@ def read_trace(path: Path, skip: int = 0) -> Trace:
     return Trace(
         len(runs),
         float(np.median([whole for _, whole in runs])),
-        float(np.median([sum(found.values()) for found in operators])),
+        float(np.median([sum(seconds.values()) for seconds in operators])),
         tuple(OperatorTime(name, int(counts.get(name, 0)), by_operator[name]) for name in _longest_first(by_operator)),
         tuple(LayerTime(name, seconds) for name, seconds in _medians(layers).items()),
     )
 
 
 def _named(setting: Setting, tower: Session) -> Run:
-    """The tower with the first task's expert."""
+    """Return what runs the tower with the first task's expert."""
     index = setting.bundle.index
     if not has_experts(setting.bundle):
         return with_expert(tower, {})
@@ -90,7 +90,7 @@ def _named(setting: Setting, tower: Session) -> Run:
 
 
 def _runs(events: Iterable[Mapping[str, Any]]) -> Iterable[tuple[list[Mapping[str, Any]], float]]:
-    """The operators of each run and the seconds of the whole run, which ONNX Runtime writes after them."""
+    """Yield the operators of each run and the seconds of the whole run, which ONNX Runtime writes after them."""
     nodes: list[Mapping[str, Any]] = []
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
@@ -121,8 +121,8 @@ def _sums(
 
 
 def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Median of every group over the runs, in the order of the first."""
-    return {name: float(np.median([found.get(name, 0.0) for found in runs])) for name in runs[0]}
+    """Return the median of every group over the runs, in the order of the first."""
+    return {name: float(np.median([sums.get(name, 0.0) for sums in runs])) for name in runs[0]}
 
 
 def _longest_first(seconds: Mapping[str, float]) -> list[str]:

@@ -114,7 +114,7 @@ class Ratio:
     ratio: float
     """of the medians"""
     quartiles: tuple[float, float]
-    """of the ratios of neighbouring runs"""
+    """of the ratios of neighboring runs"""
     interval: tuple[float, float] | None
     """95% confidence interval of `ratio`; None with too few runs"""
 
@@ -153,7 +153,7 @@ class Memory:
     """mapped files, which the system takes back when it needs memory"""
 
     def since(self, before: Memory) -> Memory:
-        """The growth from `before` to this moment."""
+        """Return the growth from `before` to this moment."""
         return Memory(
             self.resident - before.resident,
             None if self.anonymous is None or before.anonymous is None else self.anonymous - before.anonymous,
@@ -284,13 +284,13 @@ class ProfileReport:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The object that a report file holds; members that are None are left out."""
+        """Return the object that a report file holds; members that are None are left out."""
         record: dict[str, Any] = write_record(self)
         return record
 
     @classmethod
     def read(cls, path: str | PathLike[str]) -> ProfileReport:
-        """The report in the file at `path`. Raises `EdgeError` naming the file and the first member that is wrong."""
+        """Read the report at `path`. Raises `EdgeError` naming the file and the first member that is wrong."""
         path = Path(path)
         try:
             status = path.stat()

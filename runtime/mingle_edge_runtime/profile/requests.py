@@ -19,15 +19,15 @@ class Requests:
     every: int = 1
 
     def task(self, request: int) -> int:
-        """The number of the task that a request names."""
+        """Return the number of the task that a request names."""
         return request // self.every % self.tasks
 
     def switches(self, request: int) -> bool:
-        """Whether it names another task than the request before."""
+        """Return whether a request names another task than the one before."""
         return request > 0 and self.task(request) != self.task(request - 1)
 
     def switch(self, seconds: Sequence[float]) -> Switch | None:
-        """What a change of task costs, of the times of requests 0, 1 ...; None where there are too few."""
+        """Return what a change of task costs, of the times of requests 0, 1 ...; None where there are too few."""
         switching = [value for i, value in enumerate(seconds) if self.switches(i)]
         staying = [value for i, value in enumerate(seconds) if i and not self.switches(i)]
         if not switching:

@@ -50,7 +50,7 @@ class SweepSetting:
 def plan_sweep(
     axes: Mapping[str, Sequence[Value]], bundle: Bundle, threads: int | None, budget: int | None, low_memory: bool
 ) -> list[list[SweepSetting]]:
-    """The settings of each axis, the one that the others are compared with first.
+    """Return the settings of each axis, the one that the others are compared with first.
 
     axes: values by axis; an axis without values gets sensible ones. Raises `EdgeError` where an axis is unknown, has fewer
     than two different values, is fixed at the same time, or has a value that does not fit; `BundleError` where a bundle
@@ -91,7 +91,7 @@ def sweep_axis(
     first, *others = settings
     first_kinds, first_memory = open_setting(first, providers, pixels, requests, tick)
     pooled: dict[str, list[float]] = {kind: [] for kind in first_kinds}
-    found = []
+    compared = []
     try:
         for setting in others:
             kinds, memory = open_setting(setting, providers, pixels, requests, tick)
@@ -100,16 +100,16 @@ def sweep_axis(
                 pooled[kind] += base
             latencies = {kind: latency(own) for kind, (_, own) in times.items()}
             ratios = {kind: ratio(own, base) for kind, (base, own) in times.items()}
-            found.append(SweepRow(setting.axis, setting.value, latencies, ratios, memory))
+            compared.append(SweepRow(setting.axis, setting.value, latencies, ratios, memory))
             del kinds  # before the next is opened
     finally:  # interrupted, what was compared before is kept
-        if found:
+        if compared:
             latencies = {kind: latency(values) for kind, values in pooled.items()}
-            rows.extend([SweepRow(first.axis, first.value, latencies, {}, first_memory), *found])
+            rows.extend([SweepRow(first.axis, first.value, latencies, {}, first_memory), *compared])
 
 
 def sweep_runs(settings: Sequence[SweepSetting], requests: Requests, runs: int) -> int:
-    """How often `sweep_axis` calls its `tick`."""
+    """Return the number of times that `sweep_axis` calls its `tick`."""
     kinds = 1 if settings[0].top_k is not None else 2
     return kinds * (len(settings) * warm_up_rounds(requests) + 2 * runs * (len(settings) - 1))
 
@@ -131,7 +131,7 @@ def _defaults(axis: str, bundle: Bundle) -> list[Value]:
 
 
 def _doubling(last: int) -> tuple[int, ...]:
-    """1, 2, 4 ... and `last`."""
+    """Return 1, 2, 4 ... and `last`."""
     return tuple(sorted({1 << i for i in range(last.bit_length()) if 1 << i <= last} | {last}))
 
 
@@ -161,7 +161,7 @@ def _check_budget(setting: SweepSetting) -> None:
 
 
 def _comparable(bundle: Bundle, path: Path) -> Bundle:
-    """The bundle at `path`, of the same tasks and image size."""
+    """Open the bundle at `path`. Raises `EdgeError` where tasks or image size differ."""
     other = Bundle.open(path)
     if other.index.task_names != bundle.index.task_names or other.index.preprocess != bundle.index.preprocess:
         raise EdgeError(
@@ -177,7 +177,7 @@ def open_setting(
     requests: Requests,
     tick: Callable[[], None],
 ) -> tuple[dict[str, Run], Memory]:
-    """What one setting runs, warm, and the memory that it took."""
+    """Open what one setting runs, warm it up, and return it with the memory that it took."""
     before = memory_before()
     kinds = _top_k_kinds(setting, providers) if setting.top_k is not None else _bundle_kinds(setting, providers, requests)
     warm_up(kinds, pixels, setting.batch, requests, tick)
@@ -192,11 +192,11 @@ def _pairs(
     runs: int,
     tick: Callable[[], None],
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Seconds per image by kind, of the first setting and of the other."""
+    """Return seconds per image by kind, of the first setting and of the other."""
     kinds = {f"{side} {kind}": run for side, runs_of in enumerate((first, other)) for kind, run in runs_of.items()}
     times: dict[str, list[float]] = {}
     interleave(kinds, pixels, {name: sizes[int(name[0])] for name in kinds}, runs, times, tick)
-    per_image = {name: [value / sizes[int(name[0])] for value in found] for name, found in times.items()}
+    per_image = {name: [value / sizes[int(name[0])] for value in seconds] for name, seconds in times.items()}
     return {kind: (per_image[f"0 {kind}"], per_image[f"1 {kind}"]) for kind in first}
 
 
@@ -210,7 +210,7 @@ def _bundle_kinds(setting: SweepSetting, providers: Sequence[str], requests: Req
 
 
 def _top_k_kinds(setting: SweepSetting, providers: Sequence[str]) -> dict[str, Run]:
-    """Routed runs with `top_k` experts; in the image scope every image counts as claimed, so that all of them mix."""
+    """Return routed runs with `top_k` experts; in the image scope every image counts as claimed, so that all of them mix."""
     index, top_k = setting.bundle.index, setting.top_k or 1
     router = replace(index.router, confidence_bound=-float("inf")) if index.router else None
     mixing = replace(setting.bundle, index=replace(index, top_k=top_k, router=router))

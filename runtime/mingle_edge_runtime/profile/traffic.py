@@ -15,16 +15,16 @@ from mingle_edge_runtime.route import Route
 
 
 def record_traffic(
-    model: EdgeModel, pixels: NDArray[np.float32], runs: int, found: list[TrafficRun], tick: Callable[[], None]
+    model: EdgeModel, pixels: NDArray[np.float32], runs: int, traffic: list[TrafficRun], tick: Callable[[], None]
 ) -> None:
-    """Append `runs` routed runs to `found`, of the images that are next in turn."""
-    for i in range(len(found), len(found) + runs):
-        found.append(_routed_run(model, pixels[i % len(pixels)][None]))
+    """Append `runs` routed runs to `traffic`, of the images that are next in turn."""
+    for i in range(len(traffic), len(traffic) + runs):
+        traffic.append(_routed_run(model, pixels[i % len(pixels)][None]))
         tick()
 
 
 def totals(stats: ExpertStats) -> ExpertTotals:
-    """The counters that a report keeps."""
+    """Return the counters that a report keeps."""
     return ExpertTotals(
         stats.budget,
         stats.resident_bytes,
