@@ -9,6 +9,7 @@ import tiny_clip
 import torch
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
+from tiny_bundle import Weights, write_kinds
 
 from mingle_edge.merge import merge
 
@@ -44,3 +45,21 @@ def image_model(task_file, tmp_path_factory):
 def layer_model(layer_task_file, tmp_path_factory):
     """The three tasks merged in the layer scope."""
     return merge(layer_task_file, tmp_path_factory.mktemp("layer-model") / "merged")
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory):
+    """Sound bundles of tiny weights, not to be damaged, by scope and number of experts a route."""
+    return write_kinds(tmp_path_factory.mktemp("bundles"), Weights())
+
+
+@pytest.fixture(scope="session")
+def image_bundle(bundles):
+    """The one of the image scope with one expert a route."""
+    return bundles["image", 1]
+
+
+@pytest.fixture(scope="session")
+def layer_bundle(bundles):
+    """The one of the layer scope with one expert a layer."""
+    return bundles["layer", 1]

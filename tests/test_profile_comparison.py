@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_bundle import Weights, write_image_bundle
 
 from mingle_edge_runtime.profile import Comparison, Figure, ProfileReport, compare, profile
 from mingle_edge_runtime.profile.distribution import latency, ratio
@@ -17,9 +16,9 @@ MEMORY = Memory(100 << 20, 60 << 20, 40 << 20)
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory) -> ProfileReport:
+def measured(image_bundle) -> ProfileReport:
     """A real report, on a machine that claims to be idle."""
-    report = profile(write_image_bundle(tmp_path_factory.mktemp("compare") / "bundle", Weights()), runs=6, threads=1)
+    report = profile(image_bundle, runs=6, threads=1)
     return replace(report, notes=(), machine=replace(report.machine, load_average=(0.0, 0.0, 0.0)))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 import pytest
-from tiny_bundle import GOLDEN_IMAGES, SPEC, Weights, write_image_bundle, write_layer_bundle
+from tiny_bundle import GOLDEN_IMAGES, SPEC
 
 from mingle_edge_runtime import Bundle
 from mingle_edge_runtime.preprocess import preprocess
@@ -63,9 +63,8 @@ def test_a_trace_is_summed_by_operator_and_layer(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("scope", ["image", "layer"])
-def test_the_graphs_of_a_bundle_are_traced(tmp_path, scope: str) -> None:
-    write = write_image_bundle if scope == "image" else write_layer_bundle
-    bundle = Bundle.open(write(tmp_path / "bundle", Weights()))
+def test_the_graphs_of_a_bundle_are_traced(bundles, scope: str) -> None:
+    bundle = Bundle.open(bundles[scope, 1])
     setting = Setting(bundle, Requests(3), [CPU], 1)
     found, ticks = {}, []
     trace_graphs(setting, preprocess(GOLDEN_IMAGES, SPEC), 4, found, lambda: ticks.append(1))

@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import pytest
-from tiny_bundle import Weights, write_image_bundle
 
 from mingle_edge_runtime import EdgeError
 from mingle_edge_runtime.profile import BASELINES, ProfileReport, profile, report
@@ -17,10 +16,9 @@ DOCUMENT = Path(__file__).parents[1] / "docs/profile-report.md"
 
 
 @pytest.fixture(scope="module")
-def record(tmp_path_factory) -> dict:
+def record(image_bundle) -> dict:
     """What a report file holds."""
-    bundle = write_image_bundle(tmp_path_factory.mktemp("report") / "bundle", Weights())
-    return profile(bundle, runs=6, threads=1, against=BASELINES, operators=True, sweep={"batch": [1, 2]}).to_json()
+    return profile(image_bundle, runs=6, threads=1, against=BASELINES, operators=True, sweep={"batch": [1, 2]}).to_json()
 
 
 def records() -> dict[str, set[str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import KINDS, SIDE, SPEC, TASKS, Weights, flat, images, write_kinds
+from tiny_bundle import KINDS, SIDE, SPEC, TASKS, Weights, flat, images
 
 from mingle_edge_runtime import BudgetError, EdgeError, EdgeModel, UnknownTaskError
 from mingle_edge_runtime.preprocess import preprocess
@@ -20,12 +20,6 @@ WEIGHTS = Weights()
 COLORS = (0, 2, 3, 1, 1, 0, 3, 2)  # 3, black, belongs to no task
 IMAGES = images(*COLORS, seed=1)
 X = flat(preprocess(IMAGES, SPEC))
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory) -> dict[tuple[str, int], Path]:
-    """Bundles by scope and top_k."""
-    return write_kinds(tmp_path_factory.mktemp("bundles"), WEIGHTS)
 
 
 @pytest.mark.parametrize("k", [1, 2])

@@ -18,7 +18,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
-from tiny_bundle import SPEC, TASKS, Weights, images, write_image_bundle, write_layer_bundle
+from tiny_bundle import SPEC, TASKS, images
 from tiny_merged import write_merged
 
 from mingle_edge_export import export_bundle
@@ -41,20 +41,14 @@ ARENA = (
 CUDA = "CUDA failure 2: out of memory ; GPU=0 ; hostname=edge ; file=cuda_allocator.cc ; line=43 ; expr=cudaMalloc(&p, size);"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A bundle of the image scope."""
-    return write_image_bundle(tmp_path_factory.mktemp("device") / "image", Weights())
-
-
 def on_device(path: Path, budget: int | None = None) -> EdgeModel:
     """The bundle with its experts copied to the CPU "device" and bound there."""
     bundle = Bundle.open(path)
     return EdgeModel(bundle, ImageScope(bundle, budget, [CPU], 1, device="cpu"), read_heads(bundle))
 
 
-def test_bound_experts_compute_what_adapters_compute_bit_for_bit(folder) -> None:
-    with EdgeModel.open(folder, threads=1) as mapped, on_device(folder) as bound:
+def test_bound_experts_compute_what_adapters_compute_bit_for_bit(image_bundle) -> None:
+    with EdgeModel.open(image_bundle, threads=1) as mapped, on_device(image_bundle) as bound:
         for count in (0, 1, 8, 2):  # one binding serves all sizes
             for task in (*TASKS, None):
                 np.testing.assert_array_equal(
@@ -74,10 +68,10 @@ def test_exported_experts_compute_the_same_bound_and_mapped(tmp_path) -> None:
             np.testing.assert_array_equal(bound.embed(pictures, task), mapped.embed(pictures, task))
 
 
-def test_the_budget_holds_and_counts_as_for_adapters(folder) -> None:
-    with EdgeModel.open(folder) as model:
+def test_the_budget_holds_and_counts_as_for_adapters(image_bundle) -> None:
+    with EdgeModel.open(image_bundle) as model:
         budget = 2 * max(task.expert_bytes for task in model.bundle.index.tasks)
-    with EdgeModel.open(folder, expert_budget=budget, threads=1) as mapped, on_device(folder, budget) as bound:
+    with EdgeModel.open(image_bundle, expert_budget=budget, threads=1) as mapped, on_device(image_bundle, budget) as bound:
         for i in (7, 0, 3, 3, 5, 1, 6, 2, 4, 0, 7, 1):
             np.testing.assert_array_equal(bound.embed(IMAGES[i]), mapped.embed(IMAGES[i]))
         neutral = [replace(model.stats(), notes=(), stall_seconds=0) for model in (mapped, bound)]
@@ -85,8 +79,8 @@ def test_the_budget_holds_and_counts_as_for_adapters(folder) -> None:
         assert bound.stats().evictions > 0
 
 
-def test_threads_share_an_expert_on_the_device(folder) -> None:
-    with on_device(folder) as model:
+def test_threads_share_an_expert_on_the_device(image_bundle) -> None:
+    with on_device(image_bundle) as model:
         alone = {task: [model.embed(image, task) for image in IMAGES] for task in TASKS}
 
         def work(start: int) -> None:
@@ -98,8 +92,8 @@ def test_threads_share_an_expert_on_the_device(folder) -> None:
             list(pool.map(work, range(8)))
 
 
-def test_a_waiting_binding_keeps_no_images(folder) -> None:
-    with on_device(folder) as model:
+def test_a_waiting_binding_keeps_no_images(image_bundle) -> None:
+    with on_device(image_bundle) as model:
         pixels = PIXELS.copy()
         reference = weakref.ref(pixels)
         embeds, _ = model.scope.embed(pixels, "red")
@@ -149,12 +143,12 @@ def failing_copies(monkeypatch, fails: Callable[[int], bool], message: str) -> N
 
 @pytest.mark.parametrize("message", [ARENA, CUDA])
 @pytest.mark.parametrize("room", [1, 2])
-def test_a_full_device_gets_a_smaller_budget_and_says_so_once(folder, monkeypatch, room: int, message: str) -> None:
-    with EdgeModel.open(folder, threads=1) as model:
+def test_a_full_device_gets_a_smaller_budget_and_says_so_once(image_bundle, monkeypatch, room: int, message: str) -> None:
+    with EdgeModel.open(image_bundle, threads=1) as model:
         expected = model.embed(IMAGES)
         size = max(task.expert_bytes for task in model.bundle.index.tasks)
     failing_copies(monkeypatch, lambda alive: alive >= room, message)
-    with on_device(folder) as model:
+    with on_device(image_bundle) as model:
         for _ in range(3):
             np.testing.assert_array_equal(model.embed(IMAGES), expected)
         stats = model.stats()
@@ -164,7 +158,7 @@ def test_a_full_device_gets_a_smaller_budget_and_says_so_once(folder, monkeypatc
         assert full == [f"the device's memory was full: the expert budget is now {room * size} bytes"]
 
 
-def test_a_run_that_finds_the_device_full_is_tried_again_with_room(folder, monkeypatch) -> None:
+def test_a_run_that_finds_the_device_full_is_tried_again_with_room(image_bundle, monkeypatch) -> None:
     failures = [ARENA]
     original = BoundInputs.run
 
@@ -173,13 +167,13 @@ def test_a_run_that_finds_the_device_full_is_tried_again_with_room(folder, monke
             raise RuntimeError(failures.pop())
         return original(self, *arguments)
 
-    with EdgeModel.open(folder, threads=1) as mapped:
+    with EdgeModel.open(image_bundle, threads=1) as mapped:
         expected = mapped.embed(IMAGES, "blue")
         size = max(task.expert_bytes for task in mapped.bundle.index.tasks)
     monkeypatch.setattr(BoundInputs, "run", run)
     there: list[int] = []
     failing_copies(monkeypatch, lambda alive: there.append(alive) is not None, "")
-    with on_device(folder) as model:
+    with on_device(image_bundle) as model:
         model.pin("red")
         model.prefetch("green")
         np.testing.assert_array_equal(model.embed(IMAGES, "blue"), expected)
@@ -193,19 +187,19 @@ def test_a_run_that_finds_the_device_full_is_tried_again_with_room(folder, monke
 
 
 @pytest.mark.parametrize("message", [ARENA, CUDA])
-def test_a_device_too_small_for_one_expert_is_an_error_that_says_so(folder, monkeypatch, message: str) -> None:
+def test_a_device_too_small_for_one_expert_is_an_error_that_says_so(image_bundle, monkeypatch, message: str) -> None:
     failing_copies(monkeypatch, lambda alive: True, message)
-    with on_device(folder) as model:
+    with on_device(image_bundle) as model:
         with pytest.raises(DeviceMemoryError, match="no memory left on the cpu device for expert 'red': free some, or"):
             model.embed(IMAGES, "red")
         assert model.stats().resident_bytes == 0
         assert len(model.scope.embed_plain(PIXELS)) == 8
 
 
-def test_another_failure_to_copy_is_not_taken_for_a_full_device(folder, monkeypatch) -> None:
+def test_another_failure_to_copy_is_not_taken_for_a_full_device(image_bundle, monkeypatch) -> None:
     failing_copies(monkeypatch, lambda alive: True, "device is lost")
     with (
-        on_device(folder) as model,
+        on_device(image_bundle) as model,
         pytest.raises(ExpertError, match="expert 'red' cannot be copied to the cpu device: device is lost"),
     ):
         model.embed(IMAGES, "red")
@@ -233,47 +227,47 @@ def test_memory_errors_are_told_from_others_by_what_onnx_runtime_really_says(tmp
     assert not is_out_of_memory(ValueError("the input tensor cannot be reshaped"))
 
 
-def test_a_provider_without_memory_of_its_own_is_named(folder, monkeypatch) -> None:
+def test_a_provider_without_memory_of_its_own_is_named(image_bundle, monkeypatch) -> None:
     monkeypatch.setattr(image_scope, "CPU", "no provider")  # so that the one at hand counts as another
-    with EdgeModel.open(folder) as model:
+    with EdgeModel.open(image_bundle) as model:
         assert model.stats().notes == (
             "experts stay in this machine's memory: CPUExecutionProvider copies what it needs of them in every run",
         )
 
 
-@pytest.mark.parametrize("write", [write_image_bundle, write_layer_bundle])
-def test_nodes_that_a_provider_leaves_to_the_cpu_are_counted(tmp_path, write) -> None:
+@pytest.mark.parametrize("scope", ["image", "layer"])
+def test_nodes_that_a_provider_leaves_to_the_cpu_are_counted(bundles, scope: str) -> None:
     """The CPU wheels have one more provider, which takes no node of these graphs."""
-    folder = write(tmp_path / "bundle", Weights())
-    operators = Counter(node.op_type for node in onnx.load(folder / "tower.onnx", load_external_data=False).graph.node)
-    with EdgeModel.open(folder) as model:
+    bundle = bundles[scope, 1]
+    operators = Counter(node.op_type for node in onnx.load(bundle / "tower.onnx", load_external_data=False).graph.node)
+    with EdgeModel.open(bundle) as model:
         alone = model.placement()
         assert list(alone["tower.onnx"]) == [CPU]
         for operator in ("ReduceL2", "Div", "TopK", "Gather", "Einsum"):  # those that nothing is fused with
             assert alone["tower.onnx"][CPU].get(operator, 0) == operators[operator]
         assert not [note for note in model.stats().notes if "run on" in note]
-    with EdgeModel.open(folder, providers=["azure"]) as model:
+    with EdgeModel.open(bundle, providers=["azure"]) as model:
         assert model.placement() == alone
         total = sum(alone["tower.onnx"][CPU].values())
         (note,) = [note for note in model.stats().notes if "run on" in note]
         assert note.startswith(f"{total} of {total} nodes of tower.onnx run on {CPU} instead of AzureExecutionProvider: Add ")
 
 
-def test_an_old_onnx_runtime_cannot_tell_where_nodes_run(folder, monkeypatch) -> None:
+def test_an_old_onnx_runtime_cannot_tell_where_nodes_run(image_bundle, monkeypatch) -> None:
     monkeypatch.delattr(ort.InferenceSession.__base__, "get_provider_graph_assignment_info")
-    with EdgeModel.open(folder, providers=["azure"]) as model:
+    with EdgeModel.open(image_bundle, providers=["azure"]) as model:
         assert model.placement() == {"router.onnx": {}, "tower.onnx": {}}
         expected = "which nodes of tower.onnx run on AzureExecutionProvider is only told by onnxruntime 1.24 or newer"
         assert expected in model.stats().notes
 
 
-def test_the_script_for_a_gpu_runs_here_and_finds_no_difference(folder) -> None:
+def test_the_script_for_a_gpu_runs_here_and_finds_no_difference(image_bundle) -> None:
     script = Path(__file__).parents[1] / "benchmarks/cuda.py"
     environment = os.environ | {"PYTHONPATH": str(Path(image_scope.__file__).parents[1])}
-    command = [sys.executable, str(script), str(folder), "--provider", "cpu", "--runs", "1", "--threads", "1"]
+    command = [sys.executable, str(script), str(image_bundle), "--provider", "cpu", "--runs", "1", "--threads", "1"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (result.stderr, result.returncode) == ("", 0)
-    figures = json.loads(result.stdout)["image"]
+    figures = json.loads(result.stdout)["image1"]
     assert figures["parity"] == {"max_abs": 0, "min_cosine": pytest.approx(1, abs=1e-6), "equal_routes": 1}
     assert list(figures["latency"]) == ["batch 1", "batch 8", "batch 32"]
     assert [row["evictions"] > 0 for row in figures["memory"]] == [True, False]

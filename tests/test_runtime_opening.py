@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import KINDS, TASKS, Weights, images, write_kinds
+from tiny_bundle import KINDS, TASKS, images
 
 from mingle_edge_runtime import BudgetError, EdgeModel, ProviderError, image_scope, layer_scope
 from mingle_edge_runtime.graph import Graph
 from mingle_edge_runtime.session import Session
 
-WEIGHTS = Weights()
 IMAGES = images(0, 2, 3, 1, 1, 0, 3, 2, seed=1)  # 3, black, belongs to no task
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory) -> dict[tuple[str, int], Path]:
-    """Bundles by scope and top_k."""
-    return write_kinds(tmp_path_factory.mktemp("bundles"), WEIGHTS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

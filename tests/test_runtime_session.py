@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import SIDE, Weights, write_image_bundle
+from tiny_bundle import SIDE
 
 from mingle_edge_runtime import EdgeError
 from mingle_edge_runtime.session import CPU, Session
@@ -17,14 +16,8 @@ from mingle_edge_runtime.session import CPU, Session
 PIXELS = np.zeros((2, 3, SIDE, SIDE), np.float32)
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> Path:
-    """A bundle of the image scope."""
-    return write_image_bundle(tmp_path_factory.mktemp("session") / "image", Weights())
-
-
-def test_a_trace_times_every_operator_of_every_run(bundle, tmp_path) -> None:
-    session = Session(bundle / "dense.onnx", [CPU], 1, trace=tmp_path / "dense")
+def test_a_trace_times_every_operator_of_every_run(image_bundle, tmp_path) -> None:
+    session = Session(image_bundle / "dense.onnx", [CPU], 1, trace=tmp_path / "dense")
     for _ in range(3):
         session.run({"pixel_values": PIXELS})
     path = session.end_trace()
@@ -38,9 +31,9 @@ def test_a_trace_times_every_operator_of_every_run(bundle, tmp_path) -> None:
         session.end_trace()
 
 
-def test_a_session_without_a_trace_writes_none(bundle, tmp_path, monkeypatch) -> None:
+def test_a_session_without_a_trace_writes_none(image_bundle, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    session = Session(bundle / "dense.onnx", [CPU], 1)
+    session = Session(image_bundle / "dense.onnx", [CPU], 1)
     session.run({"pixel_values": PIXELS})
     with pytest.raises(EdgeError, match="no trace"):
         session.end_trace()
@@ -48,9 +41,9 @@ def test_a_session_without_a_trace_writes_none(bundle, tmp_path, monkeypatch) ->
 
 
 @pytest.mark.parametrize(("one_at_a_time", "most"), [([CPU], 1), ([], 4)])
-def test_a_provider_that_allows_one_run_at_a_time_gets_one(bundle, monkeypatch, one_at_a_time, most: int) -> None:
+def test_a_provider_that_allows_one_run_at_a_time_gets_one(image_bundle, monkeypatch, one_at_a_time, most: int) -> None:
     monkeypatch.setattr("mingle_edge_runtime.session._ONE_RUN_AT_A_TIME", frozenset(one_at_a_time))
-    session = Session(bundle / "dense.onnx", [CPU], 1)
+    session = Session(image_bundle / "dense.onnx", [CPU], 1)
     together = threading.Barrier(most)
     running: list[int] = []
     seen: list[int] = []

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_bundle import SPEC, TASKS, Weights, images, write_image_bundle, write_layer_bundle
+from tiny_bundle import SPEC, TASKS, Weights, images
 
 from mingle_edge_runtime import EdgeError, EdgeModel, Route, StreamStats, UnknownTaskError
 from mingle_edge_runtime.preprocess import preprocess
@@ -17,18 +15,6 @@ from mingle_edge_runtime.route_reuse import RouteReuse
 NEVER = 10**9
 COLORS = (0, 0, 0, 2, 2, 2, 3, 3, 1, 1, 1, 1)
 FRAMES = [images(color, seed=i)[0] for i, color in enumerate(COLORS)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A bundle of the image scope."""
-    return write_image_bundle(tmp_path_factory.mktemp("stream") / "image", Weights())
-
-
-@pytest.fixture(scope="module")
-def layer_folder(tmp_path_factory) -> Path:
-    """A bundle of the layer scope."""
-    return write_layer_bundle(tmp_path_factory.mktemp("stream") / "layer", Weights())
 
 
 class Router:
@@ -48,7 +34,7 @@ def still(value: float, side: int = 16) -> np.ndarray:
     return np.broadcast_to(picture + np.float32(value + 1), (1, 3, side, side))
 
 
-@pytest.mark.parametrize("kind", ["folder", "layer_folder"])
+@pytest.mark.parametrize("kind", ["image_bundle", "layer_bundle"])
 def test_without_reuse_a_stream_gives_what_single_images_give(request, kind: str) -> None:
     with EdgeModel.open(request.getfixturevalue(kind), threads=1) as model:
         stream = model.stream()
@@ -59,8 +45,8 @@ def test_without_reuse_a_stream_gives_what_single_images_give(request, kind: str
         assert stream.stats().disagreement is None
 
 
-def test_a_still_picture_is_routed_once_and_a_cut_at_once(folder) -> None:
-    with EdgeModel.open(folder, threads=1) as model:
+def test_a_still_picture_is_routed_once_and_a_cut_at_once(image_bundle) -> None:
+    with EdgeModel.open(image_bundle, threads=1) as model:
         stream = model.stream(reuse=True, threshold=0.5, audit_every=NEVER)
         asked = count_routes(model)
         for frame, color in zip(FRAMES, COLORS, strict=True):
@@ -89,8 +75,8 @@ def count_routes(model: EdgeModel) -> list[int]:
     return asked
 
 
-def test_a_reused_route_runs_the_experts_of_the_routed_frame_bit_for_bit(folder) -> None:
-    with EdgeModel.open(folder, threads=1) as model:
+def test_a_reused_route_runs_the_experts_of_the_routed_frame_bit_for_bit(image_bundle) -> None:
+    with EdgeModel.open(image_bundle, threads=1) as model:
         stream = model.stream(reuse=True, threshold=1e9, audit_every=NEVER)
         for i, frame in enumerate(FRAMES):
             prediction = stream.classify(frame, head="red")
@@ -181,10 +167,10 @@ def test_audits_measure_the_error_rate_of_reuse() -> None:
     assert stats.disagreement == pytest.approx(2 * 0.1 * 0.9, abs=0.03)  # of two independent routes
 
 
-def test_what_cannot_be_is_refused(folder, layer_folder) -> None:
-    with EdgeModel.open(layer_folder) as model, pytest.raises(EdgeError, match="cannot be reused in the layer scope, whose"):
+def test_what_cannot_be_is_refused(image_bundle, layer_bundle) -> None:
+    with EdgeModel.open(layer_bundle) as model, pytest.raises(EdgeError, match="cannot be reused in the layer scope, whose"):
         model.stream(reuse=True)
-    with EdgeModel.open(folder) as model:
+    with EdgeModel.open(image_bundle) as model:
         for arguments in ({"threshold": -0.1}, {"threshold": float("nan")}, {"audit_every": 0}):
             with pytest.raises(EdgeError, match=r"threshold is .* audit_every is"):
                 model.stream(reuse=True, **arguments)

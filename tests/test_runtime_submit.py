@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import Weights, images, write_image_bundle, write_layer_bundle
+from tiny_bundle import Weights, images, write_image_bundle
 
 from mingle_edge_runtime import EdgeError, EdgeModel, ExpertError, ImageError, UnknownTaskError
 from mingle_edge_runtime.submissions import WAITING
@@ -21,10 +21,9 @@ LONG = 20  # seconds that no test comes near to
 
 
 @pytest.fixture(scope="module", params=["image", "layer"])
-def folder(request, tmp_path_factory) -> Path:
+def folder(request, bundles) -> Path:
     """A bundle of either scope."""
-    write = {"image": write_image_bundle, "layer": write_layer_bundle}[request.param]
-    return write(tmp_path_factory.mktemp("submit") / request.param, Weights())
+    return bundles[request.param, 1]
 
 
 class Gate:

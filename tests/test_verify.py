@@ -12,19 +12,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from tiny_bundle import KINDS, TASKS, Weights, images, relist, rewrite, write_image_bundle, write_kinds, write_layer_bundle
+from tiny_bundle import KINDS, TASKS, Weights, images, relist, rewrite, write_image_bundle, write_layer_bundle
 
 from mingle_edge_runtime import BundleError, EdgeModel
 from mingle_edge_runtime import verify as module
 from mingle_edge_runtime.arithmetic import EXACT_PRODUCT
 from mingle_edge_runtime.processor import read_processor
 from mingle_edge_runtime.verify import verify
-
-
-@pytest.fixture(scope="module")
-def kinds(tmp_path_factory) -> dict[tuple[str, int], Path]:
-    """A sound bundle of every kind."""
-    return write_kinds(tmp_path_factory.mktemp("kinds"), Weights())
 
 
 @pytest.fixture
@@ -60,8 +54,8 @@ PARTS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sound_bundle_passes_in_every_part(kinds, kind) -> None:
-    found = verify(kinds[kind])
+def test_a_sound_bundle_passes_in_every_part(bundles, kind) -> None:
+    found = verify(bundles[kind])
     found.check()
     scope, top_k = kind
     routed = [f"top_k {top_k}"] if scope == "layer" else []
@@ -73,11 +67,11 @@ def test_a_sound_bundle_passes_in_every_part(kinds, kind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("budget", [None, "least"])
-def test_a_verified_model_is_as_if_just_opened(kinds, kind, budget) -> None:
-    with EdgeModel.open(kinds[kind]) as model:
+def test_a_verified_model_is_as_if_just_opened(bundles, kind, budget) -> None:
+    with EdgeModel.open(bundles[kind]) as model:
         expected = model.classify(images(0, 1, 2, 3))
-    least = kind[1] * max(task.expert_bytes for task in EdgeModel.open(kinds[kind]).bundle.index.tasks) if budget else None
-    with EdgeModel.open(kinds[kind], expert_budget=least, verify=True) as model:
+    least = kind[1] * max(task.expert_bytes for task in EdgeModel.open(bundles[kind]).bundle.index.tasks) if budget else None
+    with EdgeModel.open(bundles[kind], expert_budget=least, verify=True) as model:
         stats = model.stats()
         assert (stats.resident_bytes, stats.bytes_loaded, stats.hits, stats.misses) == (0, 0, 0, 0)
         assert model.classify(images(0, 1, 2, 3)) == expected
