@@ -1,10 +1,10 @@
-"""One step of gate adaptation at full size: factored experts against weights materialised in every forward.
+"""One step of gate adaptation at full size: factored experts against weights materialized in every forward.
 
-    python benchmarks/adaptation_step.py [--tasks 8] [--batch 16] [--blocks 12] [--rounds 5] [--threads 1] [--json FILE]
+    python -m benchmarks.adaptation_step [--tasks 8] [--batch 16] [--blocks 12] [--rounds 5] [--threads 1] [--json FILE]
 
 A ViT-B/32 of random but realistically scaled weights with experts of rank 64 on all six linear layers of every block. The
 newest task's gates learn, the others are frozen. A step is forward, distillation loss, backward and Adam; what the teacher
-says is known beforehand. Ours is `Learner.learn_in_layers` itself, whose progress reports let the other ways take turns. They
+says is known beforehand. Ours is `GateLearner.learn` itself, whose progress reports let the other ways take turns. They
 build `W + sum_t g_t B_t A_t`:
 
     published    per image: image by image, task by task, with every B_t A_t computed anew for each image, as the official code
@@ -22,11 +22,8 @@ Memory is the peak of one step in a process of its own above what the weights ta
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,36 +35,38 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks import apart
+from benchmarks.architectures import MODELS
+from benchmarks.command import make_parser, report, write_report
 from mingle_edge.adaptation import NewGate, adapt
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.gate_learning import CONSTANT_START, Learner
-from mingle_edge.gating import ExpertStack, GatedExperts, Pooling, gate_values
+from mingle_edge.corruptions import Corruption
+from mingle_edge.finetuned_task import FinetunedTask, PretrainedModel
+from mingle_edge.gate_learning import GateLearner
+from mingle_edge.gating import ExpertStack, GatedExperts, gate_values
+from mingle_edge.image_set import ImageSet
 from mingle_edge.progress import Progress, silent
-from mingle_edge.seeds import SeedImages
-from mingle_edge.settings import Settings
+from mingle_edge.settings import CONSTANT_START, Pooling, Settings
 from mingle_edge.vision_tower import Parameters, plain_linear
-from mingle_edge_runtime.machine import available_memory, machine_record
+from mingle_edge_runtime.machine import available_memory
 from mingle_edge_runtime.memory import process_memory
 
 RANK, CLASSES, LOGIT_SCALE, TOLERANCE = 64, 10, 100.0, 1e-5
 SHARE_OF_ROOM = 0.7  # of the memory available
-VIT_B_32 = VisionArchitecture(224, 32, 768, 12, 12, 3072, 512, "quick_gelu")
+ARCHITECTURE = MODELS["ViT-B-32"]
 WAYS: dict[Pooling, tuple[str, ...]] = {"image": ("published", "shared", "batched"), "batch": ("published",)}
 
 
-class RandomImages(SeedImages):
+class RandomImages(ImageSet):
     """One batch of noise in place of seed images."""
 
-    def __init__(self, images: Tensor, architecture: VisionArchitecture) -> None:
-        super().__init__([], architecture)
+    def __init__(self, images: Tensor) -> None:
+        super().__init__([Path()] * len(images))
         self.images = images
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def load(self, indices: list[int]) -> Tensor:
-        """The images with these numbers."""
-        return self.images[indices]
+    def load(self, numbers: Sequence[int], architecture: VisionArchitecture, corruption: Corruption | None = None) -> Tensor:
+        """Return the images with these numbers."""
+        return self.images[list(numbers)]
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Setting:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator)
 
-        architecture = replace(VIT_B_32, layers=blocks)
+        architecture = replace(ARCHITECTURE, layers=blocks)
         backbone = {name: 0.02 * normal(*shape) for name, shape in architecture.parameter_shapes().items()}
         for name in backbone:
             if name.rsplit(".", 2)[-2:][0].startswith("ln_") and name.endswith("weight"):
@@ -107,28 +106,23 @@ class Setting:
         images, teacher = normal(batch, 3, size, size), 3 * normal(batch, CLASSES)
         return cls(backbone, architecture, frozen, newest, head, images, teacher)
 
-    def learner(self, pooling: Pooling, steps: int, progress: Progress) -> Learner:
+    def learner(self, pooling: Pooling, steps: int, progress: Progress) -> GateLearner:
         """Ours, with a batch of all images in every step."""
-        return Learner(
-            task="newest",
-            backbone=self.backbone,
-            architecture=self.architecture,
+        return GateLearner(
+            task=FinetunedTask("newest", {}, self.head, RandomImages(self.images)),
+            pretrained=PretrainedModel(self.backbone, self.architecture, LOGIT_SCALE, torch.device("cpu")),
             settings=Settings(scope="layer", gate_pooling=pooling, steps=steps, batch_size=len(self.images)),
-            seeds=RandomImages(self.images, self.architecture),
-            head=self.head,
-            logit_scale=LOGIT_SCALE,
-            device=torch.device("cpu"),
             progress=progress,
         )
 
     def learn(self, pooling: Pooling, steps: int, progress: Progress) -> tuple[dict[str, NewGate], list[float]]:
         """Steps of ours: the gates, with the last step's gradients, and the losses."""
         learner = self.learner(pooling, steps, progress)
-        gates, _, losses = learner.learn_in_layers(self.newest, self.frozen, {}, self.teacher)
+        gates, _, losses = learner.learn(self.newest, self.frozen, {}, self.teacher)
         return gates, losses
 
-    def materialised_step(self, way: str, pooling: Pooling, checkpointed: bool) -> tuple[dict[str, NewGate], float]:
-        """One step from the same start with materialised weights: the gates with their gradients, and the loss."""
+    def materialized_step(self, way: str, pooling: Pooling, checkpointed: bool) -> tuple[dict[str, NewGate], float]:
+        """One step from the same start with materialized weights: the gates with their gradients, and the loss."""
         gates = {
             layer: NewGate(torch.zeros(1, A.shape[1]), torch.full((1,), CONSTANT_START))
             for layer, (_, A) in self.newest.items()
@@ -160,7 +154,7 @@ class Setting:
         factors = [*zip(frozen.experts.B, frozen.experts.A, strict=True), newest]
         if way == "batched":
             deltas = torch.stack([B @ A for B, A in factors]).flatten(1)  # [T, d_out d_in]
-            weights = torch.addmm(weight.flatten(), values, deltas).unflatten(1, weight.shape)  # [batch, d_out, d_in]
+            weights = torch.addmm(weight.flatten(), values, deltas).view(-1, *weight.shape)  # [batch, d_out, d_in]
             return torch.baddbmm(bias, x, weights.mT)
         if pooling == "batch":
             return F.linear(x, _added(weight, values[0], [B @ A for B, A in factors]), bias)
@@ -226,7 +220,7 @@ def measure(setting: Setting, pooling: Pooling, ways: Mapping[str, bool], rounds
     figures: dict[str, Any] = {"factored": {}}
     others: dict[str, Callable[[], Any]] = {}
     for way, checkpointed in ways.items():
-        others[way] = partial(setting.materialised_step, way, pooling, checkpointed)
+        others[way] = partial(setting.materialized_step, way, pooling, checkpointed)
         difference = compare((gates, losses[0]), others[way]())
         if max(difference.values()) > TOLERANCE:
             raise SystemExit(f"{way}, {pooling}: not the same step: relative differences {difference}")
@@ -242,52 +236,44 @@ def measure(setting: Setting, pooling: Pooling, ways: Mapping[str, bool], rounds
     return figures
 
 
-def peak_of_a_step(setting: Setting, way: str, pooling: Pooling, checkpointed: bool) -> int:
-    """Bytes that one step in this process takes above what is there before."""
+def peak_of_a_step(tasks: int, batch: int, blocks: int, threads: int, way: str, pooling: Pooling, checkpointed: bool) -> int:
+    """Return bytes that one step in this process takes above what the weights take."""
+    torch.set_num_threads(threads)
+    setting = Setting.random(tasks, batch, blocks)
     before = process_memory().resident
     if way == "factored":
         setting.learn(pooling, 1, silent)
     else:
-        setting.materialised_step(way, pooling, checkpointed)
-    return process_memory().peak - before
-
-
-def separate_peak(arguments: argparse.Namespace, way: str, pooling: Pooling, checkpointed: bool, blocks: int) -> int:
-    """`peak_of_a_step` in a process of its own."""
-    sizes = [f"--{name}={getattr(arguments, name)}" for name in ("tasks", "batch", "threads")]
-    sizes += [f"--blocks={blocks}"] + ["--checkpointed"] * checkpointed
-    command = [sys.executable, __file__, *sizes, "--memory-of", way, pooling]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        setting.materialized_step(way, pooling, checkpointed)
+    return (process_memory().peak or 0) - before
 
 
 def peaks_of(arguments: argparse.Namespace, pooling: Pooling) -> dict[str, tuple[bool, int]]:
-    """Of each way, ours first: whether it has to be checkpointed, and the peak of a step."""
+    """Of each way, ours first: whether it has to be checkpointed, and the peak of a step in a process of its own."""
+
+    def peak(way: str, checkpointed: bool, blocks: int) -> int:
+        sizes = arguments.tasks, arguments.batch, blocks, arguments.threads
+        return int(apart.call(peak_of_a_step, *sizes, way, pooling, checkpointed))
+
     room = available_memory()
-    peaks = {"factored": (False, separate_peak(arguments, "factored", pooling, False, arguments.blocks))}
+    peaks = {"factored": (False, peak("factored", False, arguments.blocks))}
     for way in WAYS[pooling]:
-        expected = arguments.blocks * separate_peak(arguments, way, pooling, False, 1)
+        expected = arguments.blocks * peak(way, False, 1)
         checkpointed = room is not None and expected > SHARE_OF_ROOM * room
-        peaks[way] = (checkpointed, separate_peak(arguments, way, pooling, checkpointed, arguments.blocks))
+        peaks[way] = (checkpointed, peak(way, checkpointed, arguments.blocks))
     return peaks
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--batch", type=int, default=16, help="images")
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory-of", nargs=2, metavar=("WAY", "POOLING"), help=argparse.SUPPRESS)
-    parser.add_argument("--checkpointed", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     torch.set_num_threads(arguments.threads)
-    if arguments.memory_of:
-        setting = Setting.random(arguments.tasks, arguments.batch, arguments.blocks)
-        print(peak_of_a_step(setting, *arguments.memory_of, arguments.checkpointed))
-        return
     figures: dict[str, Any] = {name: getattr(arguments, name) for name in ("tasks", "batch", "blocks", "rounds", "threads")}
     # Before this process grows: what a process is forked from counts in its own peak.
     peaks = {pooling: peaks_of(arguments, pooling) for pooling in WAYS}
@@ -297,10 +283,9 @@ def main() -> None:
         measured = figures[f"gates by {pooling}"] = measure(setting, pooling, ways, arguments.rounds)
         for way, (_, peak) in found.items():
             measured[way]["peak_bytes"] = peak
-    figures["machine"] = machine_record() | {"torch": torch.__version__}
-    print(json.dumps(figures, indent=1))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    figures["torch"] = torch.__version__
+    print(report(figures))
+    write_report(arguments.json, figures)
 
 
 if __name__ == "__main__":

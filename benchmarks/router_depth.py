@@ -1,6 +1,6 @@
 """The depth the router chooses by leave-one-out on the seeds, beside what it then does on test images, and what depth costs.
 
-    python benchmarks/router_depth.py [--suites 12 13 14] [--runs 40] [--json FILE]
+    python -m benchmarks.router_depth [--suites 12 13 14] [--runs 40] [--json FILE]
 
 For each suite, that is seed of `mingle-edge demo`: the backbone is pretrained, the seeds' statistics are taken as `merge`
 takes them, and of every depth are printed the leave-one-out error on the seeds, what it is above the best depth's with the
@@ -13,11 +13,11 @@ on its own clock.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +25,43 @@ import numpy as np
 import onnxruntime
 import torch
 
+from benchmarks.architectures import MODELS
+from benchmarks.command import make_parser, write_report
+from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints import open_checkpoint, read_architecture
 from mingle_edge.demo import tiny_clip
-from mingle_edge.demo.pretraining import pretraining_images
-from mingle_edge.demo.tasks import TASKS, make_split, write_unlabelled
+from mingle_edge.demo.captions import captioned_images
+from mingle_edge.demo.demo import CAPTIONED
+from mingle_edge.demo.splits import make_split, write_unlabeled
+from mingle_edge.demo.tasks import TASKS
+from mingle_edge.finetuned_task import PretrainedModel
 from mingle_edge.image_folder import list_images
+from mingle_edge.image_set import ImageSet
 from mingle_edge.progress import silent
-from mingle_edge.router import DIRECTIONS, discriminants
+from mingle_edge.router import DIRECTIONS, fit_router
 from mingle_edge.router_depth import choose_depth, deepest, left_out_errors, mean_of_tasks
 from mingle_edge.router_features import router_statistics
 from mingle_edge.router_statistics import MOMENTS, RouterStatistics
-from mingle_edge.seeds import SeedImages, task_generator
 from mingle_edge.settings import Settings
 from mingle_edge.vision_tower import Parameters, router_features
 from mingle_edge_export.graph.builder import WeightFile
-from mingle_edge_export.tower.graph_writer import PIXELS, GraphWriter
-from mingle_edge_runtime.machine import machine_record
+from mingle_edge_export.tower.router import write_router
+from mingle_edge_export.tower.vision_tower import PIXELS, Backbone, Tower, pixel_graph
+from mingle_edge_runtime.session import CPU
 
-VIT_B_32 = VisionArchitecture(224, 32, 768, 12, 12, 3072, 512, "quick_gelu")
+COSTED = MODELS["ViT-B-32"]
 COSTED_TASKS = 8
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--suites", type=int, nargs="*", default=[12, 13, 14])
     parser.add_argument("--runs", type=int, default=40, help="timed runs of each graph")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     torch.set_num_threads(1)
-    figures: dict[str, Any] = {"machine": machine_record(), "suites": {}}
+    figures: dict[str, Any] = {"suites": {}}
     for suite in arguments.suites:
         found = figures["suites"][suite] = route_suite(suite)
         for depth, (error, excess, spread, test) in enumerate(found["by_depth"]):
@@ -68,8 +74,7 @@ def main() -> None:
         figures["times_dense"] = cost_by_depth(arguments.runs)
         for depth, ratio in enumerate(figures["times_dense"]):
             print(f"router, {depth} blocks: {ratio:.3f} x the dense tower")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    write_report(arguments.json, figures)
 
 
 def route_suite(suite: int) -> dict[str, Any]:
@@ -83,16 +88,13 @@ def route_suite(suite: int) -> dict[str, Any]:
         depths = deepest("auto", architecture.layers)
         statistics = []
         for task in TASKS:
-            write_unlabelled(folder / task.name, make_split(task, "seeds", suite))
+            write_unlabeled(folder / task.name, make_split(task, "seeds", suite))
             statistics.append(
                 router_statistics(
-                    SeedImages(list_images(folder / task.name), architecture),
-                    backbone,
-                    architecture,
-                    blocks=depths,
-                    augmentations=Settings().router_augmentations,
-                    generator=task_generator(Settings().seed, task.name, "router"),
-                    device=torch.device("cpu"),
+                    task.name,
+                    ImageSet(list_images(folder / task.name)),
+                    PretrainedModel(backbone, architecture, 100.0, torch.device("cpu")),
+                    Settings(),
                 )
             )
     tests = []
@@ -113,7 +115,7 @@ def route_suite(suite: int) -> dict[str, Any]:
 
 def pretrained(folder: Path, suite: int) -> tuple[Parameters, VisionArchitecture]:
     """The demonstration's backbone, as it trains and writes it."""
-    images, subjects = pretraining_images(suite)
+    images, subjects = captioned_images((None, *TASKS), suite, CAPTIONED)
     model = tiny_clip.new_model(suite)
     tiny_clip.train_text_tower(model, sorted(set(subjects)), suite, silent)
     tiny_clip.pretrain(model, images, subjects, suite, silent)
@@ -127,7 +129,7 @@ def pretrained(folder: Path, suite: int) -> tuple[Parameters, VisionArchitecture
 
 def test_error(statistics: list[RouterStatistics], tests: list[np.ndarray]) -> float:
     """The share of test images routed to another task, mean of the tasks."""
-    router = discriminants(statistics)
+    router = fit_router(statistics)
     features = len(router.weight)
     return float(np.mean([(router.posterior(x[:, :features])[0].argmax(1) != t).mean() for t, x in enumerate(tests)]))
 
@@ -137,31 +139,28 @@ def cost_by_depth(runs: int) -> list[float]:
     random = np.random.default_rng(0)
     backbone = {
         name: random.standard_normal(shape, dtype=np.float32) * np.float32(0.02) + np.float32(name.endswith("ln_1.weight"))
-        for name, shape in VIT_B_32.parameter_shapes().items()
+        for name, shape in COSTED.parameter_shapes().items()
     }
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    feeds = {PIXELS: random.standard_normal((1, 3, 224, 224), dtype=np.float32)}
+    feeds = {PIXELS: random.standard_normal((1, 3, COSTED.image_size, COSTED.image_size), dtype=np.float32)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (folder / "backbone.bin").open("wb") as file:
-            writer = GraphWriter(VIT_B_32, backbone, WeightFile(file, "backbone.bin"))
-            writer.dense(folder / "dense.onnx")
-            for depth in range(deepest("auto", VIT_B_32.layers) + 1):
-                size = MOMENTS * VIT_B_32.width * (depth + 1)
+            stored = Backbone(COSTED, backbone, WeightFile(file, "backbone.bin"))
+            Tower(pixel_graph("dense", COSTED), stored).write(folder / "dense.onnx")
+            for depth in range(deepest("auto", COSTED.layers) + 1):
+                size = MOMENTS * COSTED.width * (depth + 1)
                 features = random.standard_normal((COSTED_TASKS, DIRECTIONS, 2, size), dtype=np.float32)
-                router = discriminants([RouterStatistics.from_features(of_task) for of_task in features])
+                router = fit_router([RouterStatistics.from_features(of_task) for of_task in features])
                 with (folder / f"router{depth}.bin").open("wb") as own:
-                    writer.router(folder / f"router{depth}.onnx", depth, router, WeightFile(own, f"router{depth}.bin"))
+                    write_router(folder / f"router{depth}.onnx", stored, depth, router, WeightFile(own, f"router{depth}.bin"))
         paths = [folder / "dense.onnx", *sorted(folder.glob("router*.onnx"))]
-        sessions = [onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in paths]
-    seconds = np.empty((runs + 1, len(sessions)))
-    for run in range(runs + 1):
-        for number, session in enumerate(sessions):
-            started = time.thread_time()
-            session.run(None, feeds)
-            seconds[run, number] = time.thread_time() - started
-    return [float(ratio) for ratio in np.median(seconds[1:, 1:] / seconds[1:, :1], axis=0)]  # the first run warms up
+        sessions = {path.stem: onnxruntime.InferenceSession(path, options, providers=[CPU]) for path in paths}
+    ways = {name: partial(session.run, None, feeds) for name, session in sessions.items()}
+    seconds = time_in_turn(ways, runs, clock=time.thread_time)
+    dense = seconds.pop("dense")
+    return [quartiles_of_ratios(times, dense)[1] for times in seconds.values()]
 
 
 if __name__ == "__main__":

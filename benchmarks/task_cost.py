@@ -1,6 +1,6 @@
 """Does adding task 20 cost what adding task 2 cost? Seconds and peak resident memory of every task, for several ways to merge.
 
-    python benchmarks/task_cost.py [--model tiny|ViT-B-32|ViT-B-16|ViT-L-14] [--tasks 20] [--kinds image,layer,opcm,...]
+    python -m benchmarks.task_cost [--model tiny|ViT-B-32|ViT-B-16|ViT-L-14] [--tasks 20] [--kinds image,layer,opcm,...]
                                    [--threads N] [--json FILE] [-o FOLDER]
 
 Merges random fine-tuned copies of a random backbone (see full_size.py) one after another, each kind in a process of its own.
@@ -17,30 +17,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from full_size import write_inputs, write_task_file
 
-from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.checkpoints import open_checkpoint, read_architecture
-from mingle_edge.comparison.method import ComparedTask, Workbench
+from benchmarks import apart
+from benchmarks.architectures import MODELS
+from benchmarks.command import make_parser, write_report
+from benchmarks.full_size import write_inputs, write_task_file
+from mingle_edge.checkpoints import open_checkpoint
+from mingle_edge.comparison.method import Workbench
+from mingle_edge.comparison.registry import SPECS
+from mingle_edge.finetuned_task import FinetunedTask
+from mingle_edge.image_set import ImageSet
 from mingle_edge.merge import merge
-from mingle_edge.methods.static import SPECS
-from mingle_edge.seeds import SeedImages
 from mingle_edge_runtime.machine import machine_record
 
-TINY = VisionArchitecture(64, 16, 96, 4, 4, 384, 64, "quick_gelu")
 RANK = {"tiny": 16}
 SCOPES = ("image", "layer")
-STATIC = {spec.name: spec for spec in SPECS if spec.name not in ("pretrained", "individual")}
+STATIC = {name: spec for name, spec in SPECS.items() if spec.implementation.startswith("static:")}
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 Figures = list[dict[str, float | None]]
 
@@ -75,17 +76,15 @@ def memory(field: str) -> int | None:
     return int(fields[field].split()[0]) * 1024
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny", choices=["tiny", "ViT-B-32", "ViT-B-16", "ViT-L-14"])
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", default="tiny", choices=list(MODELS))
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--kinds", default="image,layer,weight-averaging,opcm", help=f"of {', '.join((*SCOPES, *STATIC))}")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--json", type=Path, help="also write all figures to this file")
     parser.add_argument("-o", "--output", type=Path, help="keep inputs and figures here")
-    arguments = parser.parse_args()
-    arguments.rank = RANK.get(arguments.model, 64)
+    arguments = parser.parse_args(options)
     kinds = arguments.kinds.split(",")
     if unknown := sorted(set(kinds) - {*SCOPES, *STATIC}):
         parser.error(f"--kinds: there is no {', '.join(unknown)}; there are {', '.join((*SCOPES, *STATIC))}")
@@ -93,14 +92,11 @@ def main() -> None:
         parser.error(f"--tasks must be at least 3, not {arguments.tasks}: the second is compared with the last")
     with tempfile.TemporaryDirectory() as temporary:
         found = measure_all(kinds, arguments.output or Path(temporary), arguments)
-    machine = machine_record()
-    print(f"{arguments.model}, {arguments.tasks} tasks, rank {arguments.rank}, {arguments.threads or 'all'} threads")
+    machine, rank = machine_record(), RANK.get(arguments.model, 64)
+    print(f"{arguments.model}, {arguments.tasks} tasks, rank {rank}, {arguments.threads or 'all'} threads")
     print(f"{machine['cpu']}, {machine['usable_cores']} cores, load average {machine['load_average'][1]:.1f} (5 minutes)\n")
     print(table(found))
-    if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"machine": machine, "torch": torch.__version__, "figures": found}, indent=1) + "\n"
-        )
+    write_report(arguments.json, {"torch": torch.__version__, "figures": found})
 
 
 def measure_all(kinds: list[str], folder: Path, arguments: argparse.Namespace) -> dict[str, Figures]:
@@ -109,31 +105,23 @@ def measure_all(kinds: list[str], folder: Path, arguments: argparse.Namespace) -
         # For NumPy's own threads, which the processes read when they import it.
         os.environ |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), str(arguments.threads))
     folder.mkdir(parents=True, exist_ok=True)
-    model = f"{arguments.model}-quickgelu"
-    arguments.architecture = TINY if arguments.model == "tiny" else read_architecture(model, folder)
-    inputs = folder / f"inputs-{arguments.model}"
-    write_inputs(inputs, arguments.architecture, arguments.tasks)
-    results = folder / f"task_cost-{arguments.model}-{arguments.tasks}.json"
+    model, tasks = arguments.model, arguments.tasks
+    inputs = folder / f"inputs-{model}"
+    write_inputs(inputs, MODELS[model], tasks)
+    results = folder / f"task_cost-{model}-{tasks}.json"
     known: dict[str, Figures] = json.loads(results.read_text()) if results.exists() else {}
     for kind in kinds:
-        if kind in known:
-            continue
-        work = merge_tasks if kind in SCOPES else add_tasks
-        with multiprocessing.get_context("spawn").Pool(1) as pool:  # memory starts anew with each kind
-            known[kind] = pool.apply(in_process, (work, kind, inputs, arguments))
-        results.write_text(json.dumps(known, indent=1) + "\n")
+        if kind not in known:  # memory starts anew with each kind
+            work = merge_tasks if kind in SCOPES else add_tasks
+            known[kind] = apart.call(work, kind, str(inputs.resolve()), model, tasks, arguments.threads)
+            results.write_text(json.dumps(known, indent=1) + "\n")
     return {kind: known[kind] for kind in kinds}
 
 
-def in_process(work: Callable[..., Figures], kind: str, inputs: Path, arguments: argparse.Namespace) -> Figures:
-    """Run in a fresh process: its threads, then the work."""
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    return work(kind, inputs, arguments)
-
-
-def merge_tasks(scope: str, inputs: Path, arguments: argparse.Namespace) -> Figures:
-    """`mingle-edge merge` of all tasks, measured where it reports that a task begins and is committed."""
+def merge_tasks(scope: str, inputs: str, model: str, tasks: int, threads: int | None) -> Figures:
+    """Run `mingle-edge merge` of all tasks, measured where it reports that a task begins and is committed."""
+    if threads:
+        torch.set_num_threads(threads)
     meter = Meter()
 
     def progress(stage: str, done: int, total: int, detail: str = "") -> None:
@@ -141,23 +129,26 @@ def merge_tasks(scope: str, inputs: Path, arguments: argparse.Namespace) -> Figu
             (meter.start if done < total else meter.stop)()
 
     with tempfile.TemporaryDirectory(dir=inputs) as output:
-        merge(write_task_file(inputs, scope, arguments), Path(output) / "merged", device="cpu", progress=progress)
+        task_file = write_task_file(Path(inputs), scope, tasks, RANK.get(model, 64))
+        merge(task_file, Path(output) / "merged", device="cpu", progress=progress)
     return meter.figures
 
 
-def add_tasks(name: str, inputs: Path, arguments: argparse.Namespace) -> Figures:
-    """One run of a static method over all tasks, with its published parameters."""
-    architecture: VisionArchitecture = arguments.architecture
-    backbone = dict(open_checkpoint("backbone", base=inputs, architecture=architecture).tensors())
+def add_tasks(name: str, inputs: str, model: str, tasks: int, threads: int | None) -> Figures:
+    """Run a static method over all tasks once, with its published parameters."""
+    if threads:
+        torch.set_num_threads(threads)
+    architecture = MODELS[model]
+    backbone = dict(open_checkpoint("backbone", base=Path(inputs), architecture=architecture).tensors())
     workbench = Workbench(backbone, architecture, 100.0, torch.device("cpu"), seed=0)
     spec, meter = STATIC[name], Meter()
-    method = spec.build(workbench, spec.published(arguments.tasks))
-    for t in range(arguments.tasks):
+    method = spec.build(workbench, spec.published(tasks))
+    for t in range(tasks):
         meter.start()
-        tower = dict(open_checkpoint(f"task{t}", base=inputs, architecture=architecture).tensors())
+        tower = dict(open_checkpoint(f"task{t}", base=Path(inputs), architecture=architecture).tensors())
         tower.setdefault("projection.weight", backbone["projection.weight"])
         head = torch.zeros(2, architecture.output_dim)  # of no concern to a static method
-        method.add(ComparedTask(f"task{t}", tower, head, SeedImages([], architecture)))
+        method.add(FinetunedTask(f"task{t}", tower, head, ImageSet([])))
         meter.stop()
     return meter.figures
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,84 +10,83 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.adaptation import NewGate, adapt
-from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.experts import Factors
+from mingle_edge.finetuned_task import FinetunedTask, PretrainedModel
 from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear
 from mingle_edge.null_space import NullSpaceProjector, leading_directions, leading_row_directions, new_directions
-from mingle_edge.progress import Progress
-from mingle_edge.seeds import SeedImages, task_generator
-from mingle_edge.settings import Settings
+from mingle_edge.progress import Progress, silent
+from mingle_edge.seeds import shuffled_batches, task_generator
+from mingle_edge.settings import CONSTANT_START, Settings
 from mingle_edge.vision_tower import Linear, Parameters, embed_images
 
-CONSTANT_START = 0.3  # a constant gate at the scale of static experts in the paper's ablation
 RANDOM_START = 0.01  # standard deviation of a random gate's weights, as in the published code
 
 
 @dataclass(frozen=True)
-class Learner:
-    """What learning one task's gates needs besides the experts."""
+class GateLearner:
+    """Learns one task's gates; experts are given."""
 
-    task: str
-    backbone: Parameters
-    architecture: VisionArchitecture
+    task: FinetunedTask
+    pretrained: PretrainedModel
     settings: Settings
-    seeds: SeedImages
-    head: Tensor  # [classes, output_dim]
-    logit_scale: float
-    device: torch.device
-    progress: Progress
+    progress: Progress = silent
 
     def logits(self, images: Tensor, parameters: Parameters, linear: Linear | None = None) -> Tensor:
-        """Zero-shot logits `[B, classes]`."""
-        embeds = F.normalize(embed_images(images, parameters, self.architecture, linear), dim=-1)
-        return self.logit_scale * embeds @ self.head.T
+        """Return zero-shot logits `[B, classes]` of images `[B, 3, H, W]`."""
+        embeds = F.normalize(embed_images(images, parameters, self.pretrained.architecture, linear), dim=-1)
+        return self.pretrained.logit_scale * embeds @ self.task.head.T
+
+    def images(self, numbers: Sequence[int]) -> Tensor:
+        """Return calibration images `[B, 3, H, W]` on the device."""
+        return self.task.seeds.load(numbers, self.pretrained.architecture).to(self.pretrained.device)
 
     @torch.inference_mode()
-    def teacher_logits(self, finetuned: Parameters) -> Tensor:
-        """The fine-tuned model's logits on all seeds, `[seeds, classes]`, computed once."""
+    def teacher_logits(self) -> Tensor:
+        """Return the fine-tuned model's logits on all calibration images, `[seeds, classes]`, computed once."""
         logits = []
-        for indices in self._batches():
-            logits.append(self.logits(self.seeds.load(indices).to(self.device), finetuned))
-            self.progress("teacher", indices[-1] + 1, len(self.seeds))
+        for numbers in self._batches():
+            logits.append(self.logits(self.images(numbers), self.task.finetuned))
+            self.progress("teacher", numbers.stop, len(self.task.seeds))
         return torch.cat(logits)
 
-    def learn_in_layers(
+    def learn(
         self,
-        experts: Mapping[str, tuple[Tensor, Tensor]],
+        experts: Mapping[str, Factors],
         frozen: Mapping[str, GatedExperts],
         basis: Mapping[str, Tensor],
         teacher_logits: Tensor,
     ) -> tuple[dict[str, NewGate], dict[str, GatedExperts], list[float]]:
-        """Layer scope: the new task's gates among all experts.
+        """Learn the new task's gates among all experts.
 
         `experts` (B, A) of the new task by layer, `frozen` all earlier tasks, `basis [m, d]` the protected directions.
         Returns the gates, all experts with the new one last, and the losses.
         """
-        gates = {layer: self.start(layer, experts[layer][1], basis.get(layer)) for layer in experts}
-
-        stacks = {layer: _stacked(frozen.get(layer), expert) for layer, expert in experts.items()}
+        gates = {layer: self.start(layer, A, basis.get(layer)) for layer, (_, A) in experts.items()}
+        stacks = {layer: ExpertStack(A[None], B[None]) for layer, (B, A) in experts.items()}
+        if frozen:
+            stacks = {
+                layer: ExpertStack(torch.cat([old.experts.A, stacks[layer].A]), torch.cat([old.experts.B, stacks[layer].B]))
+                for layer, old in frozen.items()
+            }
 
         def layers() -> dict[str, GatedExperts]:
             return {layer: _gated(stacks[layer], frozen.get(layer), gate) for layer, gate in gates.items()}
 
-        def student(images: Tensor) -> Tensor:
-            linear = GatedLinear(self.backbone, layers(), pooling=self.settings.gate_pooling)
-            return self.logits(images, self.backbone, linear)
-
-        losses = self.adapt(student, gates, teacher_logits)
+        losses = self.adapt(layers, gates, teacher_logits)
         return gates, layers(), losses
 
     @torch.inference_mode()
     def protect(self, layers: Mapping[str, GatedExperts], basis: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The directions `[added, d]` that this task's inputs add to each layer's basis (paper, section 3.3)."""
-        settings = self.settings
+        """Return the directions `[added, d]` that this task's inputs add to each layer's basis (paper, section 3.3)."""
+        settings, backbone = self.settings, self.pretrained.backbone
         recorder = InputRecorder(
-            GatedLinear(self.backbone, layers, pooling=settings.gate_pooling),
+            GatedLinear(backbone, layers, pooling=settings.gate_pooling),
             frozenset(layers),
             every_token=settings.subspace_inputs == "tokens",
         )
-        for indices in self._batches():
-            embed_images(self.seeds.load(indices).to(self.device), self.backbone, self.architecture, recorder)
-            self.progress("protect", indices[-1] + 1, len(self.seeds))
+        for numbers in self._batches():
+            embed_images(self.images(numbers), backbone, self.pretrained.architecture, recorder)
+            self.progress("protect", numbers.stop, len(self.task.seeds))
         added = {}
         for layer in layers:
             directions = recorder.directions(layer, settings.subspace_directions)
@@ -95,14 +94,23 @@ class Learner:
             added[layer] = new_directions(known, directions, settings.subspace_basis)
         return added
 
-    def adapt(self, student: Callable[[Tensor], Tensor], gates: Mapping[str, NewGate], teacher_logits: Tensor) -> list[float]:
-        """Adapt gates in place on batches of the seeds; `student` maps images to logits. Returns the losses."""
+    def adapt(
+        self, layers: Callable[[], Mapping[str, GatedExperts]], gates: Mapping[str, NewGate], teacher_logits: Tensor
+    ) -> list[float]:
+        """Adapt gates in place on batches of the calibration images; `layers` gives all experts with the gates as they are.
+
+        Returns the loss before each step.
+        """
         settings = self.settings
-        generator = task_generator(settings.seed, self.task, "batches")
+        generator = task_generator(settings.seed, self.task.name, "batches")
+
+        def student(images: Tensor) -> Tensor:
+            linear = GatedLinear(self.pretrained.backbone, layers(), pooling=settings.gate_pooling)
+            return self.logits(images, self.pretrained.backbone, linear)
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for indices in self.seeds.shuffled_batches(settings.batch_size, settings.steps, generator):
-                yield self.seeds.load(indices).to(self.device), teacher_logits[indices]
+            for numbers in shuffled_batches(len(self.task.seeds), settings.batch_size, settings.steps, generator):
+                yield self.images(numbers), teacher_logits[numbers]
 
         return adapt(
             student,
@@ -115,19 +123,19 @@ class Learner:
         )
 
     def start(self, layer: str, A: Tensor, basis: Tensor | None) -> NewGate:
-        """The new gate of a layer before adaptation, constrained by `basis [m, d]` if there is one."""
-        settings = self.settings
+        """Return the new gate of a layer before adaptation, constrained by `basis [m, d]` if there is one."""
+        settings, device = self.settings, self.pretrained.device
         width = A.shape[1]
         constraint = None
         if basis is not None:
             constraint = NullSpaceProjector(basis, settings.relaxation, settings.relaxation_decay)
         covers_bias = settings.subspace_inputs == "mean"
         if settings.gate_start == "random":
-            generator = task_generator(settings.seed, self.task, layer)
-            weight = torch.randn(1, width, generator=generator).to(self.device) * RANDOM_START
-            return NewGate(weight, torch.zeros(1, device=self.device), constraint, covers_bias)
-        constant = torch.full((1,), CONSTANT_START, device=self.device)
-        gate = NewGate(torch.zeros(1, width, device=self.device), constant, constraint, covers_bias)
+            generator = task_generator(settings.seed, self.task.name, layer)
+            weight = torch.randn(1, width, generator=generator).to(device) * RANDOM_START
+            return NewGate(weight, torch.zeros(1, device=device), constraint, covers_bias)
+        constant = torch.full((1,), CONSTANT_START, device=device)
+        gate = NewGate(torch.zeros(1, width, device=device), constant, constraint, covers_bias)
         if basis is not None:
             inside = NullSpaceProjector(basis).project(gate.vector())
             gate.weight, bias = gate.split(inside)
@@ -135,10 +143,9 @@ class Learner:
             gate.weight = gate.weight.clone()
         return gate
 
-    def _batches(self) -> Iterator[list[int]]:
-        size = self.settings.batch_size
-        for start in range(0, len(self.seeds), size):
-            yield list(range(start, min(start + size, len(self.seeds))))
+    def _batches(self) -> Iterator[range]:
+        size, count = self.settings.batch_size, len(self.task.seeds)
+        return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 
 @dataclass
@@ -152,7 +159,7 @@ class InputRecorder:
     _moments: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, layer: str, x: Tensor) -> Tensor:
-        """The layer's output; its input `[B, N, d_in]` is recorded."""
+        """Return the layer's output; its input `[B, N, d_in]` is recorded."""
         if layer in self.layers and self.every_token:
             tokens = x.flatten(0, 1).double()  # [B N, d_in]
             self._moments[layer] = self._moments.get(layer, 0) + tokens.T @ tokens
@@ -162,22 +169,14 @@ class InputRecorder:
         return self.linear(layer, x)
 
     def directions(self, layer: str, count: int) -> Tensor:
-        """The leading directions of the recorded inputs, `[count, d]`."""
+        """Return the leading directions of the recorded inputs, `[count, d]`."""
         if self.every_token:
             return leading_directions(self._moments[layer], count).float()
         return leading_row_directions(torch.cat(self._rows[layer]).double(), count).float()
 
 
-def _stacked(frozen: GatedExperts | None, expert: tuple[Tensor, Tensor]) -> ExpertStack:
-    """All experts of one layer with the new one, (B, A), last."""
-    B, A = expert
-    if frozen is None:
-        return ExpertStack(A[None], B[None])
-    return ExpertStack(torch.cat([frozen.experts.A, A[None]]), torch.cat([frozen.experts.B, B[None]]))
-
-
 def _gated(stack: ExpertStack, frozen: GatedExperts | None, gate: NewGate) -> GatedExperts:
-    """All experts of one layer with the frozen gates of the earlier ones and the gate that learns."""
+    """Return all experts of one layer with the frozen gates of the earlier ones and the gate that learns."""
     if frozen is None:
         return GatedExperts(stack, gate.weight, gate.bias)
     weight, bias = torch.cat([frozen.gate_weight, gate.weight]), torch.cat([frozen.gate_bias, gate.bias])

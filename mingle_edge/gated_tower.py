@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear, Pooling
+from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear
 from mingle_edge.merged_model import MergedModel
-from mingle_edge.router import Discriminants
+from mingle_edge.router import Router
+from mingle_edge.settings import Pooling
 from mingle_edge.vision_tower import Linear, Parameters, embed_images, plain_linear, router_features
 
 Observer = Callable[[str, Tensor], None]
@@ -117,7 +118,7 @@ class GatedTower:
         return torch.from_numpy(posterior), torch.from_numpy(confidence)
 
     @property
-    def router(self) -> Discriminants | None:
+    def router(self) -> Router | None:
         """The router's arithmetic, None in the layer scope."""
         return self._router
 

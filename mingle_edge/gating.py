@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mingle_edge.settings import Pooling
 from mingle_edge.vision_tower import Linear, Parameters, plain_linear
-
-Pooling = Literal["image", "batch"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,17 @@ class GatedExperts:
     experts: ExpertStack
     gate_weight: Tensor  # [T, d_in]
     gate_bias: Tensor  # [T]
+
+    def appended(self, new: GatedExperts) -> GatedExperts:
+        """Return these experts and gates with the new ones behind them."""
+        stack = ExpertStack(torch.cat([self.experts.A, new.experts.A]), torch.cat([self.experts.B, new.experts.B]))
+        weight, bias = torch.cat([self.gate_weight, new.gate_weight]), torch.cat([self.gate_bias, new.gate_bias])
+        return GatedExperts(stack, weight, bias)
+
+    def alone(self, task: int) -> GatedExperts:
+        """Return one task's expert with its gate."""
+        one = slice(task, task + 1)
+        return GatedExperts(ExpertStack(self.experts.A[one], self.experts.B[one]), self.gate_weight[one], self.gate_bias[one])
 
 
 def gate_values(x: Tensor, weight: Tensor, bias: Tensor, pooling: Pooling = "image") -> Tensor:

@@ -1,4 +1,4 @@
-"""Images with classes, and the few of them that are drawn as seeds."""
+"""Finding the images that a task file names: labeled ones, and the calibration images drawn from them. Needs no torch to list."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from mingle_edge.errors import ImageFolderError
 from mingle_edge.hub import local_path, rooted
 from mingle_edge.image_folder import labelled_images, list_images
+from mingle_edge.image_set import ImageSet
 from mingle_edge.image_source import WHOLE, ImageSource
 from mingle_edge.parquet_images import ParquetImages
 from mingle_edge.progress import Progress, silent
-from mingle_edge.seeds import task_generator
+from mingle_edge.seeds import permutation, task_generator
 from mingle_edge.task_file import TaskSource
 
 
-class LabelledImages(Protocol):
+class LabeledSource(Protocol):
     """Images by number, with their classes; those that are not asked for need not exist as files."""
 
     labels: list[int]  # class numbers
 
     def paths(self, numbers: Sequence[int], progress: Progress = silent) -> list[Path]:
-        """Files of the images with these numbers."""
+        """Return files of the images with these numbers."""
 
 
 class _Files:
@@ -40,57 +39,57 @@ class _Files:
         return [self._paths[n] for n in numbers]
 
 
-def labelled_paths(
-    source: ImageSource, base: Path, classes: Sequence[str], progress: Progress = silent
-) -> list[tuple[Path, int]]:
-    """Every image of a labelled source with the number of its class, relative paths starting from `base`.
+def read_labeled(source: ImageSource, base: Path, classes: Sequence[str], progress: Progress = silent) -> ImageSet:
+    """Return every image of a labeled source with the number of its class, relative paths starting from `base`.
 
     Raises:
         ImageFolderError: nothing there, classes that do not match, or a class without images.
         HubError: the source is on the hub, and the hub or the cache does not have it.
     """
-    images, chosen = _open(source, base, classes)
-    numbers = sorted(number for of_class in chosen for number in of_class)
-    return [(path, images.labels[n]) for path, n in zip(images.paths(numbers, progress), numbers, strict=True)]
+    images, by_class = _open(source, base, classes)
+    numbers = sorted(number for of_class in by_class for number in of_class)
+    return ImageSet(images.paths(numbers, progress), [images.labels[n] for n in numbers])
 
 
 def draw_seeds(
     source: ImageSource, base: Path, classes: Sequence[str], per_class: int, seed: int, progress: Progress = silent
-) -> list[Path]:
-    """`per_class` images of every class of a labelled source, drawn at random, in an order that says nothing of classes.
+) -> ImageSet:
+    """Draw `per_class` images of every class of a labeled source at random, in an order that says nothing of classes.
 
     The draw depends on `seed`, the class's name and its images, and on nothing else; a smaller draw is part of a larger one.
 
     Raises:
-        ImageFolderError: as `labelled_paths`, or a class has fewer images.
+        ImageFolderError: as `read_labeled`, or a class has fewer images.
     """
     if per_class == 0:
-        return []
-    images, chosen = _open(source, base, classes)
+        return ImageSet([])
+    images, by_class = _open(source, base, classes)
     drawn: list[int] = []
-    for name, numbers in zip(classes, chosen, strict=True):
+    for name, numbers in zip(classes, by_class, strict=True):
         if len(numbers) < per_class:
             raise ImageFolderError(
                 f"{source.files}: class {name!r} has {len(numbers)} images, and {per_class} seeds of each class are asked for; "
                 "add images, or ask for fewer"
             )
-        order = torch.randperm(len(numbers), generator=task_generator(seed, name, "seeds"))
-        drawn += [numbers[i] for i in order[:per_class].tolist()]
-    shuffled = torch.randperm(len(drawn), generator=task_generator(seed, "", "order of seeds"))
-    return images.paths([drawn[i] for i in shuffled.tolist()], progress)
+        drawn += [numbers[i] for i in permutation(len(numbers), task_generator(seed, name, "seeds"))[:per_class]]
+    order = permutation(len(drawn), task_generator(seed, "", "order of seeds"))
+    return ImageSet(images.paths([drawn[i] for i in order], progress))
 
 
-def seed_paths(task: TaskSource, base: Path, seed: int, progress: Progress = silent) -> list[Path]:
-    """The seed images of a task: all of its folder, or those drawn from a labelled source with the settings' `seed`."""
+def read_seeds(task: TaskSource, base: Path, seed: int, progress: Progress = silent) -> ImageSet:
+    """Return a task's calibration images, the task file's `seeds`, which is what the paper calls them.
+
+    They are all images of a folder, or those drawn from a labeled source with the settings' `seed`. Raises as `draw_seeds`.
+    """
     if task.seeds_per_class is None:
-        return list_images(local_path(task.seeds.files, base))
+        return ImageSet(list_images(local_path(task.seeds.files, base)))
     return draw_seeds(task.seeds, base, task.classes, task.seeds_per_class, seed, progress)
 
 
-def _open(source: ImageSource, base: Path, classes: Sequence[str]) -> tuple[LabelledImages, list[list[int]]]:
-    """The images of a source, and by class the numbers of those in its share."""
+def _open(source: ImageSource, base: Path, classes: Sequence[str]) -> tuple[LabeledSource, list[list[int]]]:
+    """Open a source, and return by class the numbers of the images in its share."""
     folder, files = rooted(source.files, base)
-    images: LabelledImages
+    images: LabeledSource
     if source.parquet:
         images = ParquetImages(replace(source, files=files), folder, classes)
     else:
@@ -108,7 +107,7 @@ def _open(source: ImageSource, base: Path, classes: Sequence[str]) -> tuple[Labe
 
 
 def _shared(numbers: list[int], share: tuple[float, float]) -> list[int]:
-    """The part of a class's images between two fractions; parts with a common border divide them without a rest."""
+    """Return the part of a class's images between two fractions; parts with a common border divide them without a rest."""
     mixed = sorted(numbers, key=lambda number: hashlib.sha256(str(number).encode()).digest())
     first, last = (round(fraction * len(mixed)) for fraction in share)
     return mixed[first:last]

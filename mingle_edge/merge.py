@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mingle_edge.device import choose_device
 from mingle_edge.durable import why_not_written
 from mingle_edge.errors import MergedModelError
 from mingle_edge.folder_lock import LOCK, locked
@@ -17,41 +17,59 @@ from mingle_edge.merged_index import INDEX, Backbone, MergedIndex, TaskRecord
 from mingle_edge.merged_model import MergedModel, clear_remains, commit_task, create
 from mingle_edge.merged_size import bytes_to_write
 from mingle_edge.new_folder import check_new
-from mingle_edge.prepared import PreparedMerge, PreparedTask, prepare
 from mingle_edge.progress import Progress, silent
 from mingle_edge.task_file import read_task_file
-from mingle_edge.task_merging import TaskMerger
+
+if TYPE_CHECKING:
+    from mingle_edge.prepared import MergeInputs, TaskInputs
 
 
 def merge(
-    task_file: Path,
-    output: Path,
+    task_file: str | Path,
+    output: str | Path,
     *,
     into: bool = False,
     device: str = "auto",
     progress: Progress = silent,
 ) -> MergedModel:
-    """Merge the tasks of a task file into the folder `output`, committing each as it is done.
+    """Merge the tasks of a task file into the folder `output`, committing each as it is done, and return the model.
 
-    Without `into` the folder must be new, empty, or an interrupted merge of the same task file, which continues at its
-    first unfinished task. With `into` it must be a merged model of the same backbone and settings; tasks it already holds
-    are left alone. All inputs are checked before any work. Raises a `MingleError` of the part at fault.
+    The task file and the output are checked before torch is imported, and all that they name before any work.
+
+    Args:
+        task_file: TOML, as docs/task-file.md describes it.
+        output: without `into` a folder that is new, empty, or an interrupted merge of the same task file, which continues at
+            its first unfinished task; with `into` a merged model.
+        into: add to a merged model of the same backbone and settings; tasks it already holds are left alone.
+        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+        progress: is told how far the work is.
+
+    Raises:
+        TaskFileError: the task file is malformed, or names what is not there.
+        CheckpointError: a checkpoint cannot be read, is of another architecture, or holds values that are not finite.
+        ImageFolderError, HubError: of the images, or of what is on the hub.
+        MergedModelError: the output is in use or does not fit, or the disk refuses it.
+        DeviceError: there is no such device.
     """
-    chosen = choose_device(device)
-    tasks = read_task_file(task_file)
+    output = Path(output)
+    tasks = read_task_file(Path(task_file))
     if into:
         MergedModel.open(output)  # before a lock makes a folder of a wrong name
     with _claimed(output):
-        existing = _existing(output, into)
-        prepared = prepare(tasks, progress)
+        existing = MergedModel.open(output) if into or os.path.lexists(output / INDEX) else None
+        from mingle_edge.device import choose_device
+        from mingle_edge.prepared import read_merge_inputs
+        from mingle_edge.task_merging import TaskMerger
+
+        chosen = choose_device(device)
+        inputs = read_merge_inputs(tasks, progress)
         if existing is not None:
-            _check_continues(existing, prepared, into)
-        _check_index(prepared, existing)
-        _check_space(output, prepared, existing)
-        model = existing if existing is not None else _create(output, prepared)
-        backbone = {name: tensor.to(chosen) for name, tensor in prepared.backbone.tensors()}
-        merger = TaskMerger(model, backbone, chosen, progress)
-        for task in prepared.tasks:
+            _check_continues(existing, inputs, into)
+        _check_index(inputs, existing)
+        _check_space(output, inputs, existing)
+        model = existing if existing is not None else _create(output, inputs)
+        merger = TaskMerger(model, inputs.load(chosen), progress)
+        for task in inputs.tasks:
             if task.source.name in model.task_names:
                 continue
             started = time.perf_counter()
@@ -65,7 +83,7 @@ def merge(
 
 @contextmanager
 def _claimed(output: Path) -> Iterator[None]:
-    """The folder, for this merge alone; what a killed one left unfinished in it is gone."""
+    """Hold the folder for this merge alone, without what a killed one left unfinished in it."""
     with ExitStack() as stack:
         with _writing(output):
             stack.enter_context(locked(output / LOCK, "merge"))
@@ -78,31 +96,26 @@ def _claimed(output: Path) -> Iterator[None]:
 
 @contextmanager
 def _writing(output: Path) -> Iterator[None]:
-    """What the file system refuses within the block is a `MergedModelError`."""
+    """Raise `MergedModelError` for what the file system refuses within the block."""
     try:
         yield
     except OSError as error:
         raise MergedModelError(f"{output}: {why_not_written(error)}") from error
 
 
-def _existing(target: Path, into: bool) -> MergedModel | None:
-    """The model to continue, None for a fresh start. Raises `MergedModelError` where there must be one."""
-    return MergedModel.open(target) if into or os.path.lexists(target / INDEX) else None
-
-
-def _check_continues(model: MergedModel, prepared: PreparedMerge, into: bool) -> None:
-    """That the model in the folder is of this backbone and these settings, and its tasks are those of the file."""
-    if model.backbone_sha256 != prepared.backbone_sha256 or model.architecture != prepared.architecture:
+def _check_continues(model: MergedModel, inputs: MergeInputs, into: bool) -> None:
+    """Check that the model in the folder is of this backbone and these settings, and its tasks are those of the file."""
+    if model.backbone_sha256 != inputs.backbone_sha256 or model.architecture != inputs.architecture:
         raise MergedModelError(
             f"{model.path}: was merged from another backbone (sha256 {model.backbone_sha256[:12]}, the task file's is "
-            f"{prepared.backbone_sha256[:12]}); use the same backbone or another output folder"
+            f"{inputs.backbone_sha256[:12]}); use the same backbone or another output folder"
         )
-    if difference := model.settings.difference(prepared.settings):
+    if difference := model.settings.difference(inputs.settings):
         raise MergedModelError(
             f"{model.path}: was merged with other settings (there and in the task file: {'; '.join(difference)}); "
             "use the same settings or another output folder"
         )
-    given = {task.source.name: task for task in prepared.tasks}
+    given = {task.source.name: task for task in inputs.tasks}
     for record in model.tasks:
         task = given.get(record.name)
         if task is not None and task.sha256 != record.source_sha256:
@@ -118,18 +131,18 @@ def _check_continues(model: MergedModel, prepared: PreparedMerge, into: bool) ->
         )
 
 
-def _check_index(prepared: PreparedMerge, existing: MergedModel | None) -> None:
-    """That an index with all tasks will be read again, so that none is found unfit once it was merged."""
-    backbone = Backbone(prepared.architecture, prepared.backbone_source, prepared.backbone_sha256, prepared.logit_scale)
+def _check_index(inputs: MergeInputs, existing: MergedModel | None) -> None:
+    """Check that an index with all tasks will be read again, so that none is found unfit once it was merged."""
+    backbone = Backbone(inputs.architecture, inputs.backbone_source, inputs.backbone_sha256, inputs.logit_scale)
     merged = existing.tasks if existing is not None else ()
     names = [task.name for task in merged]
-    added = [_task_record(task, {}) for task in prepared.tasks if task.source.name not in names]
-    MergedIndex(backbone, prepared.settings, (*merged, *added)).to_text()
+    added = [_task_record(task, {}) for task in inputs.tasks if task.source.name not in names]
+    MergedIndex(backbone, inputs.settings, (*merged, *added)).to_text()
 
 
-def _check_space(target: Path, prepared: PreparedMerge, existing: MergedModel | None) -> None:
-    """That the disk has room for what will be written, so that no hour of work ends in a failed write."""
-    needed = bytes_to_write(prepared, existing)
+def _check_space(target: Path, inputs: MergeInputs, existing: MergedModel | None) -> None:
+    """Check that the disk has room for what will be written, so that no hour of work ends in a failed write."""
+    needed = bytes_to_write(inputs, existing)
     parent = next(folder for folder in (target, *target.absolute().parents) if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
@@ -139,21 +152,21 @@ def _check_space(target: Path, prepared: PreparedMerge, existing: MergedModel | 
         )
 
 
-def _create(target: Path, prepared: PreparedMerge) -> MergedModel:
-    backbone = {name: tensor.numpy() for name, tensor in prepared.backbone.tensors()}
+def _create(target: Path, inputs: MergeInputs) -> MergedModel:
+    backbone = {name: tensor.numpy() for name, tensor in inputs.backbone.tensors()}
     with _writing(target):
         return create(
             target,
             backbone=backbone,
-            architecture=prepared.architecture,
-            settings=prepared.settings,
-            logit_scale=prepared.logit_scale,
-            source=prepared.backbone_source,
-            sha256=prepared.backbone_sha256,
+            architecture=inputs.architecture,
+            settings=inputs.settings,
+            logit_scale=inputs.logit_scale,
+            source=inputs.backbone_source,
+            sha256=inputs.backbone_sha256,
         )
 
 
-def _task_record(task: PreparedTask, record: dict[str, object]) -> TaskRecord:
+def _task_record(task: TaskInputs, record: dict[str, object]) -> TaskRecord:
     return TaskRecord(
         name=task.source.name,
         classes=task.source.classes,

@@ -28,7 +28,7 @@ from mingle_edge.merged_index import TaskRecord as TaskRecord
 from mingle_edge.new_folder import new_folder
 from mingle_edge.partial_folder import abandoned
 from mingle_edge.plain_file import check_plain_file, find_file, refusal
-from mingle_edge.router import Discriminants, discriminants
+from mingle_edge.router import Router, fit_router
 from mingle_edge.router_depth import choose_depth
 from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.settings import Settings
@@ -129,7 +129,7 @@ class MergedModel:
 
     def gates(self, task: str) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Weight `[d_in]` and bias `[1]` of each gated layer (layer scope)."""
-        inputs = {layer: self.architecture.linear_shape(layer)[1] for layer in self._carrying}
+        inputs = {layer: self.architecture.linear_shape(layer)[1] for layer in self.settings.expert_layers(self.architecture)}
         shapes = {f"{layer}/weight": (d_in,) for layer, d_in in inputs.items()} | {f"{layer}/bias": (1,) for layer in inputs}
         rows = self._read(GATES, shapes, prefix=f"{self.task(task).name}/")
         return {layer: (rows[f"{layer}/weight"], rows[f"{layer}/bias"]) for layer in inputs}
@@ -162,12 +162,12 @@ class MergedModel:
         with self._computing():
             return choose_depth(statistics, self._features_per_depth)
 
-    def router(self) -> Discriminants:
+    def router(self) -> Router:
         """Image scope: the discriminants of these tasks at `router_depth`."""
         features = (self.router_depth + 1) * self._features_per_depth
         statistics = [self.router_statistics(name).first(features) for name in self.task_names]
         with self._computing():
-            return discriminants(statistics)
+            return fit_router(statistics)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -188,15 +188,12 @@ class MergedModel:
         """Directions `[added, d]` that this task added to each layer's protected subspace."""
         found = _read_tensors(self.path / NULL_SPACE, f"{self.task(task).name}/")
         biased = self.settings.subspace_inputs == "mean"  # the bias then counts as a weight
-        inputs = {layer: self.architecture.linear_shape(layer)[1] + biased for layer in self._carrying}
+        inputs = {
+            layer: self.architecture.linear_shape(layer)[1] + biased for layer in self.settings.expert_layers(self.architecture)
+        }
         shapes = {layer: (_length(found, layer), d) for layer, d in inputs.items()}
         _check_tensors(self.path / NULL_SPACE, found, shapes)
         return found
-
-    @property
-    def _carrying(self) -> list[str]:
-        kinds = self.settings.carrying()
-        return [layer for layer in self.architecture.block_linears() if layer.rsplit(".", 1)[-1] in kinds]
 
     def _read(self, name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> Arrays:
         found = _read_tensors(self.path / name, prefix)

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.merged_model import GATES, NULL_SPACE, ROUTER, MergedModel
-from mingle_edge.prepared import PreparedMerge, PreparedTask
 from mingle_edge.router_depth import deepest
 from mingle_edge.router_statistics import KEPT_SEEDS, MAX_FACTOR_ROWS, MOMENTS
 from mingle_edge.settings import Settings
+
+if TYPE_CHECKING:
+    from mingle_edge.prepared import MergeInputs, TaskInputs
 
 _FLOAT = 4  # bytes
 _OVERHEAD = 1 << 20  # bytes for the index, headers, and what a file system rounds up
 
 
-def bytes_to_write(prepared: PreparedMerge, existing: MergedModel | None) -> int:
+def bytes_to_write(inputs: MergeInputs, existing: MergedModel | None) -> int:
     """Return the most bytes that a merge will take of the disk at any moment, beside what is there. Each may be a little less.
 
     Files that hold rows of every task are written anew with each task, so that the last but one is there beside the last.
     """
-    architecture, settings = prepared.architecture, prepared.settings
+    architecture, settings = inputs.architecture, inputs.settings
     merged = existing.task_names if existing is not None else []
-    missing = [task for task in prepared.tasks if task.source.name not in merged]
+    missing = [task for task in inputs.tasks if task.source.name not in merged]
     if not missing:
         return 0
     backbone = 0 if existing is not None else _elements(architecture.parameter_shapes().values())
@@ -34,28 +37,25 @@ def bytes_to_write(prepared: PreparedMerge, existing: MergedModel | None) -> int
 
 
 def _expert(architecture: VisionArchitecture, settings: Settings) -> int:
-    """Elements of one expert."""
-    kinds = settings.carrying() if settings.scope == "layer" else ("patch_embedding", *settings.carrying(), "projection")
-    shapes = [architecture.linear_shape(layer) for layer in architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
+    """Count the elements of one expert."""
+    shapes = [architecture.linear_shape(layer) for layer in settings.expert_layers(architecture)]
     factors = sum(min(settings.rank, *shape) * sum(shape) for shape in shapes)
     return factors if settings.scope == "layer" else factors + _elements(architecture.vector_shapes().values())
 
 
-def _rows(architecture: VisionArchitecture, settings: Settings, task: PreparedTask) -> int:
-    """Elements that a task adds to files of all tasks: the router's statistics, gates, protected directions."""
-    carrying = [layer for layer in architecture.block_linears() if layer.rsplit(".", 1)[-1] in settings.carrying()]
-    inputs = sum(architecture.linear_shape(layer)[1] + 1 for layer in carrying)
-    gates = inputs if settings.scope == "layer" else 0
+def _rows(architecture: VisionArchitecture, settings: Settings, task: TaskInputs) -> int:
+    """Count the elements that a task adds to files of all tasks: the router's statistics, gates, protected directions."""
     if settings.scope == "layer":
-        return gates + settings.subspace_directions * inputs
+        gate_inputs = sum(architecture.linear_shape(layer)[1] + 1 for layer in settings.expert_layers(architecture))
+        return (1 + settings.subspace_directions) * gate_inputs
     each, seeds = 1 + settings.router_augmentations, len(task.seeds)
     features = (deepest(settings.router_blocks, architecture.layers) + 1) * MOMENTS * architecture.width
     factor = min(each * seeds, features, MAX_FACTOR_ROWS)
-    return gates + features * (1 + factor) + min(seeds, KEPT_SEEDS) * each * factor
+    return features * (1 + factor) + min(seeds, KEPT_SEEDS) * each * factor
 
 
 def _stored_rows(existing: MergedModel | None) -> int:
-    """Bytes of the files that hold rows of every task, as they are: they are copied into the new ones."""
+    """Count the bytes of the files that hold rows of every task, as they are: they are copied into the new ones."""
     if existing is None:
         return 0
     paths = [existing.path / name for name in (ROUTER, GATES, NULL_SPACE)]

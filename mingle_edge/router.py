@@ -24,7 +24,7 @@ SAMPLES = 4096  # drawn per task to find that bound
 
 
 @dataclass(frozen=True)
-class Discriminants:
+class Router:
     """The router's arithmetic. With features f `[F]`: v = (f - centre) weight; u = (f - centre) directions + shifts;
     posterior = softmax(v + bias + own), own_t = the sum of u_j^2 over the directions j of task t; z = v whitening;
     confidence = -min_t ||z - centers_t||^2, the negative squared Mahalanobis distance to the nearest task within the space
@@ -55,8 +55,8 @@ class Discriminants:
         return np.asarray(self.owners[:, None] == np.arange(len(self.bias)), dtype=np.float64)
 
 
-def discriminants(statistics: Sequence[RouterStatistics], own_share: float = OWN_SHARE) -> Discriminants:
-    """Discriminants of T >= 1 tasks from their statistics alone.
+def fit_router(statistics: Sequence[RouterStatistics], own_share: float = OWN_SHARE) -> Router:
+    """Router of T >= 1 tasks from their statistics alone.
 
     With S the pooled covariance, shrunk, and S_t that of task t, x is judged by its distance to the task's mean under
     `M + own_share S_t`, M = S without that share of the pooled covariance. The distance is that under M, which is linear in x
@@ -78,7 +78,7 @@ def discriminants(statistics: Sequence[RouterStatistics], own_share: float = OWN
     found = _own_directions(statistics, covariance, inverse, own_share) if judged else [np.zeros((len(scale), 0))]
     directions = np.concatenate(found, axis=1) / scale[:, None]  # [F, K]
     owners = np.repeat(np.arange(len(found)), [part.shape[1] for part in found])
-    unbounded = Discriminants(
+    unbounded = Router(
         centre=centre,
         weight=weight,
         bias=-0.5 * np.diag(gram),
@@ -111,9 +111,7 @@ def _own_directions(
     return found
 
 
-def _typical_confidence(
-    router: Discriminants, statistics: Sequence[RouterStatistics], covariance: Covariance, weight: float
-) -> float:
+def _typical_confidence(router: Router, statistics: Sequence[RouterStatistics], covariance: Covariance, weight: float) -> float:
     """The confidence that all but 0.1% of each task's images, drawn, and all but 1% of left-out seeds' exceed.
 
     Images are drawn around each task's mean with the scatter of its own seeds plus the pooled, shrunk covariance (the

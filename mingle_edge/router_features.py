@@ -1,4 +1,4 @@
-"""What the image router learns of a task: features of mild variations of its seed images."""
+"""What the image router learns of a task: features of mild variations of its calibration images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.errors import CheckpointError
+from mingle_edge.finetuned_task import PretrainedModel
+from mingle_edge.image_set import ImageSet
 from mingle_edge.progress import Progress, silent
+from mingle_edge.router_depth import deepest
 from mingle_edge.router_statistics import RouterStatistics
-from mingle_edge.seeds import SeedImages
-from mingle_edge.vision_tower import Parameters, router_features
+from mingle_edge.seeds import task_generator
+from mingle_edge.settings import Settings
+from mingle_edge.vision_tower import router_features
 
 MOST_VARIATIONS = 1024  # images per task in all; more seeds need fewer variations each
 SHIFT = 1 / 16  # of the image's side, at most
@@ -20,7 +24,7 @@ BATCH = 64  # images
 
 
 def mild_variations(images: Tensor, count: int, architecture: VisionArchitecture, generator: torch.Generator) -> Tensor:
-    """The preprocessed images `[B, 3, H, W]`, each followed by `count` variations of it: `[B, 1 + count, 3, H, W]`.
+    """Return preprocessed images `[B, 3, H, W]`, each followed by `count` variations of it: `[B, 1 + count, 3, H, W]`.
 
     Shifted by up to a sixteenth of the side (edges repeated), with gain, offset and noise on the pixel values.
     """
@@ -41,33 +45,28 @@ def mild_variations(images: Tensor, count: int, architecture: VisionArchitecture
 
 @torch.inference_mode()
 def router_statistics(
-    seeds: SeedImages,
-    backbone: Parameters,
-    architecture: VisionArchitecture,
-    *,
-    blocks: int,
-    augmentations: int,
-    generator: torch.Generator,
-    device: torch.device,
-    progress: Progress = silent,
+    task: str, seeds: ImageSet, pretrained: PretrainedModel, settings: Settings, progress: Progress = silent
 ) -> RouterStatistics:
-    """The statistics of one task's seeds; they depend on no other task.
+    """Return what the router keeps of a task, from its calibration images alone. It depends on no other task.
 
     Raises:
         CheckpointError: the backbone computes values that are not finite.
     """
-    count = min(augmentations, max(1, MOST_VARIATIONS // len(seeds)))
+    architecture = pretrained.architecture
+    generator = task_generator(settings.seed, task, "router")
+    blocks = deepest(settings.router_blocks, architecture.layers)
+    count = min(settings.router_augmentations, max(1, MOST_VARIATIONS // len(seeds)))
     per_batch = max(1, BATCH // (1 + count))
     features = []
     for start in range(0, len(seeds), per_batch):
-        indices = list(range(start, min(start + per_batch, len(seeds))))
-        images = mild_variations(seeds.load(indices), count, architecture, generator).to(device)
-        of_batch = router_features(images.flatten(0, 1), backbone, architecture, blocks)
+        numbers = range(start, min(start + per_batch, len(seeds)))
+        images = mild_variations(seeds.load(numbers, architecture), count, architecture, generator).to(pretrained.device)
+        of_batch = router_features(images.flatten(0, 1), pretrained.backbone, architecture, blocks)
         if not of_batch.isfinite().all():
             raise CheckpointError(
                 f"the backbone's features of {seeds.paths[start]} or an image after it are not finite, so its weights are too "
                 "large to compute with; use an undamaged checkpoint"
             )
-        features.append(of_batch.reshape(len(indices), 1 + count, -1).cpu())
-        progress("router", indices[-1] + 1, len(seeds))
+        features.append(of_batch.reshape(len(numbers), 1 + count, -1).cpu())
+        progress("router", numbers.stop, len(seeds))
     return RouterStatistics.from_features(torch.cat(features).numpy())

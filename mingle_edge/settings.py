@@ -7,7 +7,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.errors import TaskFileError, shown
+
+Pooling = Literal["image", "batch"]
+"""Over what a gate value is averaged besides the tokens of an image: nothing more, or the batch."""
+CONSTANT_START = 0.3
+"""A constant gate at the scale of static experts in the paper's ablation."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Settings:
 
     # Gates and their test-time adaptation (section 3.2).
     interference_projection: bool = True  # keep a new expert out of the leading directions of earlier ones
-    gate_pooling: Literal["image", "batch"] = "image"  # over what a gate value is averaged besides tokens
+    gate_pooling: Pooling = "image"
     gate_start: Literal["null-space", "random"] = "null-space"  # a small constant inside the null space, or N(0, 0.01)
     steps: int = 50
     learning_rate: float = 1e-4
@@ -42,8 +48,13 @@ class Settings:
     relaxation_decay: float = 0.99  # beta
 
     def carrying(self) -> tuple[str, ...]:
-        """The linear layers of a block that carry experts."""
+        """Return the linear layers of a block that carry experts."""
         return ("q", "k", "v", "out", "fc1", "fc2") if self.layers == "attn+mlp" else ("q", "k", "v", "fc1")
+
+    def expert_layers(self, architecture: VisionArchitecture) -> list[str]:
+        """Return every linear layer of a tower that carries experts, in order of depth; the first and last in the image scope."""
+        kinds = (*self.carrying(), *(("patch_embedding", "projection") if self.scope == "image" else ()))
+        return [layer for layer in architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_mapping` turns back into equal settings."""

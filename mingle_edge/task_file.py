@@ -15,6 +15,7 @@ from mingle_edge.errors import MOST_SHOWN, FileError, HubError, TaskFileError, s
 from mingle_edge.hub import is_hub_reference, parse_hub_reference
 from mingle_edge.image_source import CLASS, WHOLE, ImageSource
 from mingle_edge.plain_file import check_plain_file, find_file
+from mingle_edge.settings import Settings
 from mingle_edge.text_file import read_text
 from mingle_edge_runtime.task_names import TASK_NAME
 
@@ -64,7 +65,7 @@ class TaskFile:
 
     path: Path
     backbone: BackboneSource
-    settings: dict[str, Any]  # as written; mingle_edge.settings checks names and values
+    settings: dict[str, Any]  # those that are written, of names and values that `Settings` allows
     tasks: list[TaskSource]  # in the order of merging
 
 
@@ -84,6 +85,7 @@ def read_task_file(path: Path) -> TaskFile:
     top.check_keys(_TABLES)
     backbone = _Table(path, "[backbone]", top.value("backbone", dict))
     settings: dict[str, Any] = top.value("settings", dict, {})
+    Settings.from_mapping(settings, f"{path}: [settings]")
     tables = top.value("task", list)
     if not tables or not all(isinstance(table, dict) for table in tables):
         raise top.error("task", "must be [[task]] tables, one for each fine-tuned model")

@@ -18,17 +18,15 @@ from torch import Tensor
 from mingle_edge.adaptation import NewGate
 from mingle_edge.errors import CheckpointError
 from mingle_edge.experts import Factors, build_expert
-from mingle_edge.gate_learning import Learner
+from mingle_edge.finetuned_task import FinetunedTask, PretrainedModel
+from mingle_edge.gate_learning import GateLearner
 from mingle_edge.gated_tower import CompleteExpert, load_layer_experts
 from mingle_edge.gating import ExpertStack, GatedExperts
 from mingle_edge.merged_model import Arrays, MergedModel, TaskTensors
-from mingle_edge.prepared import PreparedTask
-from mingle_edge.progress import Progress
-from mingle_edge.router_depth import deepest
+from mingle_edge.prepared import TaskInputs
+from mingle_edge.progress import Progress, silent
 from mingle_edge.router_features import router_statistics
-from mingle_edge.router_statistics import RouterStatistics
-from mingle_edge.seeds import SeedImages, task_generator
-from mingle_edge.vision_tower import Parameters
+from mingle_edge.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class LayerTask:
     factors: dict[str, Factors]
     gates: dict[str, NewGate]
     protected: dict[str, Tensor]  # layer -> directions [added, d]
-    energy: float  # share of the task vectors' squared norm that the experts hold
+    explained_norm: float  # share of the task vectors' squared norm that the experts hold
     losses: list[float]
 
 
@@ -51,7 +49,7 @@ class LayerState:
 
     @classmethod
     def of_model(cls, model: MergedModel, device: torch.device) -> LayerState:
-        """The state a merged model is in."""
+        """Read the state that a merged model is in."""
         added = [model.null_space(name) for name in model.task_names]
         basis = {
             layer: torch.cat([torch.from_numpy(directions[layer]) for directions in added]).to(device)
@@ -60,12 +58,12 @@ class LayerState:
         return cls(load_layer_experts(model, device), basis)
 
     def grown(self, task: LayerTask) -> LayerState:
-        """The state with one more task."""
+        """Return the state with one more task."""
         experts = {}
         for layer, (B, A) in task.factors.items():
-            gate, old = task.gates[layer], self.experts.get(layer)
+            gate, earlier = task.gates[layer], self.experts.get(layer)
             new = GatedExperts(ExpertStack(A[None].contiguous(), B[None].contiguous()), gate.weight, gate.bias)
-            experts[layer] = new if old is None else _joined(old, new)
+            experts[layer] = new if earlier is None else earlier.appended(new)
         basis = {
             layer: torch.cat([self.basis[layer], added]) if layer in self.basis else added.contiguous()
             for layer, added in task.protected.items()
@@ -73,94 +71,73 @@ class LayerState:
         return LayerState(experts, basis)
 
 
-def merge_into_layers(learner: Learner, finetuned: Parameters, state: LayerState) -> LayerTask:
-    """Layer scope, the paper's method: projected experts, adapted gates, protected directions."""
-    factors, energy = layer_experts(learner, finetuned, state)
-    teacher = learner.teacher_logits(finetuned)
-    gates, layers, losses = learner.learn_in_layers(factors, state.experts, state.basis, teacher)
-    return LayerTask(factors, gates, learner.protect(layers, state.basis), energy, losses)
+def merge_into_layers(learner: GateLearner, state: LayerState) -> LayerTask:
+    """Merge a task in the layer scope, the paper's method: projected experts, adapted gates, protected directions."""
+    factors, explained_norm = layer_experts(learner.task, learner.pretrained, learner.settings, state, learner.progress)
+    gates, layers, losses = learner.learn(factors, state.experts, state.basis, learner.teacher_logits())
+    return LayerTask(factors, gates, learner.protect(layers, state.basis), explained_norm, losses)
 
 
-def layer_experts(learner: Learner, finetuned: Parameters, state: LayerState) -> tuple[dict[str, Factors], float]:
-    """The experts of the layer scope, kept out of earlier ones' directions if so set, and the energy they hold."""
+def layer_experts(
+    task: FinetunedTask, pretrained: PretrainedModel, settings: Settings, state: LayerState, progress: Progress = silent
+) -> tuple[dict[str, Factors], float]:
+    """Return the experts of the layer scope, kept out of earlier ones' directions if so set, and their explained norm."""
     earlier: dict[str, list[Factors]] = {}
-    if learner.settings.interference_projection:
+    if settings.interference_projection:
         earlier = {layer: list(zip(old.experts.B, old.experts.A, strict=True)) for layer, old in state.experts.items()}
-    return _experts(learner, _carrying(learner), finetuned, earlier)
+    return _experts(task, pretrained, settings, earlier, progress)
 
 
-def complete_expert(learner: Learner, finetuned: Parameters) -> tuple[CompleteExpert, float]:
-    """Image scope: a complete expert from the raw task vector, and the energy it holds. It depends on no other task."""
-    factors, energy = _experts(learner, ["patch_embedding", *_carrying(learner), "projection"], finetuned, {})
-    return CompleteExpert(factors, {name: finetuned[name] for name in learner.architecture.vector_shapes()}), energy
-
-
-def seed_statistics(learner: Learner) -> RouterStatistics:
-    """Image scope: what the router keeps of the task. It depends on no other task."""
-    settings, architecture = learner.settings, learner.architecture
-    return router_statistics(
-        learner.seeds,
-        learner.backbone,
-        architecture,
-        blocks=deepest(settings.router_blocks, architecture.layers),
-        augmentations=settings.router_augmentations,
-        generator=task_generator(settings.seed, learner.task, "router"),
-        device=learner.device,
-        progress=learner.progress,
-    )
+def complete_expert(
+    task: FinetunedTask, pretrained: PretrainedModel, settings: Settings, progress: Progress = silent
+) -> tuple[CompleteExpert, float]:
+    """Return the image scope's expert, from the raw task vector, and its explained norm. It depends on no other task."""
+    factors, explained_norm = _experts(task, pretrained, settings, {}, progress)
+    own = {name: task.finetuned[name] for name in pretrained.architecture.vector_shapes()}
+    return CompleteExpert(factors, own), explained_norm
 
 
 class TaskMerger:
     """Merges one task after another into a model; nothing of earlier tasks is read again."""
 
-    def __init__(self, model: MergedModel, backbone: Parameters, device: torch.device, progress: Progress) -> None:
+    def __init__(self, model: MergedModel, pretrained: PretrainedModel, progress: Progress) -> None:
         """`model` holds the tasks merged already."""
         self.model = model
-        self.backbone = backbone
-        self.device = device
+        self.pretrained = pretrained
         self.progress = progress
         self._state: LayerState | None = None  # of the layer scope, read when first needed
 
-    def merge(self, task: PreparedTask) -> tuple[TaskTensors, dict[str, Any]]:
-        """Everything to be committed of the task, and its record for the index.
+    def merge(self, inputs: TaskInputs) -> tuple[TaskTensors, dict[str, Any]]:
+        """Return everything to be committed of the task, and its record for the index.
 
         Raises:
             CheckpointError: some of it is not finite.
         """
-        finetuned = {name: tensor.to(self.device) for name, tensor in task.checkpoint.tensors()}
-        # A vision-only checkpoint has no projection: it was trained under the backbone's.
-        finetuned.setdefault("projection.weight", self.backbone["projection.weight"])
-        learner = Learner(
-            task=task.source.name,
-            backbone=self.backbone,
-            architecture=self.model.architecture,
-            settings=self.model.settings,
-            seeds=SeedImages(task.seeds, self.model.architecture),
-            head=task.head.to(self.device),
-            logit_scale=self.model.logit_scale,
-            device=self.device,
-            progress=self.progress,
-        )
-        if self.model.scope == "layer":
-            state = self._state or LayerState.of_model(self.model, self.device)
-            in_layers = merge_into_layers(learner, finetuned, state)
-            self._state = state.grown(in_layers)
+        task, pretrained, settings = inputs.load(self.pretrained), self.pretrained, self.model.settings
+        if settings.scope == "layer":
+            tensors, record = self._merge_into_layers(GateLearner(task, pretrained, settings, self.progress))
+        else:
+            expert, explained_norm = complete_expert(task, pretrained, settings, self.progress)
             tensors = TaskTensors(
-                expert=_factor_arrays(in_layers.factors),
+                expert=_factor_arrays(expert.factors) | {name: _array(value) for name, value in expert.vectors.items()},
                 head=_array(task.head),
-                gates={layer: (_array(gate.weight[0]), _array(gate.bias)) for layer, gate in in_layers.gates.items()},
-                null_space={layer: _array(directions) for layer, directions in in_layers.protected.items()},
+                router=router_statistics(task.name, task.seeds, pretrained, settings, self.progress),
             )
-            _check_finite(task.source.name, tensors)
-            return tensors, {"energy": in_layers.energy, "losses": in_layers.losses}
-        expert, energy = complete_expert(learner, finetuned)
+            record = {"explained_norm": explained_norm, "losses": []}
+        _check_finite(task.name, tensors)
+        return tensors, record
+
+    def _merge_into_layers(self, learner: GateLearner) -> tuple[TaskTensors, dict[str, Any]]:
+        state = self._state or LayerState.of_model(self.model, self.pretrained.device)
+        added = merge_into_layers(learner, state)
+        self._state = state.grown(added)
         tensors = TaskTensors(
-            expert=_factor_arrays(expert.factors) | {name: _array(value) for name, value in expert.vectors.items()},
-            head=_array(task.head),
-            router=seed_statistics(learner),
+            expert=_factor_arrays(added.factors),
+            head=_array(learner.task.head),
+            gates={layer: (_array(gate.weight[0]), _array(gate.bias)) for layer, gate in added.gates.items()},
+            null_space={layer: _array(directions) for layer, directions in added.protected.items()},
         )
-        _check_finite(task.source.name, tensors)
-        return tensors, {"energy": energy, "losses": []}
+        return tensors, {"explained_norm": added.explained_norm, "losses": added.losses}
 
 
 def _check_finite(task: str, tensors: TaskTensors) -> None:
@@ -175,30 +152,24 @@ def _check_finite(task: str, tensors: TaskTensors) -> None:
             )
 
 
-def _carrying(learner: Learner) -> list[str]:
-    kinds = learner.settings.carrying()
-    return [layer for layer in learner.architecture.block_linears() if layer.rsplit(".", 1)[-1] in kinds]
-
-
 def _experts(
-    learner: Learner, layers: Sequence[str], finetuned: Parameters, earlier: Mapping[str, Sequence[Factors]]
+    task: FinetunedTask,
+    pretrained: PretrainedModel,
+    settings: Settings,
+    earlier: Mapping[str, Sequence[Factors]],
+    progress: Progress,
 ) -> tuple[dict[str, Factors], float]:
-    """An expert (B, A) per layer, and the share of the task vectors' squared norm they hold."""
+    """Return an expert (B, A) per layer, and the share of the task vectors' squared norm they hold."""
     factors: dict[str, Factors] = {}
     kept = total = 0.0
+    layers = settings.expert_layers(pretrained.architecture)
     for done, layer in enumerate(layers):
-        task_vector = finetuned[f"{layer}.weight"] - learner.backbone[f"{layer}.weight"]
-        factors[layer] = build_expert(task_vector, learner.settings.rank, earlier.get(layer, ()))
+        task_vector = pretrained.task_vector(task.finetuned, layer)
+        factors[layer] = build_expert(task_vector, settings.rank, earlier.get(layer, ()))
         kept += float(factors[layer][1].double().square().sum())  # B has orthonormal columns: ||B A|| = ||A||
         total += float(task_vector.double().square().sum())
-        learner.progress("experts", done + 1, len(layers), layer)
+        progress("experts", done + 1, len(layers), layer)
     return factors, kept / total if total else 1.0
-
-
-def _joined(old: GatedExperts, new: GatedExperts) -> GatedExperts:
-    stack = ExpertStack(torch.cat([old.experts.A, new.experts.A]), torch.cat([old.experts.B, new.experts.B]))
-    weight, bias = torch.cat([old.gate_weight, new.gate_weight]), torch.cat([old.gate_bias, new.gate_bias])
-    return GatedExperts(stack, weight, bias)
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

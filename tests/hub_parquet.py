@@ -13,6 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from mingle_edge.image_source import ImageSource
+from mingle_edge.labelled_images import read_labeled
+
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # what the feature Image is stored as
 
 
@@ -49,3 +52,9 @@ def write_shard(
     metadata = {"huggingface": json.dumps({"info": {"features": described}})}
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=rows_per_group)
+
+
+def labeled_pairs(source: ImageSource, base: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """Return every image of a labeled source with the number of its class."""
+    images = read_labeled(source, base, classes)
+    return list(zip(images.paths, images.labels, strict=True))

@@ -17,19 +17,17 @@ from click.testing import CliRunner
 from mingle_edge.checkpoints import open_checkpoint
 from mingle_edge.cli import main
 from mingle_edge.comparison import execution
-from mingle_edge.comparison.ablations import ABLATIONS, with_ablations
 from mingle_edge.comparison.cell import Cell, CellResult
-from mingle_edge.comparison.compare import Plan, compare
-from mingle_edge.comparison.entries import parse_entries
+from mingle_edge.comparison.compare import ComparisonOptions, compare, task_orders, tuning_order
+from mingle_edge.comparison.entries import ABLATIONS, parse_entries, with_ablations
 from mingle_edge.comparison.kept_cells import KeptCells
 from mingle_edge.comparison.material import Material
-from mingle_edge.comparison.orders import task_orders, tuning_order
 from mingle_edge.comparison.registry import DEFAULT, SPECS
 from mingle_edge.comparison.results import Finished, between_tasks, steps, summarise
 from mingle_edge.corruptions import Corruption
 from mingle_edge.errors import ComparisonError
 from mingle_edge.images import load_images
-from mingle_edge.prepared import prepare
+from mingle_edge.prepared import read_merge_inputs
 from mingle_edge.progress import silent
 from mingle_edge.task_file import read_task_file
 from mingle_edge.vision_tower import embed_images
@@ -47,7 +45,7 @@ def compared_file(tmp_path_factory):
 def compared(compared_file, tmp_path_factory):
     """A comparison, and the folder it is in."""
     folder = tmp_path_factory.mktemp("comparison")
-    return compare(Plan(compared_file, METHODS, orders=2, tune=True, parallel=False, device="cpu"), folder), folder
+    return compare(compared_file, folder, ComparisonOptions(METHODS, orders=2, tune=True, parallel=False, device="cpu")), folder
 
 
 def timeless(results):
@@ -62,7 +60,7 @@ def timeless(results):
 def averaged_accuracies(file, order):
     """Accuracy of running averages `[step, task]` under P1 and P3, by a plain loop."""
     tasks = read_task_file(file)
-    prepared = prepare(tasks, silent)
+    prepared = read_merge_inputs(tasks, silent)
     base, architecture = file.parent, prepared.architecture
     towers = {
         t.source.name: dict(open_checkpoint(t.source.weights, base=base, architecture=architecture).tensors())
@@ -140,9 +138,9 @@ def test_tuning_tries_as_often_for_every_method_and_takes_the_best(compared):
 def test_a_finished_comparison_computes_nothing_again(compared, compared_file, monkeypatch):
     results, folder = compared
     monkeypatch.setattr(execution, "run_cell", None)
-    again = compare(Plan(compared_file, METHODS, orders=2, tune=True, parallel=False, device="cpu"), folder)
+    again = compare(compared_file, folder, ComparisonOptions(METHODS, orders=2, tune=True, parallel=False, device="cpu"))
     assert timeless(again) == timeless(results)
-    more = compare(Plan(compared_file, "image", orders=1, parallel=False, device="cpu"), folder)
+    more = compare(compared_file, folder, ComparisonOptions("image", orders=1, parallel=False, device="cpu"))
     assert more["failed"] == []
     assert json.loads((folder / "results.json").read_text()) == more
 
@@ -150,25 +148,25 @@ def test_a_finished_comparison_computes_nothing_again(compared, compared_file, m
 def test_a_damaged_cell_and_a_changed_image_are_computed_again(compared_file, tmp_path):
     copy = tmp_path / "tasks"
     shutil.copytree(compared_file.parent, copy)
-    plan = Plan(copy / compared_file.name, "pretrained", orders=1, parallel=False, device="cpu")
+    file, plan = copy / compared_file.name, ComparisonOptions("pretrained", orders=1, parallel=False, device="cpu")
     folder = tmp_path / "out"
-    results = compare(plan, folder)
+    results = compare(file, folder, plan)
     assert len(list((folder / "cells").iterdir())) == 2
     kept = KeptCells(folder / "cells")
     for path in (folder / "cells").iterdir():
         path.write_text(path.read_text()[:-20])
         assert kept.load(path.stem) is None
-    assert timeless(compare(plan, folder)) == timeless(results)
+    assert timeless(compare(file, folder, plan)) == timeless(results)
     image = next((copy / "test" / "task0").rglob("*.png"))
     shutil.copy(next((copy / "test" / "task1").rglob("*.png")), image)
-    compare(plan, folder)
+    compare(file, folder, plan)
     assert len(list((folder / "cells").iterdir())) == 4
 
 
 def test_a_cell_that_fails_is_named_costs_no_other_and_is_tried_again(compared_file, tmp_path):
-    plan = Plan(compared_file, "image(rank=0),weight-averaging", orders=1, parallel=False, device="cpu")
+    plan = ComparisonOptions("image(rank=0),weight-averaging", orders=1, parallel=False, device="cpu")
     for _ in range(2):
-        results = compare(plan, tmp_path)
+        results = compare(compared_file, tmp_path, plan)
         (failed,) = results["failed"]
         assert failed["method"] == "image(rank=0)"
         assert "rank must be at least 1" in failed["error"]
@@ -185,11 +183,11 @@ def test_on_ray_a_dead_worker_costs_its_cell_alone_and_all_others_are_the_same(c
             os._exit(1)
         return execution._work(source, cell)
 
-    plan = Plan(compared_file, METHODS, orders=2, tune=True, device="cpu")
+    plan = ComparisonOptions(METHODS, orders=2, tune=True, device="cpu")
     with monkeypatch.context() as patch:
         patch.setattr(execution, "_work", work)
         try:
-            results = compare(plan, tmp_path)
+            results = compare(compared_file, tmp_path, plan)
         finally:
             ray.shutdown()
     assert {failed["method"] for failed in results["failed"]} == {"individual"}
@@ -197,19 +195,18 @@ def test_on_ray_a_dead_worker_costs_its_cell_alone_and_all_others_are_the_same(c
     computed = []
     run_cell = execution.run_cell
     monkeypatch.setattr(execution, "run_cell", lambda cell, *others: computed.append(cell.method) or run_cell(cell, *others))
-    completed = compare(dataclasses.replace(plan, parallel=False), tmp_path)
+    completed = compare(compared_file, tmp_path, dataclasses.replace(plan, parallel=False))
     assert set(computed) == {"individual"}
     assert timeless(completed) == timeless(compared[0])
 
 
 def test_an_address_without_a_cluster_is_refused(compared_file, tmp_path):
     with pytest.raises(ComparisonError, match=r"address '127.0.0.1:1': no Ray cluster answers"):
-        compare(Plan(compared_file, orders=1, address="127.0.0.1:1"), tmp_path)
+        compare(compared_file, tmp_path, ComparisonOptions(orders=1, address="127.0.0.1:1"))
 
 
 def test_corrupted_images_are_reported_beside_the_clean_ones(compared_file, tmp_path):
-    plan = Plan(
-        compared_file,
+    plan = ComparisonOptions(
         "weight-averaging",
         orders=1,
         corruptions=(Corruption("contrast", 5),),
@@ -217,7 +214,7 @@ def test_corrupted_images_are_reported_beside_the_clean_ones(compared_file, tmp_
         parallel=False,
         device="cpu",
     )
-    results = compare(plan, tmp_path)
+    results = compare(compared_file, tmp_path, plan)
     assert set(results["corrupted"]["weight-averaging"]) == {"contrast"}
     assert set(results["corrupted"]["weight-averaging"]["contrast"]) == {"P1", "P2", "P3"}
     assert results["steps"] == {}
@@ -231,24 +228,25 @@ def test_seeds_that_are_test_images_are_refused_and_listed(compared_file, tmp_pa
         for target in sorted((copy / "pool" / name).rglob(f"00{index}.png")):
             shutil.copy(image, target)
     with pytest.raises(ComparisonError, match=r"\d seed images are also test images \(.*pool.* = .*test.*\), so"):
-        compare(Plan(copy / compared_file.name, orders=1, parallel=False), tmp_path / "out")
+        compare(copy / compared_file.name, tmp_path / "out", ComparisonOptions(orders=1, parallel=False))
     assert not (tmp_path / "out").exists()
 
 
 def test_seeds_by_class_are_drawn_for_a_method_alone(compared_file):
     material = Material.open(compared_file, seed=1, seeds_per_class=(1, 3), progress=silent)
     assert [len(material.seeds("task1", n)) for n in (None, 1, 3)] == [6, 3, 9]
-    assert set(material.seeds("task1", 1)) < set(material.seeds("task1", None)) < set(material.seeds("task1", 3))
+    one, two, three = (set(material.seeds("task1", n).paths) for n in (1, None, 3))
+    assert one < two < three
 
 
 def test_tuning_without_validation_images_is_refused(task_file, tmp_path):
     with pytest.raises(ComparisonError, match=r'not every task has some; add tune = "dir/<class>/\*.png"'):
-        compare(Plan(task_file, tune=True), tmp_path)
+        compare(task_file, tmp_path, ComparisonOptions(tune=True))
 
 
 def test_seeds_of_a_plain_folder_cannot_be_drawn_by_class(task_file, tmp_path):
     with pytest.raises(ComparisonError, match="3 seeds per class cannot be drawn from 'seeds/task0'"):
-        compare(Plan(task_file, "image(seeds_per_class=3)", parallel=False), tmp_path)
+        compare(task_file, tmp_path, ComparisonOptions("image(seeds_per_class=3)", parallel=False))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mingle_edge.comparison.ranking import ordered
 from mingle_edge.comparison.table import COLUMNS, FIGURES, format_table, write_csv
-from mingle_edge.pages.labels import shorten
 from mingle_edge.errors import OutputError
+from mingle_edge.pages.labels import shorten
 
 
 def lines_by_method(found):

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from mingle_edge.answers import Answers, measure, predict_among, predict_within
 from mingle_edge.errors import TaskFileError
-from mingle_edge.evaluation import evaluate, load_test_sets
+from mingle_edge.evaluation import evaluate, read_test_images
 from mingle_edge.gated_tower import GatedTower
 from mingle_edge.images import load_images
 from mingle_edge.merge import merge
 from mingle_edge.metrics import average_accuracy, backward_transfer
-from mingle_edge.protocols import PROTOCOLS, predict_among, predict_within
+from mingle_edge.protocols import PROTOCOLS
+from mingle_edge.vision_tower import embed_images
 
 
 def first_tasks(task_file, count):
@@ -24,15 +26,15 @@ def test_accuracies_of_the_image_scope_equal_a_loop_over_single_images(image_mod
     report = evaluate(image_model.path, task_file, device="cpu")
     tower = GatedTower(image_model)
     heads = [torch.from_numpy(image_model.head(name)) for name in image_model.task_names]
-    for t, tests in enumerate(load_test_sets(image_model, task_file)):
+    for t, (name, tests) in enumerate(read_test_images(image_model, task_file).items()):
         correct = dict.fromkeys(PROTOCOLS, 0)
-        for path, label in zip(tests.paths, tests.labels.tolist(), strict=True):
+        for path, label in zip(tests.paths, tests.labels, strict=True):
             image = load_images([path], image_model.architecture)
             posterior, confidence = tower.route(image)
             claimed = bool(confidence >= tower.router.confidence_bound)
             routed = tower.embed(image, image_model.task_names[int(posterior.argmax())] if claimed else None)[0]
             correct["P1"] += int((heads[t] @ routed).argmax()) == label
-            correct["P2"] += int((heads[t] @ tower.embed(image, tests.task)[0]).argmax()) == label
+            correct["P2"] += int((heads[t] @ tower.embed(image, name)[0]).argmax()) == label
             if claimed:
                 shares = [p * (100 * head @ routed).softmax(0) for p, head in zip(posterior[0].float(), heads, strict=True)]
             else:
@@ -59,9 +61,27 @@ def test_accuracy_right_after_a_merge_is_that_of_the_model_merged_so_far(
 
 
 def test_top_k_of_the_image_scope_mixes_experts(image_model, task_file):
+    """Every image under all three experts by its posteriors, against mixtures written out weight by weight."""
     mixed = evaluate(image_model.path, task_file, top_k=3, device="cpu")
-    assert mixed.images == [6, 6, 6]
-    assert len(mixed.own_route) == 3
+    names, tower = image_model.task_names, GatedTower(image_model)
+    experts = [{n: torch.from_numpy(a) for n, a in image_model.expert(name).items()} for name in names]
+    for t, (name, tests) in enumerate(read_test_images(image_model, task_file).items()):
+        right = 0
+        for path, label in zip(tests.paths, tests.labels, strict=True):
+            image = load_images([path], image_model.architecture)
+            posterior, confidence = tower.route(image)
+            shares = posterior[0].float() if confidence >= tower.router.confidence_bound else torch.zeros(3)
+            parameters = dict(tower.backbone)
+            for share, expert in zip(shares, experts, strict=True):
+                for key in {key.removesuffix(".A") for key in expert if not key.endswith(".B")}:
+                    if f"{key}.A" in expert:
+                        change, key = expert[f"{key}.B"] @ expert[f"{key}.A"], f"{key}.weight"
+                    else:
+                        change = expert[key] - tower.backbone[key]
+                    parameters[key] = parameters[key] + share * change
+            embeds = embed_images(image, parameters, image_model.architecture)[0]
+            right += int((torch.from_numpy(image_model.head(name)) @ embeds).argmax()) == label
+        assert mixed.final["P1"][t] == pytest.approx(100 * right / len(tests))
 
 
 def test_a_task_without_test_images_is_named(image_model, task_file, tmp_path):
@@ -86,3 +106,12 @@ def test_posterior_decides_between_equal_labels_only_for_claimed_images():
     assert (owner[0], label[0]) == (1, 0)
     assert label[1] == 0
     assert predict_within(embeds, head).tolist() == [0, 0]
+
+
+def test_a_task_still_to_come_is_measured_by_its_head_alone():
+    heads, embeds = [torch.eye(4)[:2], torch.eye(4)[2:]], torch.eye(4)
+    coming = measure(Answers(embeds), None, [0, 1, 0, 1], 1, heads, merged=1, scale=1.0)
+    assert (coming.right, coming.owners) == ({"P1": 75.0}, None)
+    merged = measure(Answers(embeds), embeds.flip(0), [0, 1, 0, 1], 1, heads, merged=2, scale=1.0)
+    assert merged.right == {"P1": 75.0, "P2": 25.0, "P3": 50.0}
+    assert merged.owners.tolist() == [0, 0, 1, 1]

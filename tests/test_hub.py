@@ -17,6 +17,7 @@ import huggingface_hub
 import pytest
 import torch
 from hub_cache import COMMIT, write_folder, write_repository
+from hub_parquet import labeled_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,7 +27,6 @@ from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_arch
 from mingle_edge.errors import CheckpointError, HubError
 from mingle_edge.hub import HubReference, local_path, parse_hub_reference, rooted
 from mingle_edge.image_source import ImageSource
-from mingle_edge.labelled_images import labelled_paths
 from mingle_edge.merge import merge
 from mingle_edge.vision_tower import embed_images
 from mingle_edge.zero_shot import build_text_tower, class_embeddings, logit_scale
@@ -171,7 +171,7 @@ class TestImages:
             write_images(tmp_path / "set/test" / name, count=2, seed=0)
         write_folder(hub, "datasets/owner/pets", tmp_path / "set")
         source = ImageSource("hf://datasets/owner/pets/test/<class>/*.png")
-        found = labelled_paths(source, Path("nowhere"), ["dog", "cat"])
+        found = labeled_pairs(source, Path("nowhere"), ["dog", "cat"])
         assert [(path.parent.name, path.name, label) for path, label in found] == [
             ("dog", "000.png", 0),
             ("dog", "001.png", 0),

@@ -11,8 +11,9 @@ from tiny_clip import write_images
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.errors import ImageFolderError
+from mingle_edge.image_decoding import check_images
 from mingle_edge.image_folder import labelled_images, list_images
-from mingle_edge.images import check_images, load_images
+from mingle_edge.images import load_images
 
 TINY = VisionArchitecture(32, 8, 48, 3, 3, 192, 32, "quick_gelu", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
@@ -40,7 +41,9 @@ def test_listing_nothing(tmp_path: Path) -> None:
     with pytest.raises(ImageFolderError, match="there is no image folder"):
         list_images(tmp_path / "gone")
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(ImageFolderError, match=r"holds no image; put images there \(read are JPEG, PNG, .* usually called .*\.jfif, .*\.png"):
+    with pytest.raises(
+        ImageFolderError, match=r"holds no image; put images there \(read are JPEG, PNG, .* usually called .*\.jfif, .*\.png"
+    ):
         list_images(tmp_path)
 
 

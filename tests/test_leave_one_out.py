@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mingle_edge.leave_one_out import left_out_distances, left_out_scores
-from mingle_edge.router import discriminants
+from mingle_edge.router import fit_router
 from mingle_edge.router_statistics import Covariance, RouterStatistics, oas_shrinkage
 
 
@@ -62,7 +62,7 @@ def test_images_unlike_few_seeds_are_still_claimed(count):
     """Far more features than seeds: seeds lie near their mean and new images of the task do not."""
     parts = [part[:, :1].astype(np.float32) for part in images(4, tasks=10, count=60, F=400, apart=10.0)]
     statistics = [RouterStatistics.from_features(part[:count]) for part in parts]
-    router, by_drawing = discriminants(statistics), discriminants([replace(s, coordinates=None) for s in statistics])
+    router, by_drawing = fit_router(statistics), fit_router([replace(s, coordinates=None) for s in statistics])
     new = [router.posterior(part[count:, 0].astype(np.float64)) for part in parts]
     assert np.mean([(posterior.argmax(1) == t).mean() for t, (posterior, _) in enumerate(new)]) > 0.9
     claimed = [np.mean([(confidence >= r.confidence_bound).mean() for _, confidence in new]) for r in (router, by_drawing)]

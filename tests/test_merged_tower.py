@@ -8,13 +8,16 @@ import torch
 import torch.nn.functional as F
 
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.comparison.method import TRIALS, ComparedTask, TestBatch, Workbench
+from mingle_edge.comparison.batches import ImageRows, TestBatch
+from mingle_edge.comparison.method import Kept, Workbench
+from mingle_edge.comparison.registry import REFERENCES, TRIALS
+from mingle_edge.comparison.registry import SPECS as ALL_SPECS
+from mingle_edge.finetuned_task import FinetunedTask
+from mingle_edge.image_set import ImageSet
 from mingle_edge.methods import opcm
-from mingle_edge.methods.image_rows import ImageRows
-from mingle_edge.methods.static import SPECS
-from mingle_edge.seeds import SeedImages
 from mingle_edge.vision_tower import embed_images
 
+SPECS = [spec for spec in ALL_SPECS.values() if spec.name in REFERENCES or spec.implementation.startswith("static:")]
 TINY = VisionArchitecture(16, 8, 12, 2, 2, 24, 6, "quick_gelu")
 
 
@@ -23,13 +26,13 @@ def tower(seed, scale=0.3):
     return {name: scale * torch.randn(shape, generator=generator) for name, shape in TINY.parameter_shapes().items()}
 
 
-def bench():
-    return Workbench(tower(0), TINY, 100.0, torch.device("cpu"), seed=0)
+def bench(**kept):
+    return Workbench(tower(0), TINY, 100.0, torch.device("cpu"), 0, Kept(**kept))
 
 
 def task_named(name, seed):
     tuned = {n: value + tower(seed, 0.05)[n] for n, value in tower(0).items()}
-    return ComparedTask(name, tuned, torch.eye(6)[:3], SeedImages([], TINY))
+    return FinetunedTask(name, tuned, torch.eye(6)[:3], ImageSet([]))
 
 
 def batch_of(task, source="clean"):
@@ -117,8 +120,7 @@ def test_what_no_order_changes_is_computed_once_for_all_orders():
 
 
 def test_kept_embeddings_stay_under_their_bound():
-    workbench = bench()
-    workbench.kept["image rows"] = ImageRows(budget=2 * 5 * TINY.output_dim * 4)
+    workbench = bench(rows=ImageRows(budget=2 * 5 * TINY.output_dim * 4))
     method = build("pretrained", workbench)
     batches = [batch_of("one", source) for source in ("a", "b", "c", "d")]
     for batch in batches:
@@ -129,7 +131,6 @@ def test_kept_embeddings_stay_under_their_bound():
 
 
 def test_every_method_is_tuned_with_the_same_effort_and_its_published_parameters_among_what_is_tried():
-    assert len({spec.name for spec in SPECS}) == len(SPECS)
     for spec in SPECS:
         assert len(spec.grid) == (TRIALS if spec.published(8) else 0)
         for tasks in (8, 14, 20) if spec.grid else ():

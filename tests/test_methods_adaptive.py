@@ -10,13 +10,17 @@ from torch import nn
 from torch.func import functional_call
 
 from mingle_edge.checkpoints import open_checkpoint, read_architecture
-from mingle_edge.comparison.method import TRIALS, ComparedTask, TestBatch, Workbench
+from mingle_edge.comparison.batches import TestBatch
+from mingle_edge.comparison.method import Workbench
+from mingle_edge.comparison.registry import SPECS as ALL_SPECS
+from mingle_edge.comparison.registry import TRIALS
+from mingle_edge.finetuned_task import FinetunedTask
+from mingle_edge.image_set import ImageSet
 from mingle_edge.images import load_images
-from mingle_edge.methods import adamerging, wemoe
-from mingle_edge.methods.entropy_minimisation import minimise_entropy, prediction_entropy
-from mingle_edge.seeds import SeedImages, task_generator
+from mingle_edge.methods.entropy_minimisation import minimize_entropy, prediction_entropy
+from mingle_edge.seeds import shuffled_batches, task_generator
 
-SPECS = {spec.name: spec for spec in (*adamerging.SPECS, *wemoe.SPECS)}
+SPECS = {name: spec for name, spec in ALL_SPECS.items() if name.startswith(("adamerging", "wemoe"))}
 LOGIT_SCALE, SEED = 20.0, 3
 STEPS = {"steps": 4, "batch_size": 4, "learning_rate": 0.01}
 CLASS = "CLIPVisionModelWithProjection"
@@ -38,10 +42,10 @@ class Bench:
                 parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
             model.save_pretrained(folder / f"task{number}")
             tiny_clip.write_images(folder / f"seeds{number}", count=6, seed=number)
-            seeds = SeedImages(sorted((folder / f"seeds{number}").glob("*.png")), self.architecture)
+            seeds = ImageSet(sorted((folder / f"seeds{number}").glob("*.png")))
             head = nn.functional.normalize(torch.randn(5, tiny_clip.EMBED_DIM, generator=generator), dim=1)
             self.finetuned.append(model)
-            self.tasks.append(ComparedTask(f"task{number}", self.read(folder / f"task{number}"), head, seeds))
+            self.tasks.append(FinetunedTask(f"task{number}", self.read(folder / f"task{number}"), head, seeds))
         tiny_clip.write_images(folder / "test", count=5, seed=7)
         self.images = load_images(sorted((folder / "test").glob("*.png")), self.architecture)
 
@@ -63,7 +67,10 @@ class Bench:
     def seed_batches(self, number):
         task = self.tasks[number]
         generator = task_generator(SEED, task.name, "batches")
-        return [task.seeds.load(n) for n in task.seeds.shuffled_batches(STEPS["batch_size"], STEPS["steps"], generator)]
+        return [
+            task.seeds.load(n, self.architecture)
+            for n in shuffled_batches(len(task.seeds), STEPS["batch_size"], STEPS["steps"], generator)
+        ]
 
     def logits(self, embeds, number):
         return LOGIT_SCALE * nn.functional.normalize(embeds, dim=1) @ self.tasks[number].head.T
@@ -114,7 +121,7 @@ def test_adamerging_equals_a_scalar_per_tensor_by_autograd(bench, name, restarts
     expected = nn.functional.normalize(functional_call(bench.pretrained, state, (bench.images,)).image_embeds, dim=1)
     torch.testing.assert_close(bench.embed(ours), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
-        ours.merged["blocks.1.fc1.weight"], state["vision_model.encoder.layers.1.mlp.fc1.weight"], rtol=1e-4, atol=1e-5
+        ours.tower["blocks.1.fc1.weight"], state["vision_model.encoder.layers.1.mlp.fc1.weight"], rtol=1e-4, atol=1e-5
     )
 
 
@@ -127,7 +134,7 @@ def test_published_adamerging_holds_the_newest_task_alone(bench):
 
 
 def test_coefficients_stay_within_zero_and_one(bench):
-    ours = bench.method("adamerging", [0], learning_rate=5.0).merged
+    ours = bench.method("adamerging", [0], learning_rate=5.0).tower
     for name, pretrained in bench.workbench.backbone.items():
         difference = bench.tasks[0].finetuned[name] - pretrained
         share = float(((ours[name] - pretrained) * difference).sum() / difference.square().sum())
@@ -239,13 +246,13 @@ def test_pooled_gates_depend_on_the_batch_and_per_image_gates_do_not(bench):
 
 def test_without_seeds_coefficients_and_gates_stay_at_their_start(bench):
     task = bench.tasks[0]
-    bare = ComparedTask(task.name, task.finetuned, task.head, SeedImages([], bench.architecture))
+    bare = FinetunedTask(task.name, task.finetuned, task.head, ImageSet([]))
     for name in SPECS:
         method = bench.method(name, [])
         assert torch.allclose(bench.embed(method), bench.embed(bench.method("adamerging", [])))  # both are the backbone
         method.add(bare)
         if name.startswith("adamerging"):
-            for key, tensor in method.merged.items():
+            for key, tensor in method.tower.items():
                 pretrained = bench.workbench.backbone[key]
                 torch.testing.assert_close(tensor, pretrained + 0.3 * (task.finetuned[key] - pretrained))
         else:
@@ -281,7 +288,7 @@ def test_entropy_is_that_of_the_categorical_distribution():
 def test_minimising_lowers_the_entropy():
     weight = 0.1 * torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     inputs = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
-    losses = minimise_entropy(lambda images: images @ weight, [weight], [inputs] * 60, 0.05)
+    losses = minimize_entropy(lambda images: images @ weight, [weight], [inputs] * 60, 0.05)
     assert losses[-1] < 0.5 * losses[0]
     assert not weight.requires_grad
 

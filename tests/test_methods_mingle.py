@@ -7,19 +7,19 @@ from hypothesis import strategies as st
 from official_mingle import OfficialMingle
 from tiny_compared import TinyComparison, one_by_one
 
-from mingle_edge.comparison.method import TRIALS, ComparedTask
+from mingle_edge.answers import predict_within
+from mingle_edge.comparison.registry import SPECS, TRIALS
 from mingle_edge.errors import TaskFileError
 from mingle_edge.evaluation import evaluate
+from mingle_edge.finetuned_task import FinetunedTask
 from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear
+from mingle_edge.image_set import ImageSet
 from mingle_edge.merge import merge
-from mingle_edge.methods.chosen_experts import chosen_linear
-from mingle_edge.methods.mingle import SPECS
+from mingle_edge.methods.mingle import chosen_linear
 from mingle_edge.methods.towers import backbone_embeddings
-from mingle_edge.protocols import predict_within
-from mingle_edge.seeds import SeedImages
 from mingle_edge.vision_tower import embed_images
 
-BY_NAME = {spec.name: spec for spec in SPECS}
+BY_NAME = {name: spec for name, spec in SPECS.items() if spec.implementation == "mingle:LayerScope"}
 QUICK = {"rank": 8, "steps": 6, "learning_rate": 0.003}  # LAYER_SETTINGS of conftest
 
 
@@ -61,7 +61,7 @@ def test_official_semantics_equal_a_second_writing_of_the_papers_code(tiny, name
     )
     for t, task in enumerate(tiny.tasks):
         method.add(task)
-        official.add(task.name, task.finetuned, task.head, task.seeds.load(list(range(len(task.seeds)))))
+        official.add(task.name, task.finetuned, task.head, task.seeds.load(range(len(task.seeds)), tiny.architecture))
         for of, merged in enumerate(tiny.tasks):
             batch = tiny.batches[merged.name]
             pairs = [(method.answer(batch).embeds, official.embed(batch.images))]
@@ -96,7 +96,7 @@ def test_gates_are_those_of_the_model_merged_into_a_folder_bit_for_bit(tiny, lay
             assert gated.gate_bias[t].numpy().tobytes() == gates[layer][1].tobytes()
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in SPECS])
+@pytest.mark.parametrize("name", BY_NAME)
 def test_only_pooled_gates_depend_on_batch_mates(tiny, name):
     """Alone on a second workbench, so that nothing is found kept."""
     together, alone = built(tiny, name, steps=1), built(tiny, name, steps=1)
@@ -116,7 +116,7 @@ def test_only_pooled_gates_depend_on_batch_mates(tiny, name):
         assert difference > 1e-4 if pooled else difference < 2e-6
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in SPECS])
+@pytest.mark.parametrize("name", BY_NAME)
 def test_before_any_task_it_is_the_plain_backbone_and_bytes_add_up(tiny, name):
     method, batch = built(tiny, name, steps=1), tiny.batches["task0"]
     plain = torch.nn.functional.normalize(embed_images(batch.images, tiny.backbone, tiny.architecture), dim=-1)
@@ -139,8 +139,7 @@ def test_before_any_task_it_is_the_plain_backbone_and_bytes_add_up(tiny, name):
 
 
 def test_every_grid_changes_parameters_there_are():
-    assert len(BY_NAME) == len(SPECS)
-    for spec in SPECS:
+    for spec in BY_NAME.values():
         assert len(spec.grid) == TRIALS
         assert all(change.keys() <= spec.published(8).keys() for change in spec.grid)
 
@@ -182,7 +181,7 @@ def test_adapting_old_gates_changes_what_an_older_task_gets_and_nothing_else_doe
 
 
 def test_without_seeds_gates_stay_at_the_constant(tiny):
-    bare = [ComparedTask(task.name, task.finetuned, task.head, SeedImages([], tiny.architecture)) for task in tiny.tasks]
+    bare = [FinetunedTask(task.name, task.finetuned, task.head, ImageSet([])) for task in tiny.tasks]
     unlearned, static = built(tiny, "mingle"), built(tiny, "static-experts")
     for without, task in zip(bare, tiny.tasks, strict=True):
         unlearned.add(without)

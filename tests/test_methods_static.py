@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mingle_edge.methods import consensus, magmax, opcm, task_arithmetic, ties, weight_averaging
+from mingle_edge.methods import consensus, opcm, ties
+from mingle_edge.methods.static import add_scaled, average, keep_largest
 
 SHAPES = {
     "class_token": (4,),
@@ -31,11 +32,11 @@ SHAPES = {
 }
 LINEAR = {name for name in SHAPES if name.startswith(("blocks", "projection")) and len(SHAPES[name]) == 2}
 RULES = {
-    "averaging": weight_averaging.merge,
-    "arithmetic": partial(task_arithmetic.merge, scaling=0.3),
+    "averaging": average,
+    "arithmetic": partial(add_scaled, scaling=0.3),
     "ties": partial(ties.merge, scaling=0.3, keep=0.2),
     "ties published": partial(ties.merge_as_published, scaling=0.3, keep=0.2),
-    "magmax": partial(magmax.merge, scaling=0.5),
+    "magmax": partial(keep_largest, scaling=0.5),
     "consensus": partial(consensus.merge, scaling=0.2, threshold=0.4, required=2),
     "consensus published": partial(consensus.merge_as_published, scaling=0.1, threshold=0.2),
     "opcm": partial(opcm.merge, share=0.5),
@@ -244,11 +245,11 @@ def test_exchanging_two_blocks_exchanges_their_results_and_changes_no_bit(name):
 @pytest.mark.parametrize(
     "rule",
     [
-        weight_averaging.merge,
-        partial(task_arithmetic.merge, scaling=1.0),
+        average,
+        partial(add_scaled, scaling=1.0),
         partial(ties.merge, scaling=1.0, keep=0.2),
         partial(ties.merge_as_published, scaling=1.0, keep=0.2),
-        partial(magmax.merge, scaling=1.0),
+        partial(keep_largest, scaling=1.0),
         partial(consensus.merge, scaling=1.0, threshold=0.2, required=2),
         partial(consensus.merge_as_published, scaling=1.0, threshold=0.2),
         partial(opcm.merge, share=0.5),
@@ -290,7 +291,7 @@ def test_ties_does_not_count_tensors_that_were_not_fine_tuned():
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=6, unique=True))
 def test_magmax_is_idempotent_and_takes_tasks_in_any_order(seeds):
     task_vectors = [draw(seed) for seed in seeds]
-    rule = partial(magmax.merge, scaling=0.5)
+    rule = partial(keep_largest, scaling=0.5)
     merged = run(rule, task_vectors)
     assert_equal(run(rule, [*task_vectors, task_vectors[0]]), merged, rtol=0, atol=0)
     assert_equal(run(rule, task_vectors[::-1]), merged, rtol=0, atol=0)
@@ -300,7 +301,7 @@ def test_magmax_is_idempotent_and_takes_tasks_in_any_order(seeds):
 def test_averaging_is_the_mean(seeds):
     task_vectors = [draw(seed, torch.float32) for seed in seeds]
     mean = {name: torch.stack([task[name] for task in task_vectors]).mean(0) for name in SHAPES}
-    assert_equal(run(weight_averaging.merge, task_vectors), mean, rtol=1e-5, atol=1e-6)
+    assert_equal(run(average, task_vectors), mean, rtol=1e-5, atol=1e-6)
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.3, 0.5, 0.8]), st.booleans(), st.sampled_from([(6, 6), (5, 9), (9, 5)]))

@@ -11,12 +11,12 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from hub_cache import write_folder
-from hub_parquet import encoded, write_shard
+from hub_parquet import encoded, labeled_pairs, write_shard
 
 from mingle_edge.errors import TaskFileError
 from mingle_edge.hub import parse_hub_reference
 from mingle_edge.image_source import ImageSource
-from mingle_edge.labelled_images import draw_seeds, labelled_paths
+from mingle_edge.labelled_images import draw_seeds
 from mingle_edge.task_file import TaskSource, read_task_file
 
 FOLDER = Path(__file__).parent.parent / "research/paper"
@@ -124,12 +124,12 @@ def test_seeds_tuning_and_test_images_are_found_and_share_nothing(
             if (folder := repository / revision).is_dir():
                 write_folder(tmp_path / "hub", f"datasets/{repository.parent.name}/{repository.name}", folder, revision)
     assert task.seeds_per_class == 5
-    seeds = draw_seeds(task.seeds, tmp_path, task.classes, task.seeds_per_class, seed=0)
+    seeds = draw_seeds(task.seeds, tmp_path, task.classes, task.seeds_per_class, seed=0).paths
     assert len(set(seeds)) == 5 * len(task.classes)
     parts = [seeds]
     for source in (task.tune, task.test):
         assert isinstance(source, ImageSource)
-        found = labelled_paths(source, tmp_path, task.classes)
+        found = labeled_pairs(source, tmp_path, task.classes)
         assert len(Counter(label for _, label in found)) == len(task.classes)
         parts.append([path for path, _ in found])
     assert len({path for part in parts for path in part}) == sum(len(part) for part in parts)

@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from hub_cache import write_folder
-from hub_parquet import encoded, write_shard
+from hub_parquet import encoded, labeled_pairs, write_shard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mingle_edge.errors import ImageFolderError
 from mingle_edge.image_source import ImageSource
-from mingle_edge.labelled_images import draw_seeds, labelled_paths
+from mingle_edge.labelled_images import draw_seeds
 from mingle_edge.parquet_columns import class_numbers
 
 NAMES = ["sea", "river", "lake"]
@@ -58,24 +58,24 @@ def one_file(base: Path, *arguments: Any, **options: Any) -> ImageSource:
 
 class TestReading:
     def test_every_image_byte_for_byte_with_its_label(self, base: Path, cache: Path) -> None:
-        found = labelled_paths(SOURCE, base, NAMES)
+        found = labeled_pairs(SOURCE, base, NAMES)
         assert [(path.read_bytes(), label) for path, label in found] == [(encoded(n), n % 3) for n in range(12)]
         assert all(path.is_relative_to(cache) for path, _ in found)
 
     def test_seeds_alone_become_files(self, base: Path, cache: Path) -> None:
         source = ImageSource("data/train-*.parquet")
-        seeds = draw_seeds(source, base, NAMES, 2, seed=0)
+        seeds = draw_seeds(source, base, NAMES, 2, seed=0).paths
         assert len(written(cache)) == len(set(seeds)) == 6
         content = {path.read_bytes() for path in seeds}
         labels = Counter((n - 50) % 3 for n in range(50, 80) if encoded(n) in content)
         assert labels == {0: 2, 1: 2, 2: 2}
-        assert set(draw_seeds(source, base, NAMES, 3, seed=0)) > set(seeds)
+        assert set(draw_seeds(source, base, NAMES, 3, seed=0).paths) > set(seeds)
         assert len(written(cache)) == 9
 
     def test_shares_of_one_file_share_no_image(self, base: Path) -> None:
         source = ImageSource("data/train-*.parquet", share=(0.0, 0.7))
-        seeds = draw_seeds(source, base, NAMES, 5, seed=0)
-        tune = [path for path, _ in labelled_paths(replace(source, share=(0.7, 1.0)), base, NAMES)]
+        seeds = draw_seeds(source, base, NAMES, 5, seed=0).paths
+        tune = [path for path, _ in labeled_pairs(replace(source, share=(0.7, 1.0)), base, NAMES)]
         assert len(tune) == 9
         assert not set(seeds) & set(tune)
 
@@ -83,7 +83,7 @@ class TestReading:
         kinds = ["JPEG", "WEBP", "BMP", "TIFF", "PNG", "GIF"]
         images = [encoded(n, kind) for n, kind in enumerate(kinds)]
         source = one_file(base, images, [0, 1, 2, 0, 1, 2], NAMES)
-        found = labelled_paths(source, base, NAMES)
+        found = labeled_pairs(source, base, NAMES)
         assert [path.suffix for path, _ in found] == [f".{kind.lower()}" for kind in kinds]
         assert [path.read_bytes() for path, _ in found] == images
 
@@ -94,7 +94,7 @@ class TestReading:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         write_folder(tmp_path / "hub", "datasets/tanganke/waters", base)
         for files in ("data/test-*.parquet", "**/test-*.parquet"):
-            found = labelled_paths(ImageSource(f"hf://datasets/tanganke/waters/{files}"), Path("nowhere"), NAMES)
+            found = labeled_pairs(ImageSource(f"hf://datasets/tanganke/waters/{files}"), Path("nowhere"), NAMES)
             assert [(path.read_bytes(), label) for path, label in found] == [(encoded(n), n % 3) for n in range(12)]
 
     @given(st.sets(st.integers(0, 11)), st.integers(1, 8))
@@ -112,9 +112,9 @@ class TestReading:
 
 class TestCache:
     def test_nothing_is_written_twice(self, base: Path, cache: Path) -> None:
-        first = labelled_paths(SOURCE, base, NAMES)
+        first = labeled_pairs(SOURCE, base, NAMES)
         times = [path.stat().st_mtime_ns for path, _ in first]
-        assert labelled_paths(SOURCE, base, NAMES) == first
+        assert labeled_pairs(SOURCE, base, NAMES) == first
         assert [path.stat().st_mtime_ns for path, _ in first] == times
 
     def test_an_interrupted_run_goes_on_where_it_stopped(
@@ -131,7 +131,7 @@ class TestCache:
 
         monkeypatch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            labelled_paths(SOURCE, base, NAMES)
+            labeled_pairs(SOURCE, base, NAMES)
         assert len(written(cache)) == 4
         assert len([path for path in cache.rglob("*") if path.is_file()]) == 5  # and a note of the source; nothing of a fifth
         monkeypatch.undo()
@@ -139,16 +139,16 @@ class TestCache:
         kept = {path: path.stat().st_mtime_ns for path in done}
         kept[done[0]] = 0
         done[0].write_bytes(b"")  # as after a power failure
-        found = labelled_paths(SOURCE, base, NAMES)
+        found = labeled_pairs(SOURCE, base, NAMES)
         assert [path.read_bytes() for path, _ in found] == [encoded(n) for n in range(12)]
         assert all(path.stat().st_mtime_ns == then for path, then in kept.items() if then)
 
     def test_a_file_that_changed_is_read_again(self, base: Path) -> None:
         source = one_file(base, [encoded(1)], [0], ["a"])
-        before = labelled_paths(source, base, ["a"])
+        before = labeled_pairs(source, base, ["a"])
         time.sleep(0.01)
         one_file(base, [encoded(2)], [0], ["a"])
-        after = labelled_paths(source, base, ["a"])
+        after = labeled_pairs(source, base, ["a"])
         assert before != after
         assert after[0][0].read_bytes() == encoded(2)
 
@@ -157,7 +157,7 @@ class TestCache:
         source = one_file(base, [encoded(1)], [0], ["a"])
         (base / "links").mkdir()
         (base / "links/one.parquet").symlink_to(base / "one.parquet")
-        assert labelled_paths(source, base, ["a"]) == labelled_paths(ImageSource("links/one.parquet"), base, ["a"])
+        assert labeled_pairs(source, base, ["a"]) == labeled_pairs(ImageSource("links/one.parquet"), base, ["a"])
 
     def test_the_default_is_in_the_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from mingle_edge.cache_folder import cache_folder
@@ -184,14 +184,14 @@ class TestColumns:
         labels = [2, 1, 0, 0, 1, 2]
         for names in (None, NAMES):
             source = one_file(base, [encoded(n) for n in range(6)], labels, names, image=image, label=label, others=others)
-            found = labelled_paths(replace(source, **named), base, NAMES)
+            found = labeled_pairs(replace(source, **named), base, NAMES)
             assert [number for _, number in found] == labels
             assert found[3][0].read_bytes() == encoded(3)
 
     def test_a_class_label_goes_before_other_numbers(self, base: Path) -> None:
         others = {"row": pa.array([0, 0, 0])}
         source = one_file(base, [encoded(n) for n in range(3)], [2, 1, 0], NAMES, label="kind", others=others)
-        assert [number for _, number in labelled_paths(source, base, NAMES)] == [2, 1, 0]
+        assert [number for _, number in labeled_pairs(source, base, NAMES)] == [2, 1, 0]
 
     def test_sound_is_no_image(self, base: Path) -> None:
         from hub_parquet import IMAGE
@@ -206,7 +206,7 @@ class TestColumns:
             others=others,
             features={"audio": {"_type": "Audio"}},
         )
-        assert labelled_paths(source, base, NAMES)[1][0].read_bytes() == encoded(1)
+        assert labeled_pairs(source, base, NAMES)[1][0].read_bytes() == encoded(1)
 
     @pytest.mark.parametrize(
         ("named", "extra", "message"),
@@ -223,7 +223,7 @@ class TestColumns:
         images = [encoded(n) for n in range(6)]
         source = one_file(base, images, [0, 1, 2, 0, 1, 2], image="picture", label="kind", others=others)
         with pytest.raises(ImageFolderError, match=message):
-            labelled_paths(replace(source, **named), base, NAMES)
+            labeled_pairs(replace(source, **named), base, NAMES)
 
 
 class TestLabels:
@@ -233,19 +233,19 @@ class TestLabels:
     )
     def test_numbers_without_names_follow_the_classes(self, base: Path, labels: list[Any], kind: Any) -> None:
         source = one_file(base, [encoded(n) for n in range(3)], labels, label_type=kind)
-        assert [number for _, number in labelled_paths(source, base, ["no", "yes"])] == [0, 1, 1]
+        assert [number for _, number in labeled_pairs(source, base, ["no", "yes"])] == [0, 1, 1]
 
     def test_text_is_matched_by_name(self, base: Path) -> None:
         source = one_file(base, [encoded(n) for n in range(3)], ["Annual_Crop", "river", "annual crop"])
         with pytest.raises(ImageFolderError, match="has 'Annual_Crop', which is no class"):
-            labelled_paths(source, base, ["river", "Annual Crop"])  # which of the two?
+            labeled_pairs(source, base, ["river", "Annual Crop"])  # which of the two?
         source = one_file(base, [encoded(n) for n in range(3)], ["Annual_Crop", "river", "Annual_Crop"])
-        assert [number for _, number in labelled_paths(source, base, ["river", "annual crop"])] == [1, 0, 1]
+        assert [number for _, number in labeled_pairs(source, base, ["river", "annual crop"])] == [1, 0, 1]
         with pytest.raises(ImageFolderError, match="has 'river', which is no class"):
-            labelled_paths(source, base, ["annual crop"])
+            labeled_pairs(source, base, ["annual crop"])
 
     def test_names_decide_where_they_match(self, base: Path) -> None:
-        found = labelled_paths(SOURCE, base, ["Lake", "SEA", "river"])
+        found = labeled_pairs(SOURCE, base, ["Lake", "SEA", "river"])
         assert [number for _, number in found] == [{0: 1, 1: 2, 2: 0}[n % 3] for n in range(12)]
 
     def test_other_names_are_in_the_order_of_numbers(self) -> None:
@@ -261,9 +261,9 @@ class TestLabels:
         with pytest.raises(
             ImageFolderError, match="labels of 3 classes, and the task has 2 classes: only in the files: 'lake'"
         ):
-            labelled_paths(SOURCE, base, ["sea", "river"])
+            labeled_pairs(SOURCE, base, ["sea", "river"])
         with pytest.raises(ImageFolderError, match="only in the task: 'pond'"):
-            labelled_paths(SOURCE, base, [*NAMES, "pond"])
+            labeled_pairs(SOURCE, base, [*NAMES, "pond"])
 
     @given(st.permutations([f"class {n}" for n in range(6)]), st.data())
     def test_mapping_by_name_is_the_permutation(self, names: list[str], data: st.DataObject) -> None:
@@ -283,34 +283,34 @@ class TestLabels:
     def test_rows_refused(self, base: Path, labels: list[Any], names: list[str] | None, message: str) -> None:
         source = one_file(base, [encoded(n) for n in range(3)], labels, names)
         with pytest.raises(ImageFolderError, match=message):
-            labelled_paths(source, base, NAMES)
+            labeled_pairs(source, base, NAMES)
 
 
 class TestBadFiles:
     def test_no_file(self, base: Path) -> None:
         with pytest.raises(ImageFolderError, match=r"there is no parquet file .*/data/val-\*\.parquet; correct the path"):
-            labelled_paths(ImageSource("data/val-*.parquet"), base, NAMES)
+            labeled_pairs(ImageSource("data/val-*.parquet"), base, NAMES)
 
     def test_a_missing_shard(self, base: Path) -> None:
         (base / "data/test-00000-of-00002.parquet").unlink()
         with pytest.raises(ImageFolderError, match=r"1 of the 2 shards of test, without test-00000-of-00002\.parquet"):
-            labelled_paths(SOURCE, base, NAMES)
-        assert len(labelled_paths(ImageSource("data/test-00001-of-00002.parquet"), base, NAMES)) == 5
+            labeled_pairs(SOURCE, base, NAMES)
+        assert len(labeled_pairs(ImageSource("data/test-00001-of-00002.parquet"), base, NAMES)) == 5
 
     def test_shards_of_older_uploads_end_in_a_hash(self, base: Path) -> None:
         for shard in range(2):
             path = base / f"data/test-0000{shard}-of-00002.parquet"
             path.rename(path.with_name(f"{path.stem}-1037ff4a0073832e.parquet"))
-        assert len(labelled_paths(SOURCE, base, NAMES)) == 12
+        assert len(labeled_pairs(SOURCE, base, NAMES)) == 12
         next((base / "data").glob("test-00001-*")).unlink()
         with pytest.raises(ImageFolderError, match="without test-00001-of-00002"):
-            labelled_paths(SOURCE, base, NAMES)
+            labeled_pairs(SOURCE, base, NAMES)
 
     @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"x" * 100 + b"PAR1"])
     def test_damaged(self, base: Path, content: bytes) -> None:
         (base / "one.parquet").write_bytes(content)
         with pytest.raises(ImageFolderError, match=r"one\.parquet cannot be read as parquet"):
-            labelled_paths(ImageSource("one.parquet"), base, NAMES)
+            labeled_pairs(ImageSource("one.parquet"), base, NAMES)
 
     @pytest.mark.parametrize(
         ("image", "message"),
@@ -319,19 +319,19 @@ class TestBadFiles:
     def test_images_that_are_none(self, base: Path, cache: Path, image: bytes | None, message: str) -> None:
         source = one_file(base, [encoded(0), encoded(1), image], [0, 1, 2], NAMES)
         with pytest.raises(ImageFolderError, match=message):
-            labelled_paths(source, base, NAMES)
+            labeled_pairs(source, base, NAMES)
         assert all(path.read_bytes() in (encoded(0), encoded(1)) for path in cache.rglob("*.png"))
 
     def test_without_pyarrow(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("pyarrow", "pyarrow.parquet"):
             monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(ImageFolderError, match=r"needs pyarrow; install it with: pip install 'mingle-edge\[data\]'"):
-            labelled_paths(SOURCE, base, NAMES)
+            labeled_pairs(SOURCE, base, NAMES)
 
 
 def test_decoding_is_what_pillow_makes_of_the_bytes(base: Path) -> None:
     from PIL import Image
 
-    path, _ = labelled_paths(SOURCE, base, NAMES)[4]
+    path, _ = labeled_pairs(SOURCE, base, NAMES)[4]
     with Image.open(path) as ours, Image.open(io.BytesIO(encoded(4))) as theirs:
         assert ours.tobytes() == theirs.tobytes()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from mingle_edge.router import ALL_DIRECTIONS, DIRECTIONS, discriminants
+from mingle_edge.router import ALL_DIRECTIONS, DIRECTIONS, fit_router
 from mingle_edge.router_statistics import Covariance, RouterStatistics, oas_shrinkage
 
 
@@ -42,7 +42,7 @@ def test_without_a_share_of_its_own_covariance_it_is_linear_discriminant_analysi
     test = np.concatenate(features(seed + 1, tasks)).astype(np.float64)
     # The whole scatter as its factor: centred rows, none left out.
     exact = [RouterStatistics(part.mean(0), part - part.mean(0), len(part)) for part in parts]
-    posterior, _ = discriminants(exact, own_share=0).posterior(test)
+    posterior, _ = fit_router(exact, own_share=0).posterior(test)
     np.testing.assert_allclose(posterior, reference.predict_proba(test / scale), atol=1e-3)
 
 
@@ -61,14 +61,14 @@ def test_scores_are_distances_under_each_tasks_own_covariance(seed, tasks, share
         away = (test - part.mean(0)) / pooled.scale
         scores.append(-0.5 * (away @ np.linalg.inv(shrunk + share * own) * away).sum(1))
     expected = np.exp(np.array(scores) - np.max(scores, axis=0)).T
-    posterior, _ = discriminants(exact, own_share=share).posterior(test)
+    posterior, _ = fit_router(exact, own_share=share).posterior(test)
     np.testing.assert_allclose(posterior, expected / expected.sum(1, keepdims=True), atol=1e-3)
 
 
 def test_directions_of_many_tasks_stay_within_their_number():
     parts = statistics(features(0, tasks=4, count=90, F=80))
-    assert discriminants(parts).directions.shape == (80, 4 * DIRECTIONS)
-    many = discriminants(parts * 4)
+    assert fit_router(parts).directions.shape == (80, 4 * DIRECTIONS)
+    many = fit_router(parts * 4)
     assert many.directions.shape == (80, ALL_DIRECTIONS)
     assert many.owners.tolist() == np.repeat(np.arange(16), ALL_DIRECTIONS // 16).tolist()
 
@@ -95,7 +95,7 @@ def test_shrinkage_equals_scikit_learns_oas():
 @given(st.integers(0, 999))
 def test_confidence_is_the_mahalanobis_distance_within_the_discriminant_space(seed):
     parts = features(seed, tasks=3)
-    router = discriminants(statistics(parts))
+    router = fit_router(statistics(parts))
     test = np.concatenate(features(seed + 1)).astype(np.float64)
     _, confidence = router.posterior(test)
     scores = (test - router.centre) @ router.weight
@@ -109,11 +109,11 @@ def test_more_rows_than_features_and_fewer_give_the_same_router():
     parts = features(4, tasks=2, count=60, F=6)
     few = statistics(parts)
     padded = [RouterStatistics(s.mean, np.concatenate([s.factor, np.zeros((40, 6), np.float32)]), s.count) for s in few]
-    np.testing.assert_allclose(discriminants(few).weight, discriminants(padded).weight, rtol=1e-8)
+    np.testing.assert_allclose(fit_router(few).weight, fit_router(padded).weight, rtol=1e-8)
 
 
 def test_a_single_task_claims_every_image():
-    router = discriminants(statistics(features(0, tasks=1)))
+    router = fit_router(statistics(features(0, tasks=1)))
     posterior, confidence = router.posterior(100 * np.ones((2, 12)))
     assert (posterior == 1).all()
     assert (confidence >= router.confidence_bound).all()
@@ -121,7 +121,7 @@ def test_a_single_task_claims_every_image():
 
 def test_seed_images_are_claimed_and_foreign_ones_are_not():
     parts = features(2, tasks=3)
-    router = discriminants(statistics(parts))
+    router = fit_router(statistics(parts))
     _, own = router.posterior(np.concatenate(parts).astype(np.float64))
     assert (own >= router.confidence_bound).mean() > 0.95
     _, foreign = router.posterior(np.concatenate(parts).astype(np.float64) * 50)
@@ -130,14 +130,14 @@ def test_seed_images_are_claimed_and_foreign_ones_are_not():
 
 def test_constant_features_do_no_harm():
     parts = [np.concatenate([part, np.ones((len(part), 2), np.float32)], axis=1) for part in features(1)]
-    posterior, confidence = discriminants(statistics(parts)).posterior(np.concatenate(parts).astype(np.float64))
+    posterior, confidence = fit_router(statistics(parts)).posterior(np.concatenate(parts).astype(np.float64))
     assert np.isfinite(posterior).all()
     assert np.isfinite(confidence).all()
 
 
 def test_one_seed_without_variations_still_routes_by_distance():
     parts = [np.full((1, 4), value, np.float32) for value in (0.0, 1.0)]
-    posterior, confidence = discriminants(statistics(parts)).posterior(np.array([[0.1] * 4, [0.9] * 4]))
+    posterior, confidence = fit_router(statistics(parts)).posterior(np.array([[0.1] * 4, [0.9] * 4]))
     assert posterior.argmax(1).tolist() == [0, 1]
     assert np.isfinite(confidence).all()
 

@@ -10,7 +10,7 @@ from mingle_edge.image_folder import list_images
 from mingle_edge.images import load_images
 from mingle_edge.leave_one_out import left_out_scores
 from mingle_edge.merge import merge
-from mingle_edge.router import discriminants
+from mingle_edge.router import fit_router
 from mingle_edge.router_depth import choose_depth, left_out_errors, mean_of_tasks
 from mingle_edge.router_statistics import KEPT_SEEDS, MOMENTS, RouterStatistics
 from mingle_edge.settings import Settings
@@ -26,7 +26,7 @@ def test_errors_are_those_of_routers_made_without_the_seed():
         wrong = []
         for i in range(len(part)):
             rest = [np.delete(part, i, axis=0) if s == t else other for s, other in enumerate(parts)]
-            router = discriminants([RouterStatistics.from_features(other) for other in rest], own_share=0)
+            router = fit_router([RouterStatistics.from_features(other) for other in rest], own_share=0)
             posterior, _ = router.posterior(part[i])
             wrong.append((posterior.argmax(1) != t).mean())
         anew.append(np.array(wrong))

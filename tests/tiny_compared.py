@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from mingle_edge.comparison.method import ComparedTask, TestBatch, Workbench
-from mingle_edge.evaluation import load_test_set
-from mingle_edge.images import load_images
-from mingle_edge.merged_model import TaskRecord
+from mingle_edge.answers import predict_among, predict_within
+from mingle_edge.comparison.batches import TestBatch
+from mingle_edge.comparison.method import Workbench
+from mingle_edge.labelled_images import read_labeled
 from mingle_edge.metrics import average_accuracy, backward_transfer
-from mingle_edge.prepared import prepare
+from mingle_edge.prepared import read_merge_inputs
 from mingle_edge.progress import silent
-from mingle_edge.protocols import PROTOCOLS, predict_among, predict_within
-from mingle_edge.seeds import SeedImages
+from mingle_edge.protocols import PROTOCOLS
 from mingle_edge.task_file import read_task_file
 
 
@@ -21,19 +20,17 @@ class TinyComparison:
 
     def __init__(self, task_file):
         file = read_task_file(task_file)
-        prepared = prepare(file, silent)
-        self.backbone = dict(prepared.backbone.tensors())
-        self.architecture, self.logit_scale = prepared.architecture, prepared.logit_scale
+        inputs = read_merge_inputs(file, silent)
+        pretrained = inputs.load(torch.device("cpu"))
+        self.backbone, self.architecture, self.logit_scale = pretrained.backbone, inputs.architecture, inputs.logit_scale
         self.tasks, self.batches, self.labels = [], {}, {}
-        for task in prepared.tasks:
+        for task in inputs.tasks:
             name = task.source.name
-            finetuned = dict(task.checkpoint.tensors())
-            finetuned.setdefault("projection.weight", self.backbone["projection.weight"])
-            self.tasks.append(ComparedTask(name, finetuned, task.head, SeedImages(task.seeds, self.architecture)))
-            tests = load_test_set(TaskRecord(name, task.source.classes, [], "", "", 0), task.source.test, file.path.parent)
-            images = load_images(tests.paths, self.architecture)
+            self.tasks.append(task.load(pretrained))
+            tests = read_labeled(task.source.test, file.path.parent, task.source.classes)
+            images = tests.load(range(len(tests)), self.architecture)
             self.batches[name] = TestBatch(images, name, list(range(len(images))), f"{name}, clean")
-            self.labels[name] = tests.labels
+            self.labels[name] = torch.tensor(tests.labels)
 
     def workbench(self):
         """A new one, that has kept nothing yet."""
@@ -63,7 +60,7 @@ class TinyComparison:
             "P3": (owner == t) & (label == labels),
         }
         for protocol, correct in right.items():
-            into[protocol].append(100 * correct.double().mean().item())
+            into[protocol].append(100 * int(correct.sum()) / len(correct))
 
 
 def one_by_one(batch):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
-from mingle_edge.output_path import check_output_folder
 
 if TYPE_CHECKING:
     from mingle_edge.corruptions import Corruption
-
-FILES = ("results.json", "results.csv", "report.html")
 
 
 @click.command(short_help="What merging costs, method by method, on your tasks.")
@@ -45,21 +42,7 @@ FILES = ("results.json", "results.csv", "report.html")
     callback=lambda c, p, v: _list(c, v),
     help="Show all methods, their parameters and the ablations.",
 )
-def command(
-    task_file: Path,
-    output: Path,
-    methods: str | None,
-    ablations: tuple[str, ...],
-    orders: int,
-    seed: int,
-    tune: bool,
-    corruptions: str | None,
-    severity: int,
-    step_images: int | None,
-    address: str | None,
-    no_ray: bool,
-    device: str,
-) -> None:
+def command(task_file: Path, output: Path, corruptions: str | None, severity: int, no_ray: bool, **options: Any) -> None:
     """Compare methods of merging on the tasks of TASKS.toml, as the paper does.
 
     Tasks arrive one after another, in several orders. ACC is the mean accuracy
@@ -70,28 +53,12 @@ def command(
     DIR holds report.html, results.json, results.csv, and every finished cell:
     run the same command again to continue, or to add methods.
     """
-    check_output_folder(output, *FILES)
-    from mingle_edge.comparison.ablations import with_ablations
-    from mingle_edge.comparison.compare import Plan, compare
-    from mingle_edge.comparison.page import write_page
-    from mingle_edge.comparison.table import format_table, write_csv
+    from mingle_edge.comparison.compare import ComparisonOptions, compare
+    from mingle_edge.comparison.table import format_table
 
-    plan = Plan(
-        task_file=task_file,
-        methods=with_ablations(methods, ablations),
-        orders=orders,
-        seed=seed,
-        tune=tune,
-        corruptions=_corruptions(corruptions, severity),
-        step_images=step_images,
-        device=device,
-        parallel=not no_ray,
-        address=address,
-    )
+    chosen = ComparisonOptions(**options, corruptions=_corruptions(corruptions, severity), parallel=not no_ray)
     with ProgressBar() as progress:
-        results = compare(plan, output, progress=progress)
-    write_csv(results, output / "results.csv")
-    write_page(results, output / "report.html")
+        results = compare(task_file, output, chosen, progress=progress)
     click.echo(format_table(results))
     click.echo(f"\nreport: {output / 'report.html'}\nfigures: {output / 'results.json'}, {output / 'results.csv'}")
     if failed := results["failed"]:
@@ -112,7 +79,7 @@ def _corruptions(text: str | None, severity: int) -> tuple[Corruption, ...]:
 def _list(context: click.Context, wanted: bool) -> None:
     if not wanted:
         return
-    from mingle_edge.comparison.ablations import ABLATIONS
+    from mingle_edge.comparison.entries import ABLATIONS
     from mingle_edge.comparison.registry import SPECS
 
     for spec in SPECS.values():

@@ -2,53 +2,56 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
+import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mingle_edge.comparison import results as figures
 from mingle_edge.comparison.cell import Cell, CellResult
-from mingle_edge.comparison.entries import Entry, parse_entries
-from mingle_edge.comparison.execution import Execute, Source, on_ray, one_after_another, ray_is_there
+from mingle_edge.comparison.entries import Entry, parse_entries, with_ablations
 from mingle_edge.comparison.kept_cells import KeptCells
-from mingle_edge.comparison.material import Material
-from mingle_edge.comparison.orders import task_orders, tuning_order
-from mingle_edge.comparison.registry import DEFAULT, REFERENCES, SPECS
+from mingle_edge.comparison.registry import REFERENCES, SPECS
 from mingle_edge.comparison.results import Finished
+from mingle_edge.comparison.table import write_csv
 from mingle_edge.comparison.tuning import Tuning, trials
 from mingle_edge.corruptions import Corruption
-from mingle_edge.device import choose_device
 from mingle_edge.errors import ComparisonError
 from mingle_edge.output_path import check_output_folder, write_output
 from mingle_edge.progress import Progress, silent
-from mingle_edge.protocols import PROTOCOLS
+from mingle_edge.protocols import HEAD_GIVEN, PROTOCOLS
 from mingle_edge.task_file import read_task_file
 
-CELLS, RESULTS = "cells", "results.json"
+if TYPE_CHECKING:
+    from mingle_edge.comparison.execution import Execute, Source
+    from mingle_edge.comparison.material import Material
+
+CELLS, RESULTS, CSV, PAGE = "cells", "results.json", "results.csv", "report.html"
 CARRIED = ("rank",)
 """Settings of the task file that methods with a parameter of that name take over: a rank belongs to the width of a tower."""
 _PACKAGES = ("mingle-edge", "torch", "open_clip_torch", "numpy")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be compared, and how."""
+class ComparisonOptions:
+    """How methods are compared."""
 
-    task_file: Path
-    methods: str = DEFAULT  # see `parse_entries`
-    orders: int = 10
-    seed: int = 42
-    tune: bool = False
-    corruptions: tuple[Corruption, ...] = ()
+    methods: str | None = None  # such as `ties,mingle(steps=10)`; None: one of each kind, unless ablations are named
+    ablations: Sequence[str] = ()  # the rows of tables of the paper, by name
+    orders: int = 10  # task orders to average over
+    seed: int = 42  # of the orders and of everything random
+    tune: bool = False  # choose parameters on the validation images, 5 trials a method
+    corruptions: tuple[Corruption, ...] = ()  # that the test images are corrupted by as well
     step_images: int | None = None  # test images per task of states in between; None: all, 0: those states are passed over
-    device: str = "auto"
+    device: str = "auto"  # or `cpu`, `cuda`
     parallel: bool = True  # on Ray, where it is installed
     address: str | None = None  # of a Ray cluster; None: this machine
 
@@ -65,16 +68,16 @@ class Comparison:
     checked: bool = False  # whether all images were decoded once; a run that computes nothing need not
 
     def run(self, cells: Sequence[Cell], stage: str) -> dict[int, CellResult]:
-        """Results by number of the cell, without those that failed; kept ones are read instead of computed.
+        """Return results by number of the cell, without those that failed; kept ones are read instead of computed.
 
         Raises:
             ImageFolderError: naming broken images, before the first cell is computed.
         """
         keys = [cell.key(self.material) for cell in cells]
-        found = {n: result for n, key in enumerate(keys) if (result := self.kept.load(key)) is not None}
-        missing = [n for n in range(len(cells)) if n not in found]
+        results = {n: result for n, key in enumerate(keys) if (result := self.kept.load(key)) is not None}
+        missing = [n for n in range(len(cells)) if n not in results]
         numbers = {id(cells[n]): n for n in missing}
-        done = len(found)
+        done = len(results)
         if missing and not self.checked:
             self.material.check_images(self.progress)
             self.checked = True
@@ -88,40 +91,54 @@ class Comparison:
                 self.failed.append({"method": cell.label, "order": order, "corruption": corruption, "error": outcome})
             else:
                 self.kept.keep(keys[number], outcome)
-                found[number] = outcome
+                results[number] = outcome
             self.progress(stage, done, len(cells), cell.label)
-        return found
+        return results
 
 
-def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[str, Any]:
+def compare(
+    task_file: str | Path,
+    output: str | Path,
+    options: ComparisonOptions | None = None,
+    *,
+    progress: Progress = silent,
+) -> dict[str, Any]:
     """Compare methods on the tasks of a task file; cells that `output` holds already are not computed again.
 
-    Writes and returns what `results.json` holds (docs/comparison.md). Pretrained and individual models are always compared. A
-    cell that fails is listed under `failed`, costs no other, and is tried again by the next run.
+    Writes `results.json` (docs/comparison.md), `results.csv` and `report.html`, and returns what the first holds. Pretrained
+    and individual models are always compared. A cell that fails is listed under `failed`, costs no other, and is tried again
+    by the next run. The task file, the options and the output are checked before torch is imported.
 
     Raises:
-        ComparisonError: an unknown method or parameter, no validation images to tune on, seeds among the labelled images.
+        ComparisonError: an unknown method or parameter, no validation images to tune on, seeds among the labeled images.
         OutputError: `output` cannot be written.
         TaskFileError, CheckpointError, ImageFolderError, HubError: of the inputs, all of which are read before any work.
+        DeviceError: there is no such device.
     """
     started = time.perf_counter()
-    check_output_folder(output, RESULTS)
+    task_file, output, plan = Path(task_file), Path(output), options or ComparisonOptions()
+    check_output_folder(output, RESULTS, CSV, PAGE)
     check_output_folder(output / CELLS)
-    choose_device(plan.device)
     _check_address(plan)
-    tasks = read_task_file(plan.task_file)
+    tasks = read_task_file(task_file)
     names = [task.name for task in tasks.tasks]
     given = {key: value for key, value in tasks.settings.items() if key in CARRIED}
-    entries = parse_entries(f"{','.join(REFERENCES)},{plan.methods}", SPECS, len(names), given)
+    entries = parse_entries(f"{','.join(REFERENCES)},{with_ablations(plan.methods, plan.ablations)}", SPECS, len(names), given)
     counts = tuple(sorted({entry.seeds_per_class for entry in entries if entry.seeds_per_class is not None}))
     if plan.tune and any(task.tune is None for task in tasks.tasks):
         raise ComparisonError(
             f"{tasks.path}: parameters are tuned on validation images, and not every task has some; "
             'add tune = "dir/<class>/*.png" to every [[task]] table, or compare without tuning'
         )
-    material = Material.open(plan.task_file, seed=plan.seed, seeds_per_class=counts, progress=progress)
+    from mingle_edge.comparison.execution import Source
+    from mingle_edge.comparison.material import Material
+    from mingle_edge.comparison.page import write_page
+    from mingle_edge.device import choose_device
+
+    choose_device(plan.device)
+    material = Material.open(task_file, seed=plan.seed, seeds_per_class=counts, progress=progress)
     material.check_disjoint()
-    source = Source(plan.task_file.absolute(), plan.seed, counts, plan.device)
+    source = Source(task_file.absolute(), plan.seed, counts, plan.device)
     with _executing(plan, source, material, progress) as execute:
         comparison = Comparison(material, execute, KeptCells(output / CELLS), progress)
         tunings = _tune(comparison, entries, plan) if plan.tune else {}
@@ -138,7 +155,7 @@ def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[st
     results = {
         "format": figures.FORMAT,
         "format_version": figures.FORMAT_VERSION,
-        "task_file": str(plan.task_file),
+        "task_file": str(task_file),
         "protocols": list(PROTOCOLS),
         "tasks": material.record(),
         "settings": {
@@ -156,10 +173,31 @@ def compare(plan: Plan, output: Path, *, progress: Progress = silent) -> dict[st
         "seconds": round(time.perf_counter() - started, 1),
     }
     write_output(output / RESULTS, json.dumps(results, indent=1) + "\n")
+    write_csv(results, output / CSV)
+    write_page(results, output / PAGE)
     return results
 
 
-def _cell(entry: Entry, order: Sequence[str], plan: Plan) -> Cell:
+def task_orders(tasks: Sequence[str], count: int, seed: int) -> list[list[str]]:
+    """Return `count` orders of the tasks: order i is Python's shuffle of the given list seeded with `seed + i`.
+
+    The rule of arXiv 2505.11883, there with seed 42 and ten orders.
+    """
+    return [_shuffled(tasks, seed + i) for i in range(count)]
+
+
+def tuning_order(tasks: Sequence[str], seed: int) -> list[str]:
+    """Return the order that parameters are tuned on; it is none of `task_orders` by the same seed unless chance repeats it."""
+    return _shuffled(tasks, seed - 1)
+
+
+def _shuffled(tasks: Sequence[str], seed: int) -> list[str]:
+    order = list(tasks)
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def _cell(entry: Entry, order: Sequence[str], plan: ComparisonOptions) -> Cell:
     return Cell(
         label=entry.label,
         method=entry.method,
@@ -171,8 +209,8 @@ def _cell(entry: Entry, order: Sequence[str], plan: Plan) -> Cell:
     )
 
 
-def _tune(comparison: Comparison, entries: Sequence[Entry], plan: Plan) -> dict[str, Tuning]:
-    """Every trial of every method on the validation images, and what each came to."""
+def _tune(comparison: Comparison, entries: Sequence[Entry], plan: ComparisonOptions) -> dict[str, Tuning]:
+    """Run every trial of every method on the validation images, and return what each came to."""
     order = tuning_order(comparison.material.tasks, plan.seed)
     tunings = trials(entries, SPECS)
     cells = [
@@ -188,17 +226,25 @@ def _tune(comparison: Comparison, entries: Sequence[Entry], plan: Plan) -> dict[
     return {tuning.entry.label: tuning for tuning in tunings}
 
 
-def _check_address(plan: Plan) -> None:
-    if plan.address is not None and not ray_is_there():
+def _check_address(plan: ComparisonOptions) -> None:
+    if plan.address is not None and not _ray_is_there():
         raise ComparisonError(
             f"address {plan.address!r}: cells run on a cluster by Ray, which is not installed; install it with: "
             "pip install 'mingle-edge[ray]'"
         )
 
 
-def _executing(plan: Plan, source: Source, material: Material, progress: Progress) -> AbstractContextManager[Execute]:
-    """On Ray where it is there and wanted, else in this process."""
-    if plan.parallel and ray_is_there():
+def _ray_is_there() -> bool:
+    return importlib.util.find_spec("ray") is not None
+
+
+def _executing(
+    plan: ComparisonOptions, source: Source, material: Material, progress: Progress
+) -> AbstractContextManager[Execute]:
+    """Choose where cells run: on Ray where it is there and wanted, else in this process."""
+    from mingle_edge.comparison.execution import on_ray, one_after_another
+
+    if plan.parallel and _ray_is_there():
         return on_ray(source, plan.address)
     return nullcontext(one_after_another(source, material, progress))
 
@@ -206,7 +252,7 @@ def _executing(plan: Plan, source: Source, material: Material, progress: Progres
 def _figures(
     entries: Sequence[Entry], finished: Sequence[Finished], tasks: Sequence[str], tunings: Mapping[str, Tuning]
 ) -> dict[str, Any]:
-    """All figures of results.json, by label. A method none of whose cells finished is only described."""
+    """Return all figures of results.json, by label. A method none of whose cells finished is only described."""
     by_label: dict[str, list[Finished]] = {entry.label: [] for entry in entries}
     corrupted: dict[str, dict[str, list[Finished]]] = {}
     for cell in finished:
@@ -214,7 +260,7 @@ def _figures(
             by_label[cell.cell.label].append(cell)
         else:
             corrupted.setdefault(cell.cell.label, {}).setdefault(cell.cell.corruption.name, []).append(cell)
-    pretrained = figures.by_task(by_label["pretrained"], tasks)["P1"] if by_label["pretrained"] else {}
+    pretrained = figures.by_task(by_label["pretrained"], tasks)[HEAD_GIVEN] if by_label["pretrained"] else {}
     shown: dict[str, Any] = {key: {} for key in ("methods", "accuracy", "steps", "matrix", "by_task", "routes", "confusion")}
     for entry in entries:
         label, cells = entry.label, by_label[entry.label]
@@ -238,7 +284,7 @@ def _figures(
             shown["confusion"][label] = confusion
     shown["corrupted"] = {
         label: {
-            name: figures.summarise(cells, figures.by_task(before, tasks)["P1"])
+            name: figures.summarise(cells, figures.by_task(before, tasks)[HEAD_GIVEN])
             for name, cells in of_label.items()
             if (before := corrupted.get("pretrained", {}).get(name))
         }

@@ -9,12 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mingle_edge.comparison.method import MethodSpec
+from mingle_edge.comparison.registry import DEFAULT, MethodSpec
 from mingle_edge.errors import ComparisonError, shown
 from mingle_edge.task_file import MOST_SEEDS_PER_CLASS
 
 SEEDS_PER_CLASS = "seeds_per_class"
 MOST = 1e12  # of a parameter, in absolute value; far below where a float32 ends
+ABLATIONS: dict[str, str] = {
+    "components": ("static-experts,mingle(components=adaptation),mingle(components=frozen-gates),mingle(relaxation=0),mingle"),
+    "steps": "mingle(steps=5),mingle(steps=10),mingle(steps=20),mingle(steps=50)",
+    "seeds": "mingle(seeds_per_class=0),mingle(seeds_per_class=1),mingle(seeds_per_class=3),mingle(seeds_per_class=5)",
+    "rank": "mingle(rank=4),mingle(rank=8),mingle(rank=16),mingle(rank=32),mingle(rank=64)",
+    "layers": "mingle,mingle-star",
+    "gamma": "mingle(relaxation=0),mingle(relaxation=0.5),mingle(relaxation=1),mingle(relaxation=5)",
+    "subspace": "mingle(subspace_directions=1),mingle(subspace_directions=3),mingle(subspace_directions=10)",
+    "budgets": "mingle-star(rank=8),mingle-star(rank=16),mingle-star(rank=32),mingle-star(rank=64),mingle",
+}
+"""The paper's ablation tables as lists of methods with parameters (arXiv 2505.11883, section 4.3 and appendix)."""
+
 _ENTRY = re.compile(r"\s*(?P<name>[A-Za-z0-9-]+)\s*(?:\((?P<parameters>[^()]*)\))?\s*(?:,|$)")
 
 
@@ -29,8 +41,21 @@ class Entry:
     seeds_per_class: int | None = None  # written like a parameter of any method; None: as the task file says
 
 
+def with_ablations(methods: str | None, ablations: Sequence[str]) -> str:
+    """Return the methods to compare: those named, else the defaults unless ablations are named, and the rows of the ablations.
+
+    Raises `ComparisonError` for an ablation that does not exist.
+    """
+    parts = [methods] if methods is not None else [] if ablations else [DEFAULT]
+    for name in ablations:
+        if name not in ABLATIONS:
+            raise ComparisonError(f"there is no ablation {name!r}; {_hint(name, list(ABLATIONS), 'the ablations are')}")
+        parts.append(ABLATIONS[name])
+    return ",".join(parts)
+
+
 def parse_entries(text: str, specs: Mapping[str, MethodSpec], tasks: int, defaults: Mapping[str, Any]) -> list[Entry]:
-    """The entries of a list such as `ties, mingle(steps=10,rank=8)`, each once.
+    """Return the entries of a list such as `ties, mingle(steps=10,rank=8)`, each once.
 
     Parameters take the published value for so many tasks, then `defaults` where the method has such a parameter, then what
     is written; `seeds_per_class` can be written for any method. Raises `ComparisonError` for a method or parameter that does

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import signal
 import socket
@@ -15,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from mingle_edge.comparison.cell import Cell, CellResult, run_cell
+from mingle_edge.comparison.cell import Cell, CellResult
+from mingle_edge.comparison.cell_run import run_cell
 from mingle_edge.comparison.material import Material
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.comparison.registry import SPECS
@@ -42,7 +42,7 @@ Execute = Callable[[Sequence[Cell]], Iterator[tuple[Cell, Outcome]]]
 
 
 def one_after_another(source: Source, material: Material, progress: Progress) -> Execute:
-    """Cells in this process; one that raises is reported, and the others go on."""
+    """Run cells in this process; one that raises is reported, and the others go on."""
     workbench = material.workbench(choose_device(source.device))
 
     def execute(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Outcome]]:
@@ -54,7 +54,7 @@ def one_after_another(source: Source, material: Material, progress: Progress) ->
 
 @contextmanager
 def on_ray(source: Source, address: str | None) -> Iterator[Execute]:
-    """Cells as Ray tasks (docs.ray.io), each on one core, or on one GPU where the device is CUDA.
+    """Run cells as Ray tasks (docs.ray.io), each on one core, or on one GPU where the device is CUDA.
 
     `address` is a cluster's; None starts Ray on this machine, until the context is left. Cells in progress end when their
     iteration is left.
@@ -104,7 +104,7 @@ def on_ray(source: Source, address: str | None) -> Iterator[Execute]:
 
 
 def _check_answers(address: str) -> None:
-    """That something listens there: Ray itself would wait for minutes. Raises `ComparisonError`."""
+    """Check that something listens there: Ray itself would wait for minutes. Raises `ComparisonError`."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECTING).close()
@@ -118,13 +118,8 @@ def _no_cluster(address: str | None, error: Exception) -> ComparisonError:
     )
 
 
-def ray_is_there() -> bool:
-    """Whether the extra `ray` is installed."""
-    return importlib.util.find_spec("ray") is not None
-
-
 def _work(source: Source, cell: Cell) -> Outcome:
-    """A cell in a worker, which keeps the material it has opened for the cells that follow."""
+    """Run a cell in a worker, which keeps the material it has opened for the cells that follow."""
     torch.set_num_threads(1)
     material, workbench = _opened(source)
     return _outcome(cell, material, workbench, silent)

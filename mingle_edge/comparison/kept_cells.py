@@ -26,7 +26,7 @@ class KeptCells:
             raise OutputError(f"{folder}: {why_not_written(error)}") from error
 
     def load(self, key: str) -> CellResult | None:
-        """A finished cell; None if it was never finished or its file is damaged.
+        """Return a finished cell; None if it was never finished or its file is damaged.
 
         Raises:
             ComparisonError: it is there, and this user may not read it; to compute it again would be no help.
@@ -48,7 +48,7 @@ class KeptCells:
 
 
 def _is_result(record: Any) -> bool:
-    """Whether a JSON value is all of a `CellResult`, of as many tasks in every part."""
+    """Say whether a JSON value is all of a `CellResult`, of as many tasks in every part."""
     if not isinstance(record, dict) or record.keys() != {field.name for field in fields(CellResult)}:
         return False
     seconds, accuracy, routes = record["seconds"], record["accuracy"], record["routes"]

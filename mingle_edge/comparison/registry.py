@@ -1,13 +1,280 @@
-"""Every method by name."""
+"""Every method by name, with its published parameters. Reading this table imports none of them, and so no torch.
+
+Published parameters of the peers are those of the scripts behind Table 1 of the MINGLE paper (arXiv 2505.11883;
+zihuanqiu/MINGLE, `examples/mingle/tab1.sh` and `config/method/mingle/`). Where a script does not compute what its method's
+authors describe there are two methods: the plain name is the corrected one, `NAME-published` the script's arithmetic; both
+start from the same published parameters.
+"""
 
 from __future__ import annotations
 
-from mingle_edge.comparison.method import MethodSpec
-from mingle_edge.methods import adamerging, image_scope, mingle, static, wemoe
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-SPECS: dict[str, MethodSpec] = {
-    spec.name: spec for spec in (*static.SPECS, *adamerging.SPECS, *wemoe.SPECS, *mingle.SPECS, *image_scope.SPECS)
-}
+from mingle_edge.settings import CONSTANT_START, OFFICIAL, Settings
+
+if TYPE_CHECKING:
+    from mingle_edge.comparison.method import ContinualMethod, Workbench
+
+TRIALS = 5
+"""Parameter sets tried when a method is tuned, the same number for every method that has something to tune."""
+FEW = 8
+"""Tasks up to which the paper scales task vectors by 0.3; it takes 0.1 for its groups of 14 and 20."""
+METHODS = "mingle_edge.methods"
+
+Grid = tuple[Mapping[str, Any], ...]
+Published = Callable[[int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method by name, with its published parameters and what is tried when it is tuned."""
+
+    name: str
+    summary: str  # one line: idea and source
+    implementation: str  # `module:name` in `mingle_edge.methods`, called with a workbench and the parameters
+    published: Published  # number of tasks -> every parameter with its published value
+    grid: Grid = ()  # `TRIALS` parameter changes, or none where nothing is to be tuned
+
+    def build(self, workbench: Workbench, parameters: Mapping[str, Any]) -> ContinualMethod:
+        """Import the method and start a run of it. Raises the method's own errors for parameters that make no sense."""
+        module, _, name = self.implementation.partition(":")
+        method: ContinualMethod = getattr(importlib.import_module(f"{METHODS}.{module}"), name)(workbench, parameters)
+        return method
+
+
+def _always(**parameters: Any) -> Published:
+    return lambda tasks: dict(parameters)
+
+
+def _few_or_many(**others: Any) -> Published:
+    return lambda tasks: {"scaling": 0.3 if tasks <= FEW else 0.1, **others}
+
+
+def _values(name: str, *values: float) -> Grid:
+    return tuple({name: value} for value in values)
+
+
+_TIES_GRID = (
+    {"scaling": 0.1, "keep": 0.2},
+    {"scaling": 0.2, "keep": 0.2},
+    {"scaling": 0.3, "keep": 0.2},
+    {"scaling": 0.5, "keep": 0.2},
+    {"scaling": 0.3, "keep": 0.5},
+)
+_SHARES = _values("share", 0.2, 0.35, 0.5, 0.65, 0.8)
+_STATIC = (
+    MethodSpec("pretrained", "the backbone for every task", "references:Pretrained", _always()),
+    MethodSpec("individual", "each task's own model, told the task: the upper end", "references:Individual", _always()),
+    MethodSpec(
+        "weight-averaging",
+        "running mean of the fine-tuned models (arXiv 2203.05482)",
+        "static:weight_averaging",
+        _always(),
+    ),
+    MethodSpec(
+        "task-arithmetic",
+        "scaled sum of the task vectors (arXiv 2212.04089)",
+        "static:task_arithmetic",
+        _few_or_many(),
+        _values("scaling", 0.05, 0.1, 0.2, 0.3, 0.5),
+    ),
+    MethodSpec(
+        "ties",
+        "trimmed task vectors summed where their signs agree (arXiv 2306.01708)",
+        "static:ties_merging",
+        _few_or_many(keep=0.2),
+        _TIES_GRID,
+    ),
+    MethodSpec(
+        "ties-published",
+        "TIES as the MINGLE paper ran it: each result is added to the merged vector that took part in it",
+        "static:ties_as_published",
+        _few_or_many(keep=0.2),
+        _TIES_GRID,
+    ),
+    MethodSpec(
+        "magmax",
+        "the largest change of any task in each entry (arXiv 2407.06322)",
+        "static:magmax",
+        _always(scaling=0.5),
+        _values("scaling", 0.2, 0.3, 0.5, 0.7, 1.0),
+    ),
+    MethodSpec(
+        "consensus",
+        "scaled sum of the task vectors in entries that enough tasks use (Consensus TA, arXiv 2405.07813)",
+        "static:consensus_arithmetic",
+        _always(scaling=0.1, threshold=0.2, required=2),
+        (
+            {"scaling": 0.1, "threshold": 0.2},
+            {"scaling": 0.2, "threshold": 0.2},
+            {"scaling": 0.3, "threshold": 0.2},
+            {"scaling": 0.2, "threshold": 0.5},
+            {"scaling": 0.3, "threshold": 0.5},
+        ),
+    ),
+    MethodSpec(
+        "consensus-published",
+        "Consensus TA as the MINGLE paper ran it: masked by the newest task alone, earlier ones counted again",
+        "static:consensus_as_published",
+        _always(scaling=0.1, threshold=0.2),
+        (
+            {"scaling": 0.05, "threshold": 0.2},
+            {"scaling": 0.1, "threshold": 0.2},
+            {"scaling": 0.2, "threshold": 0.2},
+            {"scaling": 0.3, "threshold": 0.2},
+            {"scaling": 0.1, "threshold": 0.5},
+        ),
+    ),
+    MethodSpec(
+        "opcm",
+        "task vectors projected out of the merged one's leading directions, at constant norm (arXiv 2501.09522)",
+        "static:projected_sum",
+        _always(share=0.5),
+        _SHARES,
+    ),
+    MethodSpec(
+        "opcm-published",
+        "OPCM as the MINGLE paper ran it: the diagonal is not removed, and the class token is the first task's",
+        "static:projected_sum_as_published",
+        _always(share=0.5),
+        _SHARES,
+    ),
+)
+
+_ENTROPY = {"start": 0.3, "learning_rate": 1e-4, "steps": 50, "batch_size": 16}
+_ADAMERGING_GRID = (
+    {"learning_rate": 1e-4},
+    {"learning_rate": 1e-3},
+    {"learning_rate": 1e-2},
+    {"learning_rate": 1e-3, "start": 0.1},
+    {"learning_rate": 1e-2, "start": 0.1},
+)
+_WEMOE = {**_ENTROPY, "rank": 64, "freezes_earlier": False}
+_ADAPTIVE = (
+    MethodSpec(
+        "adamerging",
+        "one coefficient per tensor by entropy minimisation, continuing from the merged model (arXiv 2310.02575)",
+        "adamerging:continued",
+        _always(**_ENTROPY),
+        _ADAMERGING_GRID,
+    ),
+    MethodSpec(
+        "adamerging-published",
+        "AdaMerging as the MINGLE paper ran it: restarts from the pretrained model at each task (arXiv 2310.02575)",
+        "adamerging:as_published",
+        _always(**_ENTROPY),
+        _ADAMERGING_GRID,
+    ),
+    MethodSpec(
+        "wemoe",
+        "MLP experts of one rank, gated per image, gates by entropy; the rest by task arithmetic (arXiv 2402.00433)",
+        "wemoe:corrected",
+        _always(**_WEMOE, pooling="image"),
+        (
+            {"learning_rate": 1e-4},
+            {"learning_rate": 1e-3},
+            {"start": 0.1},
+            {"freezes_earlier": True},
+            {"start": 0.1, "freezes_earlier": True},
+        ),
+    ),
+    MethodSpec(
+        "wemoe-published",
+        "LoRA-WEMoE as the MINGLE paper ran it: gates pooled over the batch, rank 64, then 16 (arXiv 2402.00433)",
+        "wemoe:as_published",
+        _always(**_WEMOE, later_rank=16, pooling="batch"),
+        (
+            {"learning_rate": 1e-4},
+            {"learning_rate": 1e-3},
+            {"learning_rate": 1e-2},
+            {"start": 0.1},
+            {"learning_rate": 1e-3, "start": 0.1},
+        ),
+    ),
+)
+
+_SETTINGS = ("semantics", "rank", "layers", "interference_projection", "steps", "learning_rate", "batch_size", "temperature")
+_CONSTRAINT = ("subspace_directions", "relaxation", "relaxation_decay")
+_EVALUATION = {"pooling": "image", "top_k": None, "components": "null-space", "constant": CONSTANT_START, "routing": "gates"}
+_EXACT = Settings(scope="layer")
+# The published step is made for gates of 768 inputs; narrow towers ask for more.
+_LEARNING_RATES = _values("learning_rate", 1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+
+
+def _mingle(name: str, summary: str, settings: Settings, grid: Grid = _LEARNING_RATES, **changes: Any) -> MethodSpec:
+    values = {setting: getattr(settings, setting) for setting in (*_SETTINGS, *_CONSTRAINT)}
+    return MethodSpec(name, summary, "mingle:LayerScope", _always(**values | _EVALUATION | changes), grid)
+
+
+_LAYER_SCOPE = (
+    _mingle(
+        "mingle",
+        "gated low-rank experts in every layer, gates pooled over the batch (arXiv 2505.11883)",
+        OFFICIAL,
+        pooling="batch",
+    ),
+    _mingle(
+        "mingle-star",
+        "mingle with experts at q, k, v and fc1 only (arXiv 2505.11883, MINGLE*)",
+        OFFICIAL,
+        pooling="batch",
+        layers="qkv+fc1",
+    ),
+    _mingle("mingle-per-image", "mingle as merged, its gates per image", OFFICIAL),
+    _mingle("mingle-star-per-image", "mingle-star as merged, its gates per image", OFFICIAL, layers="qkv+fc1"),
+    _mingle("mingle-top1", "mingle as merged, per image the expert of largest contribution in each layer", OFFICIAL, top_k=1),
+    _mingle(
+        "mingle-routed",
+        "mingle as merged, the image router naming the one expert with its gates (control)",
+        OFFICIAL,
+        routing="router",
+    ),
+    _mingle("mingle-exact", "gates that start and stay in an exact null space, per image, all experts (ours)", _EXACT),
+    _mingle("mingle-exact-pooled", "mingle-exact as merged, its gates pooled over the batch", _EXACT, pooling="batch"),
+    _mingle(
+        "mingle-exact-top1",
+        "mingle-exact as merged, per image the expert of largest contribution in each layer (ours)",
+        _EXACT,
+        top_k=1,
+    ),
+    _mingle(
+        "static-experts",
+        "mingle's experts at a constant gate, nothing learned (arXiv 2505.11883, first row of the ablation)",
+        OFFICIAL,
+        _values("constant", 0.1, 0.2, 0.3, 0.5, 1.0),
+        components="experts",
+        pooling="batch",  # a constant gate is the same pooled, and pooled is faster
+    ),
+)
+
+# Nothing is tuned where nothing is learned: experts are truncated task vectors, the router is in closed form, and its depth is
+# chosen on the seeds. Rank and top_k trade bytes for accuracy and are not the tuner's to choose.
+_IMAGE = {"rank": 64, "layers": "attn+mlp", "router_blocks": "auto", "router_augmentations": 16, "top_k": 1}
+_IMAGE_SCOPE = (
+    MethodSpec(
+        "image",
+        "one route per image, complete experts, the most probable alone (ours)",
+        "image_scope:ImageScope",
+        _always(**_IMAGE),
+    ),
+    MethodSpec(
+        "image-weighted",
+        "image, with the 2 most probable experts mixed by posterior (ours)",
+        "image_scope:ImageScope",
+        _always(**_IMAGE | {"top_k": 2}),
+    ),
+    MethodSpec(
+        "image-low-rank-only",
+        "image, with experts of low-rank pairs alone: static experts of the layer scope and a router (control)",
+        "image_scope:ImageScope",
+        _always(**_IMAGE, complete=False),
+    ),
+)
+
+SPECS: dict[str, MethodSpec] = {spec.name: spec for spec in (*_STATIC, *_ADAPTIVE, *_LAYER_SCOPE, *_IMAGE_SCOPE)}
 REFERENCES = ("pretrained", "individual")
 """Compared whatever is asked for: what there is to lose and to win."""
 DEFAULT = (

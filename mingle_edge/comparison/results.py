@@ -9,7 +9,7 @@ from typing import Any
 
 from mingle_edge.comparison.cell import Cell, CellResult
 from mingle_edge.metrics import average_accuracy, backward_transfer, forward_transfer
-from mingle_edge.protocols import PROTOCOLS
+from mingle_edge.protocols import HEAD_GIVEN, PROTOCOLS
 
 FORMAT, FORMAT_VERSION = "mingle-edge comparison", 1
 
@@ -26,7 +26,7 @@ class Finished:
 
 
 def summarise(cells: Sequence[Finished], pretrained: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """ACC, BWT and, under P1, FWT of one method over its orders; `pretrained` is each task's accuracy before any merge."""
+    """Return ACC, BWT and, under P1, FWT of one method over its orders; `pretrained` is each task's accuracy before any merge."""
     summary: dict[str, dict[str, float]] = {}
     for protocol in PROTOCOLS:
         values: dict[str, list[float]] = {"acc": [], "bwt": []}
@@ -35,7 +35,7 @@ def summarise(cells: Sequence[Finished], pretrained: Mapping[str, float]) -> dic
             final, own = _known(rows[-1]), _known([rows[t + 1][t] for t in range(len(rows) - 1)])
             values["acc"].append(average_accuracy(final))
             values["bwt"].append(backward_transfer(own, final))
-            if protocol == "P1":
+            if protocol == HEAD_GIVEN:
                 coming = _known([rows[t][t] for t in range(len(rows) - 1)])
                 before = [pretrained[task] for task in finished.cell.order]
                 values.setdefault("fwt", []).append(forward_transfer(coming, before))
@@ -44,7 +44,7 @@ def summarise(cells: Sequence[Finished], pretrained: Mapping[str, float]) -> dic
 
 
 def steps(cells: Sequence[Finished]) -> dict[str, dict[str, list[float]]]:
-    """By protocol, after each step the mean accuracy of the tasks merged so far: mean and deviation over orders."""
+    """Return, by protocol, after each step the mean accuracy of the tasks merged so far: mean and deviation over orders."""
     found = {}
     for protocol in PROTOCOLS:
         curves = [
@@ -56,7 +56,7 @@ def steps(cells: Sequence[Finished]) -> dict[str, dict[str, list[float]]]:
 
 
 def by_task(cells: Sequence[Finished], tasks: Sequence[str]) -> dict[str, dict[str, float]]:
-    """By protocol and task, the final accuracy, mean over orders."""
+    """Return, by protocol and task, the final accuracy, mean over orders."""
     return {
         protocol: {
             task: fmean(_known([f.result.accuracy[protocol][-1][f.cell.order.index(task)] for f in cells])) for task in tasks
@@ -68,7 +68,7 @@ def by_task(cells: Sequence[Finished], tasks: Sequence[str]) -> dict[str, dict[s
 def between_tasks(
     cells: Sequence[Finished], tasks: Sequence[str], rows: Callable[[CellResult], list[list[float]] | None]
 ) -> list[list[float]] | None:
-    """A table of tasks by tasks (and what follows them) in the order of `tasks`, mean over orders; None where there is none."""
+    """Return a table of tasks by tasks (and what follows them) in the order of `tasks`, mean over orders; None where there is none."""
     tables = []
     for finished in cells:
         table = rows(finished.result)
@@ -80,7 +80,7 @@ def between_tasks(
 
 
 def method_figures(cells: Sequence[Finished]) -> dict[str, Any]:
-    """Bytes, latency and the seconds each further task took."""
+    """Return bytes, latency and the seconds each further task took."""
     ratios = [f.result.latency_ratio for f in cells if f.result.latency_ratio is not None]
     return {
         "stored_bytes": cells[0].result.stored_bytes,
@@ -99,5 +99,5 @@ def _spread(name: str, values: Sequence[float]) -> list[tuple[str, float]]:
 
 
 def _deviation(values: Sequence[float]) -> float:
-    """Sample standard deviation; 0 for one value."""
+    """Return the sample standard deviation; 0 for one value."""
     return stdev(values) if len(values) > 1 else 0.0

@@ -8,8 +8,9 @@ from typing import Any
 
 from mingle_edge.comparison.cell import CellResult
 from mingle_edge.comparison.entries import Entry
-from mingle_edge.comparison.method import MethodSpec
+from mingle_edge.comparison.registry import MethodSpec
 from mingle_edge.metrics import average_accuracy
+from mingle_edge.protocols import HEAD_GIVEN
 
 
 @dataclass
@@ -22,17 +23,17 @@ class Tuning:
 
     def record(self, result: CellResult | None) -> None:
         """Take in the next trial's result."""
-        last = [value for value in result.accuracy["P1"][-1] if value is not None] if result is not None else []
+        last = [value for value in result.accuracy[HEAD_GIVEN][-1] if value is not None] if result is not None else []
         self.acc.append(average_accuracy(last) if last else None)
 
     @property
     def chosen(self) -> Mapping[str, Any]:
-        """The parameters with the highest accuracy; of equals the first, and the entry's own where every trial failed."""
+        """Return the parameters with the highest accuracy; of equals the first, and the entry's own where every trial failed."""
         finished = [(acc, trial) for acc, trial in zip(self.acc, self.trials, strict=True) if acc is not None]
         return max(finished, key=lambda pair: pair[0])[1] if finished else self.entry.parameters
 
     def to_json(self) -> dict[str, Any]:
-        """The record in results.json: of each trial only what it changes."""
+        """Return the record in results.json: of each trial only what it changes."""
         varied = {key for trial in self.trials for key in trial if trial[key] != self.trials[0].get(key)}
 
         def shown(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +44,7 @@ class Tuning:
 
 
 def trials(entries: Sequence[Entry], specs: Mapping[str, MethodSpec]) -> list[Tuning]:
-    """The trials of every entry whose method has something to tune; what the user wrote stays as it is."""
+    """Return the trials of every entry whose method has something to tune; what the user wrote stays as it is."""
     return [
         Tuning(entry, [{**entry.parameters, **change, **entry.given} for change in specs[entry.method].grid])
         for entry in entries

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mingle_edge.comparison.cell import Cell, run_cell
+from mingle_edge.comparison.cell import Cell
+from mingle_edge.comparison.cell_run import run_cell
 from mingle_edge.comparison.material import Material
 from mingle_edge.comparison.registry import SPECS
 from mingle_edge.device import choose_device
@@ -18,7 +19,7 @@ BASELINES = {"pretrained": "pretrained", "individual": "individual", "average": 
 def evaluate_baseline(task_file: Path, name: str, seed: int) -> EvaluationReport:
     """One of `BASELINES` on the test images of a task file, merged in its order."""
     material = Material.open(task_file, seed=seed, seeds_per_class=(), progress=silent)
-    method, images = BASELINES[name], [len(material.images("test", task)) for task in material.tasks]
+    method, images = BASELINES[name], [len(images) for images in material.parts["test"].values()]
     cell = Cell(name, method, {}, tuple(material.tasks), seed, every_step=False)
     accuracy = run_cell(cell, SPECS[method], material, material.workbench(choose_device("auto")), silent).accuracy
     after_own = {p: [_measured(accuracy[p][t + 1][t]) for t in range(len(images))] for p in PROTOCOLS}

@@ -1,7 +1,7 @@
 """Layer-wise AdaMerging (arXiv 2310.02575), taking one task after another.
 
 Idea: add each parameter tensor of a task vector with a coefficient of its own, and learn the coefficients by making the
-merged model's predictions on unlabeled images certain: entropy minimisation, starting from task arithmetic at 0.3.
+merged model's predictions on unlabeled images certain: entropy minimization, starting from task arithmetic at 0.3.
 Limitation: certain is not right. A coefficient acts on all images alike, so conflicts between tasks stay; and where tasks
 arrive one by one, the entropy is that of the newest task alone, so nothing speaks for the earlier ones.
 
@@ -10,7 +10,7 @@ pretrained model anew for every task, with that task's vector alone. After task 
 earlier task is in it. 50 Adam steps at 1e-4 move a coefficient by 0.005 at most.
 
 `adamerging` corrects that one thing: task t continues from the merged model, `m_t = m_(t-1) + c_t * D_t`, with the earlier
-tasks' coefficients as they were learned. It is still AdaMerging: the same parametrisation, start, range and objective. The
+tasks' coefficients as they were learned. It is still AdaMerging: the same parametrization, start, range and objective. The
 original learns the coefficients of all tasks jointly from images of all tasks; of an earlier task no images are left, and
 adjusting its coefficients to the newest task's entropy would only undo them. Memory does not grow with tasks.
 
@@ -21,26 +21,28 @@ learning rate the bounds are never met).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, TestBatch, Workbench
-from mingle_edge.methods.entropy_minimisation import minimise_entropy, seed_batches
-from mingle_edge.methods.towers import backbone_embeddings, tower_bytes, unit_embeddings
+from mingle_edge.comparison.method import Workbench
+from mingle_edge.finetuned_task import FinetunedTask
+from mingle_edge.methods.entropy_minimisation import minimize_entropy, seed_batches
+from mingle_edge.methods.towers import OneTower, unit_embeddings
 from mingle_edge.vision_tower import Parameters
 
 
 def add_scaled(merged: Parameters, task_vector: Parameters, coefficients: Tensor) -> dict[str, Tensor]:
-    """`merged + c_i D_i` for each tensor i in the order of `task_vector`; `coefficients [tensors]` bounded to [0, 1]."""
+    """Return `merged + c_i D_i` for each tensor i in the order of `task_vector`; `coefficients [tensors]` bounded to [0, 1]."""
     bounded = coefficients.clamp(0, 1)
     return {name: merged[name] + c * difference for c, (name, difference) in zip(bounded, task_vector.items(), strict=True)}
 
 
 def learn_coefficients(
     workbench: Workbench,
-    task: ComparedTask,
+    task: FinetunedTask,
     merged: Parameters,
     *,
     start: float,
@@ -48,7 +50,7 @@ def learn_coefficients(
     steps: int,
     batch_size: int,
 ) -> dict[str, Tensor]:
-    """The merged model with the task added, its coefficients learned on the task's seeds; `start` where there are none."""
+    """Return the merged model with the task added, its coefficients learned on the task's seeds; `start` where there are none."""
     task_vector = {name: task.finetuned[name] - tensor for name, tensor in workbench.backbone.items()}
     coefficients = torch.full((len(task_vector),), start, device=workbench.device)
 
@@ -56,67 +58,23 @@ def learn_coefficients(
         parameters = add_scaled(merged, task_vector, coefficients)
         return workbench.logit_scale * unit_embeddings(images, parameters, workbench) @ task.head.T
 
-    minimise_entropy(logits, [coefficients], seed_batches(workbench, task, batch_size, steps), learning_rate)
+    minimize_entropy(logits, [coefficients], seed_batches(workbench, task, batch_size, steps), learning_rate)
     return add_scaled(merged, task_vector, coefficients)
 
 
-class AdaMerging:
+class AdaMerging(OneTower):
     """One run over one order of tasks; `parameters` are the keyword arguments of `learn_coefficients`."""
 
     def __init__(self, workbench: Workbench, parameters: Mapping[str, Any], *, restarts: bool) -> None:
-        self.workbench = workbench
+        super().__init__(workbench)
         self.parameters = parameters
         self.restarts = restarts  # from the pretrained model at each task, the published script's defect
-        self.merged = workbench.backbone
 
-    def add(self, task: ComparedTask) -> None:
+    def add(self, task: FinetunedTask) -> None:
         """Learn the new task's coefficients and add it."""
-        merged = self.workbench.backbone if self.restarts else self.merged
-        self.merged = learn_coefficients(self.workbench, task, merged, **self.parameters)
-
-    def answer(self, batch: TestBatch) -> Answer:
-        """Embeddings under the merged tower; before the first task those of the pretrained model."""
-        if self.merged is self.workbench.backbone:
-            return Answer(backbone_embeddings(batch, self.workbench))
-        return Answer(unit_embeddings(batch.images, self.merged, self.workbench))
-
-    def answer_named(self, batch: TestBatch, task: str) -> None:
-        """One tower serves all tasks."""
-
-    def stored_bytes(self) -> int:
-        """One tower, however many tasks."""
-        return tower_bytes(self.merged)
-
-    def active_bytes(self) -> int:
-        """One tower."""
-        return tower_bytes(self.merged)
+        merged = self.workbench.backbone if self.restarts else self.tower
+        self.tower = learn_coefficients(self.workbench, task, merged, **self.parameters)
 
 
-def _published(tasks: int) -> dict[str, Any]:
-    return {"start": 0.3, "learning_rate": 1e-4, "steps": 50, "batch_size": 16}
-
-
-_GRID = (
-    {"learning_rate": 1e-4},
-    {"learning_rate": 1e-3},
-    {"learning_rate": 1e-2},
-    {"learning_rate": 1e-3, "start": 0.1},
-    {"learning_rate": 1e-2, "start": 0.1},
-)
-
-SPECS = (
-    MethodSpec(
-        name="adamerging",
-        summary="one coefficient per tensor by entropy minimisation, continuing from the merged model (arXiv 2310.02575)",
-        build=lambda workbench, parameters: AdaMerging(workbench, parameters, restarts=False),
-        published=_published,
-        grid=_GRID,
-    ),
-    MethodSpec(
-        name="adamerging-published",
-        summary="AdaMerging as the MINGLE paper ran it: restarts from the pretrained model at each task (arXiv 2310.02575)",
-        build=lambda workbench, parameters: AdaMerging(workbench, parameters, restarts=True),
-        published=_published,
-        grid=_GRID,
-    ),
-)
+continued = partial(AdaMerging, restarts=False)
+as_published = partial(AdaMerging, restarts=True)

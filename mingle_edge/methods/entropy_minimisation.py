@@ -1,4 +1,4 @@
-"""Test-time adaptation by entropy minimisation, what AdaMerging and WEMoE both learn their few parameters with."""
+"""Test-time adaptation by entropy minimization, what AdaMerging and WEMoE both learn their few parameters with."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mingle_edge.comparison.method import ComparedTask, Workbench
-from mingle_edge.seeds import task_generator
+from mingle_edge.comparison.method import Workbench
+from mingle_edge.finetuned_task import FinetunedTask
+from mingle_edge.seeds import shuffled_batches, task_generator
 
 SMALLEST_PROBABILITY = 1e-8  # added inside the logarithm, as in FusionBench
 
 
 def prediction_entropy(logits: Tensor) -> Tensor:
-    """Shannon entropy in nats of the softmax of `logits [B, classes]`, averaged over images (arXiv 2310.02575, section 3.3)."""
+    """Return Shannon entropy in nats of the softmax of `logits [B, classes]`, averaged over images (arXiv 2310.02575, section 3.3)."""
     probabilities = torch.softmax(logits, dim=1)
     return -(probabilities * torch.log(probabilities + SMALLEST_PROBABILITY)).sum(1).mean()
 
 
-def minimise_entropy(
+def minimize_entropy(
     logits: Callable[[Tensor], Tensor], trained: Sequence[Tensor], batches: Iterable[Tensor], learning_rate: float
 ) -> list[float]:
     """Change the `trained` tensors in place by Adam, one step per batch of images `[B, 3, H, W]`.
@@ -41,10 +42,10 @@ def minimise_entropy(
     return losses
 
 
-def seed_batches(workbench: Workbench, task: ComparedTask, size: int, steps: int) -> Iterator[Tensor]:
-    """`steps` batches of the task's seed images on the device, the same whatever was merged before; none without seeds."""
+def seed_batches(workbench: Workbench, task: FinetunedTask, size: int, steps: int) -> Iterator[Tensor]:
+    """Yield `steps` batches of the task's seed images on the device, the same whatever was merged before; none without seeds."""
     if not len(task.seeds):
         return
     generator = task_generator(workbench.seed, task.name, "batches")
-    for numbers in task.seeds.shuffled_batches(size, steps, generator):
-        yield task.seeds.load(numbers).to(workbench.device)
+    for numbers in shuffled_batches(len(task.seeds), size, steps, generator):
+        yield task.seeds.load(numbers, workbench.architecture).to(workbench.device)

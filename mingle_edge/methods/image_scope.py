@@ -9,7 +9,7 @@ Source: this project (docs/); router and experts are those that `mingle-edge mer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, TestBatch, Workbench
+from mingle_edge.answers import Answers
+from mingle_edge.comparison.batches import TestBatch
+from mingle_edge.comparison.method import Workbench, once
 from mingle_edge.errors import TaskFileError
+from mingle_edge.finetuned_task import FinetunedTask
 from mingle_edge.gated_tower import CompleteExpert, expert_linear, expert_parameters
 from mingle_edge.methods.image_router import ImageRouter, Route
-from mingle_edge.methods.image_rows import ImageRows
-from mingle_edge.methods.task_learner import task_learner
 from mingle_edge.methods.towers import backbone_embeddings, tower_bytes, unit_embeddings
 from mingle_edge.settings import Settings
 from mingle_edge.task_merging import complete_expert
@@ -49,27 +50,26 @@ class ImageScope:
         self.workbench = workbench
         self.router = ImageRouter(workbench, self.settings)
         self._experts: dict[str, tuple[Hashable, CompleteExpert]] = {}  # by task in order of merging
-        self._rows = ImageRows.shared(workbench.kept)
 
-    def add(self, task: ComparedTask) -> None:
+    def add(self, task: FinetunedTask) -> None:
         """See `ContinualMethod`."""
-        workbench, settings = self.workbench, self.settings
-        learner = task_learner(workbench, task, settings)
-        self.router.add(learner)
+        bench, settings = self.workbench, self.settings
+        self.router.add(task)
+
+        def expert() -> CompleteExpert:
+            complete, _ = complete_expert(task, bench, settings)
+            return complete if self.complete else _pairs_of_blocks(complete)
+
         key = ("expert", task.name, self.complete, settings.rank, settings.layers)
-        kept: dict[Hashable, CompleteExpert] = workbench.kept.setdefault("experts", {})
-        if key not in kept:
-            expert, _ = complete_expert(learner, task.finetuned)
-            kept[key] = expert if self.complete else _pairs_of_blocks(expert)
-        self._experts[task.name] = (key, kept[key])
+        self._experts[task.name] = (key, once(bench.kept.experts, key, expert))
 
     @torch.inference_mode()
-    def answer(self, batch: TestBatch) -> Answer:
+    def answer(self, batch: TestBatch) -> Answers:
         """See `ContinualMethod`."""
         if not self._experts:
-            return Answer(backbone_embeddings(batch, self.workbench))
+            return Answers(backbone_embeddings(batch, self.workbench))
         route = self.router.route(batch)
-        return Answer(self._mixed(batch, route), route.posterior, route.claimed, route.tasks)
+        return Answers(self._mixed(batch, route), route.posterior, route.claimed, route.tasks)
 
     @torch.inference_mode()
     def answer_named(self, batch: TestBatch, task: str) -> Tensor:
@@ -82,7 +82,7 @@ class ImageScope:
         return self._shared_bytes() + experts
 
     def active_bytes(self) -> int:
-        """The router's features are those of the backbone's first blocks, which are read anyway."""
+        """Count the largest experts; the router's features are those of the backbone's first blocks, which are read anyway."""
         largest = sorted((_bytes(expert) for _, expert in self._experts.values()), reverse=True)
         return self._shared_bytes() + sum(largest[: self.top_k])
 
@@ -90,7 +90,7 @@ class ImageScope:
         return tower_bytes(self.workbench.backbone) + (self.router.stored_bytes() if self._experts else 0)
 
     def _mixed(self, batch: TestBatch, route: Route) -> Tensor:
-        """Embeddings along the route of each image."""
+        """Return embeddings along the route of each image."""
         weights, tasks = route.posterior.topk(min(self.top_k, len(self._experts)), dim=1)
         weights = weights / weights.sum(1, keepdim=True)
         alone: dict[int, list[int]] = {}  # task, or -1 for the plain backbone -> places in the batch
@@ -102,9 +102,9 @@ class ImageScope:
             else:
                 mixed.append(place)
         names = list(self._experts)
-        found = torch.empty(len(tasks), self.workbench.architecture.output_dim, device=self.workbench.device)
+        embeds = torch.empty(len(tasks), self.workbench.architecture.output_dim, device=self.workbench.device)
         for task, places in alone.items():
-            found[places] = (
+            embeds[places] = (
                 self._embed(batch, names[task], places) if task >= 0 else backbone_embeddings(batch, self.workbench, places)
             )
         experts = [expert for _, expert in self._experts.values()]
@@ -112,11 +112,11 @@ class ImageScope:
         for start in range(0, len(mixed), at_once):
             places = mixed[start : start + at_once]
             chosen = [[experts[task] for task in row] for row in tasks[places].tolist()]
-            found[places] = embed_mixtures(batch.images[places], chosen, weights[places], self.workbench)
-        return found
+            embeds[places] = embed_mixtures(batch.images[places], chosen, weights[places], self.workbench)
+        return embeds
 
     def _embed(self, batch: TestBatch, task: str, places: list[int] | None = None) -> Tensor:
-        """Embeddings under one expert, which depend on the image alone."""
+        """Return embeddings under one expert, which depend on the image alone."""
         key, expert = self._experts[task]
         alone = [(1.0, expert)]
 
@@ -124,11 +124,11 @@ class ImageScope:
             parameters = expert_parameters(self.workbench.backbone, alone)
             return unit_embeddings(images, parameters, self.workbench, expert_linear(parameters, alone))
 
-        return self._rows.of(key, batch, embed, places)
+        return self.workbench.kept.rows.of(key, batch, embed, places)
 
 
 def embed_mixtures(images: Tensor, experts: list[list[CompleteExpert]], weights: Tensor, workbench: Workbench) -> Tensor:
-    """Embeddings `[B, output_dim]` of unit length of images under weighted experts, k of each image's own.
+    """Return embeddings `[B, output_dim]` of unit length of images under weighted experts, k of each image's own.
 
     Weights are `[B, k]`. What each image uses is laid out in memory for all of them at once.
     """
@@ -145,7 +145,7 @@ def embed_mixtures(images: Tensor, experts: list[list[CompleteExpert]], weights:
 
 
 def _stacked(experts: list[CompleteExpert]) -> dict[str, Any]:
-    """The fields of experts with one more dimension in front."""
+    """Return the fields of experts with one more dimension in front."""
 
     def pairs(of_each: list[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:
         return {
@@ -160,7 +160,7 @@ def _stacked(experts: list[CompleteExpert]) -> dict[str, Any]:
 
 
 def _pairs_of_blocks(expert: CompleteExpert) -> CompleteExpert:
-    """The expert without vectors, stem and projection: what the layer scope's experts are made of."""
+    """Return the expert without vectors, stem and projection: what the layer scope's experts are made of."""
     inside = {layer: factors for layer, factors in expert.factors.items() if layer.startswith("blocks.")}
     return replace(expert, factors=inside, vectors={})
 
@@ -168,26 +168,3 @@ def _pairs_of_blocks(expert: CompleteExpert) -> CompleteExpert:
 def _bytes(expert: CompleteExpert) -> int:
     tensors = [tensor for pair in expert.factors.values() for tensor in pair]
     return 4 * sum(tensor.numel() for tensor in (*tensors, *expert.vectors.values()))
-
-
-STATIC = {"rank": 64, "layers": "attn+mlp", "router_blocks": "auto", "router_augmentations": 16, "top_k": 1}
-
-
-def _published(**changes: Any) -> Callable[[int], dict[str, Any]]:
-    return lambda tasks: STATIC | changes
-
-
-# Nothing is tuned where nothing is learned: experts are truncated task vectors, the router is in closed form, and its depth is
-# chosen on the seeds. Rank and top_k trade bytes for accuracy and are not the tuner's to choose.
-SPECS = (
-    MethodSpec("image", "one route per image, complete experts, the most probable alone (ours)", ImageScope, _published()),
-    MethodSpec(
-        "image-weighted", "image, with the 2 most probable experts mixed by posterior (ours)", ImageScope, _published(top_k=2)
-    ),
-    MethodSpec(
-        "image-low-rank-only",
-        "image, with experts of low-rank pairs alone: static experts of the layer scope and a router (control)",
-        ImageScope,
-        _published(complete=False),
-    ),
-)

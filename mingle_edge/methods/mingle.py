@@ -11,26 +11,30 @@ arXiv 2505.11883. The computation is that of `mingle-edge merge`, scope `layer`,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, TestBatch, Workbench
+from mingle_edge.adaptation import NewGate
+from mingle_edge.answers import Answers
+from mingle_edge.comparison.batches import ImageRows, TestBatch
+from mingle_edge.comparison.method import Workbench
 from mingle_edge.errors import TaskFileError
-from mingle_edge.gate_learning import CONSTANT_START
-from mingle_edge.gating import ExpertStack, GatedExperts, GatedLinear, Pooling
-from mingle_edge.methods.chosen_experts import chosen_linear
-from mingle_edge.methods.components import COMPONENTS, Components, merge_components
+from mingle_edge.finetuned_task import FinetunedTask
+from mingle_edge.gate_learning import GateLearner
+from mingle_edge.gating import GatedExperts, GatedLinear, choose, gate_values
 from mingle_edge.methods.image_router import ImageRouter
-from mingle_edge.methods.image_rows import ImageRows
-from mingle_edge.methods.task_learner import task_learner
 from mingle_edge.methods.towers import backbone_embeddings, tower_bytes, unit_embeddings
-from mingle_edge.settings import OFFICIAL, Settings
-from mingle_edge.task_merging import LayerState
-from mingle_edge.vision_tower import Linear
+from mingle_edge.settings import CONSTANT_START, Pooling, Settings
+from mingle_edge.task_merging import LayerState, LayerTask, layer_experts, merge_into_layers
+from mingle_edge.vision_tower import Linear, Parameters, plain_linear
 
+Components = Literal["experts", "adaptation", "frozen-gates", "null-space"]
+"""The paper's method taken apart (its ablation of components). `experts`: experts at a constant gate, kept out of each other's
+way, nothing learned; `adaptation`: all gates so far learn with each task; `frozen-gates`: only the new one does; `null-space`:
+and under the null-space constraint, the whole method (hard or relaxed as its settings say)."""
 ROUTING = ("gates", "router")
 
 
@@ -39,7 +43,7 @@ class LayerScope:
 
     - `pooling`: over what gates are averaged in evaluation besides tokens, `batch` or `image`;
     - `top_k`: experts used per layer, None for all;
-    - `components`: how much of the method merges a task, see `mingle_edge.methods.components`;
+    - `components`: how much of the method merges a task, see `Components`;
     - `constant`: the gate value where nothing is learned;
     - `routing`: `gates` as published, or `router`: the image router names the one task whose experts and gates are used.
     """
@@ -54,7 +58,7 @@ class LayerScope:
         routing: str = settings.pop("routing", "gates")
         for name, value, allowed in (
             ("pooling", self.pooling, get_args(Pooling)),
-            ("components", self.components, COMPONENTS),
+            ("components", self.components, get_args(Components)),
             ("routing", routing, ROUTING),
         ):
             if value not in allowed:
@@ -77,33 +81,32 @@ class LayerScope:
         self._named = ImageRows()
         self._named_batches: dict[tuple[str, str, tuple[int, ...]], Tensor] = {}
 
-    def add(self, task: ComparedTask) -> None:
+    def add(self, task: FinetunedTask) -> None:
         """See `ContinualMethod`."""
-        workbench = self.workbench
-        learner = task_learner(workbench, task, self.settings)
         if self.router is not None:
-            self.router.add(learner)
-        self._state = merge_components(learner, task.finetuned, self._state, self.components, self.constant)
+            self.router.add(task)
+        learner = GateLearner(task, self.workbench, self.settings)
+        self._state = merge_components(learner, self._state, self.components, self.constant)
         self._names.append(task.name)
         if self.components == "adaptation":  # nothing else changes an older task's gates
             self._alone, self._named, self._named_batches = {}, ImageRows(), {}
 
     @torch.inference_mode()
-    def answer(self, batch: TestBatch) -> Answer:
+    def answer(self, batch: TestBatch) -> Answers:
         """See `ContinualMethod`."""
         if not self._names:
-            return Answer(backbone_embeddings(batch, self.workbench))
+            return Answers(backbone_embeddings(batch, self.workbench))
         if self.router is None:
             top_k = None if self.top_k is None else min(self.top_k, len(self._names))
-            return Answer(self._embed(batch.images, self._state.experts, top_k))
+            return Answers(self._embed(batch.images, self._state.experts, top_k))
         route = self.router.route(batch)
-        found = torch.empty(len(batch.numbers), self.workbench.architecture.output_dim, device=self.workbench.device)
+        embeds = torch.empty(len(batch.numbers), self.workbench.architecture.output_dim, device=self.workbench.device)
         for task in sorted(set(route.tasks.tolist())):
             places = (route.tasks == task).nonzero().flatten().tolist()
-            found[places] = (
+            embeds[places] = (
                 self._embed_alone(batch, task, places) if task >= 0 else backbone_embeddings(batch, self.workbench, places)
             )
-        return Answer(found, route.posterior, route.claimed, route.tasks)
+        return Answers(embeds, route.posterior, route.claimed, route.tasks)
 
     @torch.inference_mode()
     def answer_named(self, batch: TestBatch, task: str) -> Tensor:
@@ -120,7 +123,7 @@ class LayerScope:
         return self._bytes(len(self._names))
 
     def active_bytes(self) -> int:
-        """All gates are read in every layer, and the experts they choose."""
+        """Count all gates, which are read in every layer, and the experts they choose."""
         return self._bytes(1 if self.router is not None else self.top_k)
 
     def _bytes(self, experts: int | None) -> int:
@@ -142,101 +145,65 @@ class LayerScope:
         return unit_embeddings(images, workbench.backbone, workbench, linear)
 
     def _embed_alone(self, batch: TestBatch, task: int, places: list[int] | None = None) -> Tensor:
-        """Per image: embeddings with one task's experts, which no later task changes."""
+        """Return, per image, embeddings with one task's experts, which no later task changes."""
         return self._named.of(task, batch, lambda images: self._embed(images, self._experts_alone(task), None), places)
 
     def _experts_alone(self, task: int) -> dict[str, GatedExperts]:
         if task not in self._alone:
-            one = slice(task, task + 1)
-            self._alone[task] = {
-                layer: GatedExperts(
-                    ExpertStack(gated.experts.A[one], gated.experts.B[one]), gated.gate_weight[one], gated.gate_bias[one]
-                )
-                for layer, gated in self._state.experts.items()
-            }
+            self._alone[task] = {layer: gated.alone(task) for layer, gated in self._state.experts.items()}
         return self._alone[task]
 
 
-_SETTINGS = ("semantics", "rank", "layers", "interference_projection", "steps", "learning_rate", "batch_size", "temperature")
-_CONSTRAINT = ("subspace_directions", "relaxation", "relaxation_decay")
-_EVALUATION = {"pooling": "image", "top_k": None, "components": "null-space", "constant": CONSTANT_START, "routing": "gates"}
+def merge_components(
+    learner: GateLearner,
+    state: LayerState,
+    components: Components = "null-space",
+    constant: float = CONSTANT_START,
+) -> LayerState:
+    """Return the state of the layer scope with one more task, merged by some of the method's components.
+
+    Without seeds nothing can be learned, and the task's gates stay at the constant (the paper's row of 0 seeds per class).
+    """
+    task = learner.task
+    if components == "null-space" and len(task.seeds):
+        return state.grown(merge_into_layers(learner, state))
+    factors, explained_norm = layer_experts(task, learner.pretrained, learner.settings, state)
+    if components == "experts" or not len(task.seeds):
+        gates = {layer: NewGate(A.new_zeros(1, A.shape[1]), A.new_full((1,), constant)) for layer, (_, A) in factors.items()}
+        return state.grown(LayerTask(factors, gates, {}, explained_norm, []))
+    teacher = learner.teacher_logits()
+    if components == "frozen-gates":
+        gates, _, losses = learner.learn(factors, state.experts, {}, teacher)
+        return state.grown(LayerTask(factors, gates, {}, explained_norm, losses))
+    gates = {layer: learner.start(layer, A, None) for layer, (_, A) in factors.items()}
+    return _with_every_gate_adapted(learner, state.grown(LayerTask(factors, gates, {}, explained_norm, [])), teacher)
 
 
-def _published(settings: Settings, **changes: Any) -> Callable[[int], dict[str, Any]]:
-    values = {name: getattr(settings, name) for name in (*_SETTINGS, *_CONSTRAINT)}
-    return lambda tasks: values | _EVALUATION | changes
+def _with_every_gate_adapted(learner: GateLearner, state: LayerState, teacher_logits: Tensor) -> LayerState:
+    gates = {layer: NewGate(gated.gate_weight.clone(), gated.gate_bias.clone()) for layer, gated in state.experts.items()}
+
+    def layers() -> dict[str, GatedExperts]:
+        return {layer: GatedExperts(state.experts[layer].experts, gate.weight, gate.bias) for layer, gate in gates.items()}
+
+    learner.adapt(layers, gates, teacher_logits)
+    with torch.no_grad():
+        return LayerState(layers(), state.basis)
 
 
-EXACT = Settings(scope="layer")
-STATIC = {"components": "experts", "pooling": "batch"}  # a constant gate is the same pooled, and pooled is faster
+def chosen_linear(parameters: Parameters, layers: Mapping[str, GatedExperts], top_k: int) -> Linear:
+    """Return linear layers that multiply only the chosen experts, equal to `GatedLinear(parameters, layers, top_k)` to float rounding, with gates per image."""
+    plain = plain_linear(parameters)
 
-# The published step is made for gates of 768 inputs; narrow towers ask for more.
-LEARNING_RATES = tuple({"learning_rate": rate} for rate in (1e-4, 1e-3, 3e-3, 1e-2, 3e-2))
-CONSTANTS = tuple({"constant": value} for value in (0.1, 0.2, 0.3, 0.5, 1.0))
+    def linear(layer: str, x: Tensor) -> Tensor:
+        y = plain(layer, x)
+        gated = layers.get(layer)
+        if gated is None:
+            return y
+        experts = gated.experts
+        tasks, weights = choose(gate_values(x, gated.gate_weight, gated.gate_bias), experts.norms, top_k)  # [B, k]
+        A = experts.A[tasks].flatten(1, 2)  # [B, k r, d_in]
+        B = experts.B[tasks].transpose(2, 3).flatten(1, 2)  # [B, k r, d_out]
+        h = (x @ A.mT) * weights.repeat_interleave(experts.A.shape[1], dim=1)[:, None, :]  # [B, N, k r]
+        return torch.baddbmm(y, h, B)
 
-SPECS = (
-    MethodSpec(
-        "mingle",
-        "gated low-rank experts in every layer, gates pooled over the batch (arXiv 2505.11883)",
-        LayerScope,
-        _published(OFFICIAL, pooling="batch"),
-        LEARNING_RATES,
-    ),
-    MethodSpec(
-        "mingle-star",
-        "mingle with experts at q, k, v and fc1 only (arXiv 2505.11883, MINGLE*)",
-        LayerScope,
-        _published(OFFICIAL, pooling="batch", layers="qkv+fc1"),
-        LEARNING_RATES,
-    ),
-    MethodSpec("mingle-per-image", "mingle as merged, its gates per image", LayerScope, _published(OFFICIAL), LEARNING_RATES),
-    MethodSpec(
-        "mingle-star-per-image",
-        "mingle-star as merged, its gates per image",
-        LayerScope,
-        _published(OFFICIAL, layers="qkv+fc1"),
-        LEARNING_RATES,
-    ),
-    MethodSpec(
-        "mingle-top1",
-        "mingle as merged, per image the expert of largest contribution in each layer",
-        LayerScope,
-        _published(OFFICIAL, top_k=1),
-        LEARNING_RATES,
-    ),
-    MethodSpec(
-        "mingle-routed",
-        "mingle as merged, the image router naming the one expert with its gates (control)",
-        LayerScope,
-        _published(OFFICIAL, routing="router"),
-        LEARNING_RATES,
-    ),
-    MethodSpec(
-        "mingle-exact",
-        "gates that start and stay in an exact null space, per image, all experts (ours)",
-        LayerScope,
-        _published(EXACT),
-        LEARNING_RATES,
-    ),
-    MethodSpec(
-        "mingle-exact-pooled",
-        "mingle-exact as merged, its gates pooled over the batch",
-        LayerScope,
-        _published(EXACT, pooling="batch"),
-        LEARNING_RATES,
-    ),
-    MethodSpec(
-        "mingle-exact-top1",
-        "mingle-exact as merged, per image the expert of largest contribution in each layer (ours)",
-        LayerScope,
-        _published(EXACT, top_k=1),
-        LEARNING_RATES,
-    ),
-    MethodSpec(
-        "static-experts",
-        "mingle's experts at a constant gate, nothing learned (arXiv 2505.11883, first row of the ablation)",
-        LayerScope,
-        _published(OFFICIAL, **STATIC),
-        CONSTANTS,
-    ),
-)
+    return linear

@@ -1,140 +1,90 @@
-"""The peers that end in one set of weights, or in none: by name, with the parameters the MINGLE paper ran them with.
+"""The peers that end in one set of weights, theta_0 + m, whose merged task vector m a rule brings up to date with each task.
 
-Published parameters are those of the scripts behind its Table 1 (arXiv 2505.11883; zihuanqiu/MINGLE, `examples/mingle/tab1.sh`
-and `config/method/mingle/`). Where a script does not compute what its method's authors describe there are two methods: the
-plain name is the corrected one, `NAME-published` the script's arithmetic; both start from the same published parameters.
+The simple rules are here, the others in files of their own. A rule `merge(memory, task_vector, count, **parameters)` gives the
+memory after the task with this number, counted from 1, from the memory before it (None before the first). The memory is all
+that is kept of earlier tasks: the merged task vector itself, or an object that has it as `merged`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from operator import attrgetter
 from typing import Any
 
-from mingle_edge.comparison.method import Build, ContinualMethod, MethodSpec, Workbench
-from mingle_edge.methods import consensus, magmax, opcm, task_arithmetic, ties, weight_averaging
-from mingle_edge.methods.individual import Individual
-from mingle_edge.methods.merged_tower import MergedTower
-from mingle_edge.methods.pretrained import Pretrained
+import torch
+
+from mingle_edge.comparison.method import Workbench
+from mingle_edge.finetuned_task import FinetunedTask
+from mingle_edge.methods import consensus, opcm, ties
+from mingle_edge.methods.towers import OneTower
 from mingle_edge.vision_tower import Parameters
 
-FEW = 8
-"""Tasks up to which the paper scales task vectors by 0.3; it takes 0.1 for its groups of 14 and 20."""
 
-SCALINGS: tuple[Mapping[str, Any], ...] = tuple({"scaling": value} for value in (0.05, 0.1, 0.2, 0.3, 0.5))
-TIES_GRID: tuple[Mapping[str, Any], ...] = (
-    {"scaling": 0.1, "keep": 0.2},
-    {"scaling": 0.2, "keep": 0.2},
-    {"scaling": 0.3, "keep": 0.2},
-    {"scaling": 0.5, "keep": 0.2},
-    {"scaling": 0.3, "keep": 0.5},
-)
-SHARES: tuple[Mapping[str, Any], ...] = tuple({"share": value} for value in (0.2, 0.35, 0.5, 0.65, 0.8))
+class MergedTower(OneTower):
+    """A static merge as a continual method; biases, LayerNorms and the stem are merged as well as linear weights."""
 
+    def __init__(self, merge: Callable[..., Any], workbench: Workbench, parameters: Mapping[str, Any]) -> None:
+        super().__init__(workbench)
+        self._merge = partial(merge, **parameters)
+        self._memory: Any = None
+        self._count = 0
 
-def _itself(merged: Parameters) -> Parameters:
-    return merged
-
-
-def _merging(merge: Callable[..., Any], vector: Callable[[Any], Parameters] = _itself) -> Build:
-    def build(workbench: Workbench, parameters: Mapping[str, Any]) -> ContinualMethod:
-        return MergedTower(workbench, partial(merge, **parameters), vector)
-
-    return build
+    def add(self, task: FinetunedTask) -> None:
+        """Merge the task's difference from the backbone."""
+        backbone = self.workbench.backbone
+        self.tower = backbone  # the tower before this task need not be in memory while it is merged
+        self._count += 1
+        task_vector = {name: task.finetuned[name] - value for name, value in backbone.items()}
+        self._memory = self._merge(self._memory, task_vector, self._count)
+        del task_vector
+        merged: Parameters = self._memory if isinstance(self._memory, Mapping) else self._memory.merged
+        self.tower = {name: value + merged[name] for name, value in backbone.items()}
 
 
-def _few_or_many(**others: Any) -> Callable[[int], dict[str, Any]]:
-    return lambda tasks: {"scaling": 0.3 if tasks <= FEW else 0.1, **others}
+def average(merged: Parameters | None, task_vector: Parameters, count: int) -> Parameters:
+    """Return m_t = ((t - 1) m_{t-1} + D_t) / t: weight averaging.
+
+    Idea: models fine-tuned from one pretrained model lie in one basin of the loss, so their mean is a model too (model soups,
+    arXiv 2203.05482). Limitation: every task vector shrinks to 1/T of itself, so with many tasks the mean returns to the
+    pretrained model; conflicting changes cancel.
+    """
+    if merged is None:
+        return dict(task_vector)
+    return {name: (merged[name] * (count - 1) + difference) / count for name, difference in task_vector.items()}
 
 
-def _always(**parameters: Any) -> Callable[[int], dict[str, Any]]:
-    return lambda tasks: dict(parameters)
+def add_scaled(merged: Parameters | None, task_vector: Parameters, count: int, scaling: float) -> Parameters:
+    """Return m_t = m_{t-1} + scaling D_t, with m_0 = 0: task arithmetic.
+
+    Idea: a task vector, fine-tuned minus pretrained weights, adds its task's ability wherever it is added (arXiv 2212.04089).
+    Limitation: one scaling for all tasks, fixed beforehand although the sum grows with every task: too small for few tasks, too
+    large for many. Task vectors that overlap interfere.
+    """
+    if merged is None:
+        return {name: scaling * difference for name, difference in task_vector.items()}
+    return {name: merged[name] + scaling * difference for name, difference in task_vector.items()}
 
 
-SPECS: tuple[MethodSpec, ...] = (
-    MethodSpec(
-        "pretrained", "the backbone for every task", lambda workbench, parameters: Pretrained(workbench), published=_always()
-    ),
-    MethodSpec(
-        "individual",
-        "each task's own model, told the task: the upper end",
-        lambda workbench, parameters: Individual(workbench),
-        published=_always(),
-    ),
-    MethodSpec(
-        "weight-averaging",
-        "running mean of the fine-tuned models (arXiv 2203.05482)",
-        _merging(weight_averaging.merge),
-        published=_always(),
-    ),
-    MethodSpec(
-        "task-arithmetic",
-        "scaled sum of the task vectors (arXiv 2212.04089)",
-        _merging(task_arithmetic.merge),
-        published=_few_or_many(),
-        grid=SCALINGS,
-    ),
-    MethodSpec(
-        "ties",
-        "trimmed task vectors summed where their signs agree (arXiv 2306.01708)",
-        _merging(ties.merge),
-        published=_few_or_many(keep=0.2),
-        grid=TIES_GRID,
-    ),
-    MethodSpec(
-        "ties-published",
-        "TIES as the MINGLE paper ran it: each result is added to the merged vector that took part in it",
-        _merging(ties.merge_as_published),
-        published=_few_or_many(keep=0.2),
-        grid=TIES_GRID,
-    ),
-    MethodSpec(
-        "magmax",
-        "the largest change of any task in each entry (arXiv 2407.06322)",
-        _merging(magmax.merge),
-        published=_always(scaling=0.5),
-        grid=tuple({"scaling": value} for value in (0.2, 0.3, 0.5, 0.7, 1.0)),
-    ),
-    MethodSpec(
-        "consensus",
-        "scaled sum of the task vectors in entries that enough tasks use (Consensus TA, arXiv 2405.07813)",
-        _merging(consensus.merge, attrgetter("merged")),
-        published=_always(scaling=0.1, threshold=0.2, required=2),
-        grid=(
-            {"scaling": 0.1, "threshold": 0.2},
-            {"scaling": 0.2, "threshold": 0.2},
-            {"scaling": 0.3, "threshold": 0.2},
-            {"scaling": 0.2, "threshold": 0.5},
-            {"scaling": 0.3, "threshold": 0.5},
-        ),
-    ),
-    MethodSpec(
-        "consensus-published",
-        "Consensus TA as the MINGLE paper ran it: masked by the newest task alone, earlier ones counted again",
-        _merging(consensus.merge_as_published),
-        published=_always(scaling=0.1, threshold=0.2),
-        grid=(
-            {"scaling": 0.05, "threshold": 0.2},
-            {"scaling": 0.1, "threshold": 0.2},
-            {"scaling": 0.2, "threshold": 0.2},
-            {"scaling": 0.3, "threshold": 0.2},
-            {"scaling": 0.1, "threshold": 0.5},
-        ),
-    ),
-    MethodSpec(
-        "opcm",
-        "task vectors projected out of the merged one's leading directions, at constant norm (arXiv 2501.09522)",
-        _merging(opcm.merge, attrgetter("merged")),
-        published=_always(share=0.5),
-        grid=SHARES,
-    ),
-    MethodSpec(
-        "opcm-published",
-        "OPCM as the MINGLE paper ran it: the diagonal is not removed, and the class token is the first task's",
-        _merging(opcm.merge_as_published, attrgetter("merged")),
-        published=_always(share=0.5),
-        grid=SHARES,
-    ),
-)
-"""Every static method."""
+def keep_largest(merged: Parameters | None, task_vector: Parameters, count: int, scaling: float) -> Parameters:
+    """Return the larger in magnitude of m_{t-1} and scaling D_t, entry by entry, the newer where they are equal: MagMax.
+
+    Idea: large changes matter and small ones are noise, so each entry of the merged vector is the task vector's of largest
+    magnitude, scaled (arXiv 2407.06322). Limitation: neighboring entries of one layer come from different tasks, so no
+    task's layer is there as a whole, and with more tasks ever less of each. The authors fine-tune each task from the last one;
+    merging models fine-tuned independently is their ablation and what is done here.
+    """
+    scaled = {name: scaling * difference for name, difference in task_vector.items()}
+    if merged is None:
+        return scaled
+    return {name: torch.where(new.abs() >= merged[name].abs(), new, merged[name]) for name, new in scaled.items()}
+
+
+weight_averaging = partial(MergedTower, average)
+task_arithmetic = partial(MergedTower, add_scaled)
+magmax = partial(MergedTower, keep_largest)
+ties_merging = partial(MergedTower, ties.merge)
+ties_as_published = partial(MergedTower, ties.merge_as_published)
+consensus_arithmetic = partial(MergedTower, consensus.merge)
+consensus_as_published = partial(MergedTower, consensus.merge_as_published)
+projected_sum = partial(MergedTower, opcm.merge)
+projected_sum_as_published = partial(MergedTower, opcm.merge_as_published)

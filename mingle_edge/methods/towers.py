@@ -1,26 +1,53 @@
-"""Whole towers: embeddings under one, those of the pretrained one kept for all methods, and what one takes."""
+"""Whole towers: embeddings under one, those of the pretrained one kept for all methods, and methods that end in one."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from mingle_edge.comparison.method import TestBatch, Workbench
-from mingle_edge.methods.image_rows import ImageRows
+from mingle_edge.answers import Answers
+from mingle_edge.comparison.batches import TestBatch
+from mingle_edge.comparison.method import Workbench
 from mingle_edge.vision_tower import Linear, Parameters, embed_images
 
 
+class OneTower:
+    """One set of weights that answers for every image, so that it makes no difference whether the task is told."""
+
+    def __init__(self, workbench: Workbench) -> None:
+        self.workbench = workbench
+        self.tower: Parameters = workbench.backbone
+
+    def answer(self, batch: TestBatch) -> Answers:
+        """Embed a batch; before the first task with the pretrained model."""
+        if self.tower is self.workbench.backbone:
+            return Answers(backbone_embeddings(batch, self.workbench))
+        return Answers(unit_embeddings(batch.images, self.tower, self.workbench))
+
+    def answer_named(self, batch: TestBatch, task: str) -> None:
+        """Leave it at P1: there are no routes to choose."""
+
+    def stored_bytes(self) -> int:
+        """Return the bytes of one tower, however many tasks."""
+        return tower_bytes(self.workbench.backbone)
+
+    def active_bytes(self) -> int:
+        """Return the bytes of one tower."""
+        return tower_bytes(self.workbench.backbone)
+
+
 def unit_embeddings(images: Tensor, parameters: Parameters, workbench: Workbench, linear: Linear | None = None) -> Tensor:
-    """Embeddings `[n, output_dim]` of unit length of images `[n, 3, H, W]`."""
+    """Return embeddings `[n, output_dim]` of unit length of images `[n, 3, H, W]`."""
     return F.normalize(embed_images(images, parameters, workbench.architecture, linear), dim=-1)
 
 
 def backbone_embeddings(batch: TestBatch, workbench: Workbench, places: list[int] | None = None) -> Tensor:
-    """The pretrained model's embeddings `[n, output_dim]` of the images at these places of the batch, or of all; kept."""
-    rows = ImageRows.shared(workbench.kept)
-    return rows.of("backbone", batch, lambda images: unit_embeddings(images, workbench.backbone, workbench), places)
+    """Return the pretrained model's embeddings `[n, output_dim]` of the images at these places of the batch, or of all; kept."""
+    return workbench.kept.rows.of(
+        "backbone", batch, lambda images: unit_embeddings(images, workbench.backbone, workbench), places
+    )
 
 
 def tower_bytes(parameters: Parameters) -> int:
-    """What one tower takes at 4 bytes a parameter."""
+    """Return what one tower takes at 4 bytes a parameter."""
     return 4 * sum(value.numel() for value in parameters.values())

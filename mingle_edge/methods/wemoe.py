@@ -1,7 +1,7 @@
 """LoRA-WEMoE: weight-ensembling mixture of experts (arXiv 2402.00433) with low-rank experts, taking one task after another.
 
 Idea: task arithmetic for everything outside the MLPs; in every MLP a linear gate reads the mean token and says how much of
-each task's difference to add to the pretrained weights. Gates learn by entropy minimisation on unlabeled images, starting
+each task's difference to add to the pretrained weights. Gates learn by entropy minimization on unlabeled images, starting
 near the constant of task arithmetic, 0.3.
 Limitation: attention is merged statically, so conflicts there stay whatever the gates say, and with many tasks 0.3 of each
 is too much. Certain is not right, and the entropy is that of the newest task alone. All experts are read for every image.
@@ -22,17 +22,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mingle_edge.comparison.method import Answer, ComparedTask, MethodSpec, TestBatch, Workbench
-from mingle_edge.gating import Pooling, gate_values
+from mingle_edge.answers import Answers
+from mingle_edge.comparison.batches import TestBatch
+from mingle_edge.comparison.method import Workbench
+from mingle_edge.finetuned_task import FinetunedTask
+from mingle_edge.gating import gate_values
 from mingle_edge.low_rank import truncated_svd
-from mingle_edge.methods.entropy_minimisation import minimise_entropy, seed_batches
+from mingle_edge.methods.entropy_minimisation import minimize_entropy, seed_batches
 from mingle_edge.methods.towers import backbone_embeddings, tower_bytes, unit_embeddings
 from mingle_edge.seeds import task_generator
+from mingle_edge.settings import Pooling
 from mingle_edge.vision_tower import Linear, Parameters, plain_linear
 
 BYTES = 4  # of a parameter
@@ -109,7 +114,7 @@ def mixture_linear(parameters: Parameters, mlps: Mapping[str, GatedMlp], pooling
 
 
 def append_experts(
-    mlps: Mapping[str, GatedMlp], task: ComparedTask, workbench: Workbench, *, rank: int, start: float, with_biases: bool
+    mlps: Mapping[str, GatedMlp], task: FinetunedTask, workbench: Workbench, *, rank: int, start: float, with_biases: bool
 ) -> dict[str, GatedMlp]:
     """Every MLP with the task's expert and a new gate row, random by the workbench's seed, the task's name and the block."""
     appended = {}
@@ -135,7 +140,7 @@ def append_experts(
 
 def learn_gates(
     workbench: Workbench,
-    task: ComparedTask,
+    task: FinetunedTask,
     parameters: Parameters,
     mlps: Mapping[str, GatedMlp],
     batches: Iterable[Tensor],
@@ -162,7 +167,7 @@ def learn_gates(
         linear = mixture_linear(parameters, current(), "batch")
         return workbench.logit_scale * unit_embeddings(images, parameters, workbench, linear) @ task.head.T
 
-    minimise_entropy(logits, [tensor for pair in rows.values() for tensor in pair], batches, learning_rate)
+    minimize_entropy(logits, [tensor for pair in rows.values() for tensor in pair], batches, learning_rate)
     return current()
 
 
@@ -176,7 +181,7 @@ class WeightEnsemblingMixture:
         self.merged: Parameters = workbench.backbone  # outside the MLPs; inside, the pretrained values
         self.mlps: dict[str, GatedMlp] = {}
 
-    def add(self, task: ComparedTask) -> None:
+    def add(self, task: FinetunedTask) -> None:
         """Merge outside the MLPs, add the task's experts and learn the gates."""
         bench, settings = self.workbench, self.settings
         rank = settings["later_rank"] if self.published and self.mlps else settings["rank"]
@@ -194,12 +199,12 @@ class WeightEnsemblingMixture:
             learning_rate=settings["learning_rate"],
         )
 
-    def answer(self, batch: TestBatch) -> Answer:
+    def answer(self, batch: TestBatch) -> Answers:
         """Embeddings with gate values per image or pooled over the batch; before the first task the pretrained model's."""
         if not self.mlps:
-            return Answer(backbone_embeddings(batch, self.workbench))
+            return Answers(backbone_embeddings(batch, self.workbench))
         linear = mixture_linear(self.merged, self.mlps, self.settings["pooling"])
-        return Answer(unit_embeddings(batch.images, self.merged, self.workbench, linear))
+        return Answers(unit_embeddings(batch.images, self.merged, self.workbench, linear))
 
     def answer_named(self, batch: TestBatch, task: str) -> None:
         """The gates read the image alone."""
@@ -228,33 +233,5 @@ def _no_experts(like: Tensor) -> ExpertSum:
     )
 
 
-_PUBLISHED = {"start": 0.3, "learning_rate": 1e-4, "steps": 50, "batch_size": 16, "rank": 64, "freezes_earlier": False}
-
-SPECS = (
-    MethodSpec(
-        name="wemoe",
-        summary="MLP experts of one rank, gated per image, gates by entropy; the rest by task arithmetic (arXiv 2402.00433)",
-        build=lambda workbench, parameters: WeightEnsemblingMixture(workbench, parameters, published=False),
-        published=lambda tasks: {**_PUBLISHED, "pooling": "image"},
-        grid=(
-            {"learning_rate": 1e-4},
-            {"learning_rate": 1e-3},
-            {"start": 0.1},
-            {"freezes_earlier": True},
-            {"start": 0.1, "freezes_earlier": True},
-        ),
-    ),
-    MethodSpec(
-        name="wemoe-published",
-        summary="LoRA-WEMoE as the MINGLE paper ran it: gates pooled over the batch, rank 64, then 16 (arXiv 2402.00433)",
-        build=lambda workbench, parameters: WeightEnsemblingMixture(workbench, parameters, published=True),
-        published=lambda tasks: {**_PUBLISHED, "later_rank": 16, "pooling": "batch"},
-        grid=(
-            {"learning_rate": 1e-4},
-            {"learning_rate": 1e-3},
-            {"learning_rate": 1e-2},
-            {"start": 0.1},
-            {"learning_rate": 1e-3, "start": 0.1},
-        ),
-    ),
-)
+corrected = partial(WeightEnsemblingMixture, published=False)
+as_published = partial(WeightEnsemblingMixture, published=True)

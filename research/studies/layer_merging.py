@@ -10,24 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.experts import Factors, build_expert
-from mingle_edge.gate_learning import Learner
+from mingle_edge.finetuned_task import FinetunedTask, PretrainedModel
+from mingle_edge.gate_learning import GateLearner
 from mingle_edge.gating import GatedExperts, GatedLinear
-from mingle_edge.progress import silent
-from mingle_edge.seeds import SeedImages
+from mingle_edge.image_set import ImageSet
 from mingle_edge.settings import Settings
 from mingle_edge.vision_tower import embed_images
 from research.studies.study import Bools, Study, in_batches
 
 Layers = dict[str, GatedExperts]
-MakeLearner = Callable[..., Learner]
+MakeLearner = Callable[..., GateLearner]
 
 
 def merge_layers(
     study: Study,
     numbers: Sequence[int],
-    seeds: Sequence[SeedImages],
+    seeds: Sequence[ImageSet],
     settings: Settings,
-    learner: MakeLearner = Learner,
+    learner: MakeLearner = GateLearner,
 ) -> list[Layers]:
     """The gated experts of every layer after each of the tasks with these numbers, each adapted on its own seeds."""
     carrying = settings.carrying()
@@ -38,15 +38,9 @@ def merge_layers(
     for number, own_seeds in zip(numbers, seeds, strict=True):
         task = study.tasks[number]
         learning = learner(
-            task=task.name,
-            backbone=study.backbone,
-            architecture=study.architecture,
+            task=FinetunedTask(task.name, task.finetuned, task.head, own_seeds),
+            pretrained=PretrainedModel(study.backbone, study.architecture, study.logit_scale, torch.device("cpu")),
             settings=settings,
-            seeds=own_seeds,
-            head=task.head,
-            logit_scale=study.logit_scale,
-            device=torch.device("cpu"),
-            progress=silent,
         )
         experts: dict[str, Factors] = {}
         for layer in names:
@@ -55,8 +49,8 @@ def merge_layers(
                 earlier = list(zip(layers[layer].experts.B, layers[layer].experts.A, strict=True))
             difference = task.finetuned[f"{layer}.weight"] - study.backbone[f"{layer}.weight"]
             experts[layer] = build_expert(difference, settings.rank, earlier)
-        teacher = learning.teacher_logits(task.finetuned).clone()
-        _, layers, _ = learning.learn_in_layers(experts, layers, basis, teacher)
+        teacher = learning.teacher_logits().clone()
+        _, layers, _ = learning.learn(experts, layers, basis, teacher)
         added = {layer: new.clone() for layer, new in learning.protect(layers, basis).items()}  # no inference tensors
         basis = {layer: torch.cat([basis[layer], new]) if layer in basis else new for layer, new in added.items()}
         states.append(layers)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mingle_edge.adaptation import NewGate
-from mingle_edge.gate_learning import InputRecorder, Learner
+from mingle_edge.gate_learning import GateLearner, InputRecorder
 from mingle_edge.gating import GatedLinear
 from mingle_edge.null_space import NullSpaceProjector
 from mingle_edge.settings import Settings
@@ -119,7 +119,7 @@ Strength = Callable[["ScaledLearner", str, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class ScaledLearner(Learner):
+class ScaledLearner(GateLearner):
     """A learner whose constraint is as strong, direction by direction, as measured similarity says."""
 
     strength: Strength = lambda learner, layer, basis: torch.ones(len(basis))
@@ -137,9 +137,10 @@ class ScaledLearner(Learner):
     @torch.inference_mode()
     def _record(self) -> None:
         """What the plain backbone's layers read of the seeds."""
-        layers = frozenset(self.architecture.block_linears())
-        recorder = InputRecorder(GatedLinear(self.backbone, {}), layers, every_token=False)
-        embed_images(self.seeds.load(list(range(len(self.seeds)))), self.backbone, self.architecture, recorder)
+        architecture, backbone = self.pretrained.architecture, self.pretrained.backbone
+        layers = frozenset(architecture.block_linears())
+        recorder = InputRecorder(GatedLinear(backbone, {}), layers, every_token=False)
+        embed_images(self.images(range(len(self.task.seeds))), backbone, architecture, recorder)
         self.inputs.update({layer: torch.cat(rows) for layer, rows in recorder._rows.items()})
 
     def overlap(self, layer: str, basis: Tensor) -> Tensor:
@@ -210,7 +211,7 @@ def merge_pair(study: Study, first: int, second: int, strength: Strength | None,
     """The states after either task; None: the relaxation of the published code instead of a strength."""
     settings = Settings(scope="layer", rank=study.settings.rank, learning_rate=LEARNING_RATE)
     pair = (first, second)
-    seeds = [PoolSeeds(study.images(n, "seeds")[study.draw(n, SEEDS_PER_CLASS, 0)], study.architecture) for n in pair]
+    seeds = [PoolSeeds(study.images(n, "seeds")[study.draw(n, SEEDS_PER_CLASS, 0)]) for n in pair]
     if strength is None:
         return merge_layers(study, pair, seeds, replace(settings, relaxation=1.0))
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mingle_edge.vision_tower import embed_images, plain_linear
-from research.studies.study import PARTS, PoolSeeds, Study, markdown, note, parser
+from research.studies.study import PARTS, Study, markdown, note, parser
 
 RANKS = (2, 4, 8, 16)
 SEEDS_PER_CLASS = 5
@@ -113,7 +113,7 @@ def responses(study: Study, task: int) -> dict[str, Tensor]:
         found[layer] = found.get(layer, torch.zeros(len(read), dtype=read.dtype)) + read
         return plain(layer, x)
 
-    seeds = PoolSeeds(study.images(task, "seeds"), study.architecture).load(study.draw(task, SEEDS_PER_CLASS, 0))
+    seeds = study.images(task, "seeds")[study.draw(task, SEEDS_PER_CLASS, 0)]
     embed_images(seeds, own.finetuned, study.architecture, recording)
     return found
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from mingle_edge.demo.tiny_clip import to_pixels
-from mingle_edge.router import OWN_SHARE, discriminants
+from mingle_edge.router import OWN_SHARE, fit_router
 from mingle_edge.router_statistics import MOMENTS, RouterStatistics
 from mingle_edge.vision_tower import router_features
 from research.studies.study import (
@@ -130,7 +130,7 @@ def _routers(study: Study, given: argparse.Namespace, rows: dict[str, list[list[
     random_seeds, random_images = _random_features(seeds, features)
     note_down(
         f"{RANDOM_FEATURES} random features (RanPAC), linear",
-        route(discriminants([RouterStatistics.from_features(x) for x in random_seeds], own_share=0.0), random_images),
+        route(fit_router([RouterStatistics.from_features(x) for x in random_seeds], own_share=0.0), random_images),
     )
     return by_share[OWN_SHARE]
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mingle_edge.corruptions import CORRUPTIONS, Corruption
 from mingle_edge.images import load_images
-from mingle_edge.router import Discriminants, discriminants
+from mingle_edge.router import Router, fit_router
 from mingle_edge.router_depth import choose_depth
 from mingle_edge.router_statistics import RouterStatistics
 from mingle_edge.vision_tower import router_features
@@ -32,8 +32,8 @@ VARIATIONS = 16
 SEEN = 256  # images of a stream that are looked at before it is routed
 ROUNDS, PRIOR = 2, 50.0  # of moving tasks' means; images a task's mean is worth
 
-Adapted = tuple[Discriminants, Callable[[Floats], Floats]]
-Adapt = Callable[[Discriminants, Sequence[RouterStatistics], Floats], Adapted]
+Adapted = tuple[Router, Callable[[Floats], Floats]]
+Adapt = Callable[[Router, Sequence[RouterStatistics], Floats], Adapted]
 """(router, statistics, features seen) -> router to use and what to do to features before"""
 
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         statistics = [RouterStatistics.from_features(of[study.draw(n, SEEDS_PER_CLASS, 0)]) for n, of in enumerate(pool)]
         depth = choose_depth(statistics, study.features_per_depth)
         statistics = [s.first((depth + 1) * study.features_per_depth) for s in statistics]
-        router = discriminants(statistics)
+        router = fit_router(statistics)
         for name in names:
             corruption = None if name is None else Corruption(name, given.severity)
             features = [_features(study, n, given.part, corruption, depth) for n in range(given.tasks)]
@@ -96,22 +96,22 @@ def _routed(adapted: Adapted, features: Sequence[Floats], tasks: Sequence[int]) 
     return 100 * float(np.mean(shares))
 
 
-def _none(router: Discriminants, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:
+def _none(router: Router, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:
     return router, lambda x: x
 
 
-def _mean(router: Discriminants, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:
+def _mean(router: Router, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:
     moved = _expected(statistics)[0] - seen.mean(axis=0)
     return router, lambda x: x + moved
 
 
-def _mean_and_deviation(router: Discriminants, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:
+def _mean_and_deviation(router: Router, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:
     mean, deviation = _expected(statistics)
     of_stream, scale = seen.mean(axis=0), deviation / (seen.std(axis=0) + 1e-6)
     return router, lambda x: (x - of_stream) * scale + mean
 
 
-def _tasks_means(router: Discriminants, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:
+def _tasks_means(router: Router, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:
     for _ in range(ROUNDS):
         posterior, _ = router.posterior(seen)  # [n, T]
         weights = posterior.sum(axis=0)  # [T]
@@ -120,7 +120,7 @@ def _tasks_means(router: Discriminants, statistics: Sequence[RouterStatistics], 
         moved = [
             replace(s, mean=_float32((1 - t) * s.mean + t * mean)) for s, t, mean in zip(statistics, trust, means, strict=True)
         ]
-        router = discriminants(moved)
+        router = fit_router(moved)
     return router, lambda x: x
 
 

@@ -137,7 +137,7 @@ def _varied(study: Study, task: int, chosen: list[int], variations: int) -> Pool
     """Seeds of a task with variations of them, all alike to the adaptation."""
     generator = task_generator(0, study.tasks[task].name, "variations")
     images = mild_variations(study.images(task, "seeds")[chosen], variations, study.architecture, generator)
-    return PoolSeeds(images.flatten(0, 1), study.architecture)
+    return PoolSeeds(images.flatten(0, 1))
 
 
 if __name__ == "__main__":

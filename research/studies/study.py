@@ -27,17 +27,19 @@ from torch import Tensor
 from mingle_edge import router_features as library_features
 from mingle_edge import vision_tower
 from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.corruptions import Corruption
 from mingle_edge.durable import replacing
 from mingle_edge.experts import Factors, build_expert
+from mingle_edge.image_set import ImageSet
 from mingle_edge.images import load_images
-from mingle_edge.labelled_images import labelled_paths
-from mingle_edge.prepared import PreparedTask, prepare
+from mingle_edge.labelled_images import read_labeled
+from mingle_edge.prepared import TaskInputs, read_merge_inputs
 from mingle_edge.progress import silent
-from mingle_edge.router import OWN_SHARE, Discriminants, discriminants
+from mingle_edge.router import OWN_SHARE, Router, fit_router
 from mingle_edge.router_depth import choose_depth, deepest
 from mingle_edge.router_features import mild_variations
 from mingle_edge.router_statistics import MOMENTS, RouterStatistics
-from mingle_edge.seeds import SeedImages, task_generator
+from mingle_edge.seeds import task_generator
 from mingle_edge.settings import Settings
 from mingle_edge.task_file import read_task_file
 from mingle_edge.vision_tower import Parameters, embed_images, router_features
@@ -69,18 +71,24 @@ class LabelledFiles:
         return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
 
-class PoolSeeds(SeedImages):
+class PoolSeeds(ImageSet):
     """Seed images that are in memory already."""
 
-    def __init__(self, images: Tensor, architecture: VisionArchitecture) -> None:
-        super().__init__([Path()] * len(images), architecture)
-        self._kept = images
+    def __init__(self, images: Tensor) -> None:
+        super().__init__([Path()] * len(images))
+        self.images = images
+
+    def load(
+        self, numbers: Sequence[int], architecture: VisionArchitecture, corruption: Corruption | None = None
+    ) -> Tensor:
+        """Return the images with these numbers."""
+        return self.images[list(numbers)]
 
 
 class StudyTask:
     """One task of a study; what it reads is read when first asked for."""
 
-    def __init__(self, prepared: PreparedTask, base: Path, backbone: Parameters) -> None:
+    def __init__(self, prepared: TaskInputs, base: Path, backbone: Parameters) -> None:
         self.name = prepared.source.name
         self.classes = prepared.source.classes
         self.head = prepared.head  # [classes, dim], rows of unit length
@@ -91,8 +99,8 @@ class StudyTask:
     def files(self, part: str) -> LabelledFiles:
         """The images of `seeds` (the whole pool), `tune` or `test`."""
         if part not in self._files:
-            pairs = labelled_paths(getattr(self._prepared.source, part), self._base, self.classes)
-            self._files[part] = LabelledFiles([path for path, _ in pairs], np.array([label for _, label in pairs]))
+            images = read_labeled(getattr(self._prepared.source, part), self._base, self.classes)
+            self._files[part] = LabelledFiles(list(images.paths), np.array(images.labels))
         return self._files[part]
 
     def labels(self, part: str) -> NDArray[np.int64]:
@@ -123,7 +131,7 @@ class Study:
     def __init__(self, suite: Path, pretraining_seed: int, count: int) -> None:
         torch.set_num_threads(1)
         file = read_task_file(suite / f"seed-{pretraining_seed}" / f"{count}.toml")
-        merge = prepare(file, silent)
+        merge = read_merge_inputs(file, silent)
         self.folder = file.path
         self.kept = suite / "kept"
         self.kept.mkdir(exist_ok=True)
@@ -260,12 +268,12 @@ class Study:
         *,
         moments: int = MOMENTS,
         own_share: float = OWN_SHARE,
-    ) -> Discriminants:
+    ) -> Router:
         """The router of seeds with variations, per task `[seeds, 1 + v, F]`; without a depth, of the depth it would choose."""
         statistics = [RouterStatistics.from_features(of_task) for of_task in features]
         per_depth = moments * self.architecture.width
         chosen = choose_depth(statistics, per_depth) if depth is None else depth
-        return discriminants([s.first((chosen + 1) * per_depth) for s in statistics], own_share)
+        return fit_router([s.first((chosen + 1) * per_depth) for s in statistics], own_share)
 
     @torch.inference_mode()
     def _once(self, compute: Callable[[], NDArray[np.float32]], *key: object) -> NDArray[np.float32]:
@@ -284,7 +292,7 @@ def in_batches(images: Tensor, size: int = BATCH) -> list[Tensor]:
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def route(router: Discriminants, features: Sequence[AnyFloats]) -> list[Route]:
+def route(router: Router, features: Sequence[AnyFloats]) -> list[Route]:
     """Per task, where the router sends its images."""
     found = []
     for of_task in features:

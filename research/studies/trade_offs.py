@@ -18,7 +18,7 @@ from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.gated_tower import CompleteExpert
 from mingle_edge.methods.image_scope import embed_mixtures
-from mingle_edge.router import Discriminants
+from mingle_edge.router import Router
 from mingle_edge.settings import Settings
 from research.studies.study import (
     BACKBONE,
@@ -169,7 +169,7 @@ def added(a: VisionArchitecture, rank: int, carrying: Carrying) -> float:
     return sum(_rows(a, layer) * r * sum(a.linear_shape(layer)) for layer, r in ranks.items()) / backbone_multiply_adds(a)
 
 
-def router_multiply_adds(a: VisionArchitecture, blocks: int, router: Discriminants) -> int:
+def router_multiply_adds(a: VisionArchitecture, blocks: int, router: Router) -> int:
     """Of the router's own pass over the first blocks and its discriminants."""
     layers = ["patch_embedding", *a.block_linears()[: 6 * blocks]]
     discriminants = router.weight.size + router.directions.size + router.whitening.size + router.centers.size

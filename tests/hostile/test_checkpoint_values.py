@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mingle_edge.comparison.compare import Plan, compare
+from mingle_edge.comparison.compare import ComparisonOptions, compare
 from mingle_edge.errors import CheckpointError, MergedModelError
 from mingle_edge.evaluation import evaluate
 from mingle_edge.merge import merge
@@ -48,10 +48,10 @@ def test_a_task_that_came_out_not_finite_is_not_committed(
 
     complete = task_merging.complete_expert
 
-    def diverged(learner, finetuned):
-        expert, energy = complete(learner, finetuned)
+    def diverged(*arguments):
+        expert, explained_norm = complete(*arguments)
         vectors = dict(expert.vectors) | {"ln_post.bias": torch.full((48,), torch.nan)}
-        return dataclasses.replace(expert, vectors=vectors), energy
+        return dataclasses.replace(expert, vectors=vectors), explained_norm
 
     monkeypatch.setattr(task_merging, "complete_expert", diverged)
     with pytest.raises(CheckpointError, match=r"task 'task0': ln_post\.bias is not finite after merging; lower learning_rate"):
@@ -71,7 +71,9 @@ def test_embeddings_that_are_not_finite_are_no_accuracy(image_model: MergedModel
 
 
 def test_a_cell_whose_embeddings_are_not_finite_fails_by_name(task_file: Path, tmp_path: Path) -> None:
-    results = compare(Plan(task_file, "task-arithmetic(scaling=1e12)", orders=1, parallel=False, device="cpu"), tmp_path / "r")
+    results = compare(
+        task_file, tmp_path / "r", ComparisonOptions("task-arithmetic(scaling=1e12)", orders=1, parallel=False, device="cpu")
+    )
     (failed,) = results["failed"]
     assert re.search(r"embeddings of 'task\d' are not finite", failed["error"])
     assert set(results["accuracy"]) == {"pretrained", "individual"}

@@ -15,8 +15,8 @@ from PIL import Image
 
 from mingle_edge.errors import FileError, ImageFolderError
 from mingle_edge.file_pattern import matching_files
+from mingle_edge.image_decoding import check_images
 from mingle_edge.image_folder import labelled_images, list_images, match_classes, suffixes
-from mingle_edge.images import check_images
 from mingle_edge_runtime.image_file import FORMATS
 from mingle_edge_runtime.preprocess import decode
 

@@ -16,17 +16,19 @@ from other_user import bound_by_modes, open_folder
 
 import mingle_edge.comparison.execution
 import mingle_edge.evaluation
+import mingle_edge.gated_tower
 import mingle_edge.prepared
-import mingle_edge_export.bundle.writer
+import mingle_edge_export.check.reference
+import mingle_edge_export.check.task_images
 from mingle_edge.cli import main
-from mingle_edge.comparison.compare import Plan, compare
+from mingle_edge.comparison.compare import ComparisonOptions, compare
 from mingle_edge.demo.demo import run_demo
 from mingle_edge.errors import ImageFolderError, MingleError, OutputError
 from mingle_edge.evaluation import evaluate
 from mingle_edge.merge import merge
 from mingle_edge.merged_model import MergedModel
 from mingle_edge.output_path import check_output_file, check_output_folder, write_output
-from mingle_edge_export import export_bundle
+from mingle_edge_export import ExportOptions, export_bundle
 
 
 @contextmanager
@@ -129,9 +131,9 @@ def test_every_command_looks_where_it_will_write_first(
     places = {"merged": image_model.path, "tasks": task_file, "file": tmp_path / "file", "folder": tmp_path / "folder"}
     with unused(
         monkeypatch,
-        (mingle_edge.evaluation, "load_test_sets"),
+        (mingle_edge.evaluation, "read_test_images"),
         (mingle_edge.prepared, "check_images"),
-        (mingle_edge_export.bundle.writer, "read_task_images"),
+        (mingle_edge_export.check.task_images, "read_task_images"),
     ):
         result = CliRunner().invoke(main, [argument.format(**places) for argument in arguments])
     assert result.exit_code == 2, result.output
@@ -154,13 +156,13 @@ class TestImages:
     ) -> None:
         calls: list[Callable[[], Any]] = [
             lambda: evaluate(image_model.path, broken, device="cpu"),
-            lambda: export_bundle(image_model.path, tmp_path / "bundle", images=broken),
-            lambda: compare(Plan(broken, "image", orders=1, parallel=False, device="cpu"), tmp_path / "results"),
+            lambda: export_bundle(image_model.path, tmp_path / "bundle", ExportOptions(images=broken)),
+            lambda: compare(broken, tmp_path / "results", ComparisonOptions("image", orders=1, parallel=False, device="cpu")),
         ]
         with unused(
             monkeypatch,
-            (mingle_edge.evaluation, "GatedTower"),
-            (mingle_edge_export.bundle.writer, "_Export"),
+            (mingle_edge.gated_tower, "GatedTower"),
+            (mingle_edge_export.check.reference, "compute_reference"),
             (mingle_edge.comparison.execution, "run_cell"),
         ):
             for call in calls:

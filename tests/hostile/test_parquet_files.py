@@ -11,14 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_parquet import IMAGE, encoded, write_shard
+from hub_parquet import IMAGE, encoded, labeled_pairs, write_shard
 from no_waiting import no_waiting
 from other_user import bound_by_modes, open_folder
 
 from mingle_edge import parquet_images
 from mingle_edge.errors import ImageFolderError
 from mingle_edge.image_source import ImageSource
-from mingle_edge.labelled_images import labelled_paths
 
 NAMES = ["sea", "river"]
 CONTENT = [{"bytes": encoded(n), "path": None} for n in range(4)]
@@ -41,7 +40,7 @@ def write(base: Path, features: Any = MARKED, **columns: Any) -> ImageSource:
 
 
 def labels(base: Path, source: ImageSource) -> list[int]:
-    return [label for _, label in labelled_paths(source, base, NAMES)]
+    return [label for _, label in labeled_pairs(source, base, NAMES)]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_images_that_are_none(tmp_path: Path, column: pa.Array, message: str) ->
 
 def test_a_column_that_is_called_as_the_part_of_another(tmp_path: Path) -> None:
     source = write(tmp_path, **{"image.bytes": pa.array([b"no image"] * 4)})
-    for (path, _), content in zip(labelled_paths(source, tmp_path, NAMES), CONTENT, strict=True):
+    for (path, _), content in zip(labeled_pairs(source, tmp_path, NAMES), CONTENT, strict=True):
         assert path.read_bytes() == content["bytes"]
 
 

@@ -1,16 +1,26 @@
-"""Rows of figures per test image, computed when first asked for and then kept, for what depends on nothing but the image."""
+"""Batches of test images, and rows of figures per image that are kept where they depend on nothing but the image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mingle_edge.comparison.method import TestBatch
-
 KEPT_BYTES = 1 << 30  # of rows; beyond that they are computed each time
+
+
+@dataclass(frozen=True)
+class TestBatch:
+    """At most 64 images, all of one task; batch-pooled gates are pooled over them."""
+
+    __test__ = False  # not a test class
+
+    images: Tensor  # [n, 3, H, W], on the device
+    task: str  # whose images they are; only `individual` may answer by it
+    numbers: list[int]  # [n], of the images within `source`
+    source: str  # identifies the test set and its corruption, for what is kept on the workbench
 
 
 class ImageRows:
@@ -20,16 +30,10 @@ class ImageRows:
         self._rows: dict[tuple[Hashable, str], tuple[Tensor, Tensor]] = {}  # rows [images, d], which are known [images]
         self._left = budget
 
-    @classmethod
-    def shared(cls, kept: dict[str, Any]) -> ImageRows:
-        """The rows that all methods on one workbench share, by what it keeps."""
-        rows: ImageRows = kept.setdefault("image rows", cls())
-        return rows
-
     def of(
         self, key: Hashable, batch: TestBatch, compute: Callable[[Tensor], Tensor], places: list[int] | None = None
     ) -> Tensor:
-        """Rows `[n, d]` of the images at the given places of the batch, or of all; `compute` maps images to rows.
+        """Return rows `[n, d]` of the images at the given places of the batch, or of all; `compute` maps images to rows.
 
         `key` names everything but the image that a row depends on.
         """

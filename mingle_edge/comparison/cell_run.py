@@ -1,0 +1,121 @@
+"""Computing a cell: the tasks merged in order, their images evaluated in between, and what one image takes in the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from mingle_edge.answers import Answers, measure
+from mingle_edge.comparison.batches import TestBatch
+from mingle_edge.comparison.cell import Cell, CellResult
+from mingle_edge.comparison.material import Material
+from mingle_edge.comparison.method import ContinualMethod, Workbench
+from mingle_edge.comparison.registry import MethodSpec
+from mingle_edge.errors import ComparisonError
+from mingle_edge.methods.towers import unit_embeddings
+from mingle_edge.progress import Progress
+from mingle_edge.protocols import PROTOCOLS
+
+LATENCY_RUNS = 30
+
+
+def run_cell(cell: Cell, spec: MethodSpec, material: Material, workbench: Workbench, progress: Progress) -> CellResult:
+    """Merge the tasks in order, evaluating in between, and return the figures of every state that the cell asks for."""
+    method = spec.build(workbench, cell.parameters)
+    count = len(cell.order)
+    heads = [material.inputs[name].head.to(workbench.device) for name in cell.order]
+    result = CellResult({protocol: [[None] * count for _ in range(count + 1)] for protocol in PROTOCOLS}, [])
+    run = _Run(cell, material, workbench, method, heads, result)
+    for merged in range(count + 1):
+        progress("cell", merged, count, cell.label)
+        if merged:
+            task = material.load(cell.order[merged - 1], cell.seeds_per_class, workbench)
+            result.seconds.append(_seconds(workbench, method.add, task))
+        run.evaluate(merged)
+    result.stored_bytes, result.active_bytes = method.stored_bytes(), method.active_bytes()
+    if cell.part == "test" and cell.corruption is None:
+        result.latency_ratio = latency_ratio(method, material, cell.order[0], workbench)
+    return result
+
+
+@dataclass
+class _Run:
+    cell: Cell
+    material: Material
+    workbench: Workbench
+    method: ContinualMethod
+    heads: list[Tensor]
+    result: CellResult
+
+    @torch.inference_mode()
+    def evaluate(self, merged: int) -> None:
+        """Evaluate the state of so many tasks where the cell asks for it."""
+        count = len(self.heads)
+        last = merged == count
+        for number in range(count):
+            own, coming = number + 1 == merged, number == merged
+            between = self.cell.every_step and number < merged
+            if self.cell.part == "tune" and not last:
+                continue
+            if own or coming or last or between:
+                self._evaluate_task(number, merged, None if own or coming or last else self.cell.step_images)
+
+    def _evaluate_task(self, number: int, merged: int, limit: int | None) -> None:
+        """Measure one task's images in the current state; those of a task still to come, under P1 alone."""
+        name, bench = self.cell.order[number], self.workbench
+        images = self.material.parts[self.cell.part][name]
+        chosen = range(len(images)) if limit is None else images.evenly(limit)
+        answers, named = [], []
+        for numbers, pixels in images.batches(self.material.architecture, chosen, self.cell.corruption):
+            batch = TestBatch(pixels.to(bench.device), name, list(numbers), self._source(name))
+            answers.append(self.method.answer(batch))
+            if not answers[-1].embeds.isfinite().all():
+                raise ComparisonError(f"{self.cell.label}: embeddings of {name!r} are not finite; change its parameters")
+            if number < merged:
+                named.append(self.method.answer_named(batch, name))
+        told = [embeds for embeds in named if embeds is not None]
+        joined, labels = Answers.joined(answers), [images.labels[n] for n in chosen]
+        measured = measure(joined, torch.cat(told) if told else None, labels, number, self.heads, merged, bench.logit_scale)
+        for protocol, right in measured.right.items():
+            self.result.accuracy[protocol][merged][number] = right
+        if merged == len(self.heads) and measured.owners is not None:
+            self.result.confusion.append(_shares(measured.owners, merged))
+            if joined.routed is not None:
+                self.result.routes = [*(self.result.routes or []), _shares(joined.routed, merged + 1)]
+
+    def _source(self, task: str) -> str:
+        corruption = self.cell.corruption
+        return f"{self.cell.part}/{task}" + (f"/{corruption.name}/{corruption.severity}" if corruption else "")
+
+
+@torch.inference_mode()
+def latency_ratio(method: ContinualMethod, material: Material, task: str, workbench: Workbench) -> float:
+    """Return the time for one image, task not told, over that of the plain backbone: a median of interleaved pairs in PyTorch."""
+    images = material.parts["test"][task]
+    _, pixels = next(iter(images.batches(material.architecture, images.evenly(LATENCY_RUNS))))
+    ratios = []
+    for run in range(LATENCY_RUNS):
+        image = pixels[run % len(pixels), None].to(workbench.device)
+        plain = _seconds(workbench, unit_embeddings, image, workbench.backbone, workbench)
+        # A source of its own each time: nothing kept may answer in the method's place.
+        batch = TestBatch(image, task, [0], f"latency/{id(method)}/{run}")
+        ratios.append(_seconds(workbench, method.answer, batch) / plain)
+    return median(ratios[LATENCY_RUNS // 5 :])  # the first ones warm up
+
+
+def _seconds(workbench: Workbench, work: Callable[..., object], *arguments: object) -> float:
+    started = time.perf_counter()
+    work(*arguments)
+    if workbench.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _shares(numbers: Tensor, count: int) -> list[float]:
+    """Return how often each number from 0 comes, in percent; -1 is counted at the end."""
+    return (100 * torch.bincount(numbers % count, minlength=count).double() / len(numbers)).tolist()

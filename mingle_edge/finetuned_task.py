@@ -1,0 +1,36 @@
+"""The pretrained model and one task's fine-tuned one, in memory: what merging and its peers compute on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.image_set import ImageSet
+from mingle_edge.vision_tower import Parameters
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """What all tasks share."""
+
+    backbone: Parameters  # the complete vision tower by internal names, on the device
+    architecture: VisionArchitecture
+    logit_scale: float
+    device: torch.device
+
+    def task_vector(self, finetuned: Parameters, layer: str) -> Tensor:
+        """Return what fine-tuning changed of a linear layer's weight, `[d_out, d_in]`."""
+        return finetuned[f"{layer}.weight"] - self.backbone[f"{layer}.weight"]
+
+
+@dataclass(frozen=True)
+class FinetunedTask:
+    """One fine-tuned model, its head and its calibration images."""
+
+    name: str
+    finetuned: Parameters  # the complete vision tower by internal names, on the device
+    head: Tensor  # [classes, output_dim], rows of unit length, on the device
+    seeds: ImageSet  # unlabeled
