@@ -1,6 +1,6 @@
 """The first use of an expert whose file is not in the system's cache, against reading the same bytes with `read()`.
 
-    python benchmarks/cold_expert.py BUNDLE [--rounds 15] [--threads N] [--json FILE]
+    python -m benchmarks.cold_expert BUNDLE [--rounds 15] [--threads N] [--json FILE]
 
 Needs Linux, and a BUNDLE of two tasks or more on a real disk (not tmpfs). Before every measurement the bytes are dropped from
 the cache and `mincore` asked whether they are gone. Everything takes turns; figures are medians in milliseconds, and times
@@ -15,10 +15,8 @@ the layer scope `routed` is a run whose experts nobody could name before it, und
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import hashlib
-import json
 import mmap
 import os
 import sys
@@ -29,9 +27,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from benchmarks.command import make_parser, write_report
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.golden import read_golden
-from mingle_edge_runtime.machine import machine_record
+from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.mapped_file import MappedFile
 from mingle_edge_runtime.preprocess import preprocess
 
@@ -45,14 +44,13 @@ ADVICES = {
 MADV_POPULATE_READ = 22  # Linux 5.14
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--json", type=Path, help="also write all figures to this file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     case = Case(arguments.bundle, arguments.threads)
     size = sum(end - start for start, end in case.named)
     print(f"{size / 1e6:.1f} MB of {case.path.name}; read-ahead window of the device: {case.read_ahead_kib()} KiB")
@@ -60,9 +58,7 @@ def main() -> None:
     first = case.first_runs(arguments.rounds)
     for name, figures in (raw | first).items():
         print(f"{name:<36}" + "".join(f"   {key} {value:8.2f}" for key, value in figures.items()))
-    if arguments.json:
-        report = {"machine": machine_record(), "read_ahead_kib": case.read_ahead_kib(), "ways": raw, "first_runs": first}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(arguments.json, {"read_ahead_kib": case.read_ahead_kib(), "ways": raw, "first_runs": first})
 
 
 def requested(mapping: mmap.mmap, start: int, end: int) -> None:
@@ -76,7 +72,7 @@ class Case:
     """A bundle, and the bytes of its experts that are to be cold."""
 
     def __init__(self, bundle: Path, threads: int | None) -> None:
-        self.open = lambda check_hashes=False: EdgeModel.open(bundle, threads=threads, check_hashes=check_hashes)
+        self.bundle, self.threads = bundle, threads
         with self.open() as model:
             self.task, self.other = model.tasks[0], model.tasks[-1]
             self.pixels = preprocess(read_golden(model.bundle)["images"], model.bundle.index.preprocess)[:1]
@@ -102,6 +98,10 @@ class Case:
                 if task != self.other
                 for first in [whole * model.tasks.index(task) + pages.first_page * page]
             ]
+
+    def open(self, check_hashes: bool = False) -> EdgeModel:
+        """Open the bundle."""
+        return EdgeModel.open(self.bundle, threads=self.threads, check_hashes=check_hashes)
 
     def ways(self, rounds: int) -> dict[str, dict[str, float]]:
         """Ways to bring the named task's bytes into memory, the last the runtime's own."""
@@ -165,14 +165,14 @@ class Case:
         if span == (0, file.size):
             file.check_hash(self.sha256)
         else:
-            hashlib.sha256(file.read(*span)).hexdigest()
+            hashlib.sha256(file.read(*span).data).hexdigest()
 
     def first_run(
         self, task: str | None, spans: Sequence[Span], advice: int | None, check_hashes: bool
     ) -> tuple[float, float, float]:
         """Seconds of the first run, of later ones, and of stalls by the runtime's account."""
         with self.open(check_hashes) as model:
-            if advice is not None:
+            if advice is not None and isinstance(model.scope, LayerScope) and model.scope._bank is not None:
                 model.scope._bank._map.madvise(advice)
             if task is None:
                 model.prepare_routing()

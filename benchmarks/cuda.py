@@ -1,6 +1,6 @@
 """A bundle on a provider that copies experts to its device, against the CPU provider: parity, latency, memory at budgets.
 
-    python benchmarks/cuda.py BUNDLE [BUNDLE ...] [--provider cuda] [--runs 50] [--json FILE]
+    python -m benchmarks.cuda BUNDLE [BUNDLE ...] [--provider cuda] [--runs 50] [--json FILE]
 
 Name bundles of several precisions (fp32, fp16) to have them side by side. With `--provider cpu` it runs anywhere: the CPU is
 then the device, and experts are copied and bound as on a GPU, which proves script and path before there is a GPU.
@@ -13,13 +13,10 @@ uses all experts in turn, twice; on a GPU what nvidia-smi says beyond what was i
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -27,10 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import apart
+from benchmarks.command import make_parser, report, write_report
+from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
 from mingle_edge_runtime import Bundle, EdgeModel
 from mingle_edge_runtime.golden import read_golden
 from mingle_edge_runtime.image_scope import ImageScope
-from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.memory import process_memory
 from mingle_edge_runtime.opening import open_scope
 from mingle_edge_runtime.preprocess import preprocess
@@ -41,29 +40,23 @@ BATCHES = (1, 8, 32)
 IMAGES = 32
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Measure every bundle and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
     parser.add_argument("--provider", default="cuda")
     parser.add_argument("--runs", type=int, default=50, help="timed rounds at batch 1; fewer at larger ones")
     parser.add_argument("--threads", type=int, help="of the CPU provider")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--memory-at", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     providers = resolve_providers([arguments.provider])
-    if arguments.memory_at is not None:
-        print(json.dumps(memory(arguments.bundles[0], providers, arguments.memory_at)))
-        return
-    figures: dict[str, Any] = {"provider": providers[0], "machine": machine_record(), "gpu": smi("name,driver_version")}
+    figures: dict[str, Any] = {"provider": providers[0], "gpu": smi("name,driver_version")}
     for path in arguments.bundles:
         bundle = Bundle.open(path)
         figures[path.name] = {"precision": bundle.index.precision, "scope": bundle.index.scope}
         figures[path.name] |= compare(bundle, providers, arguments.runs, arguments.threads)
-        figures[path.name]["memory"] = [memory_apart(path, arguments.provider, budget) for budget in budgets(bundle)]
-    print(json.dumps(figures, indent=1))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+        figures[path.name]["memory"] = [apart.call(memory, str(path), providers, budget) for budget in budgets(bundle)]
+    print(report(figures))
+    write_report(arguments.json, figures)
 
 
 def on_device(bundle: Bundle, providers: list[str], budget: int | None = None, threads: int | None = None) -> Scope:
@@ -112,23 +105,14 @@ def parity(device: Scope, host: EdgeModel, pixels: NDArray[np.float32]) -> dict[
 
 def latency(ways: dict[str, Callable[[Any], object]], values: NDArray[np.float32], rounds: int) -> dict[str, Any]:
     """Milliseconds and ratios to the dense tower, run by run in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
-    for i in range(-3, rounds):
-        order = names[i % len(names) :] + names[: i % len(names)]
-        for name in order if i % 2 else reversed(order):  # so that none always follows the same other one
-            time.sleep(0.005)  # for the threads of the run before to fall asleep
-            started = time.perf_counter()
-            ways[name](values)
-            if i >= 0:
-                seconds[name].append(time.perf_counter() - started)
+    seconds = time_in_turn({name: partial(way, values) for name, way in ways.items()}, rounds, warm_up=3, pause=0.005)
     dense = seconds["dense"]
     return {
         name: {
             "p50": 1e3 * float(np.median(times)),
             "p99": 1e3 * float(np.percentile(times, 99)),
             "over_dense": float(np.median(times) / np.median(dense)),
-            "quartiles": np.percentile(np.divide(times, dense), (25, 75)).tolist(),
+            "quartiles": quartiles_of_ratios(times, dense)[::2],
         }
         for name, times in seconds.items()
     }
@@ -149,14 +133,7 @@ def budgets(bundle: Bundle) -> list[int]:
     return [sum(sizes)] if bundle.index.scope == "layer" else [sum(sizes[:count]) for count in sorted(counts)]
 
 
-def memory_apart(path: Path, provider: str, budget: int) -> dict[str, Any]:
-    """`memory` in a process of its own."""
-    command = [sys.executable, __file__, str(path), "--provider", provider, "--memory-at", str(budget)]
-    found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return found
-
-
-def memory(path: Path, providers: list[str], budget: int) -> dict[str, Any]:
+def memory(path: str, providers: list[str], budget: int) -> dict[str, Any]:
     """Bytes on the device, or of this process on the CPU, and traffic, after all experts were used in turn, twice."""
     bundle = Bundle.open(path)
     before = used_bytes(providers)

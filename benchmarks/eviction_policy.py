@@ -1,6 +1,6 @@
 """Which expert to evict: replacement policies replayed over traces of routes, against the best that is possible.
 
-    python benchmarks/eviction_policy.py [--requests 4000] [--json FILE]
+    python -m benchmarks.eviction_policy [--requests 4000] [--json FILE]
 
 A figure is the bytes of experts loaded, divided by what Belady's algorithm loads, which knows the future: 1.00 is perfect.
 The result depends on nothing but the seed of the traces. LRFU is the runtime's own code.
@@ -14,14 +14,13 @@ preference of their own; there a request is a whole run, whose ranges are in mem
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from benchmarks.command import make_parser, write_report
 from mingle_edge_runtime.replacement_policy import LRFU
 
 Item: TypeAlias = Any  # a task, or (task, layer)
@@ -127,7 +126,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "LRU": LRU,
     "LFU": LFU,
     "GDSF": GDSF,
-    **{f"LRFU {half_life}": lambda half_life=half_life: LRFU(half_life) for half_life in (2, 4, 8, 16, 32, 64)},
+    **{f"LRFU {half_life}": partial(LRFU, half_life) for half_life in (2, 4, 8, 16, 32, 64)},
 }
 
 
@@ -185,7 +184,8 @@ def traces(requests: int) -> dict[str, tuple[Trace, Sequence[int]]]:
 def zipf(random: np.random.Generator, tasks: int, requests: int, exponent: float) -> list[int]:
     """Independent routes."""
     shares = 1 / np.arange(1, tasks + 1) ** exponent
-    return random.choice(random.permutation(tasks), requests, p=shares / shares.sum()).tolist()
+    routes: list[int] = random.choice(random.permutation(tasks), requests, p=shares / shares.sum()).tolist()
+    return routes
 
 
 def mission(random: np.random.Generator, tasks: int, requests: int, length: int, active: int) -> list[int]:
@@ -207,12 +207,11 @@ def layer_by_layer(random: np.random.Generator, tasks: int, routes: Sequence[int
     ]
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Replay and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--requests", type=int, default=4000)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     print(f"{'':<30}{'room':>5}" + "".join(f"{name:>9}" for name in POLICIES))
     rows: dict[str, dict[str, float]] = {}
     for name, (trace, rooms) in traces(arguments.requests).items():
@@ -230,8 +229,7 @@ def main() -> None:
     }
     for figure in ("geometric_mean", "worst"):
         print(f"{figure.replace('_', ' '):<35}" + "".join(f"{summary[policy][figure]:9.2f}" for policy in POLICIES))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"summary": summary, "traces": rows}, indent=1) + "\n")
+    write_report(arguments.json, {"summary": summary, "traces": rows})
 
 
 if __name__ == "__main__":

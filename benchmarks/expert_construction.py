@@ -1,6 +1,6 @@
 """Projected experts of one ViT-B/32 task: ours, from thin factors, against the straightforward full-SVD form.
 
-    python benchmarks/expert_construction.py [--layers 12] [--earlier 3] [--json FILE]
+    python -m benchmarks.expert_construction [--layers 12] [--earlier 3] [--json FILE]
 
 Both build the rank-64 expert of each linear layer of `layers` blocks after `earlier` tasks, layer by layer in turn. Prints
 the ratio of times and the largest relative difference of the experts' products.
@@ -8,22 +8,20 @@ the ratio of times and the largest relative difference of the experts' products.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mingle_edge.architecture import VisionArchitecture
+from benchmarks.architectures import MODELS
+from benchmarks.command import make_parser, report, write_report
 from mingle_edge.experts import Factors, build_expert
 from mingle_edge.low_rank import effective_rank
-from mingle_edge_runtime.machine import machine_record
 
 RANK = 64
-VIT_B_32 = VisionArchitecture(224, 32, 768, 12, 12, 3072, 512, "quick_gelu")
+ARCHITECTURE = MODELS["ViT-B-32"]
 
 
 def straightforward(task_vector: Tensor, earlier: list[Factors]) -> Tensor:
@@ -35,28 +33,29 @@ def straightforward(task_vector: Tensor, earlier: list[Factors]) -> Tensor:
         P[:rank, :rank] = 0
         task_vector = U @ P @ Vh
     U, singular, Vh = torch.linalg.svd(task_vector, full_matrices=False)
-    return U[:, :RANK] @ torch.diag(singular[:RANK]) @ Vh[:RANK]
+    product: Tensor = U[:, :RANK] @ torch.diag(singular[:RANK]) @ Vh[:RANK]
+    return product
 
 
 def random_task_vector(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Half signal of rank 16, half noise: spectra of fine-tuned differences decay slowly."""
     signal = torch.randn(shape[0], 16, generator=generator) @ torch.randn(16, shape[1], generator=generator) / 4
-    return 0.001 * (signal + torch.randn(shape, generator=generator))
+    task_vector: Tensor = 0.001 * (signal + torch.randn(shape, generator=generator))
+    return task_vector
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--layers", type=int, default=12, help="blocks, six linear layers each")
     parser.add_argument("--earlier", type=int, default=3, help="tasks merged before")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     generator = torch.Generator().manual_seed(0)
     ours: list[float] = []
     theirs: list[float] = []
     difference = 0.0
-    for layer in VIT_B_32.block_linears()[: 6 * arguments.layers]:
-        shape = VIT_B_32.linear_shape(layer)
+    for layer in ARCHITECTURE.block_linears()[: 6 * arguments.layers]:
+        shape = ARCHITECTURE.linear_shape(layer)
         earlier: list[Factors] = []
         for _ in range(arguments.earlier):
             earlier.append(build_expert(random_task_vector(shape, generator), RANK, earlier))
@@ -77,11 +76,9 @@ def main() -> None:
         "median_ratio_of_layers": float(np.median(np.divide(theirs, ours))),
         "largest_relative_difference": difference,
         "relative_difference_of_full_svd_in_float32": in_float32,
-        "machine": machine_record(),
     }
-    print(json.dumps(figures, indent=1))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    print(report(figures))
+    write_report(arguments.json, figures)
 
 
 if __name__ == "__main__":

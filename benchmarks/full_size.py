@@ -1,6 +1,6 @@
 """Merge, export and run at full size: time, memory and latency of a whole CLIP vision tower with N tasks.
 
-    python benchmarks/full_size.py --model ViT-B-32 --tasks 8 -o DIR [--scope image|layer|both]
+    python -m benchmarks.full_size --model ViT-B-32 --tasks 8 -o DIR [--scope image|layer|both]
 
 Writes a random but realistically scaled backbone and N fine-tuned copies in Hugging Face's format, heads and seed images,
 and then runs the same commands a user would: `mingle-edge merge` and `export` in processes of their own (their peak memory
@@ -16,33 +16,39 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save_file
 
+from benchmarks import apart
+from benchmarks.architectures import MODELS
+from benchmarks.command import make_parser
+from benchmarks.opening import open_and_run
 from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.checkpoints import read_architecture
 
+Array = NDArray[Any]
 CLASSES, SEEDS_PER_CLASS = 10, 5
 SHIFT = 0.05  # size of a fine-tuned difference, as a share of the weight's own size
 SIGNAL_RANK = 16  # half of a difference is of this rank, half is noise
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Run what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ViT-B-32", choices=["ViT-B-32", "ViT-B-16", "ViT-L-14"])
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", default="ViT-B-32", choices=list(MODELS))
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--scope", default="both", choices=["image", "layer", "both"])
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--runs", type=int, default=60, help="timed runs of each kind")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     folder: Path = arguments.output
-    architecture = read_architecture(f"{arguments.model}-quickgelu", folder)
-    write_inputs(folder / "inputs", architecture, arguments.tasks)
+    write_inputs(folder / "inputs", MODELS[arguments.model], arguments.tasks)
     results = folder / "full_size.json"
     figures = json.loads(results.read_text()) if results.exists() else {}
     for scope in ("image", "layer") if arguments.scope == "both" else (arguments.scope,):
@@ -51,10 +57,10 @@ def main() -> None:
         print(json.dumps({scope: {k: v for k, v in figures[scope].items() if k != "profile"}}, indent=1), flush=True)
 
 
-def measure(folder: Path, scope: str, arguments: argparse.Namespace, known: dict[str, object]) -> dict[str, object]:
+def measure(folder: Path, scope: str, arguments: argparse.Namespace, known: Mapping[str, Any]) -> dict[str, Any]:
     """Time, memory and latency of one scope; `known` figures whose output still exists are kept."""
     merged, bundle = folder / f"merged-{scope}", folder / f"bundle-{scope}"
-    tasks = write_task_file(folder / "inputs", scope, arguments)
+    tasks = write_task_file(folder / "inputs", scope, arguments.tasks, arguments.rank)
     figures = dict(known)
     if "merge" not in figures or not merged.exists():
         figures["merge"] = command("merge", str(tasks), "-o", str(merged))
@@ -68,7 +74,7 @@ def measure(folder: Path, scope: str, arguments: argparse.Namespace, known: dict
     figures["peak_gib"] = max(figures["merge"]["peak_gib"], figures["export"]["peak_gib"])
     figures["ratio_to_dense"] = profile["ratios"]["dense"]
     figures["open_seconds"] = profile["seconds"]["open"]
-    figures["expert_bytes_read_by_open"] = expert_bytes_read_by_open(bundle)
+    figures["expert_bytes_read_by_open"] = apart.call(open_and_run, str(bundle.resolve()), 1, True)["expert_bytes_read"]
     figures["profile"] = profile
     return figures
 
@@ -84,24 +90,10 @@ def command(*arguments: str) -> dict[str, float]:
     return {"seconds": round(time.perf_counter() - started, 1), "peak_gib": round(usage.ru_maxrss * unit / 2**30, 2)}
 
 
-OPEN = """
-import json, sys
-from mingle_edge_runtime import EdgeModel
-with EdgeModel.open(sys.argv[1]) as model:
-    print(model.stats().bytes_loaded)
-"""
-
-
-def expert_bytes_read_by_open(bundle: Path) -> int:
-    """What the runtime's own account says of a fresh process that opens the bundle."""
-    result = subprocess.run([sys.executable, "-c", OPEN, str(bundle)], capture_output=True, text=True, check=True)
-    return int(result.stdout)
-
-
-def write_task_file(inputs: Path, scope: str, arguments: argparse.Namespace) -> Path:
-    """The task file of one scope."""
-    lines = ["[backbone]", 'model = "backbone"', "[settings]", f'scope = "{scope}"', f"rank = {arguments.rank}"]
-    for t in range(arguments.tasks):
+def write_task_file(inputs: Path, scope: str, tasks: int, rank: int) -> Path:
+    """Write the task file of one scope and return its path."""
+    lines = ["[backbone]", 'model = "backbone"', "[settings]", f'scope = "{scope}"', f"rank = {rank}"]
+    for t in range(tasks):
         lines += ["[[task]]", f'name = "task{t}"', f'weights = "task{t}"', f'seeds = "seeds/task{t}"']
         lines += [f"classes = {json.dumps([f'class {c}' for c in range(CLASSES)])}", f'head = "head{t}.safetensors"']
     path = inputs / f"{scope}.toml"
@@ -127,17 +119,17 @@ def write_inputs(inputs: Path, architecture: VisionArchitecture, tasks: int) -> 
         print(f"wrote task {t + 1} of {tasks}", file=sys.stderr, flush=True)
 
 
-def random_tower(architecture: VisionArchitecture, random: np.random.Generator) -> dict[str, np.ndarray]:
+def random_tower(architecture: VisionArchitecture, random: np.random.Generator) -> dict[str, Array]:
     """A tower in Hugging Face's names whose weights keep the scale of what passes through them."""
     width, mlp, patch = architecture.width, architecture.mlp_width, architecture.patch_size
 
-    def linear(d_out: int, d_in: int) -> np.ndarray:
+    def linear(d_out: int, d_in: int) -> Array:
         return random.standard_normal((d_out, d_in), dtype=np.float32) * np.float32(d_in**-0.5)
 
-    def vector(size: int, mean: float = 0.0) -> np.ndarray:
+    def vector(size: int, mean: float = 0.0) -> Array:
         return (mean + 0.05 * random.standard_normal(size, dtype=np.float32)).astype(np.float32)
 
-    def norm(name: str) -> dict[str, np.ndarray]:
+    def norm(name: str) -> dict[str, Array]:
         return {f"{name}.weight": vector(width, 1.0), f"{name}.bias": vector(width)}
 
     tower = {
@@ -159,7 +151,7 @@ def random_tower(architecture: VisionArchitecture, random: np.random.Generator) 
     return tower | {"visual_projection.weight": linear(architecture.output_dim, width)}
 
 
-def fine_tuned(value: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def fine_tuned(value: Array, random: np.random.Generator) -> Array:
     """The value with a difference of `SHIFT` times its size, half of it of low rank."""
     noise = random.standard_normal(value.shape, dtype=np.float32)
     flat = noise.reshape(len(value), -1)
@@ -167,10 +159,11 @@ def fine_tuned(value: np.ndarray, random: np.random.Generator) -> np.ndarray:
         left = random.standard_normal((len(flat), SIGNAL_RANK), dtype=np.float32)
         signal = left @ random.standard_normal((SIGNAL_RANK, flat.shape[1]), dtype=np.float32) / SIGNAL_RANK**0.5
         noise = (flat + signal).reshape(value.shape)
-    return value + np.float32(SHIFT * np.linalg.norm(value) / np.linalg.norm(noise)) * noise
+    moved: Array = value + np.float32(SHIFT * np.linalg.norm(value) / np.linalg.norm(noise)) * noise
+    return moved
 
 
-def write_hugging_face(folder: Path, a: VisionArchitecture, tower: dict[str, np.ndarray], kind: str) -> None:
+def write_hugging_face(folder: Path, a: VisionArchitecture, tower: dict[str, Array], kind: str) -> None:
     """config.json and model.safetensors as transformers before version 5 names them."""
     folder.mkdir(parents=True, exist_ok=True)
     names = {n: n if n == "visual_projection.weight" else f"vision_model.{n}" for n in tower}
@@ -192,11 +185,11 @@ def write_hugging_face(folder: Path, a: VisionArchitecture, tower: dict[str, np.
 
 
 def write_seeds(folder: Path, size: int, random: np.random.Generator) -> None:
-    """Smooth coloured images; the folder's mean colour and contrast are the task's."""
+    """Smooth colored images; the folder's mean color and contrast are the task's."""
     folder.mkdir(parents=True, exist_ok=True)
-    colour, contrast = random.uniform(60, 195, 3), random.uniform(10, 60)
+    color, contrast = random.uniform(60, 195, 3), random.uniform(10, 60)
     for i in range(CLASSES * SEEDS_PER_CLASS):
-        coarse = (colour + contrast * random.standard_normal((8, 8, 3))).clip(0, 255).astype(np.uint8)
+        coarse = (color + contrast * random.standard_normal((8, 8, 3))).clip(0, 255).astype(np.uint8)
         Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{i:03d}.png")
 
 

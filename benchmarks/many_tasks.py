@@ -1,6 +1,6 @@
 """Does a bundle of 200 tasks cost more than one of a few, where the same tasks are used? Open time, latency, memory.
 
-    python benchmarks/many_tasks.py BUNDLE [--tasks 200] [--rounds 15] [--threads N] [--json FILE] [-o FOLDER]
+    python -m benchmarks.many_tasks BUNDLE [--tasks 200] [--rounds 15] [--threads N] [--json FILE] [-o FOLDER]
 
 BUNDLE is of the image scope and exported here. Two copies of it are written to FOLDER (a temporary one unless given), one as
 it is and one with further tasks: heads, rows of the router that never win, and expert files of full size that hold nothing
@@ -10,58 +10,41 @@ measured in processes of their own, in turn; latencies interleaved in one proces
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor
 
+from benchmarks import apart
+from benchmarks.command import make_parser, write_report
+from benchmarks.interleaved import Seconds, quartiles_of_ratios, time_in_turn
+from benchmarks.opening import open_and_run
 from mingle_edge_export.bundle.image_scope import ROUTER_WEIGHTS
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.golden import read_golden
-from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.preprocess import preprocess
 
 CLAIM_ALL = -1e30  # confidence bound
 NEVER = -1e4  # score of a task that is not to win
-CHILD = """
-import json, sys, time
-import numpy as np
-import onnxruntime
-from mingle_edge_runtime import EdgeModel
-from mingle_edge_runtime.memory import process_memory
-path, threads, named = json.loads(sys.argv[1])
-started = time.perf_counter()
-model = EdgeModel.open(path, threads=threads)
-seconds = time.perf_counter() - started
-opened = process_memory()
-side = model.bundle.index.preprocess.image_size
-pixels = np.zeros((1, 3, side, side), np.float32)
-for _ in range(5):
-    model.scope.embed(pixels, model.tasks[0] if named else None)
-steady = process_memory()
-print(json.dumps({"open_s": seconds, "opened_bytes": opened.resident, "steady_bytes": steady.resident}))
-"""
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--json", type=Path, help="also write all figures to this file")
     parser.add_argument("-o", "--output", type=Path, help="keep the two bundles here")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     with tempfile.TemporaryDirectory(dir=arguments.bundle.resolve().parent) as temporary:
         folder = arguments.output or Path(temporary)
         few = json.loads((arguments.bundle / "bundle.json").read_text())
@@ -74,8 +57,7 @@ def main() -> None:
     print(f"{len(few['tasks'])} -> {arguments.tasks} tasks")
     for name, found in figures.items():
         print(f"{name:<24} {found['few']:14.4f} {found['many']:14.4f}   {found['ratio']:.3f} x")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine_record(), "figures": figures}, indent=1) + "\n")
+    write_report(arguments.json, {"figures": figures})
 
 
 def grow(bundle: Path, target: Path, count: int) -> None:
@@ -95,21 +77,18 @@ def grow(bundle: Path, target: Path, count: int) -> None:
     index["router"]["confidence_bound"] = CLAIM_ALL
     router = index["router"]["file"]
     widen(target / router, before, count)
-    for name in (router, ROUTER_WEIGHTS):
-        index["files"][name]["size"] = (target / name).stat().st_size
+    index["files"][router]["size"] = (target / router).stat().st_size
     (target / "bundle.json").write_text(json.dumps(index))
 
 
 def widen(path: Path, before: int, count: int) -> None:
-    """Give the router further tasks: all its own numbers with an axis of one value per task."""
+    """Give the router further tasks, in all its own numbers with an axis of one value per task, which the graph holds then."""
     graph = onnx.load(path, load_external_data=False)
     for tensor in graph.graph.initializer:
-        if tensor.external_data and tensor.external_data[0].value == ROUTER_WEIGHTS:  # the only one of that file, [F, T]
-            weights = np.fromfile(path.with_name(ROUTER_WEIGHTS)).reshape(tensor.dims)
-            wider = np.pad(weights, ((0, 0), (0, count - before)))
-            wider.tofile(path.with_name(ROUTER_WEIGHTS))
-            tensor.dims[1] = count
-            next(entry for entry in tensor.external_data if entry.key == "length").value = str(wider.nbytes)
+        if any(entry.value == ROUTER_WEIGHTS for entry in tensor.external_data):
+            load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
         numbers = tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE) and not tensor.external_data
         if numbers and before in tensor.dims:
             values = numpy_helper.to_array(tensor)
@@ -129,38 +108,32 @@ def in_processes(bundles: dict[str, Path], rounds: int, threads: int | None) -> 
     for i in range(rounds):
         for kind, path in bundles.items() if i % 2 else reversed(bundles.items()):
             for named in (True, False):
-                asked = json.dumps([str(path), threads, named])
-                run = subprocess.run([sys.executable, "-c", CHILD, asked], capture_output=True, text=True, check=True)
-                for name, value in json.loads(run.stdout).items():
-                    row = name if name != "steady_bytes" else f"steady_bytes, {'named' if named else 'routed'}"
-                    found.setdefault(row, {"few": [], "many": []})[kind].append(value)
-    return {name: ratio(values) for name, values in found.items()}
+                measured = apart.call(open_and_run, str(path.resolve()), threads, named)
+                steady = f"steady_bytes, {'named' if named else 'routed'}"
+                for row in ("open_s", "opened_bytes", steady):
+                    found.setdefault(row, {"few": [], "many": []})[kind].append(measured[row.split(",")[0]])
+    return {name: ratio(np.array(values["few"]), np.array(values["many"])) for name, values in found.items()}
 
 
 def latencies(bundles: dict[str, Path], rounds: int, threads: int | None) -> dict[str, dict[str, float]]:
     """Seconds of a run at batch 1, interleaved; routes are compared on the way."""
-    models = {kind: EdgeModel.open(path, threads=threads) for kind, path in bundles.items()}
-    few, many = models.values()
+    few, many = (EdgeModel.open(path, threads=threads) for path in bundles.values())
     pixels = preprocess(read_golden(few.bundle)["images"], few.bundle.index.preprocess)
     for one, other in zip(few.scope.route(pixels), many.scope.route(pixels), strict=True):
         if one.tasks != other.tasks or not one.tasks:
             sys.exit(f"routes differ: {one.tasks} with few tasks, {other.tasks} with many")
-    found: dict[str, dict[str, list[float]]] = {}
-    for i in range(4 * rounds):
-        for row, task in (("run_s, named", few.tasks[0]), ("run_s, routed", None)):
-            for kind, model in models.items() if i % 2 else reversed(models.items()):
-                time.sleep(0.005)  # for the threads of the run before to fall asleep
-                started = time.perf_counter()
-                model.scope.embed(pixels[i % len(pixels)][None], task)
-                if i >= 4:  # warm
-                    found.setdefault(row, {"few": [], "many": []})[kind].append(time.perf_counter() - started)
-    return {name: ratio(values) for name, values in found.items()}
+    found = {}
+    for row, task in (("run_s, named", few.tasks[0]), ("run_s, routed", None)):
+        ways = {kind: partial(model.scope.embed, pixels[:1], task) for kind, model in (("few", few), ("many", many))}
+        seconds = time_in_turn(ways, 4 * rounds, warm_up=4, pause=0.005)
+        found[row] = ratio(seconds["few"], seconds["many"])
+    return found
 
 
-def ratio(values: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians, and the median of the ratios of neighbours."""
-    medians = {kind: float(np.median(found)) for kind, found in values.items()}
-    return medians | {"ratio": float(np.median(np.divide(values["many"], values["few"])))}
+def ratio(few: Seconds, many: Seconds) -> dict[str, float]:
+    """Medians, and the median of the ratios of neighbors."""
+    medians = {"few": float(np.median(few)), "many": float(np.median(many))}
+    return medians | {"ratio": quartiles_of_ratios(many, few)[1]}
 
 
 if __name__ == "__main__":

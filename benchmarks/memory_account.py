@@ -1,6 +1,6 @@
 """The memory account of a bundle: what each step costs, in fresh processes, beside the tower without experts.
 
-    python benchmarks/memory_account.py BUNDLE [--threads N] [--budget BYTES] [--repeats 3] [--runs 40] [--json FILE]
+    python -m benchmarks.memory_account BUNDLE [--threads N] [--budget BYTES] [--repeats 3] [--runs 40] [--json FILE]
 
 Every process imports, opens, runs one image, runs on until nothing more is loaded, and says after each step what it has in
 memory: anonymous (must stay), of files (given back when others need it), and at its peak. What is compared runs in turn.
@@ -17,84 +17,41 @@ ratios of neighbouring runs.
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from benchmarks import apart
+from benchmarks.command import make_parser, write_report
+from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.golden import read_golden
-from mingle_edge_runtime.machine import machine_record
+from mingle_edge_runtime.memory import mapped_bytes, process_memory
 from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.session import CPU, Session
 
 STEPS = ("opened", "first run", "steady")
 WARM_UP = 4  # runs
 RUNS = 12  # until steady, and at least once for each task
-CHILD = """
-import json, sys, time
-from dataclasses import asdict
-from itertools import cycle, islice
-from pathlib import Path
-import numpy as np
-import onnxruntime
-from mingle_edge_runtime import EdgeModel
-from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.memory import mapped_bytes, process_memory
-from mingle_edge_runtime.preprocess import preprocess
-from mingle_edge_runtime.session import Session
-from mingle_edge_runtime.golden import read_golden
-
-path, kind, threads, budget, runs = json.loads(sys.argv[1])
-account = {"imported": asdict(process_memory())}
-started = time.perf_counter()
-low = kind.endswith("low")
-if kind.startswith("dense"):
-    bundle = Bundle.open(path)
-    session = Session(bundle.graph(bundle.index.dense), ["CPUExecutionProvider"], threads, prepack=not low)
-    tasks, run = ("",), lambda pixels, task: session.run({"pixel_values": pixels})
-else:
-    model = EdgeModel.open(path, expert_budget=budget, threads=threads, low_memory=low)
-    bundle, names = model.bundle, model.tasks
-    tasks = {"named": names[:1], "routed": (None,)}.get(kind.split()[0], names)
-    run = model.scope.embed
-open_seconds = time.perf_counter() - started
-account["opened"] = asdict(process_memory())
-pixels = preprocess(read_golden(bundle)["images"], bundle.index.preprocess)
-seconds = []
-for i, task in enumerate(islice(cycle(tasks), max(runs, 2 * len(tasks)))):
-    started = time.perf_counter()
-    run(pixels[i % len(pixels)][None], task)
-    seconds.append(time.perf_counter() - started)
-    if i == 0:
-        account["first run"] = asdict(process_memory())
-account["steady"] = asdict(process_memory())
-mapped = mapped_bytes(Path(path)) or {}
-experts = [task.expert for task in bundle.index.tasks] + [bundle.index.page_bank.file if bundle.index.page_bank else None]
-print(json.dumps({
-    "account": account,
-    "seconds": {"open": open_seconds, "first_run": seconds[0], "steady": float(np.median(seconds[len(seconds) // 2:]))},
-    "mapped": mapped,
-    "experts": sum(mapped.get(name, 0) for name in experts if name),
-}))
-"""
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--budget", type=int, help="bytes  [default: the least possible]")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--runs", type=int, default=40, help="timed runs for the price of low_memory")
-    parser.add_argument("--json", type=Path, help="also write all figures to this file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     index = Bundle.open(arguments.bundle).index
     expert = max(task.expert_bytes for task in index.tasks)
     budgets = {"budget": arguments.budget or index.top_k * expert}
@@ -102,9 +59,8 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     for _ in range(arguments.repeats):
         for kind in kinds:
-            asked = [str(arguments.bundle.resolve()), kind, arguments.threads, budgets.get(kind), RUNS]
-            run = subprocess.run([sys.executable, "-c", CHILD, json.dumps(asked)], capture_output=True, text=True, check=True)
-            found[kind].append(json.loads(run.stdout))
+            asked = str(arguments.bundle.resolve()), kind, arguments.threads, budgets.get(kind)
+            found[kind].append(apart.call(account, *asked))
     middle = {kind: median(results) for kind, results in found.items()}
     target = 1.1 * expert + 8e6
     print(f"expert {expert / 1e6:.1f} MB; target over dense with one task in use: {target / 1e6:.1f} MB")
@@ -125,16 +81,47 @@ def main() -> None:
     price = low_memory_price(arguments.bundle, arguments.threads, arguments.runs)
     low, high = price["quartiles"]
     print(f"latency of low_memory: {price['ratio']:.2f} x ({low:.2f} to {high:.2f}) of {price['usual_s'] * 1e3:.1f} ms")
-    if arguments.json:
-        report = {
-            "machine": machine_record(),
-            "expert_bytes": expert,
-            "target_over_dense": target,
-            "kinds": middle,
-            "low_memory_price": price,
-            "all": found,
-        }
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    figures = {"expert_bytes": expert, "target_over_dense": target, "kinds": middle, "low_memory_price": price, "all": found}
+    write_report(arguments.json, figures)
+
+
+def account(path: str, kind: str, threads: int | None, budget: int | None) -> dict[str, Any]:
+    """Open a bundle and run it until nothing more is loaded.
+
+    Returns bytes in memory after each step, seconds, bytes of each mapped file in memory, and those of experts among them.
+    """
+    steps = {"imported": asdict(process_memory())}
+    started = time.perf_counter()
+    low = kind.endswith("low")
+    tasks: Sequence[str | None]
+    run: Callable[[NDArray[np.float32], str | None], object]
+    if kind.startswith("dense"):
+        bundle = Bundle.open(path)
+        session = Session(bundle.graph(bundle.index.dense), [CPU], threads, prepack=not low)
+        tasks, run = [None], lambda pixels, task: session.run({"pixel_values": pixels})
+    else:
+        model = EdgeModel.open(path, expert_budget=budget, threads=threads, low_memory=low)
+        bundle, run = model.bundle, model.scope.embed
+        tasks = {"named": model.tasks[:1], "routed": [None]}.get(kind.split()[0], model.tasks)
+    opened = time.perf_counter() - started
+    steps["opened"] = asdict(process_memory())
+    pixels = preprocess(read_golden(bundle)["images"], bundle.index.preprocess)
+    seconds = []
+    for i, task in enumerate(islice(cycle(tasks), max(RUNS, 2 * len(tasks)))):
+        started = time.perf_counter()
+        run(pixels[i % len(pixels)][None], task)
+        seconds.append(time.perf_counter() - started)
+        if i == 0:
+            steps["first run"] = asdict(process_memory())
+    steps["steady"] = asdict(process_memory())
+    mapped = mapped_bytes(Path(path)) or {}
+    experts = [task.expert for task in bundle.index.tasks] + [bundle.index.page_bank.file if bundle.index.page_bank else None]
+    return {
+        "account": steps,
+        "seconds": {"open": opened, "first_run": seconds[0], "steady": float(np.median(seconds[len(seconds) // 2 :]))},
+        "mapped": mapped,
+        "experts": sum(mapped.get(name, 0) for name in experts if name),
+    }
 
 
 def low_memory_price(bundle: Path, threads: int | None, runs: int) -> dict[str, Any]:
@@ -142,16 +129,10 @@ def low_memory_price(bundle: Path, threads: int | None, runs: int) -> dict[str, 
     models = [EdgeModel.open(bundle, threads=threads, low_memory=low) for low in (False, True)]
     task = models[0].tasks[0]
     pixels = preprocess(read_golden(models[0].bundle)["images"], models[0].bundle.index.preprocess)[:1]
-    seconds: list[list[float]] = [[], []]
-    for i in range(runs + WARM_UP):
-        for kind in (0, 1) if i % 2 else (1, 0):
-            time.sleep(0.005)  # for the threads of the run before to fall asleep
-            started = time.perf_counter()
-            models[kind].scope.embed(pixels, task)
-            if i >= WARM_UP:
-                seconds[kind].append(time.perf_counter() - started)
-    usual, low = (float(np.median(times)) for times in seconds)
-    quartiles = np.percentile(np.divide(seconds[1], seconds[0]), (25, 75)).tolist()
+    ways = {name: partial(model.scope.embed, pixels, task) for name, model in zip(("usual", "low"), models, strict=True)}
+    seconds = time_in_turn(ways, runs, warm_up=WARM_UP, pause=0.005)
+    usual, low = (float(np.median(times)) for times in seconds.values())
+    quartiles = quartiles_of_ratios(seconds["low"], seconds["usual"])[::2]
     return {"usual_s": usual, "low_memory_s": low, "ratio": low / usual, "quartiles": quartiles}
 
 

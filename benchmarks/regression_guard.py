@@ -1,6 +1,6 @@
 """Have the graphs become slower? Ratios to the dense tower against bounds that a noisy machine keeps; run by hand.
 
-    python benchmarks/regression_guard.py [--runs 20] [--threads 1]
+    python -m benchmarks.regression_guard [--runs 20] [--threads 1]
 
 ViT-B/32, 8 tasks of rank 64, random weights. Exit code 1 where the lower quartile of a ratio is above its bound: noise makes
 single runs slower, and rarely a quarter of them faster. Bounds are a tenth above what docs/performance.md states, in int8 for
@@ -9,14 +9,15 @@ the kind of processor this is.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from graph_variants import MODELS, Bench, measure
-
+from benchmarks.architectures import MODELS
+from benchmarks.command import make_parser
+from benchmarks.graph_variants import Bench, measure
 from mingle_edge_runtime.machine import machine_record
 
 BOUNDS = {
@@ -34,12 +35,12 @@ BOUNDS = {
 WITHOUT_VNNI = {"image int8, named": 0.75, "layer int8, top 1": 0.78, "dense int8": 0.58}
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Time, compare, tell."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     has_vnni = any("VNNI" in name for name in machine_record()["instruction_sets"] or ())
     bounds = BOUNDS if has_vnni else BOUNDS | WITHOUT_VNNI
     with tempfile.TemporaryDirectory() as name:

@@ -1,7 +1,7 @@
 """What reusing a route on a stream saves, and how often it is wrong.
 
     mingle-edge demo -o DEMO
-    python benchmarks/route_reuse.py DEMO/image-bundle [--frames 1000] [--streams 4] [--latency BUNDLE]
+    python -m benchmarks.route_reuse DEMO/image-bundle [--frames 1000] [--streams 4] [--latency BUNDLE]
 
 Streams are shots of the demonstration's pictures under a moving camera: pan, zoom, brightness, sensor noise, cuts to another
 task every 20 to 80 frames, a quarter of them dissolves. Every frame is also routed by itself, so that the error rate is
@@ -14,25 +14,28 @@ the route of a stream that reuses, interleaved; a stream's figure is the medians
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.command import make_parser, report, write_report
+from benchmarks.interleaved import time_in_turn
 from mingle_edge.demo.canvas import photograph
 from mingle_edge.demo.digits import draw_handwritten, handwritten_digits
-from mingle_edge.demo.tasks import TASKS, DemoTask
+from mingle_edge.demo.tasks import TASKS, ImageTask
 from mingle_edge_runtime import EdgeModel, Route, StreamStats
-from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.preprocess import preprocess
 from mingle_edge_runtime.route_reuse import AUDIT_EVERY, THRESHOLD, RouteReuse, cell_means
 
+Floats = NDArray[np.floating[Any]]
+Pixels = NDArray[np.float32]
+WARM_UP = 2  # frames
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 ALLOWED = 0.005  # share of all frames of the tuning streams that may run with a route that is not their own
 WORLD, VIEW = 256, 128  # pixels of a scene's side, and of a frame's
@@ -40,17 +43,17 @@ SCANS = {"tuning": slice(35, None), "report": slice(0, 30)}  # of each digit
 DISSOLVE = 10  # frames
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--frames", type=int, default=1000, help="of each stream")
     parser.add_argument("--streams", type=int, default=4, help="for tuning, and as many to report")
     parser.add_argument("--latency", type=Path, metavar="BUNDLE")
     parser.add_argument("--timed", type=int, default=200, help="frames to time")
     parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    figures: dict[str, object] = {}
+    arguments = parser.parse_args(options)
+    figures: dict[str, Any] = {}
     if arguments.latency:
         figures["latency"] = latency(arguments.latency, arguments.timed, arguments.threads)
     with EdgeModel.open(arguments.bundle, threads=1) as model:
@@ -59,10 +62,11 @@ def main() -> None:
             figures[purpose] = error_rates(model, purpose, seeds, arguments.frames)
     allowed = [row["threshold"] for row in figures["tuning"] if row["error"] <= ALLOWED]
     figures["chosen"], figures["default"] = max(allowed, default=0), THRESHOLD
-    print(json.dumps(figures | {"machine": machine_record()}, indent=1))
+    print(report(figures))
+    write_report(arguments.json, figures)
 
 
-def replay(pixels: NDArray[np.float32], routes: list[Route], threshold: float) -> tuple[list[tuple[str, ...]], StreamStats]:
+def replay(pixels: Pixels, routes: list[Route], threshold: float) -> tuple[list[tuple[str, ...]], StreamStats]:
     """The tasks each frame of a stream runs with, where frame i would be routed by `routes[i]`."""
     frame = 0
     reuse = RouteReuse(lambda values: routes[frame], threshold, AUDIT_EVERY)
@@ -112,32 +116,23 @@ def latency(path: Path, count: int, threads: int) -> dict[str, object]:
             raise SystemExit(f"{path} has no router: name a bundle of the image scope")
         asked: list[bool] = []  # per frame of the stream, whether it was routed
 
-        def find(values: NDArray[np.float32]) -> Route:
+        def find(values: Pixels) -> Route:
             asked[-1] = True
             return scope.route(values)[0]
 
-        def run_stream(values: NDArray[np.float32]) -> None:
+        def run_stream(values: Pixels) -> None:
             asked.append(False)
             scope.embed_routed(values, [reuse.route(values)])
 
         reuse = RouteReuse(find, THRESHOLD, AUDIT_EVERY)
         known = {id(row): scope.route(row)[0] for row in rows}
-        ways = {
+        ways: dict[str, Callable[[Pixels], object]] = {
             "named": lambda values: scope.embed_routed(values, [known[id(values)]]),
-            "routed": lambda values: scope.embed(values),
+            "routed": scope.embed,
             "reuse": run_stream,
         }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for way in (*ways.values(), *ways.values()):
-            way(rows[0])
-        asked.clear()
-        names = list(ways)
-        for i in range(count):
-            order = names[i % 3 :] + names[: i % 3]
-            for name in order if i % 2 else reversed(order):  # so that none always follows the same other one
-                started = time.perf_counter()
-                ways[name](rows[i])
-                seconds[name].append(time.perf_counter() - started)
+        seconds = time_in_turn({name: each_in_turn(way, rows) for name, way in ways.items()}, count - WARM_UP, warm_up=WARM_UP)
+        del asked[:WARM_UP]
         stats = reuse.stats()
         signal = min(timed(cell_means, rows[0][0]) for _ in range(200))
     named, routed = np.median(seconds["named"]), np.median(seconds["routed"])
@@ -156,7 +151,13 @@ def latency(path: Path, count: int, threads: int) -> dict[str, object]:
     }
 
 
-def timed(call: object, *arguments: object) -> float:
+def each_in_turn(way: Callable[[Pixels], object], rows: Sequence[Pixels]) -> Callable[[], object]:
+    """Return a function that passes the next row with each call."""
+    following = iter(rows)
+    return lambda: way(next(following))
+
+
+def timed(call: Callable[..., object], *arguments: object) -> float:
     """Seconds of one call."""
     started = time.perf_counter()
     call(*arguments)
@@ -167,12 +168,12 @@ def video(purpose: str, seed: int, count: int) -> tuple[NDArray[np.uint8], list[
     """`[count, VIEW, VIEW, 3]` frames and the task of each."""
     random = np.random.default_rng([seed, zlib.crc32(purpose.encode())])
     scans = [own[SCANS[purpose]] for own in handwritten_digits(np.random.default_rng(0))]
-    frames: list[NDArray[np.float32]] = []
+    frames: list[Floats] = []
     owners: list[str] = []
     while len(frames) < count:
         task = TASKS[random.integers(len(TASKS))]
         length = int(random.integers(20, 81))
-        new = list(shot(random, scene(random, task, scans), length))
+        new: list[Floats] = list(shot(random, scene(random, task, scans), length))
         if frames and random.uniform() < 0.25:
             last = frames[-1]
             new[:DISSOLVE] = [last + (frame - last) * (i + 1) / (DISSOLVE + 1) for i, frame in enumerate(new[:DISSOLVE])]
@@ -181,7 +182,7 @@ def video(purpose: str, seed: int, count: int) -> tuple[NDArray[np.uint8], list[
     return np.stack(frames[:count]).round().clip(0, 255).astype(np.uint8), owners[:count]
 
 
-def scene(random: np.random.Generator, task: DemoTask, scans: list[list[NDArray[np.floating]]]) -> Image.Image:
+def scene(random: np.random.Generator, task: ImageTask, scans: list[Floats]) -> Image.Image:
     """A picture of the task, large enough for a camera to move over."""
     number = int(random.integers(len(task.classes)))
     if task.draw is None:
@@ -191,7 +192,7 @@ def scene(random: np.random.Generator, task: DemoTask, scans: list[list[NDArray[
     return Image.fromarray(photograph(random, drawn)).resize((WORLD, WORLD), Image.Resampling.BICUBIC)
 
 
-def shot(random: np.random.Generator, world: Image.Image, length: int) -> Iterator[NDArray[np.float32]]:
+def shot(random: np.random.Generator, world: Image.Image, length: int) -> Iterator[Pixels]:
     """Frames of one camera movement; in three of ten shots the camera stands still but for the hand that holds it."""
     moves = random.uniform() < 0.7
     zoom, start, stop = random.uniform(0.75, 1, 2), random.uniform(-0.5, 0.5, 2), random.uniform(-0.5, 0.5, 2)
@@ -201,8 +202,8 @@ def shot(random: np.random.Generator, world: Image.Image, length: int) -> Iterat
     for i in range(length):
         done = i / max(1, length - 1)
         side = WORLD * (zoom[0] + (zoom[1] - zoom[0]) * done)
-        centre = WORLD / 2 + (start + (stop - start) * done) * (WORLD - side) + random.normal(0, 0.3, 2)
-        box = np.concatenate([centre - side / 2, centre + side / 2]).clip(0, WORLD)
+        center = WORLD / 2 + (start + (stop - start) * done) * (WORLD - side) + random.normal(0, 0.3, 2)
+        box = np.concatenate([center - side / 2, center + side / 2]).clip(0, WORLD)
         view = np.asarray(world.resize((VIEW, VIEW), Image.Resampling.BILINEAR, tuple(box.tolist())), np.float32)
         yield view * np.float32(1 + sway * np.sin(phase + speed * i)) + random.normal(0, 3, view.shape).astype(np.float32)
 

@@ -1,6 +1,6 @@
 """What decoding in the background is worth: frames per second of `submit` against `classify` in a loop.
 
-    python benchmarks/submit.py BUNDLE [--frames 60] [--rounds 5] [--size 1280x720] [--threads N]
+    python -m benchmarks.submit BUNDLE [--frames 60] [--rounds 5] [--size 1280x720] [--threads N] [--json FILE]
 
 The frames are JPEG files of camera size, so that decoding takes a share of the time. Both ways take all frames in turn, one
 task named, and are interleaved round by round; the ratio is of medians.
@@ -8,57 +8,54 @@ task named, and are interleaved round by round; the ratio is of medians.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.command import make_parser, report, write_report
+from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
 from mingle_edge_runtime import EdgeModel, Prediction
-from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.preprocess import preprocess
 
 IN_FLIGHT = 3  # frames submitted before the first result is waited for, as a live camera would
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", default="1280x720")
     parser.add_argument("--threads", type=int)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     with tempfile.TemporaryDirectory() as folder, EdgeModel.open(arguments.bundle, threads=arguments.threads) as model:
         frames = write_frames(Path(folder), arguments.frames, *map(int, arguments.size.split("x")))
-        ways = {"classify": lambda: in_turn(model, frames), "submit": lambda: list(in_background(model, frames))}
+        ways: dict[str, Callable[[], list[Prediction]]] = {
+            "classify": lambda: in_turn(model, frames),
+            "submit": lambda: list(in_background(model, frames)),
+        }
         assert ways["classify"]() == ways["submit"]()
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(arguments.rounds):
-            for name in sorted(ways, reverse=bool(number % 2)):
-                started = time.perf_counter()
-                ways[name]()
-                seconds[name].append(time.perf_counter() - started)
+        seconds = time_in_turn(ways, arguments.rounds, warm_up=0)
         started = time.perf_counter()
         preprocess(frames, model.bundle.index.preprocess)
         preparing = (time.perf_counter() - started) / len(frames)
     rates = {name: len(frames) / float(np.median(found)) for name, found in seconds.items()}
-    ratios = np.divide(seconds["classify"], seconds["submit"])
     figures = {
         "threads": arguments.threads,
         "frames_per_second": rates,
         "submit_over_classify": rates["submit"] / rates["classify"],
-        "quartiles": np.percentile(ratios, (25, 75)).tolist(),
+        "quartiles": quartiles_of_ratios(seconds["classify"], seconds["submit"])[::2],
         "preprocess_milliseconds": 1e3 * preparing,
-        "machine": machine_record(),
     }
-    print(json.dumps(figures, indent=1))
+    print(report(figures))
+    write_report(arguments.json, figures)
 
 
 def in_turn(model: EdgeModel, frames: list[Path]) -> list[Prediction]:
@@ -68,7 +65,7 @@ def in_turn(model: EdgeModel, frames: list[Path]) -> list[Prediction]:
 
 def in_background(model: EdgeModel, frames: list[Path]) -> Iterator[Prediction]:
     """Frame by frame, `IN_FLIGHT` of them under way at a time."""
-    waiting: deque = deque()
+    waiting: deque[Future[list[Prediction]]] = deque()
     for frame in frames:
         waiting.append(model.submit(frame, task=model.tasks[0]))
         if len(waiting) == IN_FLIGHT:
@@ -77,11 +74,13 @@ def in_background(model: EdgeModel, frames: list[Path]) -> Iterator[Prediction]:
 
 
 def write_frames(folder: Path, count: int, width: int, height: int) -> list[Path]:
-    """Smooth coloured pictures with some noise, as JPEG files."""
+    """Smooth colored pictures with some noise, as JPEG files."""
     random = np.random.default_rng(0)
     paths = [folder / f"{number:04d}.jpg" for number in range(count)]
     for path in paths:
-        coarse = Image.fromarray(random.integers(0, 256, (9, 16, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
+        coarse = Image.fromarray(random.integers(0, 256, (9, 16, 3), dtype=np.uint8)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
         noisy = np.asarray(coarse, np.int16) + random.integers(-8, 9, (height, width, 1))
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
     return paths

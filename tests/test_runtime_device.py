@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -259,16 +255,3 @@ def test_an_old_onnx_runtime_cannot_tell_where_nodes_run(image_bundle, monkeypat
         assert model.placement() == {"router.onnx": {}, "tower.onnx": {}}
         expected = "which nodes of tower.onnx run on AzureExecutionProvider is only told by onnxruntime 1.24 or newer"
         assert expected in model.stats().notes
-
-
-def test_the_script_for_a_gpu_runs_here_and_finds_no_difference(image_bundle) -> None:
-    script = Path(__file__).parents[1] / "benchmarks/cuda.py"
-    environment = os.environ | {"PYTHONPATH": str(Path(image_scope.__file__).parents[1])}
-    command = [sys.executable, str(script), str(image_bundle), "--provider", "cpu", "--runs", "1", "--threads", "1"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert (result.stderr, result.returncode) == ("", 0)
-    figures = json.loads(result.stdout)["image1"]
-    assert figures["parity"] == {"max_abs": 0, "min_cosine": pytest.approx(1, abs=1e-6), "equal_routes": 1}
-    assert list(figures["latency"]) == ["batch 1", "batch 8", "batch 32"]
-    assert [row["evictions"] > 0 for row in figures["memory"]] == [True, False]
-    assert [row["resident_expert_bytes"] <= row["budget"] for row in figures["memory"]] == [True, True]
