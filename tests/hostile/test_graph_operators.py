@@ -1,4 +1,4 @@
-"""Graphs with operators that may end or keep the process, wherever they stand: alone, in a branch, or in a function."""
+"""Graphs with operators or tensors that may end or keep the process, alone, in a branch, or in a function."""
 
 from __future__ import annotations
 
@@ -46,4 +46,18 @@ def test_they_are_refused_before_onnx_runtime_reads_them(bundle, name: str, oper
             opened.bundle.graph(name)
         return
     with pytest.raises(BundleError, match=f"{name} has an operator {operator}"), EdgeModel.open(bundle) as opened:
+        opened.embed(images(0))
+
+
+@pytest.mark.parametrize("name", ["tower.onnx", "router.onnx"])
+@pytest.mark.parametrize("raw", [b"", bytes(8), bytes(4000)])
+def test_tensors_that_lie_about_their_bytes_are_refused(bundle, name: str, raw: bytes) -> None:
+    model = onnx.load(bundle / name, load_external_data=False)
+    model.graph.initializer.add(name="lie", dims=[2], data_type=TensorProto.INT64, raw_data=raw)
+    (bundle / name).write_bytes(model.SerializeToString())
+    relist(bundle, name)
+    with (
+        pytest.raises(BundleError, match=f"{name} has a tensor 'lie' of more or fewer bytes"),
+        EdgeModel.open(bundle) as opened,
+    ):
         opened.embed(images(0))
