@@ -126,7 +126,9 @@ def print_table(found: dict[tuple[str, str], dict[str, Any]]) -> None:
     print("| target | ONNX Runtime | cases | right | refused | must not be |\n| --- | --- | --- | --- | --- | --- |")
     for (target, version), outcomes in found.items():
         counts: dict[str, int] = outcomes["counts"]
-        right, refused, wrong = [], [], []
+        right: list[str] = []
+        refused: list[str] = []
+        wrong: list[str] = []
         for outcome, count in sorted(counts.items(), key=lambda pair: -pair[1]):
             column = right if outcome.startswith("right") else refused if outcome.startswith("refused") else wrong
             column.append(f"{outcome.removeprefix('right, ').removeprefix('refused: ')} {count}")
