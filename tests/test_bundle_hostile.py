@@ -180,11 +180,7 @@ def test_a_graph_that_does_not_load_is_named(image_bundle) -> None:
 @pytest.mark.parametrize(
     ("file", "stand_in", "message"),
     [
-        (
-            "tower.onnx",
-            "router.onnx",
-            r"expert 'red' in .*red.onnx_adapter holds '.*', which is no input of the tower",
-        ),
+        ("tower.onnx", "router.onnx", r"expert 'red' in .*red.onnx_adapter holds '.*', which is no input of the tower"),
         ("router.onnx", "dense.onnx", r"router.onnx does not run: .*posterior"),
     ],
 )

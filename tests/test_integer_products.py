@@ -158,7 +158,7 @@ def _codes(path: Path) -> Iterator[np.ndarray]:
 def _joined_experts(model: EdgeModel) -> Iterator[np.ndarray]:
     """Codes of two experts as the tower gets them, expanded from 4 bits where they are stored so, and joined."""
     with model.scope.experts.use("task0") as first, model.scope.experts.use("task1") as second:
-        joined = mix([first, second], [0.5, 0.25], model.bundle.read_defaults())
+        joined = mix([first.arrays, second.arrays], [0.5, 0.25], model.bundle.read_defaults())
     yield from (value for name, value in joined.items() if name.endswith("_codes"))
 
 

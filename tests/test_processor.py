@@ -100,11 +100,7 @@ machdep.cpu.features: FPU SSE4.2 AES AVX1.0 RDRAND F16C
 machdep.cpu.leaf7_features: BMI1 AVX2 AVX512F AVX512DQ AVX512IFMA AVX512CD AVX512BW AVX512VL AVX512VBMI GFNI AVX512VNNI RDPID
 """
 CASES = {
-    "Xeon with AMX": (
-        XEON_AMX,
-        "Intel(R) Xeon(R) Platinum 8488C",
-        ("AVX2", "AVX-512", "AVX-VNNI", "AVX-512 VNNI", "AMX-INT8"),
-    ),
+    "Xeon with AMX": (XEON_AMX, "Intel(R) Xeon(R) Platinum 8488C", ("AVX2", "AVX-512", "AVX-VNNI", "AVX-512 VNNI", "AMX-INT8")),
     "Xeon with VNNI": (XEON_VNNI, "Intel(R) Xeon(R) Platinum 8259CL CPU @ 2.50GHz", ("AVX2", "AVX-512", "AVX-512 VNNI")),
     "Xeon Phi, without BW and VL": (XEON_PHI, "Intel(R) Xeon Phi(TM) CPU 7250 @ 1.40GHz", ("AVX2",)),
     "Alder Lake": (ALDER_LAKE, "12th Gen Intel(R) Core(TM) i7-12700", ("AVX2", "AVX-VNNI")),

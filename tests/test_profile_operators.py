@@ -47,13 +47,7 @@ def test_a_trace_is_summed_by_operator_and_layer(tmp_path) -> None:
     assert (found.runs, found.run_seconds) == (3, pytest.approx(60e-6))
     assert found.kernel_seconds == pytest.approx(56e-6)
     operators = [(item.operator, item.nodes, round(item.seconds * 1e6)) for item in found.operators]
-    assert operators == [
-        ("Add", 2, 20),
-        ("Gemm", 2, 16),
-        ("QuickGelu", 1, 10),
-        ("Softmax", 1, 8),
-        ("Conv", 1, 2),
-    ]
+    assert operators == [("Add", 2, 20), ("Gemm", 2, 16), ("QuickGelu", 1, 10), ("Softmax", 1, 8), ("Conv", 1, 2)]
     assert [(item.layer, round(item.seconds * 1e6)) for item in found.layers] == [
         ("patch_embedding", 2),
         ("blocks.0.fc1", 10),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mingle_edge_runtime import BudgetError, BundleError
+from mingle_edge_runtime import BundleError
 from mingle_edge_runtime.bundle import LayerPages, PageBank
 from mingle_edge_runtime.expert_store import ExpertStore
 from mingle_edge_runtime.mapped_file import MappedFile
@@ -114,6 +114,8 @@ def test_the_system_reads_nothing_at_open_and_drops_what_is_evicted(file) -> Non
         if gone is not None:
             assert not any(present(pages, gone, layer).any() for layer in range(3))
     assert pages.experts.stats().evictions == 3 * 4
+    pages.experts.set_budget(TASK_BYTES)
+    assert not any(present(pages, 0, layer).any() for layer in range(3))
 
 
 def test_prefetched_and_pinned_tasks_are_resident(file) -> None:
@@ -129,32 +131,6 @@ def test_prefetched_and_pinned_tasks_are_resident(file) -> None:
     assert pages.experts.stats().hits == 6
     pages.experts.pin([])
     assert pages.experts.stats().pinned_bytes == 0
-
-
-def test_budgets_without_room_for_a_run_are_refused(file) -> None:
-    with pytest.raises(BudgetError, match=f"the largest expert in use needs {2 * TASK_BYTES}"):
-        Pages(file, 2 * TASK_BYTES - 1, together=2)
-    pages = Pages(file, 2 * TASK_BYTES, together=1)
-    with pytest.raises(BudgetError, match=f"pinning a, c beside the others needs {3 * TASK_BYTES}"):
-        pages.experts.pin(["a", "c"])
-
-
-def test_a_smaller_budget_takes_effect_at_once_or_is_refused_with_the_minimum(file) -> None:
-    pages = Pages(file, None, together=1)
-    for task in range(4):
-        touch(pages, np.full((1, 3, 1), task))
-    pages.experts.pin(["d"])
-    with pytest.raises(BudgetError, match=f"pinning d beside the others needs {2 * TASK_BYTES}"):
-        pages.experts.set_budget(2 * TASK_BYTES - 1)
-    assert (pages.experts.stats().budget, pages.experts.stats().resident_bytes) == (None, 4 * TASK_BYTES)
-    pages.experts.set_budget(2 * TASK_BYTES)
-    assert (pages.experts.stats().resident_bytes, pages.experts.stats().evictions, pages.experts.stats().overshoot_bytes) == (
-        2 * TASK_BYTES,
-        6,
-        0,
-    )
-    if sys.platform == "linux":
-        assert not any(present(pages, task, layer).any() for task in range(2) for layer in range(3))
 
 
 def test_a_batch_may_overshoot_and_is_counted(file) -> None:

@@ -53,8 +53,7 @@ def test_a_still_picture_is_routed_once_and_a_cut_at_once(image_bundle) -> None:
             prediction = stream.classify(frame)
             assert prediction.route.tasks == (() if color == 3 else (TASKS[color],))
             expected = Weights().image_scope(
-                preprocess(frame, SPEC).reshape(1, -1).astype(np.float64),
-                *(([], []) if color == 3 else ([color], [1.0])),
+                preprocess(frame, SPEC).reshape(1, -1).astype(np.float64), *(([], []) if color == 3 else ([color], [1.0]))
             )
             np.testing.assert_allclose(model.stream().embed(frame), expected[0], atol=1e-6)
         assert stream.stats().reused >= 6

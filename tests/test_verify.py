@@ -175,8 +175,7 @@ def test_damage_is_found_before_anything_is_opened(bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "length"),
-    [(np.nan, "nan"), (0.0, "0"), (np.inf, "inf"), (0.25 * 1.002, "1.002"), (-0.25 * 0.998, "0.998")],
+    ("row", "length"), [(np.nan, "nan"), (0.0, "0"), (np.inf, "inf"), (0.25 * 1.002, "1.002"), (-0.25 * 0.998, "0.998")]
 )
 def test_a_head_with_a_row_that_is_not_of_unit_length_is_refused_at_every_open(bundle, row: float, length: str) -> None:
     head = np.load(bundle / "heads/green.npy")

@@ -41,9 +41,7 @@ class ExpertStats:
         stats = replace(self, **{name: getattr(self, name) + change for name, change in changes.items()})
         excess = stats.resident_bytes - stats.budget if stats.budget is not None else 0
         return replace(
-            stats,
-            peak_bytes=max(stats.peak_bytes, stats.resident_bytes),
-            overshoot_bytes=max(stats.overshoot_bytes, excess),
+            stats, peak_bytes=max(stats.peak_bytes, stats.resident_bytes), overshoot_bytes=max(stats.overshoot_bytes, excess)
         )
 
     def under(self, budget: int | None) -> ExpertStats:
@@ -67,11 +65,7 @@ def least_budget(sizes: Mapping[str, int], pinned: Collection[str], together: in
 
 
 def check_budget(
-    budget: int | None,
-    sizes: Mapping[str, int],
-    pinned: Collection[str],
-    together: int,
-    keeper: str | None = None,
+    budget: int | None, sizes: Mapping[str, int], pinned: Collection[str], together: int, keeper: str | None = None
 ) -> None:
     """Raise `BudgetError` where `budget` bytes are less than `least_budget`.
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.adapter import MappedAdapter, map_adapter, read_adapter
+from mingle_edge_runtime.adapter import map_adapter, read_adapter
 from mingle_edge_runtime.bound_inputs import BoundInputs
 from mingle_edge_runtime.bundle import Bundle, Task
 from mingle_edge_runtime.device_memory import DEVICES, copy_values, is_out_of_memory
@@ -21,10 +21,22 @@ from mingle_edge_runtime.expert_store import ExpertStore
 from mingle_edge_runtime.mixture import mix
 from mingle_edge_runtime.route import Route
 from mingle_edge_runtime.scope import GoldenRuns
-from mingle_edge_runtime.session import CPU, OptionalInput, Outputs, Placement, Session, onnxruntime, printable
+from mingle_edge_runtime.session import CPU, Outputs, Placement, Session, onnxruntime, printable
 
 _SUM = 1e-3
 """how far from 1 the sum of a posterior may be"""
+
+
+@dataclass(frozen=True)
+class ExpertInputs:
+    """What an expert gives a run of the tower, in one of three ways."""
+
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """optional inputs, copied in every run"""
+    adapter: Callable[[], Any] | None = None
+    """gives the mapped adapter to the run that follows at once"""
+    bound: BoundInputs | None = None
+    """optional inputs in the device's memory"""
 
 
 class ImageScope:
@@ -59,32 +71,26 @@ class ImageScope:
         self._router_lock = threading.Lock()
         embedded: Outputs = {"image_embeds": (index.architecture.output_dim,)}
         self._tower = Session(
-            bundle.graph(index.tower),
-            providers,
-            threads,
-            outputs=embedded,
-            prepack=not low_memory,
-            one_by_one=index.one_by_one,
+            bundle.graph(index.tower), providers, threads, outputs=embedded, prepack=not low_memory, one_by_one=index.one_by_one
         )
         self._defaults = bundle.read_defaults() if self._joins else {}
-        device = device or DEVICES.get(providers[0])
-        inputs = self._tower.optional_inputs
-        load: Callable[[str], Any] = partial(_map, bundle, inputs)  # serves one expert without a copy
-        notes = []
+        device = None if self._joins else device or DEVICES.get(providers[0])
+        load, notes = _mapped, list[str]()  # serves one expert without a copy
         if self._joins:
-            load = partial(_read, bundle, inputs)
-            notes = ["experts are copied to memory to be joined, not mapped"]
-        elif device is None and index.expands:
-            load = partial(_read, bundle, inputs)
-            notes = ["experts are expanded from 4 bits to 8 in memory, not mapped"]
+            load, notes = _read, ["experts are copied to memory to be joined, not mapped"]
         elif device is not None:
-            load = partial(_bind, bundle, self._tower, device)
-            notes = [f"experts are copied to memory of the {device} device, not mapped"]
-        if providers[0] != CPU and (self._joins or device is None):
+            load, notes = partial(_bound, device), [f"experts are copied to memory of the {device} device, not mapped"]
+        elif index.expands:
+            load, notes = _read, ["experts are expanded from 4 bits to 8 in memory, not mapped"]
+        if providers[0] != CPU and device is None:
             notes.append(f"experts stay in this machine's memory: {providers[0]} copies what it needs of them in every run")
         expansion = 2 if index.expands else 1  # a code of 4 bits becomes one of 8; what goes with the codes is a few percent
         parts = {task.name: {task.name: expansion * task.expert_bytes} for task in index.tasks}
-        self.experts = ExpertStore[str, Any](parts, load, budget, index.top_k, notes=[*notes, *self._tower.fallback()])
+        # Loaded by functions, not methods, of the scope: a scope that is let go is then freed at once.
+        opened, tasks = partial(load, bundle, self._tower), {task.name: task for task in index.tasks}
+        self.experts = ExpertStore(
+            parts, lambda task: opened(tasks[task]), budget, index.top_k, notes=[*notes, *self._tower.fallback()]
+        )
 
     @property
     def routed(self) -> ImageScope:
@@ -186,42 +192,32 @@ class ImageScope:
         return embeds
 
     def _run_tower(
-        self, inputs: dict[str, NDArray[np.float32]], experts: Sequence[Any], weights: Sequence[float]
+        self, inputs: dict[str, NDArray[np.float32]], experts: Sequence[ExpertInputs], weights: Sequence[float]
     ) -> dict[str, NDArray[Any]]:
-        if not experts:
-            return self._tower.run(inputs)
-        first, *others = experts
-        if isinstance(first, BoundInputs):
-            return self._tower.run(inputs, bound=first)
-        if isinstance(first, MappedAdapter):
-            return self._tower.run(inputs, adapter=first.ready)
-        return self._tower.run(inputs | (mix(experts, weights, self._defaults) if others else first))
+        if len(experts) > 1:
+            return self._tower.run(inputs | mix([expert.arrays for expert in experts], weights, self._defaults))
+        expert = experts[0] if experts else ExpertInputs()
+        return self._tower.run({**inputs, **expert.arrays}, expert.adapter, expert.bound)
 
 
-# The store opens experts by functions, not methods, of the scope: a scope that is let go is then freed at once.
+def _mapped(bundle: Bundle, tower: Session, task: Task) -> ExpertInputs:
+    return ExpertInputs(adapter=map_adapter(bundle, task, tower.optional_inputs).ready)
 
 
-def _map(bundle: Bundle, inputs: Mapping[str, OptionalInput], task: str) -> MappedAdapter:
-    return map_adapter(bundle, _record(bundle, task), inputs)
+def _read(bundle: Bundle, tower: Session, task: Task) -> ExpertInputs:
+    return ExpertInputs(arrays=read_adapter(bundle, task, tower.optional_inputs))
 
 
-def _read(bundle: Bundle, inputs: Mapping[str, OptionalInput], task: str) -> dict[str, NDArray[Any]]:
-    return read_adapter(bundle, _record(bundle, task), inputs)
-
-
-def _bind(bundle: Bundle, tower: Session, device: str, task: str) -> BoundInputs:
-    arrays = _read(bundle, tower.optional_inputs, task)
+def _bound(device: str, bundle: Bundle, tower: Session, task: Task) -> ExpertInputs:
+    arrays = read_adapter(bundle, task, tower.optional_inputs)
     try:
         values = {name: onnxruntime().OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-        return tower.bind(copy_values(values, device))
+        return ExpertInputs(bound=tower.bind(copy_values(values, device)))
     except Exception as error:  # ONNX Runtime's errors share no base class
         reason = printable(error)
         if is_out_of_memory(error):
             raise DeviceMemoryError(
-                f"no memory left on the {device} device for expert {task!r}: free some, or choose the CPU provider ({reason})"
+                f"no memory left on the {device} device for expert {task.name!r}: free some, or choose the CPU provider "
+                f"({reason})"
             ) from error
-        raise ExpertError(f"expert {task!r} cannot be copied to the {device} device: {reason}") from error
-
-
-def _record(bundle: Bundle, task: str) -> Task:
-    return next(record for record in bundle.index.tasks if record.name == task)
+        raise ExpertError(f"expert {task.name!r} cannot be copied to the {device} device: {reason}") from error

@@ -37,11 +37,7 @@ class LayerScope:
         maps = providers[0] == CPU
         bank = self._bank = MappedPageBank(bundle.open_file(layout.file), layout, index.task_names) if maps else None
         route = (len(layout.layers), -1)
-        outputs: Outputs = {
-            "image_embeds": (index.architecture.output_dim,),
-            "route_tasks": route,
-            "route_weights": route,
-        }
+        outputs: Outputs = {"image_embeds": (index.architecture.output_dim,), "route_tasks": route, "route_weights": route}
         self._tower = Session(
             bundle.graph(index.tower),
             providers,

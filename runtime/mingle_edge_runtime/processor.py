@@ -19,11 +19,7 @@ _X86 = {
 }
 _ARM = {"dotprod": {"asimddp"}, "i8mm": {"i8mm"}, "SVE": {"sve"}, "SME": {"sme"}, "SME2": {"sme2"}}
 _APPLE = {"dotprod": "FEAT_DotProd", "i8mm": "FEAT_I8MM", "SME": "FEAT_SME", "SME2": "FEAT_SME2"}
-_INTEL_MAC = {
-    "AVX2": {"AVX2"},
-    "AVX-512": {"AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL"},
-    "AVX-512 VNNI": {"AVX512VNNI"},
-}
+_INTEL_MAC = {"AVX2": {"AVX2"}, "AVX-512": {"AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL"}, "AVX-512 VNNI": {"AVX512VNNI"}}
 
 
 @dataclass(frozen=True)

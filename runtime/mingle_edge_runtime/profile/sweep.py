@@ -171,11 +171,7 @@ def _comparable(bundle: Bundle, path: Path) -> Bundle:
 
 
 def open_setting(
-    setting: SweepSetting,
-    providers: Sequence[str],
-    pixels: NDArray[np.float32],
-    requests: Requests,
-    tick: Callable[[], None],
+    setting: SweepSetting, providers: Sequence[str], pixels: NDArray[np.float32], requests: Requests, tick: Callable[[], None]
 ) -> tuple[dict[str, Run], Memory]:
     """Open what one setting runs, warm it up, and return it with the memory that it took."""
     before = memory_before()
@@ -220,9 +216,5 @@ def _top_k_kinds(setting: SweepSetting, providers: Sequence[str]) -> dict[str, R
 
 def _opened(setting: SweepSetting, bundle: Bundle, providers: Sequence[str]) -> Scope:
     return EdgeModel.open(
-        bundle,
-        expert_budget=setting.budget,
-        providers=providers,
-        threads=setting.threads,
-        low_memory=setting.low_memory,
+        bundle, expert_budget=setting.budget, providers=providers, threads=setting.threads, low_memory=setting.low_memory
     ).scope

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,18 +26,7 @@ def record_traffic(
 
 def totals(stats: ExpertStats) -> ExpertTotals:
     """Return the counters that a report keeps."""
-    return ExpertTotals(
-        stats.budget,
-        stats.resident_bytes,
-        stats.peak_bytes,
-        stats.hits,
-        stats.misses,
-        stats.evictions,
-        stats.bytes_loaded,
-        stats.stall_seconds,
-        stats.overshoot_bytes,
-        stats.notes,
-    )
+    return ExpertTotals(*(getattr(stats, field.name) for field in fields(ExpertTotals)))
 
 
 def _routed_run(model: EdgeModel, pixels: NDArray[np.float32]) -> TrafficRun:
