@@ -25,7 +25,7 @@ from devices.errors import DeviceFileError
 from devices.on_device.measure import measure
 from mingle_edge.durable import replacing
 from mingle_edge.merged_model import MergedModel
-from mingle_edge_export import export_bundle
+from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_runtime.bundle import LARGEST_CODE, Bundle
 from mingle_edge_runtime.image_file import read_image
@@ -142,7 +142,7 @@ def _make(models: Path, recipe: Recipe, target: Path) -> None:
     if recipe.calibrated and task_file.exists():
         options["images"] = task_file
     target.mkdir(parents=True)
-    export_bundle(merged_path, target / "bundle", **options)
+    export_bundle(merged_path, target / "bundle", ExportOptions(**options))
     bundle = Bundle.open(target / "bundle")
     golden, embedded = _write_images(bundle, models, target / "images")
     defaults = _require_inputs(bundle)

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from tiny_merged import ARCHITECTURE, write_merged
 
-from mingle_edge.activations import input_peaks, integer_noise, own_embeddings
 from mingle_edge.gated_tower import GatedTower
 from mingle_edge.images import load_images
 from mingle_edge.vision_tower import embed_images, plain_linear
+from mingle_edge_export.check.calibration import input_peaks, integer_noise, own_embeddings
 from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_runtime.bundle import LARGEST_CODE
 

@@ -14,10 +14,10 @@ import torch
 from click.testing import CliRunner
 from tiny_merged import ARCHITECTURE, write_merged
 
+from mingle_edge.answers import predict_among
 from mingle_edge.cli import main
 from mingle_edge.gated_tower import GatedTower
-from mingle_edge.protocols import predict_among
-from mingle_edge_export import export_bundle
+from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.preprocess import preprocess
 from mingle_edge_runtime.verify import verify
@@ -30,7 +30,7 @@ def exported(request, tmp_path_factory):
     """A merged model and its bundle, of every kind."""
     folder = tmp_path_factory.mktemp(request.param)
     merged = write_merged(folder / "merged", **KINDS[request.param])
-    export_bundle(merged.path, folder / "bundle", top_k=2)
+    export_bundle(merged.path, folder / "bundle", ExportOptions(top_k=2))
     return merged, Bundle.open(folder / "bundle")
 
 
@@ -147,7 +147,7 @@ def test_the_page_bank_holds_every_expert_where_the_index_says(exported):
 
 def test_exporting_twice_gives_the_same_bytes(exported, tmp_path):
     merged, bundle = exported
-    export_bundle(merged.path, tmp_path / "again", top_k=2)
+    export_bundle(merged.path, tmp_path / "again", ExportOptions(top_k=2))
     for path in bundle.root.rglob("*"):
         if path.is_file():
             assert (tmp_path / "again" / path.relative_to(bundle.root)).read_bytes() == path.read_bytes(), path.name

@@ -8,7 +8,7 @@ import torch
 from tiny_merged import write_merged
 
 from mingle_edge.gated_tower import GatedTower
-from mingle_edge_export import export_bundle
+from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.preprocess import preprocess
@@ -27,7 +27,7 @@ def merged(request, tmp_path):
 
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_edge_model_equals_the_merged_model(merged, tmp_path, top_k):
-    report = export_bundle(merged.path, tmp_path / "bundle", top_k=top_k)
+    report = export_bundle(merged.path, tmp_path / "bundle", ExportOptions(top_k))
     tower = GatedTower(merged)
     with EdgeModel.open(report.path) as model:
         x = torch.from_numpy(preprocess(IMAGES, model.bundle.index.preprocess))

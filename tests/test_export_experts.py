@@ -15,7 +15,7 @@ from tiny_merged import ARCHITECTURE, write_merged
 from mingle_edge_export.graph.builder import Graph, WeightFile
 from mingle_edge_export.tower.page_bank import PAGE_VALUES, PageLayout, write_expert
 from mingle_edge_export.tower.routed_experts import BLOCK_SCALES, LayerGates, RoutedExperts, expert_norm
-from mingle_edge_export.tower.vision_tower import Tokens
+from mingle_edge_export.tower.vision_tower import Backbone, Tokens
 
 LAYERS = ["blocks.0.q", "blocks.0.v"]  # read the same input
 WIDTH, TOKENS = ARCHITECTURE.width, ARCHITECTURE.tokens
@@ -67,9 +67,7 @@ class Layers:
             blocks = f"{BLOCK_SCALES}.bin" if precision == "int4" else None
             layers = RoutedExperts(
                 graph,
-                ARCHITECTURE,
-                self.backbone,
-                weights,
+                Backbone(ARCHITECTURE, self.backbone, weights),
                 layout,
                 gates,
                 WeightFile(gate_file, "gates.bin"),

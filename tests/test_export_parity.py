@@ -17,7 +17,6 @@ from mingle_edge_export.bundle import image_scope
 from mingle_edge_export.check.route_parity import RouteMismatchError, agreeing_routes
 from mingle_edge_export.graph.builder import Graph, WeightFile
 from mingle_edge_export.tower.expert_inputs import ExpertInputs
-from mingle_edge_export.tower.graph_writer import GraphWriter
 from mingle_edge_export.tower.routed_experts import RoutedExperts
 
 
@@ -74,9 +73,11 @@ def baked_batch(self, name, *inputs, **attributes):
     return self.integers(1) if name == "Shape" else right_op(self, name, *inputs, **attributes)
 
 
-def doubled_expert(self, layer, x, y):
-    z = right_expert(self, layer, x, y)
-    return self.graph.op("Add", z, self.graph.op("Sub", z, y)) if layer == "blocks.1.fc2" else z
+def doubled_expert(self, layers, x, tokens, outputs):
+    added = right_experts(self, layers, x, tokens, outputs)
+    if "blocks.1.fc2" not in layers:
+        return added
+    return [self.graph.op("Add", z, self.graph.op("Sub", z, y)) for z, y in zip(added, outputs, strict=True)]
 
 
 def lost_factor(*arguments):
@@ -88,8 +89,9 @@ def another_vector(self, tensor):
     return right_location(self, "ln_post.weight" if tensor == "ln_pre.weight" else tensor)
 
 
-def wrong_router(self, path, blocks, router, file):
-    right_router(self, path, blocks, dataclasses.replace(router, bias=router.bias + np.array([0.0, 0.5, 0.0])), file)
+def wrong_router(path, backbone, blocks, router, file):
+    wrong = dataclasses.replace(router, bias=router.bias + np.array([0.0, 0.5, 0.0]))
+    right_router(path, backbone, blocks, wrong, file)
 
 
 def class_token_alone(self, x, width):
@@ -98,8 +100,8 @@ def class_token_alone(self, x, width):
     return self.graph.op("Slice", by_image, *(self.graph.integers(i) for i in (0, 1, 1)))
 
 
-right_op, right_expert, right_location = Graph.op, ExpertInputs._with_expert, WeightFile.location
-right_values, right_router = image_scope.expert_values, GraphWriter.router
+right_op, right_experts, right_location = Graph.op, ExpertInputs.add_experts, WeightFile.location
+right_values, right_router = image_scope.expert_values, image_scope.write_router
 
 
 @pytest.mark.parametrize(
@@ -107,10 +109,10 @@ right_values, right_router = image_scope.expert_values, GraphWriter.router
     [
         ("image", Graph, "op", rewired("Sigmoid", "Tanh"), r"dense tower, batch 1: cosine 0\.\d+ \(at least 0.99999\)"),
         ("image", Graph, "op", baked_batch, r"dense tower, batch 2: does not run \("),
-        ("image", ExpertInputs, "_with_expert", doubled_expert, "expert task0, batch 1: cosine"),
+        ("image", ExpertInputs, "add_experts", doubled_expert, "expert task0, batch 1: cosine"),
         ("image", image_scope, "expert_values", lost_factor, "expert task0, batch 1: cosine"),
         ("image", WeightFile, "location", another_vector, "mixture of two, batch 1: cosine"),
-        ("image", GraphWriter, "router", wrong_router, "router, batch 7: probabilities differ by"),
+        ("image", image_scope, "write_router", wrong_router, "router, batch 7: probabilities differ by"),
         ("layer", Graph, "op", rewired("Abs", "Identity"), "top 1, batch 1: image 0 takes other experts in gated layer"),
         ("layer", RoutedExperts, "token_mean", class_token_alone, "top 1, batch 1: image 0 takes other experts"),
     ],

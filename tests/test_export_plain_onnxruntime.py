@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tiny_merged import write_merged
 
-from mingle_edge_export import export_bundle
+from mingle_edge_export import ExportOptions, export_bundle
 
 OLD = Path(os.environ.get("MINGLE_ORT_1_20", Path(__file__).parents[1] / ".venv-ort-1.20/bin/python"))
 SCRIPT = """
@@ -69,7 +69,7 @@ def outputs(interpreter: Path | str, bundle: Path, output: Path) -> dict[str, np
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_oldest_and_the_present_release_compute_the_same(tmp_path, kind, precision):
     merged = write_merged(tmp_path / "merged", **kind)
-    export_bundle(merged.path, tmp_path / "bundle", precision=precision, cosine=0.0, route_agreement=0.0)
+    export_bundle(merged.path, tmp_path / "bundle", ExportOptions(precision=precision, min_cosine=0, min_route_agreement=0))
     old = outputs(OLD, tmp_path / "bundle", tmp_path / "old.npz")
     new = outputs(sys.executable, tmp_path / "bundle", tmp_path / "new.npz")
     assert str(old.pop("version")).startswith("1.20.")

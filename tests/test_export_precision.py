@@ -20,10 +20,10 @@ from tiny_merged import ARCHITECTURE, write_merged
 
 from mingle_edge.cli import main
 from mingle_edge.errors import TaskFileError
+from mingle_edge.evaluation import evaluate
 from mingle_edge.merge import merge
-from mingle_edge_export import OptionError, ParityError, export_bundle
-from mingle_edge_export.bundle import writer as bundle_writer
-from mingle_edge_export.check import calibration
+from mingle_edge_export import ExportOptions, OptionError, ParityError, TaskAccuracy, export_bundle
+from mingle_edge_export.check import calibration, labeled_accuracy, task_images
 from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_export.precision.quantization import pack_nibbles, quantize, quantize_blocks
 from mingle_edge_export.precision.smoothing import Smoothing
@@ -35,7 +35,7 @@ from mingle_edge_runtime.verify import verify
 
 KINDS = {"image": {}, "layer": {"scope": "layer"}}
 PAIRS = [("fp16", "fp16"), ("fp32", "fp16"), ("fp32", "int8"), ("int8", "int8"), ("int8", "fp32"), ("int4", "int4")]
-LOOSE = {"cosine": 0.0, "route_agreement": 0.0}  # random weights are harder to quantise than trained ones
+LOOSE = {"min_cosine": 0.0, "min_route_agreement": 0.0}  # random weights are harder to quantise than trained ones
 IMAGES = smooth_images(5, 37)
 
 
@@ -48,7 +48,7 @@ def merged(request, tmp_path_factory):
 @pytest.mark.parametrize(("precision", "expert_precision"), PAIRS)
 def test_every_pair_of_precisions_is_close_to_pytorch_and_runs(merged, tmp_path, precision, expert_precision):
     report = export_bundle(
-        merged.path, tmp_path / "bundle", top_k=2, precision=precision, expert_precision=expert_precision, **LOOSE
+        merged.path, tmp_path / "bundle", ExportOptions(2, precision=precision, expert_precision=expert_precision, **LOOSE)
     )
     least = {"fp16": 0.9999, "int8": 0.985, "int4": 0.1}[
         max(precision, expert_precision, key=["fp32", "fp16", "int8", "int4"].index)
@@ -74,7 +74,7 @@ def test_fewer_bits_take_less_space(tmp_path, precision, share):
         merged = write_merged(tmp_path / f"merged-{scope}", scope=scope, architecture=architecture, rank=64, router_blocks=1)
         sizes = {}
         for chosen in ("fp32", precision):
-            files = export_bundle(merged.path, tmp_path / f"{scope}-{chosen}", precision=chosen, **LOOSE).files
+            files = export_bundle(merged.path, tmp_path / f"{scope}-{chosen}", ExportOptions(precision=chosen, **LOOSE)).files
             experts = sum(size for name, size in files.items() if name.startswith("expert"))
             sizes[chosen] = np.array([files["backbone.bin"], experts])
         assert (sizes[precision] < share * sizes["fp32"]).all()
@@ -107,7 +107,7 @@ def test_the_dense_tower_in_int8_is_what_onnxruntimes_quantizer_makes_of_it(tmp_
     architecture = dataclasses.replace(ARCHITECTURE, activation=activation)
     merged = write_merged(tmp_path / "merged", tasks=1, architecture=architecture)
     for precision in ("fp32", "int8"):
-        export_bundle(merged.path, tmp_path / precision, precision=precision, **LOOSE)
+        export_bundle(merged.path, tmp_path / precision, ExportOptions(precision=precision, **LOOSE))
     exact = onnx.load(tmp_path / "fp32/dense.onnx")
     onnx.save(exact, tmp_path / "whole.onnx")
     # The quantizer turns Gemm into MatMul and renames it.
@@ -173,7 +173,7 @@ def test_expanded_nibbles_are_the_stored_values(rank, seed):
 
 def test_experts_in_4_bits_are_accounted_for_as_they_are_in_memory(tmp_path):
     merged = write_merged(tmp_path / "merged")
-    report = export_bundle(merged.path, tmp_path / "bundle", expert_precision="int4", **LOOSE)
+    report = export_bundle(merged.path, tmp_path / "bundle", ExportOptions(expert_precision="int4", **LOOSE))
     with EdgeModel.open(report.path) as model:
         model.embed(IMAGES[0], task="task0")
         task = model.bundle.index.tasks[0]
@@ -185,7 +185,7 @@ def test_what_experts_cost_in_bits_does_not_touch_the_plain_backbone(tmp_path):
     merged = write_merged(tmp_path / "merged")
     plain = {}
     for precision in ("fp32", "int8"):
-        path = export_bundle(merged.path, tmp_path / precision, expert_precision=precision, **LOOSE).path
+        path = export_bundle(merged.path, tmp_path / precision, ExportOptions(expert_precision=precision, **LOOSE)).path
         with EdgeModel.open(path) as model:
             pixels = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
             plain[precision] = model.scope.embed_plain(pixels)
@@ -196,7 +196,7 @@ def test_what_experts_cost_in_bits_does_not_touch_the_plain_backbone(tmp_path):
 def test_a_folded_task_is_its_expert_without_one(tmp_path, precision):
     merged = write_merged(tmp_path / "merged")
     export_bundle(merged.path, tmp_path / "all")
-    report = export_bundle(merged.path, tmp_path / "one", fold="task1", precision=precision)
+    report = export_bundle(merged.path, tmp_path / "one", ExportOptions(fold="task1", precision=precision))
     assert set(report.files) == {"backbone.bin", "bundle.json", "golden.npz", "heads/task1.npy", "tower.onnx"}
     verify(report.path).check()
     with EdgeModel.open(tmp_path / "all") as every, EdgeModel.open(report.path, expert_budget=0) as one:
@@ -221,16 +221,16 @@ def test_a_folded_task_is_its_expert_without_one(tmp_path, precision):
             "router_precision: only bundles of scope 'image'",
         ),
         ("layer", {"router_precision": "int8"}, OptionError, "router_precision: only bundles of scope 'image'"),
-        ("image", {"cosine": 1.5}, OptionError, r"cosine is 1.5, must be between 0 and 1"),
+        ("image", {"min_cosine": 1.5}, OptionError, r"min_cosine is 1.5, must be between 0 and 1"),
         (
             "image",
-            {"precision": "int4", "cosine": 0.9999},
+            {"precision": "int4", "min_cosine": 0.9999},
             ParityError,
             r"cosine 0\.\d+ \(at least 0.9999\).*choose a higher precision",
         ),
         (
             "layer",
-            {"precision": "int4", "cosine": 0.0, "route_agreement": 1.0},
+            {"precision": "int4", "min_cosine": 0.0, "min_route_agreement": 1.0},
             ParityError,
             r"of the routes agree \(at least 100.0%\)",
         ),
@@ -239,7 +239,7 @@ def test_a_folded_task_is_its_expert_without_one(tmp_path, precision):
 def test_what_is_refused(tmp_path, kind, options, error, message):
     merged = write_merged(tmp_path / "merged", **KINDS[kind])
     with pytest.raises(error, match=message):
-        export_bundle(merged.path, tmp_path / "bundle", **options)
+        export_bundle(merged.path, tmp_path / "bundle", ExportOptions(**options))
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
 
@@ -252,36 +252,79 @@ def labelled(tmp_path_factory):
     return tasks, model
 
 
-def test_calibration_smooths_and_reports_accuracy(labelled, tmp_path):
+def test_the_reported_accuracy_is_that_of_both_implementations(labelled, tmp_path):
     tasks, model = labelled
-    report = export_bundle(model.path, tmp_path / "bundle", precision="int8", images=tasks, cosine=0.9, accuracy_drop=100)
-    assert [task.task for task in report.accuracy] == model.task_names
-    assert all(0 <= value <= 100 for task in report.accuracy for value in (*task.named, *task.routed))
-    assert "patch_embedding" in report.exact_layers
-    bounds = ["--min-cosine", "0.9", "--max-accuracy-drop", "100"]
-    options = ["--precision", "int8", "--images", str(tasks), *bounds]
-    result = CliRunner().invoke(main, ["export", str(model.path), "-o", str(tmp_path / "again"), *options])
+    options = ["--precision", "int8", "--images", str(tasks), "--min-cosine", "0.9", "--max-accuracy-drop", "100"]
+    result = CliRunner().invoke(main, ["export", str(model.path), "-o", str(tmp_path / "bundle"), *options])
     assert result.exit_code == 0, result.output
-    assert re.search(r"^accuracy +images", result.output, re.MULTILINE)
+    pytorch = evaluate(model.path, tasks, device="cpu")
+    table = re.findall(r"^(\S+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", result.output, re.MULTILINE)
+    with EdgeModel.open(tmp_path / "bundle") as edge:
+        for i, (task, count, *shown) in enumerate(table):
+            images = sorted((tasks.parent / "test" / task).glob("*/*"))
+            own = [image.parent.name for image in images]
+            right = [
+                100 * np.mean([found.labels[0] == label for found, label in zip(answers, own, strict=True)])
+                for answers in (edge.classify(images, head=task), edge.classify(images, task))
+            ]
+            assert (task, int(count)) == (model.task_names[i], len(images))
+            expected = [pytorch.final["P1"][i], right[0], pytorch.final["P2"][i], right[1]]
+            assert [float(value) for value in shown] == pytest.approx(expected, abs=0.005)
+    assert len(table) == len(model.tasks)
 
 
 def test_layers_return_to_fp32_until_labels_stay(labelled, tmp_path, monkeypatch):
     tasks, model = labelled
+    options = ExportOptions(precision="int8", images=tasks, min_cosine=0.5, max_accuracy_drop=100)
     shares = iter([0.5, 0.5, 1.0])
-    monkeypatch.setattr(bundle_writer, "label_agreement", lambda *arguments: next(shares))
-    report = export_bundle(model.path, tmp_path / "bundle", precision="int8", images=tasks, cosine=0.5, accuracy_drop=100)
+    tried = []
+
+    def agreement(bundle, *arguments):
+        tried.append(set(bundle.index.exact_layers))
+        return next(shares)
+
+    monkeypatch.setattr(calibration, "label_agreement", agreement)
+    report = export_bundle(model.path, tmp_path / "bundle", options)
     layers = len(model.architecture.linear_layers())
-    assert len(report.exact_layers) == len({"patch_embedding"} | set(report.exact_layers)) >= round(layers / 6)
-    monkeypatch.setattr(bundle_writer, "label_agreement", lambda *arguments: 0.9)
-    report = export_bundle(model.path, tmp_path / "no help", precision="int8", images=tasks, cosine=0.5, accuracy_drop=100)
+    assert tried[0] == {"patch_embedding"} < tried[1] < tried[2] == set(report.exact_layers)
+    assert [len(exact - {"patch_embedding"}) for exact in tried[1:]] == pytest.approx([layers / 12, layers / 6], abs=1)
+    monkeypatch.setattr(calibration, "label_agreement", lambda *arguments: 0.9)
+    report = export_bundle(model.path, tmp_path / "no help", options)
     assert report.exact_layers == ("patch_embedding",)
+
+
+@pytest.mark.parametrize("options", [{}, {"expert_precision": "int4", "top_k": 2}, {"fold": "task0"}], ids=str)
+def test_layers_are_chosen_by_what_the_bundle_then_computes(labelled, tmp_path, monkeypatch, options):
+    tasks, model = labelled
+    options = {name: model.task_names[0] if name == "fold" else value for name, value in options.items()}
+    random, references, agreements = np.random.default_rng(0), {}, []
+    right = calibration.label_agreement
+
+    def agreement(bundle, merged, learned):
+        """With labels that are right by chance."""
+        references.update({task: random.standard_normal(embeds.shape) for task, embeds in learned.embeds.items()})
+        agreements.append(right(bundle, merged, dataclasses.replace(learned, embeds=references)))
+        return 1.0
+
+    monkeypatch.setattr(calibration, "label_agreement", agreement)
+    choice = ExportOptions(precision="int8", images=tasks, min_cosine=0.5, max_accuracy_drop=100, **options)
+    path = export_bundle(model.path, tmp_path / "bundle", choice).path
+    assert not list(path.glob("trial*"))
+    same = []
+    with EdgeModel.open(path) as edge:
+        for task, reference in references.items():
+            embeds = edge.embed(sorted((tasks.parent / "seeds" / task).iterdir()), task)
+            same += ((embeds @ model.head(task).T).argmax(1) == (reference @ model.head(task).T).argmax(1)).tolist()
+    assert agreements == [np.mean(same)]
+    assert 0 < agreements[0] < 1
 
 
 def test_a_bundle_that_loses_accuracy_is_refused(labelled, tmp_path, monkeypatch):
     tasks, model = labelled
-    monkeypatch.setattr(bundle_writer, "accuracy_drop", lambda accuracy: 0.75)
+    lossy = [TaskAccuracy("a", 9, named=(100, 98.5), routed=(100, 100)), TaskAccuracy("b", 9, named=(90, 90), routed=(9, 9))]
+    monkeypatch.setattr(labeled_accuracy, "measure_accuracy", lambda *arguments: lossy)
     with pytest.raises(ParityError, match=r"costs 0.75 points of accuracy in the mean over 2 tasks, at most 0.5 are allowed"):
-        export_bundle(model.path, tmp_path / "bundle", precision="int8", images=tasks, cosine=0.5)
+        export_bundle(model.path, tmp_path / "bundle", ExportOptions(precision="int8", images=tasks, min_cosine=0.5))
     assert not (tmp_path / "bundle").exists()
 
 
@@ -289,7 +332,7 @@ def test_images_of_other_tasks_are_refused(labelled, tmp_path):
     _, model = labelled
     other = tiny_clip.write_task_file(tmp_path / "other", tasks=1, rank=8)
     with pytest.raises(TaskFileError, match=r"has no \[\[task\]\] '.*', which .* holds"):
-        export_bundle(model.path, tmp_path / "bundle", precision="int8", images=other)
+        export_bundle(model.path, tmp_path / "bundle", ExportOptions(precision="int8", images=other))
 
 
 def test_smoothing_changes_nothing_but_the_difficulty(tmp_path):
@@ -304,24 +347,19 @@ def test_smoothing_changes_nothing_but_the_difficulty(tmp_path):
         smoothing = Smoothing.from_peaks(merged.architecture, merged.backbone(), peaks)
         chosen = calibration.Calibration({}, {}, smoothing, dict.fromkeys(layers, 0.0))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bundle_writer, "calibrate", lambda *arguments, chosen=chosen: chosen)
-            patch.setattr(bundle_writer, "read_task_images", lambda *arguments: bundle_writer.TaskImages({}, []))
-            patch.setattr(bundle_writer, "label_agreement", lambda *arguments: 1.0)
+            patch.setattr(calibration, "calibrate", lambda *arguments, chosen=chosen: chosen)
+            patch.setattr(task_images, "read_task_images", lambda *arguments: task_images.TaskImages({}, []))
+            patch.setattr(calibration, "label_agreement", lambda *arguments: 1.0)
             patch.setattr(calibration, "SHARES", (1.0,))  # every layer of the backbone stays in fp32
-            report = export_bundle(
-                merged.path,
-                tmp_path / f"{kind}-bundle",
-                precision="int8",
-                expert_precision="fp32",
-                images=tmp_path / "tasks.toml",
-            )
+            exact = ExportOptions(precision="int8", expert_precision="fp32", images=tmp_path / "tasks.toml")
+            report = export_bundle(merged.path, tmp_path / f"{kind}-bundle", exact)
         assert report.parity.cosine >= 0.99999
         assert report.parity.route_agreement == 1
 
 
 def test_a_router_in_int8_leaves_the_tower_exact_and_images_apart(tmp_path):
     merged = write_merged(tmp_path / "merged")
-    report = export_bundle(merged.path, tmp_path / "bundle", router_precision="int8", route_agreement=0.5)
+    report = export_bundle(merged.path, tmp_path / "bundle", ExportOptions(router_precision="int8", min_route_agreement=0.5))
     exact = export_bundle(merged.path, tmp_path / "exact")
     assert report.parity.cosine >= 0.99999
     assert report.parity.posterior > exact.parity.posterior

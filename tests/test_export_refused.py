@@ -16,7 +16,7 @@ from tiny_merged import ARCHITECTURE, write_merged
 import mingle_edge_export.bundle.output_folder
 from mingle_edge.cli import main
 from mingle_edge.errors import MergedModelError
-from mingle_edge_export import OptionError, OutputError, export_bundle
+from mingle_edge_export import ExportOptions, OptionError, OutputError, export_bundle
 from mingle_edge_runtime.bundle import Bundle
 
 
@@ -38,7 +38,7 @@ def merged(tmp_path_factory):
 )
 def test_options_that_do_not_fit(merged, tmp_path, options, message):
     with pytest.raises(OptionError, match=message):
-        export_bundle(merged.path, tmp_path / "bundle", **options)
+        export_bundle(merged.path, tmp_path / "bundle", ExportOptions(**options))
     assert not list(tmp_path.iterdir())
 
 

@@ -108,3 +108,17 @@ import mingle_edge, mingle_edge_export
 print([name for name in sys.modules if name.startswith(("mingle_edge.cli", "click"))])
 """
     assert python(code, []).stdout.endswith("[]\n")
+
+
+def test_the_exporter_needs_torch_for_its_checks_alone() -> None:
+    code = """
+import importlib, pkgutil
+import mingle_edge_export
+names = [module.name for module in pkgutil.walk_packages(mingle_edge_export.__path__, "mingle_edge_export.")]
+checked = [name for name in names if not name.startswith("mingle_edge_export.check.")]
+for name in checked:
+    importlib.import_module(name)
+print(len(checked) > 15, "mingle_edge_export.tower.router" in checked)
+"""
+    result = python(code, ["torch", "torchvision", "open_clip", "transformers"])
+    assert (result.stdout, result.returncode) == ("True True\n", 0), result

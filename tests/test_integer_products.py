@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_merged import write_merged
 
-from mingle_edge_export import export_bundle
+from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_export.graph.builder import Graph, WeightFile
 from mingle_edge_export.precision.weight_precision import WeightPrecision
 from mingle_edge_runtime import EdgeModel
@@ -23,7 +23,7 @@ from mingle_edge_runtime.mixture import mix
 
 Codes = np.ndarray
 ROWS = (1, 2, 50)  # images have 50 tokens in ViT-B/32; one row takes another kernel
-LOOSE = {"cosine": 0.0, "route_agreement": 0.0}
+LOOSE = {"min_cosine": 0.0, "min_route_agreement": 0.0}
 
 
 def activations(kind: str, rows: int, d_in: int) -> np.ndarray:
@@ -134,8 +134,8 @@ def test_onnxruntime_cannot_know_the_weight_zero_point_beforehand():
 @pytest.mark.parametrize(("scope", "precision"), [("image", "int8"), ("image", "int4"), ("layer", "int8")])
 def test_no_code_of_a_bundle_is_larger(scope, precision, tmp_path):
     merged = write_merged(tmp_path / "merged", scope=scope)
-    options = {"router_precision": "int8"} if scope == "image" else {}
-    path = export_bundle(merged.path, tmp_path / "bundle", precision=precision, top_k=2, **LOOSE, **options).path
+    options = ExportOptions(2, precision=precision, router_precision="int8" if scope == "image" else None, **LOOSE)
+    path = export_bundle(merged.path, tmp_path / "bundle", options).path
     found = list(_codes(path))
     assert max(np.abs(codes.astype(int)).max() for codes in found) == LARGEST_CODE
     with EdgeModel.open(path) as model:

@@ -9,9 +9,9 @@ from open_clip import image_transform
 from PIL import Image
 from tiny_merged import write_merged
 
+from mingle_edge.answers import predict_among, predict_within
 from mingle_edge.gated_tower import GatedTower
-from mingle_edge.protocols import predict_among, predict_within
-from mingle_edge_export import export_bundle
+from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_runtime import EdgeModel
 
@@ -34,7 +34,7 @@ def served(request, tmp_path_factory):
     kind, top_k = request.param
     folder = tmp_path_factory.mktemp(kind)
     merged = write_merged(folder / "merged", **KINDS[kind])
-    export_bundle(merged.path, folder / "bundle", top_k=top_k)
+    export_bundle(merged.path, folder / "bundle", ExportOptions(top_k))
     with EdgeModel.open(folder / "bundle", threads=1) as model:
         yield GatedTower(merged), model, top_k
 

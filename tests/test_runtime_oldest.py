@@ -15,7 +15,7 @@ import pytest
 from tiny_merged import write_merged
 
 import mingle_edge_runtime
-from mingle_edge_export import export_bundle
+from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_runtime import EdgeModel
 
@@ -39,7 +39,7 @@ def bundle(request, tmp_path_factory) -> Path:
     """An exported bundle: one expert by adapter, two joined, and the page bank."""
     scope, top_k = request.param
     folder = tmp_path_factory.mktemp(scope)
-    export_bundle(write_merged(folder / "merged", scope=scope).path, folder / "bundle", top_k=top_k)
+    export_bundle(write_merged(folder / "merged", scope=scope).path, folder / "bundle", ExportOptions(top_k))
     return folder / "bundle"
 
 

@@ -1,13 +1,24 @@
 """Export a merged model to a bundle that any ONNX Runtime from 1.20 on can run.
 
-from mingle_edge_export import export_bundle
+from mingle_edge_export import ExportOptions, export_bundle
 
-report = export_bundle("merged", "bundle")
+report = export_bundle("merged", "bundle", ExportOptions(precision="fp16", top_k=2))
 print(report.parity.cosine, sum(report.files.values()))
 """
 
-from mingle_edge_export.bundle.writer import ExportReport, export_bundle
-from mingle_edge_export.check.parity import Parity
 from mingle_edge_export.errors import ExportError, OptionError, OutputError, ParityError
+from mingle_edge_export.export import export_bundle
+from mingle_edge_export.options import ExportOptions
+from mingle_edge_export.report import ExportReport, Parity, TaskAccuracy
 
-__all__ = ["ExportError", "ExportReport", "OptionError", "OutputError", "Parity", "ParityError", "export_bundle"]
+__all__ = [
+    "ExportError",
+    "ExportOptions",
+    "ExportReport",
+    "OptionError",
+    "OutputError",
+    "Parity",
+    "ParityError",
+    "TaskAccuracy",
+    "export_bundle",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,16 +14,20 @@ from mingle_edge.cli.terminal import one_line
 
 if TYPE_CHECKING:
     from mingle_edge_export import ExportReport
-    from mingle_edge_export.precision.weight_precision import Precision
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
+
+
+def split_names(context: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
+    """Return the names between the commas of an option's value; None where it is not given."""
+    return None if value is None else [name.strip() for name in value.split(",")]
 
 
 @click.command(short_help="Turn a merged model into a bundle for a device.")
 @click.argument("merged", type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="BUNDLE", required=True, type=click.Path(path_type=Path), help="New folder.")
 @click.option("--top-k", default=1, show_default=True, type=click.IntRange(min=1), help="Experts per image or layer.")
-@click.option("--tasks", metavar="A,B", help="Tasks to export, in this order.  [default: all]")
+@click.option("--tasks", metavar="A,B", callback=split_names, help="Tasks to export, in this order.  [default: all]")
 @click.option("--fold", metavar="TASK", help="Merge one task into the weights; export it alone.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS), help="Of the backbone.")
 @click.option("--expert-precision", type=click.Choice(PRECISIONS), help="Of experts.  [default: the backbone's]")
@@ -37,20 +41,7 @@ PRECISIONS = ("fp32", "fp16", "int8", "int4")
 @click.option("--min-cosine", type=click.FloatRange(0, 1), help="Fail below.  [default: by precision]")
 @click.option("--min-route-agreement", type=click.FloatRange(0, 1), help="Fail below.  [default: by precision]")
 @click.option("--max-accuracy-drop", type=click.FloatRange(0, 100), help="Points; fail above.  [default: 0.5]")
-def command(
-    merged: Path,
-    output: Path,
-    top_k: int,
-    tasks: str | None,
-    fold: str | None,
-    precision: Precision,
-    expert_precision: Precision | None,
-    router_precision: Precision | None,
-    images: Path | None,
-    min_cosine: float | None,
-    min_route_agreement: float | None,
-    max_accuracy_drop: float | None,
-) -> None:
+def command(merged: Path, output: Path, **options: Any) -> None:
     """Write MERGED as ONNX graphs with experts that load on demand.
 
     The graphs are compared with the merged model in PyTorch; where they differ
@@ -59,29 +50,15 @@ def command(
 
     fp16 halves files and experts in memory; int8 is fastest; int4 is smallest.
     """
-    from mingle_edge_export import export_bundle
+    from mingle_edge_export import ExportOptions, export_bundle
 
     with ProgressBar() as progress:
-        report = export_bundle(
-            merged,
-            output,
-            top_k=top_k,
-            tasks=None if tasks is None else [name.strip() for name in tasks.split(",")],
-            fold=fold,
-            precision=precision,
-            expert_precision=expert_precision,
-            router_precision=router_precision,
-            images=images,
-            cosine=min_cosine,
-            route_agreement=min_route_agreement,
-            accuracy_drop=max_accuracy_drop,
-            progress=progress,
-        )
+        report = export_bundle(merged, output, ExportOptions(**options), progress=progress)
     click.echo("\n".join(map(one_line, table(report))))
 
 
 def table(report: ExportReport) -> Iterator[str]:
-    """What was written, how close it is to PyTorch, and what that means for accuracy."""
+    """Yield the lines that say what was written, how close it is to PyTorch, and what that means for accuracy."""
     yield f"{report.path}: {len(report.files)} files, {format_bytes(sum(report.files.values()))}"
     parity = report.parity
     yield f"PyTorch and ONNX: cosine at least {parity.cosine:.7f}, elements differ by at most {parity.max_abs:.1e}"

@@ -17,7 +17,7 @@ from mingle_edge.errors import MergedModelError
 from mingle_edge.merge import merge
 from mingle_edge.merged_model import MergedModel
 from mingle_edge_export import OutputError, export_bundle
-from mingle_edge_export.bundle import writer as bundle_writer
+from mingle_edge_export.check import parity
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.errors import EdgeError
 
@@ -126,11 +126,11 @@ def case(request, cases, tmp_path, monkeypatch):
     # What is computed to compare with PyTorch is written nowhere: that once is enough.
     compared = []
     with monkeypatch.context() as patched:
-        check = bundle_writer.check_parity
-        patched.setattr(bundle_writer, "check_parity", lambda *given: compared.append(check(*given)) or compared[0])
+        check = parity.check_parity
+        patched.setattr(parity, "check_parity", lambda *given: compared.append(check(*given)) or compared[0])
         case.operations = operations(lambda: case.run(place))
     if compared:
-        monkeypatch.setattr(bundle_writer, "check_parity", lambda *_: compared[0])
+        monkeypatch.setattr(parity, "check_parity", lambda *_: compared[0])
     case.result = state(place)
     assert not [name for name in case.result if "/." in f"/{name}"]
     return case

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_merged import write_merged
 
-from mingle_edge_export import export_bundle
+from mingle_edge_export import ExportOptions, export_bundle
 
 CLASSES = ["sea", "river", "lake"]
 KINDS = ("image", "layer")
@@ -46,10 +46,10 @@ def write_exported(root: Path) -> None:
     for kind in KINDS:
         for precision in ("fp32", "int8", "int4"):
             backbone = "fp32" if precision == "int4" else precision
-            bounds = {"cosine": 0.0, "route_agreement": 0.0}  # random weights of few channels keep little in few bits
+            bounds = {"min_cosine": 0.0, "min_route_agreement": 0.0}  # random weights of few channels keep little in few bits
             options = {"precision": backbone, "expert_precision": precision, **bounds}
-            export_bundle(root / "merged" / kind, root / "bundles" / f"exported-{kind}-{precision}", **options)
-    export_bundle(root / "merged" / "image", root / "bundles" / "exported-folded", fold="task1")
+            export_bundle(root / "merged" / kind, root / "bundles" / f"exported-{kind}-{precision}", ExportOptions(**options))
+    export_bundle(root / "merged" / "image", root / "bundles" / "exported-folded", ExportOptions(fold="task1"))
 
 
 def write_pictures(folder: Path) -> None:

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from mingle_edge.merged_model import MergedModel
-from mingle_edge_export.bundle.contents import Contents, StoredExpert
-from mingle_edge_export.errors import OptionError
-from mingle_edge_export.graph.builder import Array
-from mingle_edge_export.tower.graph_writer import GraphWriter
-
-TOWER = "tower.onnx"
-
-
-def check_foldable(merged: MergedModel, task: str) -> None:
-    """Raise `OptionError` where a task's expert is not the same for every image."""
-    merged.task(task)
-    if merged.scope == "layer":
-        raise OptionError(
-            f"fold: the gates of scope 'layer' differ from image to image; {task!r} cannot be folded, export without"
-        )
+from mingle_edge.progress import Progress
+from mingle_edge_export.bundle.writer import TOWER, BundleWriter
+from mingle_edge_export.options import ExportOptions
+from mingle_edge_export.precision.smoothing import Smoothing
+from mingle_edge_export.tower.vision_tower import Backbone, Tower, pixel_graph
 
 
-def folded_parameters(backbone: Mapping[str, Array], expert: Mapping[str, Array]) -> dict[str, Array]:
-    """The backbone with `W + B A` for its weights and the expert's vectors for its own."""
-    parameters = {name: expert.get(name, value) for name, value in backbone.items()}
-    for name, A in expert.items():
-        if name.endswith(".A"):
-            layer = name.removesuffix(".A")
-            parameters[f"{layer}.weight"] = backbone[f"{layer}.weight"] + expert[f"{layer}.B"] @ A
-    return parameters
+class FoldedScopeWriter(BundleWriter):
+    """Writes `W + B A` for the weights of the only task of a merged model, and its vectors for those of the backbone."""
 
+    dense = TOWER
 
-def write_folded_scope(folder: Path, merged: MergedModel, graphs: GraphWriter) -> Contents:
-    """Write the tower of the only task of `merged` into `folder`; graphs: of the plain backbone, whose weights none uses."""
-    (task,) = merged.task_names
-    expert = graphs.smoothing.parameters(merged.expert(task))
-    replace(graphs, backbone=folded_parameters(graphs.backbone, expert)).dense(folder / TOWER)
-    rank = max(len(value) for key, value in expert.items() if key.endswith(".A"))
-    return Contents(tower=TOWER, dense=TOWER, experts=[StoredExpert(rank, 0)])
+    def __init__(self, folder: Path, merged: MergedModel, options: ExportOptions, smoothing: Smoothing) -> None:
+        super().__init__(folder, merged, options, smoothing)
+        expert = smoothing.parameters(merged.expert(merged.task_names[0]))
+        self._rank = max(len(value) for name, value in expert.items() if name.endswith(".A"))
+        self.parameters |= {name: value for name, value in expert.items() if name in self.parameters}
+        for name, A in expert.items():
+            if name.endswith(".A"):
+                layer = name.removesuffix(".A")
+                self.parameters[f"{layer}.weight"] = self.parameters[f"{layer}.weight"] + expert[f"{layer}.B"] @ A
+
+    def write_experts(self, progress: Progress) -> None:
+        """Write the task's head; its expert is in the weights."""
+        self.add_task(self.merged.task_names[0], self._rank, 0)
+
+    def add_graphs(self, backbone: Backbone) -> None:
+        """Write the tower."""
+        self.tower(backbone).write(self.folder / TOWER)
+
+    def tower(self, backbone: Backbone) -> Tower:
+        """Build the plain tower of the folded weights."""
+        return Tower(pixel_graph("dense", backbone.architecture), backbone)

@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 
-from mingle_edge.merged_model import MergedModel
 from mingle_edge.progress import Progress
 from mingle_edge_export.bundle.adapters import write_adapter
-from mingle_edge_export.bundle.contents import Contents, StoredExpert
+from mingle_edge_export.bundle.writer import DENSE, TOWER, BundleWriter
 from mingle_edge_export.graph.builder import WeightFile
-from mingle_edge_export.tower.expert_inputs import expert_values
-from mingle_edge_export.tower.graph_writer import GraphWriter
+from mingle_edge_export.tower.expert_inputs import ExpertInputs, expert_values
+from mingle_edge_export.tower.router import write_router
+from mingle_edge_export.tower.vision_tower import Backbone, Tower, pixel_graph
 from mingle_edge_runtime import bundle as fmt
 
-TOWER, DENSE, EXPERTS = "tower.onnx", "dense.onnx", "experts"
-ROUTER, ROUTER_WEIGHTS = "router.onnx", "router.bin"
+EXPERTS, ROUTER, ROUTER_WEIGHTS = "experts", "router.onnx", "router.bin"
 
 
-def write_image_scope(folder: Path, merged: MergedModel, graphs: GraphWriter, progress: Progress) -> Contents:
-    """Write the graphs and the adapters into `folder`."""
-    architecture, names = merged.architecture, merged.task_names
-    router = merged.router()
-    graphs.dense(folder / DENSE)
-    with (folder / ROUTER_WEIGHTS).open("wb") as file:
-        graphs.router(folder / ROUTER, merged.router_depth, router, WeightFile(file, ROUTER_WEIGHTS))
-    kinds = ("patch_embedding", *merged.settings.carrying(), "projection")
-    carrying = [layer for layer in architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
-    graphs.tower_with_inputs(folder / TOWER, carrying)
-    (folder / EXPERTS).mkdir()
-    stored = []
-    for i, name in enumerate(names):
-        progress("experts", i, len(names), name)
-        path = f"{EXPERTS}/{name}.onnx_adapter"
-        expert = graphs.smoothing.parameters(merged.expert(name))
-        values = expert_values(architecture, graphs.backbone, expert, carrying, graphs.expert_precision)
-        write_adapter(folder / path, values)
-        rank = max(len(value) for key, value in expert.items() if key.endswith(".A"))
-        stored.append(StoredExpert(rank, (folder / path).stat().st_size, path))
-    progress("experts", len(names), len(names))
-    vectors = {name: graphs.weights.location(name) for name in architecture.vector_shapes()}
-    return Contents(
-        tower=TOWER,
-        dense=DENSE,
-        experts=stored,
-        router=fmt.Router(ROUTER, merged.router_depth, graphs.router_precision, router.confidence_bound),
-        defaults=fmt.Defaults(graphs.weights.name, {name: fmt.DefaultTensor(*place) for name, place in vectors.items()}),
-    )
+class ImageScopeWriter(BundleWriter):
+    """Writes one adapter per task, and graphs that take one expert a run."""
+
+    @property
+    def carrying(self) -> Sequence[str]:
+        """The linear layers that carry experts, in order of depth."""
+        kinds = ("patch_embedding", *self.merged.settings.carrying(), "projection")
+        return [layer for layer in self.merged.architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
+
+    def write_experts(self, progress: Progress) -> None:
+        """Write head and adapter of every task."""
+        names = self.merged.task_names
+        (self.folder / EXPERTS).mkdir()
+        for i, name in enumerate(names):
+            progress("experts", i, len(names), name)
+            expert = self.smoothing.parameters(self.merged.expert(name))
+            rank = max(len(value) for key, value in expert.items() if key.endswith(".A"))
+            path = f"{EXPERTS}/{name}.onnx_adapter"
+            write_adapter(
+                self.folder / path,
+                expert_values(self.merged.architecture, self.parameters, expert, self.carrying, self.options.experts),
+            )
+            self.add_task(name, rank, (self.folder / path).stat().st_size, path)
+        progress("experts", len(names), len(names))
+
+    def add_graphs(self, backbone: Backbone) -> None:
+        """Write dense tower, router and tower; the backbone's vectors are the defaults of experts."""
+        router, depth, file = self.merged.router(), self.merged.router_depth, backbone.file
+        Tower(pixel_graph("dense", backbone.architecture), backbone).write(self.folder / DENSE)
+        with (self.folder / ROUTER_WEIGHTS).open("wb") as own:
+            stored = replace(backbone, precision=self.options.router)
+            weights = WeightFile(own, ROUTER_WEIGHTS)
+            write_router(self.folder / ROUTER, stored, depth, router, weights)
+        self.tower(backbone).write(self.folder / TOWER)
+        self.router = fmt.Router(ROUTER, depth, self.options.router, router.confidence_bound)
+        places = {name: file.location(name) for name in backbone.architecture.vector_shapes()}
+        self.defaults = fmt.Defaults(file.name, {name: fmt.DefaultTensor(*place) for name, place in places.items()})
+
+    def tower(self, backbone: Backbone) -> ExpertInputs:
+        """Build the tower with optional inputs."""
+        graph = pixel_graph("tower", backbone.architecture)
+        return ExpertInputs(graph, backbone, self.carrying, self.options.experts)

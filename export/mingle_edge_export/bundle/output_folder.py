@@ -10,9 +10,12 @@ from pathlib import Path
 
 from mingle_edge.durable import why_not_written
 from mingle_edge.folder_lock import LOCK, locked
+from mingle_edge.merged_model import MergedModel
 from mingle_edge.new_folder import new_folder
 from mingle_edge_export.errors import OutputError
 from mingle_edge_runtime.bundle import INDEX_NAME
+
+MARGIN = 32 << 20  # bytes for everything but weights
 
 
 @contextmanager
@@ -34,8 +37,14 @@ def bundle_folder(target: Path) -> Iterator[Path]:
         raise OutputError(f"{target}: {why_not_written(error)}") from error
 
 
-def check_space(folder: Path, needed: int) -> None:
-    """Raise `OutputError` where the file system of `folder` has fewer than `needed` bytes left."""
+def check_space(folder: Path, merged: MergedModel, *, experts: bool) -> None:
+    """Raise `OutputError` where the file system of `folder` has less space left than the weights need.
+
+    experts: whether all of the model's are written, each taken to be as large as the first.
+    """
+    needed = MARGIN + sum(array.nbytes for array in merged.backbone().values())
+    if experts:
+        needed += len(merged.tasks) * sum(array.nbytes for array in merged.expert(merged.task_names[0]).values())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(

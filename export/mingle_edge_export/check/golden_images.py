@@ -1,17 +1,37 @@
-"""Which images travel with a bundle of fewer bits: those whose outputs do not hang on how a processor rounds."""
+"""The golden outputs of a bundle of fewer bits: its own, on images that do not hang on how a processor rounds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mingle_edge_export.check.reference import GOLDEN_IMAGES, Reference
 from mingle_edge_export.graph.builder import Array
+from mingle_edge_runtime import EdgeModel
+from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.golden import golden_outputs
+from mingle_edge_runtime.prediction import read_heads
 
 NOISE = 0.003
 """Standard deviation in units of `pixel_values`. It moves more 8-bit codes of activations than another processor does."""
 DRAWS = 3
+
+
+def own_golden(bundle: Bundle, reference: Reference) -> dict[str, NDArray[Any]]:
+    """Return the arrays of golden.npz as the bundle's own graphs compute them, with which devices must agree.
+
+    In the layer scope they are those of the `steadiest` images; in the other scopes no embedding depends on a route.
+    """
+    with EdgeModel.open(bundle) as model:
+        golden = partial(golden_outputs, bundle, model.scope, read_heads(bundle))
+        chosen = np.arange(GOLDEN_IMAGES)
+        if bundle.index.scope == "layer":
+            chosen = steadiest(lambda pixels: golden(pixels)["embeds"], reference.pixels, GOLDEN_IMAGES)
+        return {"images": reference.images[chosen], **golden(reference.pixels[chosen])}
 
 
 def steadiest(embed: Callable[[Array], NDArray[np.floating]], pixels: Array, count: int) -> NDArray[np.intp]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mingle_edge.errors import TaskFileError
-from mingle_edge.evaluation import LabelledSet, load_test_set
-from mingle_edge.images import check_images
-from mingle_edge.labelled_images import seed_paths
+from mingle_edge.image_decoding import check_images
+from mingle_edge.image_set import ImageSet
+from mingle_edge.labelled_images import read_labeled, read_seeds
 from mingle_edge.merged_model import MergedModel
 from mingle_edge.progress import Progress, silent
 from mingle_edge.task_file import read_task_file
@@ -20,7 +20,7 @@ class TaskImages:
     """Of the tasks of a merged model."""
 
     seeds: Mapping[str, Sequence[Path]]
-    tests: Sequence[LabelledSet]
+    tests: Mapping[str, ImageSet]
     """of the tasks that have labelled images"""
 
 
@@ -33,11 +33,11 @@ def read_task_images(path: Path, merged: MergedModel, progress: Progress = silen
         raise TaskFileError(
             f"{path}: has no [[task]] {missing[0]!r}, which {merged.path} holds; give the file it was merged from"
         )
-    seeds = {name: seed_paths(sources[name], path.parent, merged.settings.seed, progress) for name in merged.task_names}
-    tests = [
-        load_test_set(record, source, path.parent, progress)
+    seeds = {name: read_seeds(sources[name], path.parent, merged.settings.seed, progress) for name in merged.task_names}
+    tests = {
+        record.name: read_labeled(source, path.parent, record.classes, progress)
         for record in merged.tasks
         if (source := sources[record.name].test) is not None
-    ]
-    check_images([path for paths in (*seeds.values(), *(labelled.paths for labelled in tests)) for path in paths], progress)
-    return TaskImages(seeds, tests)
+    }
+    check_images([path for images in (*seeds.values(), *tests.values()) for path in images.paths], progress)
+    return TaskImages({name: images.paths for name, images in seeds.items()}, tests)

@@ -33,7 +33,7 @@ class WeightFile:
         self._tensors: dict[str, tuple[int, tuple[int, ...]]] = {}
 
     def add(self, tensor: str, value: NDArray[Any]) -> int:
-        """Write a tensor unless one of that name is there already; its offset in bytes."""
+        """Write a tensor unless one of that name is there already, and return its offset in bytes."""
         if tensor not in self._tensors:
             offset = -(-self._end // ALIGNMENT) * ALIGNMENT
             self._file.write(bytes(offset - self._end))
@@ -44,7 +44,7 @@ class WeightFile:
         return self._tensors[tensor][0]
 
     def location(self, tensor: str) -> tuple[int, tuple[int, ...]]:
-        """Offset in bytes and shape of a tensor that was added."""
+        """Return the offset in bytes and the shape of a tensor that was added."""
         return self._tensors[tensor]
 
 
@@ -70,7 +70,7 @@ class Graph:
             self._part = outer
 
     def input(self, name: str, dims: Dims, default: NDArray[Any] | None = None, dtype: DTypeLike = np.float32) -> str:
-        """An input of the graph, of `dtype` unless its default says otherwise; one with a default is optional."""
+        """Add an input, of `dtype` unless its default says otherwise; one with a default is optional."""
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype) if default is None else default.dtype)
         self._inputs.append(helper.make_tensor_value_info(name, kind, dims))
         if default is not None:
@@ -89,7 +89,7 @@ class Graph:
         return names
 
     def constant(self, value: NDArray[Any]) -> str:
-        """A constant stored in the graph itself; equal ones are stored once."""
+        """Add a constant stored in the graph itself, equal ones once, and name it."""
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"
@@ -98,25 +98,29 @@ class Graph:
         return self._constants[key]
 
     def integers(self, *values: int) -> str:
-        """A constant vector of int64, as shapes and axes are given."""
+        """Add a constant vector of int64, as shapes and axes are given, and name it."""
         return self.constant(np.array(values, dtype=np.int64))
 
+    def scalar(self, value: float) -> str:
+        """Add a constant number of float32 without axes, and name it."""
+        return self.constant(np.array(value, dtype=np.float32))
+
     def weight(self, name: str, value: NDArray[Any], file: WeightFile) -> str:
-        """A constant stored in `file` under its own name."""
+        """Add a constant stored in `file` under its own name."""
         if name not in self._initializers:
             offset = file.add(name, value)
             self.external(name, value.shape, value.dtype, file.name, offset)
         return name
 
     def optional_weight(self, name: str, value: Array, file: WeightFile) -> str:
-        """An optional input whose default is stored in `file`."""
+        """Add an optional input whose default is stored in `file`."""
         if name not in self._initializers:
             self.weight(name, value, file)
             self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape))
         return name
 
     def external(self, name: str, shape: Sequence[int], dtype: np.dtype[Any], location: str, offset: int = 0) -> str:
-        """A constant whose bytes lie in the file `location` beside the graph, from `offset` on."""
+        """Add a constant whose bytes lie in the file `location` beside the graph, from `offset` on."""
         kind = helper.np_dtype_to_tensor_dtype(dtype)
         tensor = TensorProto(name=name, data_type=kind, dims=shape, data_location=TensorProto.EXTERNAL)
         length = dtype.itemsize * int(np.prod(shape))
@@ -131,7 +135,7 @@ class Graph:
         self._outputs.append(helper.make_tensor_value_info(name, kind, dims))
 
     def model(self) -> onnx.ModelProto:
-        """The model, without its external data."""
+        """Return the model without its external data."""
         initializers = list(self._initializers.values())
         graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, initializers)
         domains = sorted({node.domain for node in self._nodes} - {""})

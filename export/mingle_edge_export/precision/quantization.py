@@ -28,8 +28,17 @@ def quantize(weights: Array, axis: int, bits: int = 8) -> tuple[Codes, Array]:
     return np.rint(weights / scales).astype(np.int8), scales
 
 
+def quantize_pair(A: Array, B: Array) -> tuple[Codes, Codes, Array]:
+    """Round an expert's `A [rank, d_in]` and `B [rank, d_out]` to codes `[d_in, rank]`, `[rank, d_out]` and scales `[rank]`.
+
+    Every rank row has one scale of A times one of B, in units of `CODE_UNIT`; the graph applies it between the two products.
+    """
+    (A_codes, A_scales), (B_codes, B_scales) = quantize(A, axis=1), quantize(B, axis=1)
+    return A_codes.T, B_codes, (A_scales * B_scales)[:, 0] / CODE_UNIT
+
+
 def quantize_blocks(rows: Array, bits: int) -> tuple[Codes, Array]:
-    """Codes `[n, blocks * 32]` and scales `[n, blocks]` of rows `[n, d]`, one for 32 values; d is filled up with zeros."""
+    """Round rows `[n, d]` to codes `[n, blocks * 32]` and scales `[n, blocks]`, one for 32 values; zeros fill up d."""
     n, d = rows.shape
     padded = np.pad(rows, ((0, 0), (0, -d % BLOCK))).reshape(n, -1, BLOCK)
     codes, scales = quantize(padded, axis=2, bits=bits)
@@ -37,7 +46,7 @@ def quantize_blocks(rows: Array, bits: int) -> tuple[Codes, Array]:
 
 
 def pack_nibbles(codes: Codes) -> NDArray[np.uint8]:
-    """Two 4-bit codes a byte along the last axis, the first in the low half, each as code + 8.
+    """Pack two 4-bit codes a byte along the last axis, the first in the low half, each as code + 8.
 
     That is how the operators MatMulNBits and GatherBlockQuantized of ONNX Runtime read them.
     """

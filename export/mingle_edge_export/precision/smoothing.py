@@ -34,7 +34,7 @@ class Smoothing:
     def from_peaks(
         cls, architecture: VisionArchitecture, backbone: Mapping[str, Array], peaks: Mapping[str, Array]
     ) -> Smoothing:
-        """Factors that give inputs and weights equal shares of the difficulty.
+        """Find the factors that give inputs and weights equal shares of the difficulty.
 
         peaks: layer -> `[d_in]`, the largest magnitude of each input channel over calibration images.
         """
@@ -52,7 +52,7 @@ class Smoothing:
         return cls(norms, layers)
 
     def parameters(self, arrays: Mapping[str, Array]) -> Arrays:
-        """A backbone or an expert by internal name, with its LayerNorms, weights and A smoothed."""
+        """Return a backbone or an expert by internal name with its LayerNorms, weights and A smoothed."""
         smoothed: Arrays = {}
         for name, value in arrays.items():
             owner, _, kind = name.rpartition(".")
@@ -65,5 +65,5 @@ class Smoothing:
         return smoothed
 
     def gates(self, gates: Gates) -> Gates:
-        """Learned gates by layer, whose weights `[d_in]` read the same values as the layer."""
+        """Return learned gates by layer smoothed; their weights `[d_in]` read the same values as the layer."""
         return {layer: (weight * self.layers.get(layer, np.float32(1)), bias) for layer, (weight, bias) in gates.items()}

@@ -9,14 +9,13 @@ integer kernels); what several layers read is quantized once. Its products are t
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
 
 import numpy as np
 
 from mingle_edge_export.graph.builder import MICROSOFT, Array, Graph, WeightFile
 from mingle_edge_export.precision.quantization import BLOCK, pack_nibbles, quantize, quantize_blocks
+from mingle_edge_runtime.bundle_index import Precision
 
-Precision = Literal["fp32", "fp16", "int8", "int4"]
 _FLOAT, _INT8 = 1, 3  # onnx.TensorProto.DataType
 _INT8_ACTIVATIONS = 4  # MatMulNBits: accuracy_level
 
@@ -25,21 +24,20 @@ class WeightPrecision:
     """Multiplies by constant weights in one graph."""
 
     def __init__(self, graph: Graph, file: WeightFile, precision: Precision, exact: Collection[str] = ()) -> None:
-        """exact: layers that stay in float32 whatever the precision."""
+        """Add to `graph`, with weights in `file`; exact: layers that stay in float32 whatever the precision."""
         self._graph = graph
         self._file = file
         self._precision = precision
         self._exact = exact
         self._quantized: dict[str, list[str]] = {}
-        self._zero = ""
+        self._weight_zero_point = ""
 
     def linear(self, layer: str, x: str, weight: Array, bias: str | None) -> str:
-        """`[n, d_out]` of `x [n, d_in]`; weight `[d_out, d_in]`, bias the name of a vector."""
+        """Return the output `[n, d_out]` of a layer for `x [n, d_in]`; weight `[d_out, d_in]`, bias the name of a vector."""
         precision = "fp32" if layer in self._exact else self._precision
-        if precision == "int8":
-            return self._biased(self._int8(layer, x, weight), bias)
-        if precision == "int4":
-            return self._biased(self._int4(layer, x, weight), bias)
+        if precision in ("int8", "int4"):
+            y = self._int8(layer, x, weight) if precision == "int8" else self._int4(layer, x, weight)
+            return self._graph.op("Add", y, bias) if bias else y
         value = weight.T if precision == "fp32" else weight.T.astype(np.float16)
         # Stored [d_in, d_out]: ONNX Runtime prepacks only what needs no transposing.
         name = self._graph.weight(f"{layer}.weight", value, self._file)
@@ -48,7 +46,7 @@ class WeightPrecision:
         return self._graph.op("Gemm", x, name, *([bias] if bias else []))
 
     def quantized(self, x: str) -> list[str]:
-        """The codes of x in uint8, their scale and their zero point, computed once however many layers read x."""
+        """Return the codes of x in uint8, their scale and their zero point, computed once however many layers read x."""
         if x not in self._quantized:
             self._quantized[x] = self._graph.ops("DynamicQuantizeLinear", x, outputs=3)
         return self._quantized[x]
@@ -57,19 +55,14 @@ class WeightPrecision:
         """Multiply x `[..., n, d_in]`, quantized when it arrives, by `codes [..., d_in, d_out]` of int8 and by `scale`."""
         graph = self._graph
         values, x_scale, zero_point = self.quantized(x)
-        product = graph.op("MatMulInteger", values, codes, zero_point, self._weight_zero_point(x_scale))
+        if not self._weight_zero_point:
+            # It is 0. Where ONNX Runtime knows that beforehand, its kernel for ARM's matrix extension (SME) quantizes
+            # activations in another way, one scale a row, and the integers are others than on every other processor. So it is
+            # computed in the run, from a scale, which is never negative.
+            negative = graph.op("Less", x_scale, graph.constant(np.array(0, dtype=np.float32)))
+            self._weight_zero_point = graph.op("Cast", negative, to=_INT8)
+        product = graph.op("MatMulInteger", values, codes, zero_point, self._weight_zero_point)
         return graph.op("Mul", graph.op("Cast", product, to=_FLOAT), graph.op("Mul", x_scale, scale))
-
-    def _weight_zero_point(self, x_scale: str) -> str:
-        """The zero point of all codes of weights: 0, computed in the run, once.
-
-        Where ONNX Runtime knows beforehand that it is 0, its kernel for ARM's matrix extension (SME) quantizes activations in
-        another way, one scale a row, and the integers are others than on every other processor. A scale is never negative.
-        """
-        if not self._zero:
-            negative = self._graph.op("Less", x_scale, self._graph.constant(np.array(0, dtype=np.float32)))
-            self._zero = self._graph.op("Cast", negative, to=_INT8)
-        return self._zero
 
     def _int8(self, layer: str, x: str, weight: Array) -> str:
         codes, scales = quantize(weight.T, axis=0)  # [d_in, d_out], [1, d_out]
@@ -92,6 +85,3 @@ class WeightPrecision:
             block_size=BLOCK,
             accuracy_level=_INT8_ACTIVATIONS,
         )
-
-    def _biased(self, y: str, bias: str | None) -> str:
-        return self._graph.op("Add", y, bias) if bias else y

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge_export.graph.builder import Array
-from mingle_edge_export.precision.quantization import CODE_UNIT, pack_nibbles, quantize, quantize_blocks
-from mingle_edge_export.precision.weight_precision import Precision
+from mingle_edge_export.precision.quantization import pack_nibbles, quantize_blocks, quantize_pair
+from mingle_edge_runtime.bundle_index import Precision
 
 TENSOR = "experts"  # the bank's initializer in the tower
 PAGE_VALUES = {"fp32": 4096, "fp16": 4096, "int8": 4096, "int4": 8192}
@@ -43,17 +43,17 @@ class LayerSlot:
 
     @property
     def pages_of_A(self) -> int:
-        """Pages from `first_page` on."""
+        """The number of pages from `first_page` on."""
         return -(-self.rank * self.d_in // self.page)
 
     @property
     def pages_of_B(self) -> int:
-        """Pages after those of A."""
+        """The number of pages after those of A."""
         return -(-self.rank * self.d_out // self.page)
 
     @property
     def pages(self) -> int:
-        """Of both matrices."""
+        """The number of pages of both matrices."""
         return self.pages_of_A + self.pages_of_B
 
 
@@ -67,7 +67,7 @@ class PageLayout:
 
     @classmethod
     def of(cls, architecture: VisionArchitecture, ranks: Mapping[str, int], precision: Precision = "fp32") -> PageLayout:
-        """The layout for experts of these ranks by layer."""
+        """Lay out experts of these ranks by layer."""
         slots: list[LayerSlot] = []
         end = 0
         for layer in architecture.block_linears():
@@ -114,7 +114,7 @@ class ExpertScales:
 
 
 def write_expert(file: BinaryIO, layout: PageLayout, expert: Mapping[str, Array]) -> ExpertScales:
-    """Append one task's pages. expert: `<layer>.A [r, d_in]`, `<layer>.B [d_out, r]`."""
+    """Append one task's pages and return the scales of its codes. expert: `<layer>.A [r, d_in]`, `<layer>.B [d_out, r]`."""
     rows: dict[str, Array] = {}
     blocks: list[Array] = []
     for slot in layout.slots:
@@ -122,9 +122,7 @@ def write_expert(file: BinaryIO, layout: PageLayout, expert: Mapping[str, Array]
         A, B = (np.pad(matrix, ((0, slot.rank - len(matrix)), (0, 0))) for matrix in (A, B))
         contents: list[NDArray[Any]] = [A, B]
         if layout.precision == "int8":
-            (A_codes, A_scales), (B_codes, B_scales) = quantize(A, axis=1), quantize(B, axis=1)
-            contents = [A_codes.T, B_codes]
-            rows[slot.layer] = (A_scales * B_scales)[:, 0] / CODE_UNIT
+            *contents, rows[slot.layer] = quantize_pair(A, B)
         for content, pages in zip(contents, (slot.pages_of_A, slot.pages_of_B), strict=True):
             content = np.pad(content.ravel(), (0, pages * layout.page - content.size)).reshape(pages, layout.page)
             if layout.precision == "int4":

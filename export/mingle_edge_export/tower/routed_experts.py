@@ -6,21 +6,21 @@ In every gated layer and for every image: gate values `s = Wg mean_tokens(x) + b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
-from mingle_edge.architecture import VisionArchitecture
-from mingle_edge_export.graph.builder import MICROSOFT, Array, Graph, WeightFile
+from mingle_edge_export.graph.builder import MICROSOFT, Array, Dims, Graph, WeightFile
 from mingle_edge_export.precision.quantization import BLOCK, CODE_UNIT
-from mingle_edge_export.precision.weight_precision import Precision
 from mingle_edge_export.tower.page_bank import TENSOR, LayerSlot, PageLayout
-from mingle_edge_export.tower.vision_tower import PlainLayers, Tokens
+from mingle_edge_export.tower.vision_tower import EMBEDS, PIXELS, Backbone, Tokens, Tower
 
 BLOCK_SCALES = "expert_scales"  # initializer of the scales of experts in int4
-_FLOAT = 1  # onnx.TensorProto.DataType
+_FLOAT = TensorProto.FLOAT
 
 
 @dataclass(frozen=True)
@@ -33,31 +33,28 @@ class LayerGates:
     row_scales: Array | None = None  # [T, rank], of experts in int8
 
 
-class RoutedExperts(PlainLayers):
-    """Layers that choose among the experts of a page bank."""
+class RoutedExperts(Tower):
+    """A tower whose layers choose among the experts of a page bank."""
 
     class_token_from = "fc2"
 
     def __init__(
         self,
         graph: Graph,
-        architecture: VisionArchitecture,
-        backbone: Mapping[str, Array],
-        file: WeightFile,
+        backbone: Backbone,
         layout: PageLayout,
         gates: Mapping[str, LayerGates],
         gate_file: WeightFile,
         bank: str,
         top_k: int,
-        *,
-        precision: Precision = "fp32",
-        exact: Collection[str] = (),
         block_scales: str | None = None,
     ) -> None:
-        """gates: by layer, for every slot of the layout, written to gate_file. bank: the file of the pages.
-        top_k: unless a run says otherwise.
-        precision, exact: of the backbone, see `PlainLayers`. block_scales: the file of the scales of experts in int4."""
-        super().__init__(graph, architecture, backbone, file, precision, exact)
+        """Add to `graph`.
+
+        gates: by layer, for every slot of the layout, written to gate_file. bank: the file of the pages. top_k: unless a run
+        says otherwise. block_scales: the file of the scales of experts in int4.
+        """
+        super().__init__(graph, backbone)
         self._slots = {slot.layer: slot for slot in layout.slots}
         self._layout = layout
         self._gates = gates
@@ -70,13 +67,23 @@ class RoutedExperts(PlainLayers):
             graph.external(BLOCK_SCALES, (rows, layout.page // BLOCK), np.dtype("<f4"), block_scales)
         self._top_k = graph.input("top_k", [1], np.array([top_k], dtype=np.int64))
         mask = graph.input("task_mask", [self._tasks], np.ones(self._tasks, dtype=np.float32))
-        allowed = graph.op("Greater", mask, self._scalar(0))
+        allowed = graph.op("Greater", mask, graph.scalar(0))
         self._factor = graph.op("Cast", allowed, to=_FLOAT)  # [T], 0 for excluded tasks
-        self._penalty = graph.op("Where", allowed, self._scalar(0), self._scalar(-1))  # contributions are not negative
+        self._penalty = graph.op("Where", allowed, graph.scalar(0), graph.scalar(-1))  # contributions are not negative
         self._routes: list[tuple[str, str]] = []
 
+    def write(self, path: Path) -> None:
+        """Save the graph from images to embeddings and the routes of all gated layers."""
+        embeds = self.embeddings(PIXELS)
+        tasks, values = self.routes()
+        dims: Dims = ["batch", len(self._slots), "k"]
+        self.graph.output(EMBEDS, embeds, ["batch", self.architecture.output_dim])
+        self.graph.output("route_tasks", tasks, dims, TensorProto.INT64)
+        self.graph.output("route_weights", values, dims)
+        self.graph.save(path)
+
     def add_experts(self, layers: Sequence[str], x: Tokens, tokens: Tokens, outputs: list[str]) -> list[str]:
-        """What the chosen experts add; the layers that carry experts are routed together."""
+        """Return outputs with what the chosen experts add; the layers that carry experts are routed together."""
         slots = [self._slots[layer] for layer in layers if layer in self._slots]
         if not slots:
             return outputs
@@ -95,12 +102,12 @@ class RoutedExperts(PlainLayers):
         return list(added.values())
 
     def routes(self) -> tuple[str, str]:
-        """Tasks and weights of every gated layer so far, both `[batch, layers, k]`, in order of depth."""
+        """Add tasks and weights of every gated layer so far, both `[batch, layers, k]`, in order of depth."""
         tasks, weights = zip(*self._routes, strict=True)
         return self.graph.op("Concat", *tasks, axis=1), self.graph.op("Concat", *weights, axis=1)
 
     def _choose(self, slots: Sequence[LayerSlot], tokens: Tokens) -> tuple[str, str]:
-        """Task numbers and gate values of the experts with the largest contributions, both `[batch, layers, k]`."""
+        """Add task numbers and gate values of the experts with the largest contributions, both `[batch, layers, k]`."""
         graph, gates = self.graph, [self._gates[slot.layer] for slot in slots]
         joined = np.concatenate([gate.weight for gate in gates], axis=1)  # [d_in, layers T]
         weight = graph.weight(f"{slots[0].layer}.gate_weight", joined, self._gate_file)
@@ -113,7 +120,7 @@ class RoutedExperts(PlainLayers):
         return tasks, graph.op("GatherElements", values, tasks, axis=2)
 
     def _expert_sum(self, slot: LayerSlot, x: Tokens, *, tasks: str, first_pages: str, weights: str) -> str:
-        """`sum c B A x` of one layer `[batch count, d_out]`; tasks, their first pages in the bank, weights `[batch, 1, k]`."""
+        """Add `sum c B A x` of a layer `[batch count, d_out]`; tasks, their first pages, weights: `[batch, 1, k]`."""
         graph, row_scales = self.graph, self._gates[slot.layer].row_scales
         A = self._pages(first_pages, slot.first_page, slot.pages_of_A, slot.rank * slot.d_in)
         B = self._pages(first_pages, slot.first_page + slot.pages_of_A, slot.pages_of_B, slot.rank * slot.d_out)
@@ -131,7 +138,7 @@ class RoutedExperts(PlainLayers):
         return graph.op("Reshape", y, graph.integers(-1, slot.d_out))
 
     def _float_rows(self, slot: LayerSlot, x: Tokens, A: str, weights: str) -> str:
-        """`c (A x)` of all chosen experts `[batch, count, k rank]`."""
+        """Add `c (A x)` of all chosen experts `[batch, count, k rank]`."""
         graph = self.graph
         A = self._as_float(graph.op("Reshape", A, graph.integers(0, -1, slot.d_in)))  # [batch, k rank, d_in]
         by_image = graph.op("Reshape", x.value, graph.integers(-1, x.count, slot.d_in))
@@ -140,7 +147,7 @@ class RoutedExperts(PlainLayers):
         return graph.op("Mul", h, graph.op("Reshape", spread, graph.integers(0, 1, -1)))
 
     def _integer_rows(self, slot: LayerSlot, x: Tokens, A: str, scales: str) -> str:
-        """The same with experts in int8, A as `[d_in, rank]`; scales `[batch, k, 1, rank]` with the weights in them."""
+        """Add the same with experts in int8, A as `[d_in, rank]`; scales `[batch, k, 1, rank]` with the weights in them."""
         graph = self.graph
         codes, x_scale, zero_point = self.weights.quantized(x.value)
         codes = graph.op("Reshape", codes, graph.integers(-1, 1, x.count, slot.d_in))
@@ -154,37 +161,25 @@ class RoutedExperts(PlainLayers):
         return matrix if self._layout.precision in ("fp32", "int4") else self.graph.op("Cast", matrix, to=_FLOAT)
 
     def _pages(self, first_pages: str, offset: int, pages: int, used: int) -> str:
-        """The first `used` values of `pages` pages from `offset` on in the pages of each task, `[batch, ...]`."""
+        """Add the first `used` values of `pages` pages from `offset` on in the pages of each task, `[batch, ...]`.
+
+        They are codes where they have scales of their own rows.
+        """
         graph, page = self.graph, self._layout.page
         numbers: NDArray[np.int64] = np.arange(offset, offset + pages, dtype=np.int64)
         rows = graph.op("Add", graph.op("Unsqueeze", first_pages, graph.integers(3)), graph.constant(numbers))
-        values = self._gather(rows)  # [batch, 1, k, pages, page]
+        if self._layout.precision == "int4":
+            packed = {"bits": 4, "gather_axis": 0, "quantize_axis": 1, "block_size": BLOCK}
+            values = graph.op("GatherBlockQuantized", TENSOR, rows, BLOCK_SCALES, domain=MICROSOFT, **packed)
+        else:
+            values = graph.op("Gather", TENSOR, rows)  # [batch, 1, k, pages, page]
         if pages * page > used:
             values = graph.op("Reshape", values, graph.integers(0, -1, pages * page))
             values = graph.op("Slice", values, *(graph.integers(i) for i in (0, used, 2)))
         return values
 
-    def _gather(self, rows: str) -> str:
-        """The values on these pages of the bank, codes where they have scales of their own rows."""
-        if self._layout.precision != "int4":
-            return self.graph.op("Gather", TENSOR, rows)
-        return self.graph.op(
-            "GatherBlockQuantized",
-            TENSOR,
-            rows,
-            BLOCK_SCALES,
-            domain=MICROSOFT,
-            bits=4,
-            gather_axis=0,
-            quantize_axis=1,
-            block_size=BLOCK,
-        )
-
-    def _scalar(self, value: float) -> str:
-        return self.graph.constant(np.array(value, dtype=np.float32))
-
 
 def expert_norm(A: Array, B: Array) -> float:
-    """`||B A||_F` without the product: the root of `sum (B'B) * (A A')`. A `[r, d_in]`, B `[d_out, r]`."""
+    """Compute `||B A||_F` without the product: the root of `sum (B'B) * (A A')`. A `[r, d_in]`, B `[d_out, r]`."""
     A, B = A.astype(np.float64), B.astype(np.float64)
     return float(np.sqrt(max(((B.T @ B) * (A @ A.T)).sum(), 0.0)))

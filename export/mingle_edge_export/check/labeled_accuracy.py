@@ -1,0 +1,52 @@
+"""What a bundle's precision costs in accuracy: its answers and PyTorch's on the same labeled images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mingle_edge.gated_tower import GatedTower
+from mingle_edge.image_set import ImageSet
+from mingle_edge.merged_answers import reference_answers
+from mingle_edge.progress import Progress
+from mingle_edge_export.errors import ParityError
+from mingle_edge_export.graph.builder import Array
+from mingle_edge_export.report import TaskAccuracy
+from mingle_edge_runtime import EdgeModel
+from mingle_edge_runtime.bundle import Bundle
+
+
+def measure_accuracy(
+    bundle: Bundle, tower: GatedTower, tests: Mapping[str, ImageSet], top_k: int, progress: Progress
+) -> list[TaskAccuracy]:
+    """Measure both implementations on labeled images of tasks of the bundle."""
+    measured: list[TaskAccuracy] = []
+    if not tests:
+        return measured
+    with EdgeModel.open(bundle) as model:
+        for i, (task, images) in enumerate(tests.items()):
+            progress("accuracy", i, len(tests), task)
+            head = tower.merged.head(task)
+            routed, named = reference_answers(tower, task, images, top_k)
+
+            def right(embeds: Array, head: Array = head, images: ImageSet = images) -> float:
+                return 100 * float(np.mean((embeds @ head.T).argmax(1) == images.labels))
+
+            own, free = (model.embed(images.paths, told) for told in (task, None))
+            measured.append(TaskAccuracy(task, len(images), (right(named), right(own)), (right(routed), right(free))))
+    progress("accuracy", len(tests), len(tests))
+    return measured
+
+
+def check_accuracy(tasks: Sequence[TaskAccuracy], most: float) -> None:
+    """Raise `ParityError` where more than `most` points are lost in the mean over tasks, with the task named or routed."""
+    if not tasks:
+        return
+    lost = [[before - after for before, after in (task.named, task.routed)] for task in tasks]
+    drop = float(np.mean(lost, axis=0).max())
+    if not drop <= most:
+        raise ParityError(
+            f"the bundle's precision costs {drop:.2f} points of accuracy in the mean over {len(tasks)} tasks, at most "
+            f"{most:g} are allowed: no bundle was written; choose a higher precision or another bound"
+        )

@@ -1,0 +1,130 @@
+"""What to make of a merged model, and how far the result may be from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mingle_edge.merged_model import MergedModel
+from mingle_edge_export.errors import OptionError
+from mingle_edge_runtime.bundle_index import Precision
+
+MINIMUM_ONNXRUNTIME = "1.20.0"  # the first with adapters
+MINIMUM_FOR_PACKED_PAGES = "1.23.0"  # the first whose GatherBlockQuantized takes two codes a byte
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What an export must keep, or fail."""
+
+    cosine: float
+    """at least, between an embedding and its reference"""
+    route_agreement: float
+    """at least, the share of routes that are the reference's"""
+    accuracy_drop: float = 0.5
+    """at most, points of accuracy lost on labeled images in the mean over tasks"""
+
+
+DEFAULT_BOUNDS: dict[Precision, Bounds] = {
+    "fp32": Bounds(0.99999, 1.0),
+    "fp16": Bounds(0.9999, 0.99),
+    "int8": Bounds(0.99, 0.9),
+    "int4": Bounds(0.9, 0.8),
+}
+"""Of a bundle whose least precise part is stored so, the most precise first; in fp32 routes must agree wherever margins exceed
+rounding."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Choose what `export_bundle` makes of a merged model; by default all its tasks, in fp32.
+
+    top_k: experts per image (image scope) or per layer (layer scope) of a run that does not say otherwise.
+    tasks: names of the tasks to export, in this order; all where None.
+    fold: name of the one task to export, merged into the weights: a plain tower without experts and router.
+    precision: of the backbone's weights, "fp32", "fp16", "int8" or "int4".
+    expert_precision: of experts; the backbone's where None.
+    router_precision: of the blocks that the router reads (image scope); the backbone's where None.
+    images: path of a task file. Its calibration images decide how a model becomes int8; its test images tell what that costs.
+    min_cosine: fail where an embedding's cosine with PyTorch's is less; between 0 and 1, by precision where None.
+    min_route_agreement: fail where a smaller share of routes is PyTorch's; between 0 and 1, by precision where None.
+    max_accuracy_drop: fail where more points of accuracy are lost on test images, in the mean over tasks; 0.5 where None.
+
+    Raises `OptionError` where a bound is out of its range.
+    """
+
+    top_k: int = 1
+    tasks: Sequence[str] | None = None
+    fold: str | None = None
+    precision: Precision = "fp32"
+    expert_precision: Precision | None = None
+    router_precision: Precision | None = None
+    images: Path | None = None
+    min_cosine: float | None = None
+    min_route_agreement: float | None = None
+    max_accuracy_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, high in (("min_cosine", 1), ("min_route_agreement", 1), ("max_accuracy_drop", 100)):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= high:
+                raise OptionError(f"{name} is {value}, must be between 0 and {high}")
+
+    @property
+    def experts(self) -> Precision:
+        """The precision of experts."""
+        return self.expert_precision or self.precision
+
+    @property
+    def router(self) -> Precision:
+        """The precision of the router's blocks."""
+        return self.router_precision or self.precision
+
+    @property
+    def lossless(self) -> bool:
+        """Whether all weights stay as they are."""
+        return {self.precision, self.experts, self.router} == {"fp32"}
+
+    def bounds(self) -> Bounds:
+        """Return the bounds that are given, and those of the least precise part for the others."""
+        stored = [self.precision] if self.fold else [self.precision, self.experts, self.router]
+        default = DEFAULT_BOUNDS[max(stored, key=list(DEFAULT_BOUNDS).index)]
+        return Bounds(
+            default.cosine if self.min_cosine is None else self.min_cosine,
+            default.route_agreement if self.min_route_agreement is None else self.min_route_agreement,
+            default.accuracy_drop if self.max_accuracy_drop is None else self.max_accuracy_drop,
+        )
+
+    def select(self, merged: MergedModel) -> MergedModel:
+        """Return the tasks to export of a merged model. Raises `OptionError` where an option does not fit it."""
+        if not merged.tasks:
+            raise OptionError(f"{merged.path}: there are no tasks in it yet; merge one first")
+        tasks = self.tasks
+        if self.fold is not None:
+            if tasks is not None:
+                raise OptionError("fold: exports one task alone; leave out tasks")
+            merged.task(self.fold)
+            if merged.scope == "layer":
+                raise OptionError(
+                    "fold: the gates of scope 'layer' differ from image to image; "
+                    f"{self.fold!r} cannot be folded, export without"
+                )
+            if self.expert_precision is not None:
+                raise OptionError("expert_precision: a folded task has no expert beside the weights; leave it out")
+            tasks = [self.fold]
+        if self.router_precision is not None and (self.fold is not None or merged.scope == "layer"):
+            raise OptionError(
+                "router_precision: only bundles of scope 'image' with all their tasks have a router; leave it out"
+            )
+        if tasks is not None:
+            if not tasks or len(set(tasks)) < len(tasks):
+                raise OptionError(f"tasks must be different names, at least one, not {', '.join(tasks) or 'none'}")
+            merged = merged.select(tasks)
+        if not 1 <= self.top_k <= len(merged.tasks):
+            raise OptionError(f"top_k is {self.top_k}, must be between 1 and the number of tasks, {len(merged.tasks)}")
+        return merged
+
+    def minimum_onnxruntime(self, merged: MergedModel) -> str:
+        """Return the oldest version of ONNX Runtime that runs the bundle."""
+        return MINIMUM_FOR_PACKED_PAGES if merged.scope == "layer" and self.experts == "int4" else MINIMUM_ONNXRUNTIME
