@@ -23,11 +23,11 @@ class NewGate:
     covers_bias: bool = False  # the constraint's basis has d_in + 1 columns, the last for the bias
 
     def vector(self) -> Tensor:
-        """What the constraint speaks of: the weight, with the bias behind it if covered; `[1, d]`."""
+        """Return what the constraint speaks of: the weight, with the bias behind it if covered; `[1, d]`."""
         return self._vector(self.weight, self.bias)
 
     def gradient(self) -> Tensor:
-        """The gradient of `vector()`."""
+        """Return the gradient of `vector()`."""
         if self.weight.grad is None or self.bias.grad is None:
             raise RuntimeError("no gradient has reached this gate; call backward on a loss that depends on it first")
         return self._vector(self.weight.grad, self.bias.grad)
@@ -36,12 +36,12 @@ class NewGate:
         return torch.cat([weight, bias[:, None]], dim=1) if self.covers_bias else weight
 
     def split(self, vector: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A vector `[1, d]` as weight `[1, d_in]` and bias `[1]` (None where the constraint leaves the bias free)."""
+        """Take a vector `[1, d]` apart: weight `[1, d_in]` and bias `[1]` (None where the constraint leaves the bias free)."""
         return (vector[:, :-1], vector[:, -1]) if self.covers_bias else (vector, None)
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy to the teacher's softmax, both `[B, classes]` at `temperature`, averaged over images.
+    """Return cross-entropy to the teacher's softmax, both `[B, classes]` at `temperature`, averaged over images.
 
     Without the factor temperature^2 of knowledge distillation (arXiv 1503.02531), as the published code has it.
     """

@@ -34,24 +34,24 @@ class VisionArchitecture:
 
     @property
     def grid(self) -> int:
-        """Patches along one side of the image."""
+        """Return the number of patches along one side of the image."""
         return self.image_size // self.patch_size
 
     @property
     def tokens(self) -> int:
-        """Tokens per image: the class token and every patch."""
+        """Return the number of tokens per image: the class token and every patch."""
         return self.grid**2 + 1
 
     def block_linears(self) -> list[str]:
-        """The six linear layers of every block, in order of depth."""
+        """Return the six linear layers of every block, in order of depth."""
         return [f"blocks.{i}.{name}" for i in range(self.layers) for name in BLOCK_LINEARS]
 
     def linear_layers(self) -> list[str]:
-        """Every linear layer, in order of depth."""
+        """Return every linear layer, in order of depth."""
         return ["patch_embedding", *self.block_linears(), "projection"]
 
     def linear_shape(self, layer: str) -> tuple[int, int]:
-        """`(d_out, d_in)` of a linear layer by its internal name."""
+        """Return `(d_out, d_in)` of a linear layer by its internal name."""
         kind = layer.rsplit(".", 1)[-1]
         return {
             "patch_embedding": (self.width, 3 * self.patch_size**2),
@@ -61,7 +61,7 @@ class VisionArchitecture:
         }.get(kind, (self.width, self.width))
 
     def vector_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of all parameters that are not the weight of a linear layer, in order of depth."""
+        """Return the shapes of all parameters that are not the weight of a linear layer, in order of depth."""
         width = (self.width,)
         shapes: dict[str, tuple[int, ...]] = {"class_token": width, "positions": (self.tokens, self.width)}
         shapes |= {"ln_pre.weight": width, "ln_pre.bias": width}
@@ -73,12 +73,12 @@ class VisionArchitecture:
         return shapes | {"ln_post.weight": width, "ln_post.bias": width}
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of all parameters of the tower by internal name."""
+        """Return the shapes of all parameters of the tower by internal name."""
         weights = {f"{layer}.weight": self.linear_shape(layer) for layer in self.linear_layers()}
         return weights | self.vector_shapes()
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that `from_json` turns back into an equal architecture."""
+        """Return a JSON object that `from_json` turns back into an equal architecture."""
         return asdict(self)
 
     @classmethod

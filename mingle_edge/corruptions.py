@@ -32,7 +32,7 @@ _IMPULSE_NOISE = (0.01, 0.02, 0.03, 0.05, 0.07)  # share of values set to 0 or 1
 _MOTION_BLUR = ((6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5))  # radius and standard deviation, CIFAR pixels
 _MOTION_ANGLE = 45.0  # degrees from the horizontal, at most
 _PIXELATE = (30, 28, 27, 24, 20)  # blocks along the shorter side: 0.95, 0.9, 0.85, 0.75, 0.65 of 32, cut
-_CONTRAST = (0.75, 0.5, 0.4, 0.3, 0.15)  # share of the distance to the mean colour that is left
+_CONTRAST = (0.75, 0.5, 0.4, 0.3, 0.15)  # share of the distance to the mean color that is left
 _JPEG_QUALITY = (80, 65, 58, 50, 40)
 
 _WATER, _MUD = (175 / 255, 238 / 255, 238 / 255), (63 / 255, 42 / 255, 20 / 255)  # RGB
@@ -80,12 +80,12 @@ class Corruption:
         _check(self.name, self.severity)
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """The corrupted RGB image."""
+        """Corrupt an RGB image and return the result."""
         return corrupt(image, self.name, self.severity, image_generator(image, self.name, self.severity))
 
 
 def corrupt(image: Image.Image, name: str, severity: int, generator: np.random.Generator) -> Image.Image:
-    """An RGB image of the same size, corrupted with random numbers from `generator`.
+    """Return an RGB image of the same size, corrupted with random numbers from `generator`.
 
     Raises:
         CorruptionError: unknown name, or a severity outside 1 to 5.
@@ -95,7 +95,7 @@ def corrupt(image: Image.Image, name: str, severity: int, generator: np.random.G
 
 
 def image_generator(image: Image.Image, name: str, severity: int) -> np.random.Generator:
-    """Random numbers that depend on an image's pixels, the corruption and its severity, and on nothing else."""
+    """Return random numbers that depend on an image's pixels, the corruption and its severity, and on nothing else."""
     digest = hashlib.sha256(f"{name}/{severity}/{image.mode}/{image.size}".encode() + image.tobytes()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
@@ -108,14 +108,14 @@ def _check(name: str, severity: int) -> None:
 
 
 def _motion_blur(image: Image.Image, level: int, generator: np.random.Generator) -> Image.Image:
-    """A one-sided Gaussian streak of 2 radius + 1 pixels in a random direction, nearest pixels, edges repeated."""
+    """Draw a one-sided Gaussian streak of 2 radius + 1 pixels in a random direction, nearest pixels, edges repeated."""
     radius, deviation = (value * _cifar_pixel(image) for value in _MOTION_BLUR[level])
     angle = np.deg2rad(generator.uniform(-_MOTION_ANGLE, _MOTION_ANGLE))
     return _from_floats(streak(_to_floats(image), 2 * round(radius) + 1, deviation, angle))
 
 
 def streak(x: Floats, length: int, deviation: float, angle: float) -> Floats:
-    """`x [H, W, 3]` averaged over `length` pixels in the direction of `angle` (radians, from right to down)."""
+    """Average `x [H, W, 3]` over `length` pixels in the direction of `angle` (radians, from right to down)."""
     steps = np.arange(length)
     weights = np.exp(-(steps**2) / (2 * deviation**2))
     weights /= weights.sum()
@@ -130,7 +130,7 @@ def streak(x: Floats, length: int, deviation: float, angle: float) -> Floats:
 
 
 def _impulse_noise(image: Image.Image, level: int, generator: np.random.Generator) -> Image.Image:
-    """Salt and pepper: a share of all values, each channel by itself, becomes 0 or 1."""
+    """Add salt and pepper: a share of all values, each channel by itself, becomes 0 or 1."""
     x = _to_floats(image)
     hit = generator.random(x.shape) < _IMPULSE_NOISE[level]
     return _from_floats(np.where(hit, (generator.random(x.shape) < 0.5).astype(float), x))
@@ -147,7 +147,7 @@ def _pixelate(image: Image.Image, level: int, generator: np.random.Generator) ->
 
 
 def _spatter(image: Image.Image, level: int, generator: np.random.Generator) -> Image.Image:
-    """Drops of water that lighten, or of mud that covers: where blurred noise exceeds a threshold.
+    """Add drops of water that lighten, or of mud that covers: where blurred noise exceeds a threshold.
 
     They are laid out on a grid of CIFAR's pixels and enlarged with the image.
     """
@@ -194,16 +194,16 @@ CORRUPTIONS: tuple[str, ...] = tuple(_CORRUPTIONS)
 
 
 def _embossed(drops: Floats) -> Floats:
-    """Light on drops `[H, W]` from the upper left: the slope of the distance to their rims, in values from 0 to 255."""
+    """Light drops `[H, W]` from the upper left: the slope of the distance to their rims, in values from 0 to 255."""
     distance = np.floor(_filtered(np.minimum(distance_to(_rims(drops)), _RIM), np.full((3, 3), 1 / 9)))
     ranks = np.searchsorted(np.sort(distance, axis=None), distance, side="right") - (distance == distance.min()).sum()
-    level = np.rint(255 * ranks / max(1, ranks.max()))  # histogram equalisation
+    level = np.rint(255 * ranks / max(1, ranks.max()))  # histogram equalization
     slope = _filtered(level, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]))
     return _filtered(np.clip(slope, 0, 255), np.full((3, 3), 1 / 9))
 
 
 def _rims(layer: Floats) -> NDArray[np.bool_]:
-    """Where the edge of a drop `[H, W]` is steepest in its own direction: Canny's detector (IEEE TPAMI 1986).
+    """Find where the edge of a drop `[H, W]` is steepest in its own direction: Canny's detector (IEEE TPAMI 1986).
 
     With one threshold on the slope: the rims of drops are all far above it, so the original's second one, for weak edges that
     touch a strong one, changes little (light of the drops within 5% of the original's in the mean, at each severity).
@@ -227,14 +227,14 @@ def _rims(layer: Floats) -> NDArray[np.bool_]:
 
 
 def distance_to(marked: NDArray[np.bool_]) -> Floats:
-    """Euclidean distance `[H, W]` of each pixel to the nearest marked one, infinite where there is none."""
+    """Return the Euclidean distance `[H, W]` of each pixel to the nearest marked one, infinite where there is none."""
     rows, columns = (np.subtract.outer(np.arange(n), np.arange(n)) ** 2.0 for n in marked.shape)
     along_rows = np.where(marked[:, None, :], columns, np.inf).min(axis=2)  # [H, W]: squared, within the row
     return np.asarray(np.sqrt((rows[:, :, None] + along_rows).min(axis=1)))
 
 
 def gaussian_blur(x: Floats, deviation: float) -> Floats:
-    """`x [H, W]` under a Gaussian cut off at four deviations, edges repeated."""
+    """Blur `x [H, W]` by a Gaussian cut off at four deviations, edges repeated."""
     reach = int(4 * deviation + 0.5)
     weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * deviation**2))
     weights /= weights.sum()
@@ -245,7 +245,7 @@ def gaussian_blur(x: Floats, deviation: float) -> Floats:
 
 
 def _filtered(x: Floats, kernel: Floats | NDArray[np.int_]) -> Floats:
-    """`x [H, W]` correlated with a kernel `[3, 3]`, mirrored at the edge without repeating it."""
+    """Correlate `x [H, W]` with a kernel `[3, 3]`, mirrored at the edge without repeating it."""
     padded = np.pad(x, 1, mode="reflect" if min(x.shape) > 1 else "edge")
     height, width = x.shape
     parts = (kernel[i, j] * padded[i : i + height, j : j + width] for i in range(3) for j in range(3))
@@ -253,12 +253,12 @@ def _filtered(x: Floats, kernel: Floats | NDArray[np.int_]) -> Floats:
 
 
 def _cifar_pixel(image: Image.Image) -> float:
-    """The length of a pixel of CIFAR, in pixels of this image."""
+    """Return the length of a pixel of CIFAR, in pixels of this image."""
     return min(image.size) / CIFAR_SIDE
 
 
 def _enlarged(layer: Floats, shape: tuple[int, ...]) -> Floats:
-    """A layer on CIFAR's grid as `[H, W, 1]` of an image's `shape`."""
+    """Enlarge a layer on CIFAR's grid to `[H, W, 1]` of an image's `shape`."""
     if layer.shape != shape[:2]:
         enlarged = Image.fromarray(layer.astype(np.float32)).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
         layer = np.asarray(enlarged, dtype=np.float64)
@@ -270,5 +270,5 @@ def _to_floats(image: Image.Image) -> Floats:
 
 
 def _from_floats(x: Floats) -> Image.Image:
-    """Values `[H, W, 3]` in [0, 1], others cut off, as an image; cut to 8 bits as CIFAR-10-C is, not rounded."""
+    """Return values `[H, W, 3]` in [0, 1], others cut off, as an image; cut to 8 bits as CIFAR-10-C is, not rounded."""
     return Image.fromarray((x.clip(0, 1) * 255 + _ROUNDING).astype(np.uint8))

@@ -6,7 +6,9 @@ from mingle_edge.errors import DeviceError
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA when there is one, else the CPU. Raises `DeviceError` where the named device does not exist."""
+    """Return the device of a name; `auto` is CUDA when there is one, else the CPU. Raises `DeviceError` where it does not
+    exist.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():

@@ -56,7 +56,7 @@ MOST_SHOWN = 60  # characters of a value in a message
 
 
 def shown(value: object) -> str:
-    """A value for a message: its `repr`, cut where it is long, and said in words where it has none."""
+    """Return a value for a message: its `repr`, cut where it is long, and said in words where it has none."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # Python writes out no integer of more than 4300 digits

@@ -13,7 +13,7 @@ Factors = tuple[Tensor, Tensor]
 
 
 def remove_interference(task_vector: Tensor, earlier: Sequence[Factors]) -> Tensor:
-    """The task vector `[d_out, d_in]` without its component in the leading directions of the earlier experts' sum.
+    """Return the task vector `[d_out, d_in]` without its component in the leading directions of the earlier experts' sum.
 
     Paper, section 3.1: with M = sum B A = U S V' and a its effective rank, the leading a x a block of U' D V is zeroed.
     Only the a leading directions enter, so the thin factors of M suffice: D - Ua (Ua' D Va) Va'.
@@ -28,5 +28,5 @@ def remove_interference(task_vector: Tensor, earlier: Sequence[Factors]) -> Tens
 
 
 def build_expert(task_vector: Tensor, rank: int, earlier: Sequence[Factors] = ()) -> Factors:
-    """The expert of one linear layer: the projected task vector truncated to `rank`."""
+    """Return the expert of one linear layer: the projected task vector truncated to `rank`."""
     return truncated_svd(remove_interference(task_vector, earlier), rank)

@@ -29,12 +29,12 @@ def package_of(error: ImportError) -> str | None:
     """
     if error.name and (package := error.name.split(".")[0]) in EXTRAS:
         return package
-    found, trace = None, error.__traceback__
+    failing, trace = None, error.__traceback__
     while trace is not None:
         package = str(trace.tb_frame.f_globals.get("__name__")).split(".")[0]
-        found = found or (package if package in EXTRAS else None)
+        failing = failing or (package if package in EXTRAS else None)
         trace = trace.tb_next
-    return found
+    return failing
 
 
 def advice(error: ImportError, package: str) -> str:

@@ -17,12 +17,12 @@ ANY_DEPTH = "**"
 
 
 def is_pattern(text: str) -> bool:
-    """Whether a path stands for more than itself."""
+    """Say whether a path stands for more than itself."""
     return glob.has_magic(text)
 
 
 def matching_files(root: Path, pattern: str) -> Iterator[tuple[Path, bool]]:
-    """Everything but folders that `pattern` names, and whether it is a plain file; relative ones start from `root`.
+    """Return everything but folders that `pattern` names, and whether it is a plain file; relative ones start from `root`.
 
     `*`, `?` and `[...]` stand for parts of a name that does not begin with a dot, `**` for any folders. What links lead to
     belongs to it, except that a folder is read once, however many links lead there: loops end, and nothing comes twice. In no

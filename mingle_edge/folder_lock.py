@@ -79,7 +79,7 @@ def _acquire(path: Path, work: str) -> int:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is still the one of this name."""
+    """Say whether an open file is still the one of this name."""
     return os.path.lexists(path) and os.path.samestat(os.fstat(descriptor), os.lstat(path))
 
 
@@ -89,7 +89,7 @@ def _holder(work: str) -> dict[str, str | int]:
 
 
 def _is_ours(text: bytes) -> bool:
-    """Whether a lock file may be used: signed, or cut off while it was; a loss of power leaves zeros."""
+    """Say whether a lock file may be used: signed, or cut off while it was; a loss of power leaves zeros."""
     text = text.strip(b"\0")
     return text.startswith(_BEGINNING) or _BEGINNING.startswith(text)
 

@@ -24,10 +24,10 @@ Observer = Callable[[str, Tensor], None]
 
 @dataclass(frozen=True)
 class CompleteExpert:
-    """What turns the backbone into one task's model: low-rank pairs, and the vectors' own values."""
+    """What turns the backbone into one task's model."""
 
     factors: Mapping[str, tuple[Tensor, Tensor]]  # layer -> B [d_out, r], A [r, d_in]
-    vectors: Parameters
+    unfactored: Parameters  # biases, LayerNorms, class token and positions, as they are in that model
 
     @classmethod
     def from_arrays(
@@ -35,29 +35,29 @@ class CompleteExpert:
         arrays: Mapping[str, NDArray[np.float32]],
         device: torch.device | str = "cpu",
     ) -> CompleteExpert:
-        """An expert from the arrays of a merged model."""
+        """Return an expert from the arrays of a merged model."""
         tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
         layers = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
         return cls(
             factors={layer: (tensors[f"{layer}.B"], tensors[f"{layer}.A"]) for layer in layers},
-            vectors={name: tensor for name, tensor in tensors.items() if not name.endswith((".A", ".B"))},
+            unfactored={name: tensor for name, tensor in tensors.items() if not name.endswith((".A", ".B"))},
         )
 
 
 def expert_parameters(backbone: Parameters, experts: Sequence[tuple[float | Tensor, CompleteExpert]]) -> dict[str, Tensor]:
-    """The backbone with vectors moved to `default + sum_t c_t (v_t - default)`; exactly v for one expert of weight 1."""
+    """Return the backbone with what is not factored at `default + sum_t c_t (v_t - default)`; exactly v for one of weight 1."""
     parameters = dict(backbone)
-    for name in {name for _, expert in experts for name in expert.vectors}:
+    for name in {name for _, expert in experts for name in expert.unfactored}:
         if len(experts) == 1 and experts[0][0] == 1:
-            parameters[name] = experts[0][1].vectors[name]
+            parameters[name] = experts[0][1].unfactored[name]
         else:
-            moves = [c * (expert.vectors[name] - backbone[name]) for c, expert in experts if name in expert.vectors]
+            moves = [c * (expert.unfactored[name] - backbone[name]) for c, expert in experts if name in expert.unfactored]
             parameters[name] = backbone[name] + torch.stack(moves).sum(0)
     return parameters
 
 
 def expert_linear(parameters: Parameters, experts: Sequence[tuple[float | Tensor, CompleteExpert]]) -> Linear:
-    """Linear layers with a fixed route: `W x + b + sum_t c_t B_t A_t x`."""
+    """Return linear layers with a fixed route: `W x + b + sum_t c_t B_t A_t x`."""
     plain = plain_linear(parameters)
 
     def linear(layer: str, x: Tensor) -> Tensor:
@@ -96,12 +96,12 @@ class GatedTower:
 
     @torch.inference_mode()
     def embed(self, images: Tensor, task: str | None = None) -> Tensor:
-        """Embeddings under one named task's expert, or of the plain backbone."""
+        """Return embeddings under one named task's expert, or of the plain backbone."""
         return self.embed_mixture(images, [], []) if task is None else self.embed_mixture(images, [task], [1.0])
 
     @torch.inference_mode()
     def embed_mixture(self, images: Tensor, tasks: Sequence[str], weights: Sequence[float]) -> Tensor:
-        """Image scope: embeddings under a weighted mixture of complete experts, the same for all images."""
+        """Return, in the image scope, embeddings under a weighted mixture of complete experts, the same for all images."""
         experts = [(c, self._complete_expert(task)) for c, task in zip(weights, tasks, strict=True)]
         parameters = expert_parameters(self.backbone, experts)
         linear = self._reporting(expert_linear(parameters, experts))
@@ -109,7 +109,7 @@ class GatedTower:
 
     @torch.inference_mode()
     def route(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Image scope: the router's posterior `[B, T]` and confidence `[B]`, in float64."""
+        """Return, in the image scope, the router's posterior `[B, T]` and confidence `[B]`, in float64."""
         if self._router is None:
             raise ValueError("only a merged model of scope 'image' with at least one task has a router")
         depth = self.merged.router_depth
@@ -119,7 +119,7 @@ class GatedTower:
 
     @property
     def router(self) -> Router | None:
-        """The router's arithmetic, None in the layer scope."""
+        """Return the router's arithmetic, None in the layer scope."""
         return self._router
 
     @torch.inference_mode()
@@ -130,7 +130,7 @@ class GatedTower:
         task_mask: Tensor | None = None,
         pooling: Pooling = "image",
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Layer scope: embeddings, and the route of each gated layer: tasks and weights, both `[B, layers, k]`."""
+        """Return, in the layer scope, embeddings and each gated layer's route: tasks and weights, both `[B, layers, k]`."""
         linear = GatedLinear(self.backbone, self._layers, top_k, pooling, task_mask, routes=[])
         reporting = self._reporting(linear)
         embeds = F.normalize(embed_images(images.to(self.device), self.backbone, self.architecture, reporting), dim=-1)
@@ -138,7 +138,7 @@ class GatedTower:
         return embeds, torch.stack(tasks, dim=1), torch.stack(weights, dim=1)
 
     def _reporting(self, linear: Linear) -> Linear:
-        """The same layers, telling the observer, if there is one, what they read."""
+        """Return the same layers, telling the observer, if there is one, what they read."""
         observer = self._observer
         if observer is None:
             return linear
@@ -156,7 +156,7 @@ class GatedTower:
 
 
 def load_layer_experts(merged: MergedModel, device: torch.device | str) -> dict[str, GatedExperts]:
-    """All experts and gates of a layer-scope model, stacked per layer."""
+    """Return all experts and gates of a layer-scope model, stacked per layer."""
     if not merged.tasks:
         return {}
     experts = [merged.expert(name) for name in merged.task_names]

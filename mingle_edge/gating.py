@@ -29,18 +29,18 @@ class ExpertStack:
 
     @cached_property
     def norms(self) -> Tensor:
-        """`||B_t A_t||_F` of each task, `[T]`: what a gate value is multiplied by to rank contributions."""
+        """Return `||B_t A_t||_F` of each task, `[T]`: what a gate value is multiplied by to rank contributions."""
         inner = (self.B.mT @ self.B) * (self.A @ self.A.mT)  # [T, r, r]; trace(B'B A A') summed elementwise
         return inner.sum((1, 2)).clamp_min(0).sqrt()
 
     @cached_property
     def stacked_A(self) -> Tensor:
-        """All A below one another, `[T r, d_in]`."""
+        """Return all A below one another, `[T r, d_in]`."""
         return self.A.flatten(0, 1)
 
     @cached_property
     def stacked_B(self) -> Tensor:
-        """All B side by side, `[d_out, T r]`."""
+        """Return all B side by side, `[d_out, T r]`."""
         return self.B.transpose(0, 1).flatten(1)
 
 
@@ -65,7 +65,7 @@ class GatedExperts:
 
 
 def gate_values(x: Tensor, weight: Tensor, bias: Tensor, pooling: Pooling = "image") -> Tensor:
-    """Gate values `[B, T]` of inputs `[B, N, d_in]`: affine in the mean token, no softmax, any sign.
+    """Return gate values `[B, T]` of inputs `[B, N, d_in]`: affine in the mean token, no softmax, any sign.
 
     `batch` pooling, the official evaluation, also averages over the images of the batch.
     """
@@ -74,7 +74,7 @@ def gate_values(x: Tensor, weight: Tensor, bias: Tensor, pooling: Pooling = "ima
 
 
 def choose(values: Tensor, norms: Tensor, top_k: int | None = None, task_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The route of each image: task numbers `[B, k]` and their weights `[B, k]`, largest contribution first.
+    """Return the route of each image: task numbers `[B, k]` and their weights `[B, k]`, largest contribution first.
 
     Contribution is `|s_t| ||B_t A_t||_F`; weights are the gate values themselves. `task_mask [T]` zero excludes a task;
     where fewer than k remain, excluded ones fill up with weight 0.
@@ -89,7 +89,7 @@ def choose(values: Tensor, norms: Tensor, top_k: int | None = None, task_mask: T
 
 
 def expert_sum(x: Tensor, experts: ExpertStack, coefficients: Tensor) -> Tensor:
-    """`sum_t c_t B_t (A_t x)` for inputs `[B, N, d_in]` and coefficients `[B, T]`: `[B, N, d_out]`."""
+    """Return `sum_t c_t B_t (A_t x)` for inputs `[B, N, d_in]` and coefficients `[B, T]`: `[B, N, d_out]`."""
     rank = experts.A.shape[1]
     h = x @ experts.stacked_A.T  # [B, N, T r]
     h = h * coefficients.repeat_interleave(rank, dim=1)[:, None, :]
@@ -105,7 +105,9 @@ class SharedCoefficients(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, coefficients: Tensor) -> Tensor:
-        """`x [..., d_in]`, stacked factors A `[R, d_in]`, B `[d_out, R]` and a coefficient for each of the R terms."""
+        """Run the layer on `x [..., d_in]`, with stacked factors A `[R, d_in]`, B `[d_out, R]` and a coefficient for each of
+        the R terms.
+        """
         merged = torch.addmm(weight, B * coefficients, A)
         ctx.save_for_backward(x, merged, A, B)
         return F.linear(x, merged, bias)
@@ -113,7 +115,7 @@ class SharedCoefficients(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of inputs and coefficients."""
+        """Return gradients of inputs and coefficients."""
         x, merged, A, B = ctx.saved_tensors
         (dy,) = gradients
         dx = dy @ merged if ctx.needs_input_grad[0] else None
@@ -137,7 +139,7 @@ class GatedLinear:
         self._plain = plain_linear(self.parameters)
 
     def __call__(self, layer: str, x: Tensor) -> Tensor:
-        """The layer's output `[B, N, d_out]`."""
+        """Return the layer's output `[B, N, d_out]`."""
         gated = self.layers.get(layer)
         if gated is None:
             return self._plain(layer, x)

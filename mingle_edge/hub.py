@@ -39,14 +39,14 @@ class HubReference:
         return f"{'data set' if self.dataset else 'model'} {self.repo}" + (f"@{self.revision}" if self.revision else "")
 
     def download_command(self) -> str:
-        """What a user types to fill the cache by hand."""
+        """Return what a user types to fill the cache by hand."""
         include = f' --include "{self.path.replace(CLASS, "*")}"' if self.path else ""
         kind = " --repo-type dataset" if self.dataset else ""
         return f"hf download {self.repo}{kind}" + (f" --revision {self.revision}" if self.revision else "") + include
 
 
 def is_hub_reference(text: str) -> bool:
-    """Whether a value of a task file names something on the hub rather than a path."""
+    """Say whether a value of a task file names something on the hub rather than a path."""
     return text.startswith(SCHEME)
 
 
@@ -69,7 +69,8 @@ def parse_hub_reference(text: str) -> HubReference:
 
 
 def local_path(name: str, base: Path) -> Path:
-    """The file or folder that a task file names: on the hub, downloaded when it is not in the cache, or relative to `base`.
+    """Return the file or folder that a task file names: on the hub, downloaded when it is not in the cache, or relative to
+    `base`.
 
     Raises:
         HubError: it is not on the hub, needs a login, or is not in the cache and the hub cannot be reached.
@@ -79,7 +80,7 @@ def local_path(name: str, base: Path) -> Path:
 
 
 def rooted(name: str, base: Path) -> tuple[Path, str]:
-    """The same for a name that may be a pattern, as a folder and the pattern within it."""
+    """Return the same for a name that may be a pattern, as a folder and the pattern within it."""
     if not is_hub_reference(name):
         return base, name
     from huggingface_hub import constants
@@ -90,7 +91,7 @@ def rooted(name: str, base: Path) -> tuple[Path, str]:
 
 @cache
 def _fetch(reference: HubReference, cache_folder: str) -> Path:
-    """The folder of a snapshot that holds what the reference names, asked of the hub once for a process."""
+    """Return the folder of a snapshot that holds what the reference names, asked of the hub once for a process."""
     if not reference.path:
         return _fetch_model(reference, cache_folder)
     pattern = reference.path.replace(CLASS, "*")
@@ -105,7 +106,7 @@ def _fetch(reference: HubReference, cache_folder: str) -> Path:
 
 
 def _has(folder: Path, pattern: str, reference: HubReference) -> bool:
-    """Whether a snapshot has a folder or files that a pattern names."""
+    """Say whether a snapshot has a folder or files that a pattern names."""
     try:
         return (folder / pattern).is_dir() or any(True for _ in matching_files(folder, pattern))
     except (FileError, OSError) as error:
@@ -115,7 +116,7 @@ def _has(folder: Path, pattern: str, reference: HubReference) -> bool:
 
 
 def _there(reference: HubReference, folder: Path) -> str:
-    """Files there are instead, those of the same kind first: on the hub, or in the cache where the hub cannot be reached."""
+    """List files there are instead, those of the same kind first: on the hub, or in the cache where it cannot be reached."""
     from huggingface_hub import HfApi
 
     kind = "dataset" if reference.dataset else "model"

@@ -22,7 +22,7 @@ _LISTED = 10  # classes and folders listed in a message
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images in a folder and the folders inside it, sorted; hidden ones are passed over, links are followed.
+    """List the images in a folder and the folders inside it, sorted; hidden ones are passed over, links are followed.
 
     Raises:
         ImageFolderError: no such folder, no image in it, an image of a format that is not read, or something in it that may
@@ -39,8 +39,8 @@ def list_images(folder: Path) -> list[Path]:
     return images
 
 
-def labelled_images(pattern: str, base: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    """Images with the index of their class, for a pattern such as `test/<class>/*.png` relative to `base`.
+def labeled_images(pattern: str, base: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """List images with the index of their class, for a pattern such as `test/<class>/*.png` relative to `base`.
 
     A folder belongs to the class of the same name or else, if that leaves no choice, to the one whose name is the same but for
     case, spaces and underscores.
@@ -59,7 +59,7 @@ def labelled_images(pattern: str, base: Path, classes: Sequence[str]) -> list[tu
             raise ImageFolderError(f"there is no folder {root} for the pattern {pattern!r}; correct the path")
         folders = _folders(root)
         matched = _match_folders(root, folders, classes)
-        labelled: list[tuple[Path, int]] = []
+        labeled: list[tuple[Path, int]] = []
         for index, name in enumerate(classes):
             folder = root / matched[name]
             images = _images(matching_files(folder, files))
@@ -68,37 +68,37 @@ def labelled_images(pattern: str, base: Path, classes: Sequence[str]) -> list[tu
                     f"{folder} holds no image that matches {files!r}, so class {name!r} has none; add images or correct the "
                     f"pattern ({_formats()})"
                 )
-            labelled += [(path, index) for path in images]
+            labeled += [(path, index) for path in images]
     except FileError as error:
         raise ImageFolderError(str(error)) from error
     except ValueError as error:
         raise ImageFolderError(f"the pattern {pattern!r} is malformed ({error}); use one such as {CLASS}/*.png") from error
-    return labelled
+    return labeled
 
 
-def match_classes(found: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    """Class -> name found, for all that match exactly, or up to case, spaces and underscores with one candidate each."""
-    there, wanted = set(found), set(classes)
+def match_classes(names: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
+    """Return class -> name, for all that match exactly, or up to case, spaces and underscores with one candidate each."""
+    there, wanted = set(names), set(classes)
     matched = {name: name for name in classes if name in there}
     twins, rivals = _by_folded(there - wanted), _by_folded(wanted - there)
-    for folded, names in rivals.items():
+    for folded, rival in rivals.items():
         candidates = twins.get(folded, [])
-        if len(candidates) == len(names) == 1:
-            matched[names[0]] = candidates[0]
+        if len(candidates) == len(rival) == 1:
+            matched[rival[0]] = candidates[0]
     return matched
 
 
 @cache
 def suffixes() -> frozenset[str]:
-    """Suffixes of files that are taken for images unseen; others are looked into. In small letters, with the dot."""
+    """Return suffixes of files that are taken for images unseen; others are looked into. In small letters, with the dot."""
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 
 
-def _images(found: Iterable[tuple[Path, bool]]) -> list[Path]:
-    """The images among what a pattern names, sorted. Raises `ImageFolderError` for those that are not read."""
+def _images(matched: Iterable[tuple[Path, bool]]) -> list[Path]:
+    """List the images among what a pattern names, sorted. Raises `ImageFolderError` for those that are not read."""
     images: list[Path] = []
     others: list[Path] = []
-    for path, plain in found:
+    for path, plain in matched:
         suffix = path.suffix.lower()
         if suffix in suffixes():
             if not plain:
@@ -118,7 +118,7 @@ def _images(found: Iterable[tuple[Path, bool]]) -> list[Path]:
 
 
 def _looks_like_an_image(path: Path) -> bool:
-    """Whether a file begins as an image of a format that is read."""
+    """Say whether a file begins as an image of a format that is read."""
     try:
         with open_image(path):
             return True
@@ -132,7 +132,7 @@ def _looks_like_an_image(path: Path) -> bool:
 
 @cache
 def _other_suffixes() -> frozenset[str]:
-    """Suffixes of images of formats that are not read."""
+    """Return suffixes of images of formats that are not read."""
     pillow = {suffix for suffix, name in Image.registered_extensions().items() if _is_picture(Image.MIME.get(name))}
     known = {suffix for table in mimetypes.MimeTypes().types_map for suffix, name in table.items() if _is_picture(name)}
     return frozenset({".avif", ".heic", ".heif", ".jxl"} | pillow | known) - suffixes()
@@ -163,12 +163,12 @@ def _match_folders(root: Path, folders: Sequence[Path], classes: Sequence[str]) 
 
 
 def _by_folded(names: Iterable[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    by_folded: dict[str, list[str]] = {}
     for name in names:
         # Composed, as file systems and archives of macOS take letters and their accents apart.
         folded = " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split()).casefold()
-        found.setdefault(folded, []).append(name)
-    return found
+        by_folded.setdefault(folded, []).append(name)
+    return by_folded
 
 
 def _listed(names: list[str]) -> str:

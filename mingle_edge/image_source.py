@@ -24,10 +24,10 @@ class ImageSource:
 
     @property
     def parquet(self) -> bool:
-        """Whether the images are rows of parquet files."""
+        """Say whether the images are rows of parquet files."""
         return PurePath(self.files).suffix == ".parquet"
 
     @property
-    def labelled(self) -> bool:
-        """Whether each image has a class; a plain folder is used whole, without labels."""
+    def labeled(self) -> bool:
+        """Say whether each image has a class; a plain folder is used whole, without labels."""
         return self.parquet or CLASS in PurePath(self.files).parts

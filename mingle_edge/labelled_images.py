@@ -1,4 +1,4 @@
-"""Finding the images that a task file names: labeled ones, and the calibration images drawn from them. Needs no torch to list."""
+"""Finding the images that a task file names: labeled ones, and the calibration images drawn from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from mingle_edge.errors import ImageFolderError
 from mingle_edge.hub import local_path, rooted
-from mingle_edge.image_folder import labelled_images, list_images
+from mingle_edge.image_folder import labeled_images, list_images
 from mingle_edge.image_set import ImageSet
 from mingle_edge.image_source import WHOLE, ImageSource
 from mingle_edge.parquet_images import ParquetImages
@@ -93,7 +93,7 @@ def _open(source: ImageSource, base: Path, classes: Sequence[str]) -> tuple[Labe
     if source.parquet:
         images = ParquetImages(replace(source, files=files), folder, classes)
     else:
-        images = _Files(labelled_images(files, folder, classes))
+        images = _Files(labeled_images(files, folder, classes))
     by_class: list[list[int]] = [[] for _ in classes]
     for number, label in enumerate(images.labels):
         by_class[label].append(number)

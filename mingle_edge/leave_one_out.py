@@ -17,12 +17,12 @@ SINGULAR = 1e-10  # of the mean squared length of the means: where two of them c
 
 
 def can_leave(own: RouterStatistics) -> bool:
-    """Whether a seed can leave and others remain."""
+    """Say whether a seed can leave and others remain."""
     return own.count > 1 and own.coordinates is not None
 
 
 def left_out_scores(statistics: Sequence[RouterStatistics]) -> Iterator[tuple[int, Array]]:
-    """Of each task with at least two seeds, its number and linear discriminant scores `[k, v, T]`.
+    """Yield, of each task with at least two seeds, its number and linear discriminant scores `[k, v, T]`.
 
     They are those of k of its seeds (v images each) by the router that never saw that seed, without a task's own covariance.
     """
@@ -33,7 +33,7 @@ def left_out_scores(statistics: Sequence[RouterStatistics]) -> Iterator[tuple[in
 def left_out_distances(
     statistics: Sequence[RouterStatistics], covariance: Covariance, weight: float
 ) -> Iterator[tuple[int, Array]]:
-    """Of each task with at least two seeds, its number and squared distances `[k, v]` to the nearest task.
+    """Yield, of each task with at least two seeds, its number and squared distances `[k, v]` to the nearest task.
 
     They are Mahalanobis distances within the space that the tasks' means span, of k of its seeds (v images each) by the
     router that never saw that seed and gives the pooled part of the covariance that weight.
@@ -44,7 +44,7 @@ def left_out_distances(
         gram = gram - row[:, :, None] - row[:, None, :] + row.mean(axis=1)[:, None, None]
         T = gram.shape[1]
         length = np.trace(gram, axis1=1, axis2=2)[:, None, None] / T + np.finfo(np.float64).tiny
-        # Centred, nothing lies along the vector of ones: it may have any length, and the rest can be inverted.
+        # Centered, nothing lies along the vector of ones: it may have any length, and the rest can be inverted.
         inverse = np.linalg.inv(gram + length * (np.ones((T, T)) / T + SINGULAR * np.eye(T)))  # [k, T, T]
         images = ((products @ inverse) * products).sum(axis=2)  # [k, v], squared lengths
         towards = inverse @ gram  # [k, T, T]
@@ -56,7 +56,7 @@ def left_out_distances(
 def _products(
     statistics: Sequence[RouterStatistics], covariance: Covariance, weight: float
 ) -> Iterator[tuple[int, Array, Array]]:
-    """Of each task with at least two seeds, its number and inner products under the inverse covariance without a seed.
+    """Yield, of each task with at least two seeds, its number and inner products under the inverse covariance without a seed.
 
     Of images with means `[k, v, T]`, and of means with one another `[k, T, T]`, all about one origin.
     """
@@ -86,11 +86,11 @@ def _without_a_seed(own: RouterStatistics, task: int, products: Array, share: fl
     across = products[:, :q] @ leaving  # [k, q + T, v]
     correction = share * np.linalg.inv(np.eye(images) - share * leaving.transpose(0, 2, 1) @ across[:, :q])  # [k, v, v]
     # Means and images in terms of the basis. The mean of a seed's own task moves away from it.
-    centres = np.zeros((seeds, T, q + T))
-    centres[:, :, q:] = np.eye(T)
-    centres[:, task, :q] = -coordinates.sum(axis=1) / (math.sqrt(images) * others)
+    centers = np.zeros((seeds, T, q + T))
+    centers[:, :, q:] = np.eye(T)
+    centers[:, task, :q] = -coordinates.sum(axis=1) / (math.sqrt(images) * others)
     points = np.zeros((seeds, images, q + T))
     points[:, :, :q] = math.sqrt(images) * coordinates
     points[:, :, q + task] = 1
-    towards = (centres @ products + centres @ across @ correction @ across.transpose(0, 2, 1)).transpose(0, 2, 1)  # [k, q+T, T]
-    return points @ towards, centres @ towards
+    towards = (centers @ products + centers @ across @ correction @ across.transpose(0, 2, 1)).transpose(0, 2, 1)  # [k, q+T, T]
+    return points @ towards, centers @ towards

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best rank-r approximation of `matrix [d_out, d_in]` as factors B `[d_out, r]`, A `[r, d_in]`.
+    """Return the best rank-r approximation of `matrix [d_out, d_in]` as factors B `[d_out, r]`, A `[r, d_in]`.
 
     B holds the leading left singular vectors, A the right ones times their singular values; r is at most the smaller side.
     Eigenvectors of the Gram matrix of the smaller side in float64: its rounding error is eps64 (s_1 / s_r)^2, far below
@@ -18,11 +18,11 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     rank = min(rank, *matrix.shape)
     exact = matrix.double()
     if matrix.shape[0] <= matrix.shape[1]:
-        _, vectors = torch.linalg.eigh(exact @ exact.T)  # ascending
-        left = vectors[:, -rank:].flip(1)  # [d_out, r]
+        _, eigenvectors = torch.linalg.eigh(exact @ exact.T)  # ascending
+        left = eigenvectors[:, -rank:].flip(1)  # [d_out, r]
         return left.to(matrix.dtype), (left.T @ exact).to(matrix.dtype)
-    _, vectors = torch.linalg.eigh(exact.T @ exact)
-    right = vectors[:, -rank:].flip(1)  # [d_in, r]
+    _, eigenvectors = torch.linalg.eigh(exact.T @ exact)
+    right = eigenvectors[:, -rank:].flip(1)  # [d_in, r]
     scaled = exact @ right  # [d_out, r], columns are left singular vectors times singular values
     singular = scaled.norm(dim=0)
     # A direction the matrix does not have keeps a zero column: its product with A is zero either way.
@@ -31,7 +31,7 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def svd_of_product_sum(factors: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin SVD of `sum_i B_i A_i` from its factors (B `[d_out, r_i]`, A `[r_i, d_in]`), in float64.
+    """Return the thin SVD of `sum_i B_i A_i` from its factors (B `[d_out, r_i]`, A `[r_i, d_in]`), in float64.
 
     Returns U `[d_out, q]`, singular values `[q]` descending, V `[d_in, q]`, with q at most the sum of the ranks. QR of the
     stacked factors leaves a small core matrix, the only thing decomposed.
@@ -43,7 +43,7 @@ def svd_of_product_sum(factors: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor
 
 
 def effective_rank(singular_values: Tensor) -> int:
-    """`int(exp(entropy))` of the normalised singular values; 0 for a zero matrix (paper, section 3.1)."""
+    """Return `int(exp(entropy))` of the normalized singular values; 0 for a zero matrix (paper, section 3.1)."""
     total = singular_values.sum()
     if total <= 0:
         return 0

@@ -116,7 +116,7 @@ class ImageScope:
         return torch.cat([self.tower.embed(pixels, task) for _, pixels in images.batches(self.tower.architecture)])
 
     def _router_features(self, task: str, images: ImageSet) -> Tensor:
-        """Return features `[n, F]` in float64 of the largest depth, which do not depend on the state and are kept for the next."""
+        """Return features `[n, F]` in float64 of the largest depth, kept for the next state, which they do not depend on."""
         if self._features is None or self._features[0] != task:
             tower = self.tower
             count = deepest(tower.merged.settings.router_blocks, tower.architecture.layers)

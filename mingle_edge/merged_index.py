@@ -38,7 +38,7 @@ class TaskRecord:
     source: str  # as the task file names the checkpoint
     source_sha256: str
     seeds: int  # unlabeled images it was adapted on
-    record: dict[str, Any] = field(default_factory=dict)  # seconds, losses, energy
+    record: dict[str, Any] = field(default_factory=dict)  # seconds, losses, explained_norm
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def read_index(path: Path) -> MergedIndex:
 
 
 def _parse(value: Any) -> MergedIndex:
-    """The index that a parsed file holds. Raises `RecordError`."""
+    """Return the index that a parsed file holds. Raises `RecordError`."""
     try:
         json.dumps(value, ensure_ascii=False).encode()  # JSON can spell half a character, which no file name or terminal takes
         stored = read_record(_Stored, value)
@@ -165,7 +165,7 @@ def _require(condition: bool, rule: str) -> None:
 
 
 def _fault_in(value: Any, where: str, depth: int = 0) -> str | None:
-    """What is wrong with a member that may be any JSON value: what could not be written out again."""
+    """Return what is wrong with a member that may be any JSON value: what could not be written out again."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{where} is {value}, must be finite"
     if depth > _DEEPEST:

@@ -79,79 +79,79 @@ class MergedModel:
         )
 
     def index(self) -> MergedIndex:
-        """What `mingle.json` says of these tasks."""
+        """Return what `mingle.json` says of these tasks."""
         backbone = Backbone(self.architecture, self.backbone_source, self.backbone_sha256, self.logit_scale)
         return MergedIndex(backbone, self.settings, self.tasks)
 
     @property
     def scope(self) -> Literal["image", "layer"]:
-        """`image`: one route for the whole network; `layer`: a route in every gated layer."""
+        """Return `image` (one route for the whole network) or `layer` (a route in every gated layer)."""
         return self.settings.scope
 
     @property
     def task_names(self) -> list[str]:
-        """Names in order of merging."""
+        """Return names in order of merging."""
         return [task.name for task in self.tasks]
 
     def task(self, name: str) -> TaskRecord:
-        """The record of one task. Raises `MergedModelError` listing the tasks there are."""
+        """Return the record of one task. Raises `MergedModelError` listing the tasks there are."""
         for task in self.tasks:
             if task.name == name:
                 return task
         raise MergedModelError(f"{self.path}: there is no task {name!r}; tasks are: {', '.join(self.task_names)}")
 
     def select(self, names: Sequence[str]) -> MergedModel:
-        """A view with these tasks in this order; the state after task t is `select(task_names[:t])`."""
+        """Return a view with these tasks in this order; the state after task t is `select(task_names[:t])`."""
         return replace(self, tasks=tuple(self.task(name) for name in names))
 
     def backbone(self) -> Arrays:
-        """The pretrained vision tower by internal name."""
+        """Return the pretrained vision tower by internal name."""
         return self._read(BACKBONE, self.architecture.parameter_shapes())
 
     def expert(self, task: str) -> Arrays:
-        """`<layer>.A [r, d_in]`, `<layer>.B [d_out, r]`, and in the image scope the vectors' fine-tuned values."""
+        """Return `<layer>.A [r, d_in]`, `<layer>.B [d_out, r]`, and in the image scope the vectors' fine-tuned values."""
         name = f"{EXPERTS}/{self.task(task).name}.safetensors"
-        found = _read_tensors(self.path / name, "")
-        layers = {key[:-2] for key in found if key.endswith((".A", ".B"))} & set(self.architecture.linear_layers())
+        tensors = _read_tensors(self.path / name, "")
+        layers = {key[:-2] for key in tensors if key.endswith((".A", ".B"))} & set(self.architecture.linear_layers())
         shapes = self.architecture.vector_shapes() if self.scope == "image" else {}
         for layer in layers | ({"patch_embedding", "projection"} if self.scope == "image" else set()):
             d_out, d_in = self.architecture.linear_shape(layer)
-            rank = _length(found, f"{layer}.A")
+            rank = _length(tensors, f"{layer}.A")
             shapes |= {f"{layer}.A": (rank, d_in), f"{layer}.B": (d_out, rank)}
-        _check_tensors(self.path / name, found, shapes)
-        return found
+        _check_tensors(self.path / name, tensors, shapes)
+        return tensors
 
     def head(self, task: str) -> NDArray[np.float32]:
-        """Class embeddings `[classes, output_dim]`, rows of unit length."""
+        """Return class embeddings `[classes, output_dim]`, rows of unit length."""
         record = self.task(task)
         shape = (len(record.classes), self.architecture.output_dim)
         return self._read(f"{HEADS}/{record.name}.safetensors", {"embeddings": shape})["embeddings"]
 
     def gates(self, task: str) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Weight `[d_in]` and bias `[1]` of each gated layer (layer scope)."""
+        """Return weight `[d_in]` and bias `[1]` of each gated layer (layer scope)."""
         inputs = {layer: self.architecture.linear_shape(layer)[1] for layer in self.settings.expert_layers(self.architecture)}
         shapes = {f"{layer}/weight": (d_in,) for layer, d_in in inputs.items()} | {f"{layer}/bias": (1,) for layer in inputs}
         rows = self._read(GATES, shapes, prefix=f"{self.task(task).name}/")
         return {layer: (rows[f"{layer}/weight"], rows[f"{layer}/bias"]) for layer in inputs}
 
     def router_statistics(self, task: str) -> RouterStatistics:
-        """What the image router keeps of a task, of the features of the largest depth it may be of."""
-        found = _read_tensors(self.path / ROUTER, f"{self.task(task).name}/")
-        features, rows = _length(found, "mean"), _length(found, "factor")
+        """Return what the image router keeps of a task, of the features of the largest depth it may be of."""
+        tensors = _read_tensors(self.path / ROUTER, f"{self.task(task).name}/")
+        features, rows = _length(tensors, "mean"), _length(tensors, "factor")
         shapes: dict[str, tuple[int, ...]] = {"mean": (features,), "factor": (rows, features), "count": (1,)}
-        if "coordinates" in found:
-            shapes["coordinates"] = (_length(found, "coordinates"), _length(found, "coordinates", 1), rows)
-        _check_tensors(self.path / ROUTER, found, shapes)
-        count = float(found["count"][0])
+        if "coordinates" in tensors:
+            shapes["coordinates"] = (_length(tensors, "coordinates"), _length(tensors, "coordinates", 1), rows)
+        _check_tensors(self.path / ROUTER, tensors, shapes)
+        count = float(tensors["count"][0])
         if not 1 <= count < _MOST_SEEDS:
             raise MergedModelError(
                 f"{self.path / ROUTER}: {task}/count is {count}, which counts no seeds; restore it or merge again"
             )
-        return RouterStatistics(found["mean"], found["factor"], int(count), found.get("coordinates"))
+        return RouterStatistics(tensors["mean"], tensors["factor"], int(count), tensors.get("coordinates"))
 
     @cached_property
     def router_depth(self) -> int:
-        """Image scope: the blocks of the plain backbone that the router of these tasks reads.
+        """Return, in the image scope, the blocks of the plain backbone that the router of these tasks reads.
 
         Unless the setting fixes it, it is chosen from the statistics of these tasks and nothing else.
         """
@@ -163,7 +163,7 @@ class MergedModel:
             return choose_depth(statistics, self._features_per_depth)
 
     def router(self) -> Router:
-        """Image scope: the discriminants of these tasks at `router_depth`."""
+        """Return, in the image scope, the router of these tasks at `router_depth`."""
         features = (self.router_depth + 1) * self._features_per_depth
         statistics = [self.router_statistics(name).first(features) for name in self.task_names]
         with self._computing():
@@ -171,7 +171,7 @@ class MergedModel:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """Arithmetic on stored statistics; where they are too large for it, the error is a `MergedModelError`."""
+        """Compute with stored statistics; where they are too large for it, the error is a `MergedModelError`."""
         try:
             with np.errstate(over="raise", divide="raise", invalid="raise"):
                 yield
@@ -185,20 +185,20 @@ class MergedModel:
         return MOMENTS * self.architecture.width
 
     def null_space(self, task: str) -> Arrays:
-        """Directions `[added, d]` that this task added to each layer's protected subspace."""
-        found = _read_tensors(self.path / NULL_SPACE, f"{self.task(task).name}/")
+        """Return directions `[added, d]` that this task added to each layer's protected subspace."""
+        tensors = _read_tensors(self.path / NULL_SPACE, f"{self.task(task).name}/")
         biased = self.settings.subspace_inputs == "mean"  # the bias then counts as a weight
         inputs = {
             layer: self.architecture.linear_shape(layer)[1] + biased for layer in self.settings.expert_layers(self.architecture)
         }
-        shapes = {layer: (_length(found, layer), d) for layer, d in inputs.items()}
-        _check_tensors(self.path / NULL_SPACE, found, shapes)
-        return found
+        shapes = {layer: (_length(tensors, layer), d) for layer, d in inputs.items()}
+        _check_tensors(self.path / NULL_SPACE, tensors, shapes)
+        return tensors
 
     def _read(self, name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> Arrays:
-        found = _read_tensors(self.path / name, prefix)
-        _check_tensors(self.path / name, found, shapes)
-        return found
+        tensors = _read_tensors(self.path / name, prefix)
+        _check_tensors(self.path / name, tensors, shapes)
+        return tensors
 
 
 def create(
@@ -267,10 +267,10 @@ def _append(model: MergedModel, name: str, task: str, rows: Arrays) -> None:
 def _read_tensors(path: Path, prefix: str) -> Arrays:
     with _opened(path) as file:
         names = [name for name in sorted(file.keys()) if name.startswith(prefix)]
-        found = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-    if not found:
+        tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    if not tensors:
         raise MergedModelError(f"{path}: holds no tensors named {prefix}*; restore it or merge again")
-    return found
+    return tensors
 
 
 def _stored_shape(path: Path, name: str) -> tuple[int, ...]:
@@ -280,7 +280,7 @@ def _stored_shape(path: Path, name: str) -> tuple[int, ...]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A file of tensors; what goes wrong within the block is a `MergedModelError`."""
+    """Open a file of tensors; what goes wrong within the block is a `MergedModelError`."""
     if _find(path) is None:
         raise MergedModelError(f"{path}: missing from the merged model; restore it or merge again")
     try:
@@ -298,22 +298,22 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _find(path: Path) -> os.stat_result | None:
-    """The status of a file of the model, None where there is none. Raises `MergedModelError` where nobody may look."""
+    """Return the status of a file of the model, None where there is none. Raises `MergedModelError` where nobody may look."""
     try:
         return find_file(path)
     except FileError as error:
         raise MergedModelError(str(error)) from error
 
 
-def _length(found: Arrays, name: str, axis: int = 0) -> int:
-    """A side of a tensor whose length is its own; 0, which no shape then fits, where there is no such side."""
-    return found[name].shape[axis] if name in found and found[name].ndim > axis else 0
+def _length(tensors: Arrays, name: str, axis: int = 0) -> int:
+    """Return a side of a tensor whose length is its own; 0, which no shape then fits, where there is no such side."""
+    return tensors[name].shape[axis] if name in tensors and tensors[name].ndim > axis else 0
 
 
-def _check_tensors(path: Path, found: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """That there are these tensors and no others, of float32 and these shapes, and that all values are finite."""
-    for name in sorted(shapes.keys() | found.keys()):
-        array, shape = found.get(name), shapes.get(name)
+def _check_tensors(path: Path, tensors: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that there are these tensors and no others, of float32 and these shapes, and that all values are finite."""
+    for name in sorted(shapes.keys() | tensors.keys()):
+        array, shape = tensors.get(name), shapes.get(name)
         if array is None:
             raise MergedModelError(f"{path}: holds no tensor {name}; restore it or merge again")
         if shape is None:
@@ -332,8 +332,8 @@ def _save(path: Path, tensors: Arrays) -> None:
         with replacing(path) as written:
             save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, written)
     except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))  # all that safetensors says of a full disk
-        cause = OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(errno.EIO, str(error))
+        number = re.search(r"os error (\d+)", str(error))  # all that safetensors says of a full disk
+        cause = OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(errno.EIO, str(error))
         raise MergedModelError(f"{path}: {why_not_written(cause)}") from error
     except OSError as error:
         raise MergedModelError(f"{path}: {why_not_written(error)}") from error

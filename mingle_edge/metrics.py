@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 
 def average_accuracy(final: Sequence[float]) -> float:
-    """ACC: mean over tasks of the accuracy after the last merge, in the unit given."""
+    """Return ACC: the mean over tasks of the accuracy after the last merge, in the unit given."""
     return sum(final) / len(final)
 
 
 def backward_transfer(after_own: Sequence[float], final: Sequence[float]) -> float:
-    """BWT: mean over all tasks but the last of final accuracy minus accuracy right after the task's own merge.
+    """Return BWT: the mean over all tasks but the last of final accuracy minus accuracy right after the task's own merge.
 
     Negative means forgetting; 0 for a single task.
     """
@@ -20,7 +20,7 @@ def backward_transfer(after_own: Sequence[float], final: Sequence[float]) -> flo
 
 
 def forward_transfer(coming: Sequence[float], pretrained: Sequence[float]) -> float:
-    """FWT: mean over all tasks but the first of accuracy just before the task's own merge minus the pretrained model's.
+    """Return FWT: the mean over all tasks but the first of accuracy just before the own merge minus the pretrained model's.
 
     Lopez-Paz and Ranzato, arXiv 1706.08840, eq. 4. Positive means that what was merged before helps; 0 for a single task.
     """

@@ -55,14 +55,14 @@ def check_new(target: Path, index: str) -> None:
     for folder in abandoned(target, index):
         if not os.path.lexists(target / index):
             _take_back(target, folder)
-    if found := contents(target):
+    if names := contents(target):
         raise RefusedFolderError(
-            errno.ENOTEMPTY, f"the output folder must be new or empty, and holds {', '.join(found[:3])}; name another folder"
+            errno.ENOTEMPTY, f"the output folder must be new or empty, and holds {', '.join(names[:3])}; name another folder"
         )
 
 
 def contents(folder: Path) -> list[str]:
-    """Names in a folder besides those that mingle-edge itself needs there for a while. Raises `OSError`."""
+    """Return names in a folder besides those that mingle-edge itself needs there for a while. Raises `OSError`."""
     return sorted(name for name in os.listdir(folder) if name not in (LOCK, *_ALWAYS_THERE) and not is_partial(name))
 
 

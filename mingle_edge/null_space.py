@@ -32,7 +32,7 @@ class NullSpaceProjector:
         self.interference = self.basis.new_zeros(len(self.basis))
 
     def project(self, vectors: Tensor) -> Tensor:
-        """The constrained vectors, `[rows, d]` as given; updates the moving average of interference."""
+        """Return the constrained vectors, `[rows, d]` as given; updates the moving average of interference."""
         inside = vectors @ self.basis.T  # [rows, m]
         size = vectors.norm()
         if size > 0:
@@ -42,19 +42,19 @@ class NullSpaceProjector:
 
 
 def leading_directions(second_moment: Tensor, count: int) -> Tensor:
-    """The `count` leading eigenvectors of X'X `[d, d]` as rows `[count, d]`, strongest first."""
-    vectors: Tensor = torch.linalg.eigh(second_moment).eigenvectors  # [d, d], eigenvalues ascending
-    return vectors[:, -count:].flip(1).T
+    """Return the `count` leading eigenvectors of X'X `[d, d]` as rows `[count, d]`, strongest first."""
+    eigenvectors: Tensor = torch.linalg.eigh(second_moment).eigenvectors  # [d, d], eigenvalues ascending
+    return eigenvectors[:, -count:].flip(1).T
 
 
 def leading_row_directions(rows: Tensor, count: int) -> Tensor:
-    """The `count` leading right singular vectors of `rows [n, d]` (fewer if n is smaller), as rows."""
+    """Return the `count` leading right singular vectors of `rows [n, d]` (fewer if n is smaller), as rows."""
     Vh: Tensor = torch.linalg.svd(rows, full_matrices=False).Vh
     return Vh[:count]
 
 
 def new_directions(basis: Tensor, directions: Tensor, method: Literal["rank-checked", "qr"]) -> Tensor:
-    """What `directions [n, d]` add to `basis [m, d]`: orthonormal rows, orthogonal to the basis.
+    """Return what `directions [n, d]` add to `basis [m, d]`: orthonormal rows, orthogonal to the basis.
 
     `rank-checked` leaves out directions the basis already (nearly) contains. `qr` keeps one row per direction whatever it is
     worth, as the published code does, where a dependent direction adds an arbitrary one.
@@ -65,7 +65,7 @@ def new_directions(basis: Tensor, directions: Tensor, method: Literal["rank-chec
     grown = basis
     for direction in directions:
         rest = direction
-        for _ in range(2):  # twice is enough: Gram-Schmidt with reorthogonalisation
+        for _ in range(2):  # twice is enough: Gram-Schmidt with reorthogonalization
             rest = rest - (rest @ grown.T) @ grown
         if rest.norm() > INDEPENDENT * direction.norm():
             grown = torch.cat([grown, (rest / rest.norm())[None]])

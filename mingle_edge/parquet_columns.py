@@ -39,7 +39,7 @@ class Columns:
 
 
 def find_shards(files: str, base: Path) -> list[Path]:
-    """The parquet files of a pattern relative to `base`, sorted.
+    """Return the parquet files of a pattern relative to `base`, sorted.
 
     Raises:
         ImageFolderError: none, one that is no plain file, a folder that may not be read, or shards numbered
@@ -70,7 +70,8 @@ def find_shards(files: str, base: Path) -> list[Path]:
 
 
 def find_columns(schema: pa.Schema, where: Path, image: str | None, label: str | None) -> Columns:
-    """The named columns, or those that alone have the form of an image and of a label, or of these the ones usually so called.
+    """Return the named columns, or those that alone have the form of an image and of a label, or of these the ones usually so
+    called.
 
     An image is a struct of `bytes` and `path`, as the `datasets` library writes its feature Image. A label is a whole number,
     true or false, or text, or a dictionary of these; its names are those of the feature ClassLabel in the schema's metadata.
@@ -93,7 +94,7 @@ def find_columns(schema: pa.Schema, where: Path, image: str | None, label: str |
 
 
 def class_numbers(names: Sequence[str] | None, classes: Sequence[str], where: str) -> list[int]:
-    """For each label number of a file the number of its class in the task.
+    """Return, for each label number of a file, the number of its class in the task.
 
     Names that are the task's up to case, spaces and underscores are matched by name. Otherwise the task's classes are taken to
     be in the order of label numbers, as CLIP's names for a data set's classes usually are.
@@ -112,7 +113,7 @@ def class_numbers(names: Sequence[str] | None, classes: Sequence[str], where: st
     matched = match_classes(names, classes)
     if len(matched) == len(classes):
         places = {name: number for number, name in enumerate(classes)}
-        by_label = {found: places[name] for name, found in matched.items()}
+        by_label = {stored: places[name] for name, stored in matched.items()}
         return [by_label[name] for name in names]
     for number, name in enumerate(classes):
         if name in matched and names[number] != matched[name]:
@@ -125,7 +126,7 @@ def class_numbers(names: Sequence[str] | None, classes: Sequence[str], where: st
 
 
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    """The features that the `datasets` library notes in a schema, by column; empty where there are none."""
+    """Return the features that the `datasets` library notes in a schema, by column; empty where there are none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -169,11 +170,11 @@ def _chosen(
         if there:
             rule = "is there more than once" if there > 1 else f"has another form than {_FORMS[what]}"
         raise ImageFolderError(f"{where}: the {what} column {named!r} {rule}; the columns are {columns}")
-    found = next((name for name in usual if name in likely), likely[0] if len(likely) == 1 else None)
-    if found is None:
+    only = next((name for name in usual if name in likely), likely[0] if len(likely) == 1 else None)
+    if only is None:
         count = f"{len(likely)} columns that may be" if likely else "no column that may be"
         raise ImageFolderError(f"{where} has {count} the {what}; name it: {what} = ...; the columns are {columns}")
-    return found
+    return only
 
 
 def _listed(names: Sequence[str]) -> str:

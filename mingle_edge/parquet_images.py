@@ -36,7 +36,7 @@ _FILE = re.compile(r"(\d{7,})\.[a-z0-9]+")
 
 
 class ParquetImages:
-    """The images of a labelled source, numbered over its files in the order of their names. Only labels are read at first."""
+    """The images of a labeled source, numbered over its files in the order of their names. Only labels are read at first."""
 
     def __init__(self, source: ImageSource, base: Path, classes: Sequence[str]) -> None:
         """Find files and columns and read every label.
@@ -54,7 +54,7 @@ class ParquetImages:
             self.labels += shard.labels(classes)
 
     def paths(self, numbers: Sequence[int], progress: Progress = silent) -> list[Path]:
-        """Files of the images with these numbers, in the cache folder; those that are not there yet are written."""
+        """Return files of the images with these numbers, in the cache folder; those that are not there yet are written."""
         files: dict[int, Path] = {}
         ends = [*self._starts[1:], len(self.labels)]
         for done, (shard, start, end) in enumerate(zip(self._shards, self._starts, ends, strict=True)):
@@ -77,7 +77,7 @@ class _Shard:
         self.columns: Columns = find_columns(schema, path, source.image, source.label)
 
     def labels(self, classes: Sequence[str]) -> list[int]:
-        """The class number of each row."""
+        """Return the class number of each row."""
         with self._open() as file:
             self._check_expansion(file, self.columns.label)
             values: list[Any] = file.read(columns=[self.columns.label]).column(self.columns.label).to_pylist()
@@ -95,7 +95,7 @@ class _Shard:
         return [numbers[value] for value in values]
 
     def files(self, rows: Sequence[int]) -> dict[int, Path]:
-        """Row -> file, of these rows; those that are not in the cache folder yet are written, each whole or not at all."""
+        """Return row -> file, of these rows; those not in the cache folder yet are written, each whole or not at all."""
         folder = self._folder()
         try:
             there = _finished(folder)
@@ -120,14 +120,14 @@ class _Shard:
         return {row: there[row] for row in rows}
 
     def _folder(self) -> Path:
-        """A folder that belongs to this file as it is now, and to the column of its images."""
+        """Return a folder that belongs to this file as it is now, and to the column of its images."""
         status = self.path.stat()
         identity = f"{self.path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{self.columns.image}"
         digest = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()
         return cache_folder() / "images" / f"{self.path.stem}-{digest[:16]}"
 
     def _encoded(self, rows: list[int]) -> Iterator[tuple[int, bytes]]:
-        """Rows with their encoded images, one group of rows after another; groups without any are not read."""
+        """Yield rows with their encoded images, one group of rows after another; groups without any are not read."""
         if not rows:
             return
         with self._open() as file:
@@ -181,7 +181,7 @@ class _Shard:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
-        """The open file. Whatever pyarrow finds wrong with it becomes one error that names it."""
+        """Open the file. Whatever pyarrow finds wrong with it becomes one error that names it."""
         try:
             import pyarrow.parquet as pq
         except ImportError as error:
@@ -201,16 +201,16 @@ class _Shard:
 
 
 def _finished(folder: Path) -> dict[int, Path]:
-    """Images in a cache folder by row; an empty file is what a power failure left, and others are not ours."""
+    """List the images of a cache folder by row; an empty file is what a power failure left, and others are not ours."""
     if not folder.is_dir():
         return {}
     with os.scandir(folder) as entries:
-        found = ((entry, _FILE.fullmatch(entry.name)) for entry in entries)
-        return {int(match[1]): Path(entry.path) for entry, match in found if match and entry.stat().st_size > 0}
+        named = ((entry, _FILE.fullmatch(entry.name)) for entry in entries)
+        return {int(match[1]): Path(entry.path) for entry, match in named if match and entry.stat().st_size > 0}
 
 
 def _name(row: int, content: bytes, source: Path) -> str:
-    """Of the file of a row."""
+    """Name the file of a row."""
     try:
         with open_image(io.BytesIO(content)) as image:
             suffix = f".{image.format or 'image'}".lower()

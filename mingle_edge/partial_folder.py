@@ -61,7 +61,7 @@ def abandoned(parent: Path, name: str | None = None) -> Iterator[Path]:
 
 
 def partial_folders(parent: Path) -> list[Path]:
-    """Partial folders in `parent`, in use or not, told by their names."""
+    """Return partial folders in `parent`, in use or not, told by their names."""
     try:
         return sorted(parent / name for name in os.listdir(parent) if is_partial(name))
     except OSError:
@@ -69,13 +69,13 @@ def partial_folders(parent: Path) -> list[Path]:
 
 
 def is_partial(name: str) -> bool:
-    """Whether a name in a folder is one that only `partial_folder` gives."""
+    """Say whether a name in a folder is one that only `partial_folder` gives."""
     parts = _PARTIAL.fullmatch(name)
     return parts is not None and parts[3] == _check(parts[1], parts[2])
 
 
 def _create(parent: Path, shown: str) -> tuple[Path, int]:
-    """A new folder and the open file that holds its lock."""
+    """Make a new folder and return it with the open file that holds its lock."""
     while True:
         random = secrets.token_hex(6)
         folder = parent / f".{shown}.{random}{_check(shown, random)}.partial"
@@ -92,7 +92,7 @@ def _create(parent: Path, shown: str) -> tuple[Path, int]:
 
 
 def _lock(folder: Path, *, create: bool = False) -> int | None:
-    """An open file with the folder's lock, None where another process has it. Raises `OSError` for what is no folder."""
+    """Return an open file with the folder's lock, None where another process has it. Raises `OSError` for what is no folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

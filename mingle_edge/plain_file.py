@@ -18,7 +18,7 @@ _KINDS = (
 
 
 def find_file(path: Path) -> os.stat_result | None:
-    """The status of whatever `path` names, links followed; None where there is nothing.
+    """Return the status of whatever `path` names, links followed; None where there is nothing.
 
     Raises:
         FileError: it may not be looked at, or no file can have this name.
@@ -48,17 +48,17 @@ def check_plain_file(path: Path, largest: int | None = None) -> os.stat_result:
 
 
 def kind(status: os.stat_result) -> str:
-    """What something is that is no plain file."""
+    """Say what something is that is no plain file."""
     return next((name for test, name in _KINDS if test(status.st_mode)), "no file")
 
 
 def missing() -> str:
-    """Why a file cannot be read that is not there."""
+    """Say why a file cannot be read that is not there."""
     return "does not exist; correct the path"
 
 
 def refusal(error: OSError | ValueError) -> str:
-    """Why a file cannot be read, from the verb on: that it may not be is another thing than that it is missing or damaged."""
+    """Say why a file cannot be read, from the verb on; that it may not be is another thing than missing or damaged."""
     if isinstance(error, PermissionError):
         return (
             "may not be read (permission denied); change its permissions or those of the folders above it, or be a user who may"

@@ -7,8 +7,10 @@ class Progress(Protocol):
     """Receives the state of long work."""
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        """`done` of `total` steps of a named stage are finished; `detail` is a short note such as the current loss."""
+        """Take in that `done` of `total` steps of a named stage are finished; `detail` is a short note such as the current
+        loss.
+        """
 
 
 def silent(stage: str, done: int, total: int, detail: str = "") -> None:
-    """Shows nothing."""
+    """Show nothing."""

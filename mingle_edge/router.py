@@ -25,12 +25,12 @@ SAMPLES = 4096  # drawn per task to find that bound
 
 @dataclass(frozen=True)
 class Router:
-    """The router's arithmetic. With features f `[F]`: v = (f - centre) weight; u = (f - centre) directions + shifts;
+    """The router's arithmetic. With features f `[F]`: v = (f - center) weight; u = (f - center) directions + shifts;
     posterior = softmax(v + bias + own), own_t = the sum of u_j^2 over the directions j of task t; z = v whitening;
     confidence = -min_t ||z - centers_t||^2, the negative squared Mahalanobis distance to the nearest task within the space
     that the linear part spans."""
 
-    centre: Array  # [F]
+    center: Array  # [F]
     weight: Array  # [F, T]
     bias: Array  # [T]
     directions: Array  # [F, K], along which a task varies more than all tasks do
@@ -41,22 +41,22 @@ class Router:
     confidence_bound: float  # an image below it is claimed by no task
 
     def posterior(self, features: Array) -> tuple[Array, Array]:
-        """Posterior `[n, T]` and confidence `[n]` of features `[n, F]`."""
-        centred = features - self.centre
-        v = centred @ self.weight
-        scores = v + self.bias + (centred @ self.directions + self.shifts) ** 2 @ self.members
+        """Return posterior `[n, T]` and confidence `[n]` of features `[n, F]`."""
+        centered = features - self.center
+        v = centered @ self.weight
+        scores = v + self.bias + (centered @ self.directions + self.shifts) ** 2 @ self.members
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         distances = ((v @ self.whitening)[:, None, :] - self.centers) ** 2  # [n, T, T]
         return scores / scores.sum(axis=1, keepdims=True), -distances.sum(axis=2).min(axis=1)
 
     @property
     def members(self) -> Array:
-        """`[K, T]`: a one where a direction belongs to a task."""
+        """Return `[K, T]`: a one where a direction belongs to a task."""
         return np.asarray(self.owners[:, None] == np.arange(len(self.bias)), dtype=np.float64)
 
 
 def fit_router(statistics: Sequence[RouterStatistics], own_share: float = OWN_SHARE) -> Router:
-    """Router of T >= 1 tasks from their statistics alone.
+    """Fit the router of T >= 1 tasks from their statistics alone.
 
     With S the pooled covariance, shrunk, and S_t that of task t, x is judged by its distance to the task's mean under
     `M + own_share S_t`, M = S without that share of the pooled covariance. The distance is that under M, which is linear in x
@@ -66,24 +66,24 @@ def fit_router(statistics: Sequence[RouterStatistics], own_share: float = OWN_SH
     means = np.stack([s.mean for s in statistics]).astype(np.float64)  # [T, F]
     covariance = Covariance.pooled(statistics)
     scale = covariance.scale
-    centre = means.mean(axis=0)
-    offsets = (means - centre) / scale  # [T, F]
+    center = means.mean(axis=0)
+    offsets = (means - center) / scale  # [T, F]
     inverse = covariance.inverse(1 - own_share)
     weight = (inverse(offsets.T).T / scale).T  # [F, T]
-    gram = (means - centre) @ weight  # [T, T], Mahalanobis inner products of the task means
-    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
-    kept = values > 1e-10 * max(values.max(), 1e-300)
-    whitening = np.where(kept, vectors / np.sqrt(np.where(kept, values, 1.0)), 0.0)  # [T, T]
+    gram = (means - center) @ weight  # [T, T], Mahalanobis inner products of the task means
+    eigenvalues, eigenvectors = np.linalg.eigh((gram + gram.T) / 2)
+    kept = eigenvalues > 1e-10 * max(eigenvalues.max(), 1e-300)
+    whitening = np.where(kept, eigenvectors / np.sqrt(np.where(kept, eigenvalues, 1.0)), 0.0)  # [T, T]
     judged = len(means) > 1 and own_share > 0
-    found = _own_directions(statistics, covariance, inverse, own_share) if judged else [np.zeros((len(scale), 0))]
-    directions = np.concatenate(found, axis=1) / scale[:, None]  # [F, K]
-    owners = np.repeat(np.arange(len(found)), [part.shape[1] for part in found])
+    own = _own_directions(statistics, covariance, inverse, own_share) if judged else [np.zeros((len(scale), 0))]
+    directions = np.concatenate(own, axis=1) / scale[:, None]  # [F, K]
+    owners = np.repeat(np.arange(len(own)), [of_task.shape[1] for of_task in own])
     unbounded = Router(
-        centre=centre,
+        center=center,
         weight=weight,
         bias=-0.5 * np.diag(gram),
         directions=directions,
-        shifts=-((means - centre)[owners] * directions.T).sum(axis=1),
+        shifts=-((means - center)[owners] * directions.T).sum(axis=1),
         owners=owners,
         whitening=whitening,
         centers=gram @ whitening,
@@ -96,23 +96,24 @@ def fit_router(statistics: Sequence[RouterStatistics], own_share: float = OWN_SH
 def _own_directions(
     statistics: Sequence[RouterStatistics], covariance: Covariance, inverse: Callable[[Array], Array], own_share: float
 ) -> list[Array]:
-    """For each task, directions `[F, r]` of scaled features: half what its own covariance takes from a squared distance is
+    """Return, for each task, directions `[F, r]` of scaled features: half what its own covariance takes from a squared distance
+    is
     the sum of the squares along them."""
-    found = []
+    directions = []
     rank = min(DIRECTIONS, ALL_DIRECTIONS // len(statistics))
     for s in statistics:
         share = own_share * (1 - covariance.shrinkage) / max(s.count - 1, 1)
         factor = np.sqrt(share) * s.factor / covariance.scale  # [q, F], in float64
         solved = inverse(factor.T)  # [F, q]
-        energies, vectors = np.linalg.eigh(factor @ solved)
-        energies, vectors = energies[::-1][:rank].clip(0), vectors[:, ::-1][:, :rank]
+        eigenvalues, eigenvectors = np.linalg.eigh(factor @ solved)
+        eigenvalues, eigenvectors = eigenvalues[::-1][:rank].clip(0), eigenvectors[:, ::-1][:, :rank]
         # (I + factor M^-1 factor')^-1 in Woodbury's formula, on its eigenvectors.
-        found.append(solved @ (vectors * np.sqrt(0.5 / (1 + energies))))
-    return found
+        directions.append(solved @ (eigenvectors * np.sqrt(0.5 / (1 + eigenvalues))))
+    return directions
 
 
 def _typical_confidence(router: Router, statistics: Sequence[RouterStatistics], covariance: Covariance, weight: float) -> float:
-    """The confidence that all but 0.1% of each task's images, drawn, and all but 1% of left-out seeds' exceed.
+    """Return the confidence that all but 0.1% of each task's images, drawn, and all but 1% of left-out seeds' exceed.
 
     Images are drawn around each task's mean with the scatter of its own seeds plus the pooled, shrunk covariance (the
     identity in the whitened space). Where seeds are few for so many features, they lie nearer to their own mean than images

@@ -15,12 +15,12 @@ DEEPEST = 3  # blocks that statistics are taken of, where the depth is to be cho
 
 
 def deepest(router_blocks: int | Literal["auto"], layers: int) -> int:
-    """The blocks that statistics are taken of, in a tower of so many layers."""
+    """Return the blocks that statistics are taken of, in a tower of so many layers."""
     return min(DEEPEST, layers) if router_blocks == "auto" else router_blocks
 
 
 def choose_depth(statistics: Sequence[RouterStatistics], features_per_depth: int) -> int:
-    """The smallest depth that routes left-out seeds as well as the best depth, as far as they can tell.
+    """Return the smallest depth that routes left-out seeds as well as the best depth, as far as they can tell.
 
     That is, the difference of their errors is at most its standard error: a one-standard-error rule (Breiman, Friedman,
     Olshen, Stone, "Classification and Regression Trees", 1984, section 3.4.3) on differences, as all depths are tried on the
@@ -36,7 +36,7 @@ def choose_depth(statistics: Sequence[RouterStatistics], features_per_depth: int
 
 
 def left_out_errors(statistics: Sequence[RouterStatistics]) -> list[Array]:
-    """For each task with at least two seeds, of k of its seeds `[k]`: the share of its images routed to another task.
+    """Return, for each task with at least two seeds, of k of its seeds `[k]`: the share of its images routed to another task.
 
     Its images are the seed and its variations, and the router has seen none of them.
     """
@@ -44,6 +44,6 @@ def left_out_errors(statistics: Sequence[RouterStatistics]) -> list[Array]:
 
 
 def mean_of_tasks(values: Sequence[Array]) -> tuple[float, float]:
-    """The mean over tasks of the mean over seeds of values `[k]` per task, and its standard error."""
+    """Return the mean over tasks of the mean over seeds of values `[k]` per task, and its standard error."""
     variance = sum(float(of_task.var(ddof=1)) / len(of_task) for of_task in values)
     return float(np.mean([of_task.mean() for of_task in values])), math.sqrt(variance) / len(values)

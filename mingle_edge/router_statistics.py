@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 MOMENTS = 4  # features of each channel at each depth
-KEPT_ENERGY = 0.999  # of the trace of the scatter of scaled features in the thin factor
+EXPLAINED = 0.999  # of the trace of the scatter of scaled features in the thin factor
 MAX_FACTOR_ROWS = 256
 KEPT_SEEDS = 64  # whose coordinates are kept, evenly spaced among all
 
@@ -31,7 +31,7 @@ class RouterStatistics:
 
     @classmethod
     def from_features(cls, features: NDArray[np.float32]) -> RouterStatistics:
-        """Statistics of features `[n, v, F]` of n seed images with v images of each.
+        """Take the statistics of features `[n, v, F]` of n seed images with v images of each.
 
         The thin factor keeps 99.9% of the scatter's trace, at most 256 rows, where every feature has unit variance: features
         of different depth have different scales, and any first part of them must be kept as well as the whole.
@@ -39,30 +39,30 @@ class RouterStatistics:
         count, each, size = features.shape
         x = features.reshape(count * each, size).astype(np.float64)
         mean = x.mean(axis=0)
-        centred = (x - mean) / np.sqrt(each)
-        scale = _deviation((centred**2).sum(axis=0))
-        centred /= scale
+        centered = (x - mean) / np.sqrt(each)
+        scale = _deviation((centered**2).sum(axis=0))
+        centered /= scale
         # Eigenvectors of the smaller Gram matrix: strong directions are all that is kept, and they come out exact.
-        wide = len(centred) < size
-        energies, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
-        energy = np.cumsum(energies[::-1].clip(0))
-        kept = min(int(np.searchsorted(energy, KEPT_ENERGY * energy[-1])) + 1, MAX_FACTOR_ROWS, len(energy))
-        leading, singular = vectors[:, ::-1][:, :kept], np.sqrt(energies[::-1][:kept].clip(0))
+        wide = len(centered) < size
+        eigenvalues, eigenvectors = np.linalg.eigh(centered @ centered.T if wide else centered.T @ centered)
+        explained = np.cumsum(eigenvalues[::-1].clip(0))
+        kept = min(int(np.searchsorted(explained, EXPLAINED * explained[-1])) + 1, MAX_FACTOR_ROWS, len(explained))
+        leading, singular = eigenvectors[:, ::-1][:, :kept], np.sqrt(eigenvalues[::-1][:kept].clip(0))
         if wide:
-            coordinates, factor = leading, leading.T @ centred  # [n v, q], [q, F]
+            coordinates, factor = leading, leading.T @ centered  # [n v, q], [q, F]
         else:
-            coordinates, factor = centred @ leading / np.where(singular > 0, singular, 1.0), singular[:, None] * leading.T
+            coordinates, factor = centered @ leading / np.where(singular > 0, singular, 1.0), singular[:, None] * leading.T
         seeds = np.unique(np.linspace(0, count - 1, min(count, KEPT_SEEDS)).round().astype(int))
         coordinates = coordinates.reshape(count, each, kept)[seeds]
         return cls(mean.astype(np.float32), (factor * scale).astype(np.float32), count, coordinates.astype(np.float32))
 
     def first(self, features: int) -> RouterStatistics:
-        """The statistics of the first so many features, which are those of a smaller depth."""
+        """Return the statistics of the first so many features, which are those of a smaller depth."""
         return replace(self, mean=self.mean[:features], factor=self.factor[:, :features])
 
 
 def oas_shrinkage(trace: float, trace_of_square: float, dimensions: int, samples: int) -> float:
-    """Weight of the identity in a shrunk covariance estimate, in (0, 1]: oracle approximating shrinkage.
+    """Return the weight of the identity in a shrunk covariance estimate, in (0, 1]: oracle approximating shrinkage.
 
     Chen, Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", IEEE TSP 2010, eq. 23, without the
     terms in 1/p of its numerator, as commonly implemented.
@@ -84,7 +84,7 @@ class Covariance:
 
     @classmethod
     def pooled(cls, statistics: Sequence[RouterStatistics]) -> Covariance:
-        """Features are scaled to unit within-task variance; their correlation matrix is shrunk by OAS."""
+        """Pool the covariance of features scaled to unit within-task variance; their correlation matrix is shrunk by OAS."""
         degrees = max(sum(s.count - 1 for s in statistics), 1)
         factor = np.concatenate([s.factor for s in statistics]).astype(np.float64) / np.sqrt(degrees)  # [Q, F]
         scale = _deviation((factor**2).sum(axis=0))
@@ -94,7 +94,7 @@ class Covariance:
         return cls(scale, rows, gram, shrinkage, degrees)
 
     def inverse(self, weight: float) -> Callable[[Array], Array]:
-        """`X [F, k] -> ((1 - s) weight rows' rows + s I)^-1 X`, on the smaller side of the rows (Woodbury)."""
+        """Return `X [F, k] -> ((1 - s) weight rows' rows + s I)^-1 X`, on the smaller side of the rows (Woodbury)."""
         share, rows = (1 - self.shrinkage) * weight, self.rows
         small = np.linalg.inv(share * self.gram + self.shrinkage * np.eye(len(self.gram)))
         if len(rows) > rows.shape[1]:
@@ -103,5 +103,7 @@ class Covariance:
 
 
 def _deviation(variance: Array) -> Array:
-    """Deviations to scale features `[F]` by. Where all seeds are one image, nothing is known, and features keep their scale."""
+    """Return deviations to scale features `[F]` by. Where all seeds are one image, nothing is known, and features keep their
+    scale.
+    """
     return np.asarray(np.sqrt(variance + (1e-6 * variance.mean() or 1.0)))

@@ -52,17 +52,17 @@ class Settings:
         return ("q", "k", "v", "out", "fc1", "fc2") if self.layers == "attn+mlp" else ("q", "k", "v", "fc1")
 
     def expert_layers(self, architecture: VisionArchitecture) -> list[str]:
-        """Return every linear layer of a tower that carries experts, in order of depth; the first and last in the image scope."""
+        """Return the linear layers of a tower that carry experts, in order of depth; in the image scope the first and last, too."""
         kinds = (*self.carrying(), *(("patch_embedding", "projection") if self.scope == "image" else ()))
         return [layer for layer in architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that `from_mapping` turns back into equal settings."""
+        """Return a JSON object that `from_mapping` turns back into equal settings."""
         return asdict(self)
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any], where: str = "[settings]") -> Settings:
-        """Settings from a TOML table; `semantics = "official"` changes defaults, never given values.
+        """Read settings from a TOML table; `semantics = "official"` changes defaults, never given values.
 
         Raises `TaskFileError` naming the setting, the rule and the value.
         """
@@ -79,7 +79,7 @@ class Settings:
         return replace(defaults, **given)
 
     def difference(self, other: Settings) -> list[str]:
-        """The settings in which two merges differ, readable: `name: mine, theirs`."""
+        """Return the settings in which two merges differ, readable: `name: mine, theirs`."""
         names = [field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)]
         return [f"{name}: {getattr(self, name)!r}, {getattr(other, name)!r}" for name in names]
 

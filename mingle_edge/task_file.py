@@ -21,7 +21,7 @@ from mingle_edge_runtime.task_names import TASK_NAME
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 SEEDS_PER_CLASS = 5
-"""Seeds drawn from labelled images unless the task says otherwise; what the paper uses (arXiv 2505.11883, section 4.1)."""
+"""Seeds drawn from labeled images unless the task says otherwise; what the paper uses (arXiv 2505.11883, section 4.1)."""
 MOST_SEEDS_PER_CLASS = 1 << 20
 MOST_CHARACTERS = 1000
 """Of a class name or template; a text tower reads some 70 words, and its tokenizer takes hours for one word of a megabyte."""
@@ -50,12 +50,12 @@ class TaskSource:
 
     name: str
     weights: str  # file or folder, on the hub (`hf://owner/name`) or relative to the task file
-    seeds: ImageSource  # a few unlabeled images, or labelled ones of which a few are drawn
+    seeds: ImageSource  # a few unlabeled images, or labeled ones of which a few are drawn
     classes: list[str]
     templates: list[str]  # with {} for the class name; empty when there is a head
     head: Path | None  # ready-made class embeddings
-    test: ImageSource | None  # labelled images that accuracy is measured on
-    tune: ImageSource | None = None  # labelled images that parameters of methods are chosen on
+    test: ImageSource | None  # labeled images that accuracy is measured on
+    tune: ImageSource | None = None  # labeled images that parameters of methods are chosen on
     seeds_per_class: int | None = None  # how many seeds are drawn per class; None: `seeds` is a folder, used whole
 
 
@@ -115,7 +115,7 @@ class _Table:
                 raise self.error(key if len(key) <= MOST_SHOWN else shown(key), f"is not a known key; {hint}")
 
     def value(self, key: str, kind: type, default: Any = None) -> Any:
-        """A value of a given type, or its default; without a default it must be there."""
+        """Return a value of a given type, or its default; without a default it must be there."""
         value = self.values.get(key, default)
         if value is None:
             raise self.error(key, "is missing; add it")
@@ -131,7 +131,7 @@ class _Table:
         return text
 
     def existing(self, key: str, *, folder: bool = False) -> Path:
-        """The path of a plain file or, where `folder` allows it, of a folder."""
+        """Return the path of a plain file or, where `folder` allows it, of a folder."""
         path = self.path.parent / self.string(key)
         status = self.status(key, path)
         if status is None:
@@ -144,19 +144,19 @@ class _Table:
         return path
 
     def status(self, key: str, path: Path) -> os.stat_result | None:
-        """What a path leads to; None where there is nothing."""
+        """Return what a path leads to; None where there is nothing."""
         try:
             return find_file(path)
         except FileError as error:
             raise self.error(key, f"names {shown(str(path))}, which {error.reason}") from error
 
     def is_folder(self, key: str, path: Path) -> bool:
-        """Whether a path leads to a folder."""
+        """Say whether a path leads to a folder."""
         status = self.status(key, path)
         return status is not None and stat.S_ISDIR(status.st_mode)
 
     def on_hub(self, key: str, text: str, *, dataset: bool = False) -> bool:
-        """Whether a value names something on the hub; it must then be well formed and of the right kind."""
+        """Say whether a value names something on the hub; it must then be well formed and of the right kind."""
         if not is_hub_reference(text):
             return False
         try:
@@ -168,7 +168,7 @@ class _Table:
         return True
 
     def strings(self, key: str, values: list[Any], what: str) -> list[str]:
-        """A list of different strings that say something."""
+        """Return a list of different strings that say something."""
         if not values:
             raise self.error(key, f"holds no {what}; name at least one")
         seen: set[str] = set()
@@ -226,8 +226,8 @@ def _task(table: _Table) -> TaskSource:
         classes=classes,
         templates=templates,
         head=head,
-        test=_source(table, "test", labelled=True) if "test" in table.values else None,
-        tune=_source(table, "tune", labelled=True) if "tune" in table.values else None,
+        test=_source(table, "test", labeled=True) if "test" in table.values else None,
+        tune=_source(table, "tune", labeled=True) if "tune" in table.values else None,
         seeds_per_class=_seeds_per_class(table, seeds),
     )
 
@@ -248,8 +248,8 @@ def _classes(table: _Table) -> list[str]:
     return table.strings("classes", values, "class")
 
 
-def _source(table: _Table, key: str, *, labelled: bool = False) -> ImageSource:
-    """Images by a string or, where more is to be said, a table with `files` and the rest."""
+def _source(table: _Table, key: str, *, labeled: bool = False) -> ImageSource:
+    """Read images by a string or, where more is to be said, a table with `files` and the rest."""
     value = table.values.get(key)
     if not isinstance(value, dict):
         source = ImageSource(table.string(key))
@@ -258,7 +258,7 @@ def _source(table: _Table, key: str, *, labelled: bool = False) -> ImageSource:
         inner.check_keys(_SOURCE_KEYS)
         columns = {name: inner.string(name) for name in _PARQUET_KEYS if name in value}
         source = ImageSource(inner.string("files"), share=_share(inner), **columns)
-        if not source.labelled and source.share != WHOLE:
+        if not source.labeled and source.share != WHOLE:
             raise inner.error(
                 "share", f"is of every class, but files is {shown(source.files)}, a folder without labels; remove it"
             )
@@ -266,7 +266,7 @@ def _source(table: _Table, key: str, *, labelled: bool = False) -> ImageSource:
             raise inner.error(
                 next(iter(columns)), f"names a column, but files is {shown(source.files)}, not parquet; remove it"
             )
-    if labelled and not source.labelled:
+    if labeled and not source.labeled:
         raise table.error(
             key, f"is {shown(source.files)}, but needs labels: one folder {CLASS} as in dir/{CLASS}/*.png, or parquet"
         )
@@ -283,7 +283,7 @@ def _share(table: _Table) -> tuple[float, float]:
 
 
 def _check_files(table: _Table, key: str, source: ImageSource) -> None:
-    """That what must be there whatever the images are called is there."""
+    """Check that what must be there whatever the images are called is there."""
     parts = PurePath(source.files).parts
     base = table.path.parent
     if CLASS in source.files and (parts.count(CLASS) != 1 or parts[-1] == CLASS):
@@ -300,11 +300,11 @@ def _check_files(table: _Table, key: str, source: ImageSource) -> None:
 
 
 def _seeds_per_class(table: _Table, seeds: ImageSource) -> int | None:
-    if not seeds.labelled:
+    if not seeds.labeled:
         if "seeds_per_class" in table.values:
             raise table.error(
                 "seeds_per_class",
-                f"needs labelled seeds, but {shown(seeds.files)} is a folder whose images are all used; remove it, or give "
+                f"needs labeled seeds, but {shown(seeds.files)} is a folder whose images are all used; remove it, or give "
                 f"seeds as dir/{CLASS}/*.png",
             )
         return None
@@ -317,5 +317,5 @@ def _seeds_per_class(table: _Table, seeds: ImageSource) -> int | None:
 
 
 def _is_path(text: str, suffixes: tuple[str, ...]) -> bool:
-    """Whether a value that may also be an open_clip name or tag must be a path."""
+    """Say whether a value that may also be an open_clip name or tag must be a path."""
     return "/" in text or "\\" in text or PurePath(text).suffix in suffixes

@@ -101,7 +101,7 @@ class TaskMerger:
     """Merges one task after another into a model; nothing of earlier tasks is read again."""
 
     def __init__(self, model: MergedModel, pretrained: PretrainedModel, progress: Progress) -> None:
-        """`model` holds the tasks merged already."""
+        """Start from a model that holds the tasks merged already."""
         self.model = model
         self.pretrained = pretrained
         self.progress = progress
@@ -119,7 +119,7 @@ class TaskMerger:
         else:
             expert, explained_norm = complete_expert(task, pretrained, settings, self.progress)
             tensors = TaskTensors(
-                expert=_factor_arrays(expert.factors) | {name: _array(value) for name, value in expert.vectors.items()},
+                expert=_factor_arrays(expert.factors) | {name: _array(value) for name, value in expert.unfactored.items()},
                 head=_array(task.head),
                 router=router_statistics(task.name, task.seeds, pretrained, settings, self.progress),
             )

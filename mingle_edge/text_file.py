@@ -22,7 +22,7 @@ _MARKS = (  # the longer first: that of UTF-32 begins with that of UTF-16
 
 
 def read_text(path: Path) -> str:
-    """The text of a plain file of at most `MOST_BYTES` in UTF-8, without its byte order mark.
+    """Return the text of a plain file of at most `MOST_BYTES` in UTF-8, without its byte order mark.
 
     Raises:
         FileError: not such a file; the encoding found is named, and the line of the first byte that is no UTF-8.
@@ -52,7 +52,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file.
+    """Return the value of a JSON file.
 
     Raises:
         FileError: as `read_text`, or the line and column where it stops being JSON.
@@ -69,6 +69,8 @@ def _line(content: bytes, place: int) -> int:
 
 
 def _guess(byte: int) -> str:
-    """What a stray byte most likely stands for: programs on Windows write their own code page where nobody says otherwise."""
+    """Return what a stray byte most likely stands for: programs on Windows write their own code page where nobody says
+    otherwise.
+    """
     letter = bytes([byte]).decode("cp1252", errors="ignore")
     return f", {letter} in Windows-1252" if letter.isalpha() else ""

@@ -20,7 +20,7 @@ Linear = Callable[[str, Tensor], Tensor]
 
 
 def plain_linear(parameters: Parameters) -> Linear:
-    """The linear layers as the parameters have them."""
+    """Return the linear layers as the parameters have them."""
 
     def linear(layer: str, x: Tensor) -> Tensor:
         return F.linear(x, parameters[f"{layer}.weight"], parameters.get(f"{layer}.bias"))
@@ -29,7 +29,7 @@ def plain_linear(parameters: Parameters) -> Linear:
 
 
 def embed_patches(images: Tensor, parameters: Parameters, architecture: VisionArchitecture, linear: Linear) -> Tensor:
-    """Images `[B, 3, H, W]` to the normalised tokens `[B, N, width]` that enter the first block."""
+    """Turn images `[B, 3, H, W]` into the normalized tokens `[B, N, width]` that enter the first block."""
     grid, patch = architecture.grid, architecture.patch_size
     batch = len(images)
     x = images.reshape(batch, 3, grid, patch, grid, patch)  # [B, 3, gy, py, gx, px]
@@ -42,7 +42,7 @@ def embed_patches(images: Tensor, parameters: Parameters, architecture: VisionAr
 def blocks(
     tokens: Tensor, parameters: Parameters, architecture: VisionArchitecture, linear: Linear, count: int | None = None
 ) -> Iterator[Tensor]:
-    """The tokens `[B, N, width]` after each of the first `count` blocks (all of them by default)."""
+    """Yield the tokens `[B, N, width]` after each of the first `count` blocks (all of them by default)."""
     heads = architecture.heads
     batch, length, width = tokens.shape
     for i in range(architecture.layers if count is None else count):
@@ -63,7 +63,7 @@ def blocks(
 def embed_images(
     images: Tensor, parameters: Parameters, architecture: VisionArchitecture, linear: Linear | None = None
 ) -> Tensor:
-    """Preprocessed images `[B, 3, H, W]` to image embeddings `[B, output_dim]`, not normalised."""
+    """Turn preprocessed images `[B, 3, H, W]` into image embeddings `[B, output_dim]`, not normalized."""
     linear = linear or plain_linear(parameters)
     tokens = embed_patches(images, parameters, architecture, linear)
     *_, tokens = blocks(tokens, parameters, architecture, linear)
@@ -72,20 +72,20 @@ def embed_images(
 
 
 def router_features(images: Tensor, parameters: Parameters, architecture: VisionArchitecture, count: int) -> Tensor:
-    """Features `[B, F]` of the plain backbone for the image router, F = 4 (count + 1) width.
+    """Return features `[B, F]` of the plain backbone for the image router, F = 4 (count + 1) width.
 
     Of the embedded image and after each of the first `count` blocks: mean and standard deviation over tokens, and roughness,
-    the mean magnitude of the difference between a patch and its right, and its lower, neighbour.
+    the mean magnitude of the difference between a patch and its right, and its lower, neighbor.
     """
     linear = plain_linear(parameters)
     tokens = embed_patches(images, parameters, architecture, linear)
-    found: list[Tensor] = []
+    features: list[Tensor] = []
     for t in [tokens, *blocks(tokens, parameters, architecture, linear, count)]:
         patches = t[:, 1:].reshape(-1, architecture.grid, architecture.grid, t.shape[-1])  # [B, gy, gx, width]
         right, lower = (patches.diff(dim=dim).abs().sum((1, 2)) for dim in (2, 1))
         pairs = max(architecture.grid * (architecture.grid - 1), 1)
-        found += [t.mean(1), t.std(1, correction=0), right / pairs, lower / pairs]
-    return torch.cat(found, dim=1)
+        features += [t.mean(1), t.std(1, correction=0), right / pairs, lower / pairs]
+    return torch.cat(features, dim=1)
 
 
 def _layer_norm(x: Tensor, name: str, parameters: Parameters, architecture: VisionArchitecture) -> Tensor:

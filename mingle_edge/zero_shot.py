@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.checkpoints.architectures import MOST_LAYERS, hugging_face_activation, open_clip_activation, positive, size
-from mingle_edge.checkpoints.hugging_face_names import hugging_face_text_keys
 from mingle_edge.checkpoints.model_config import ModelConfig, read_model_config
+from mingle_edge.checkpoints.stored_parameters import hugging_face_text_keys
 from mingle_edge.checkpoints.stored_tensors import FLOATS, StoredTensors, open_tensors, without_module
 from mingle_edge.checkpoints.weights import find_weights
 from mingle_edge.errors import CheckpointError, TaskFileError, shown
@@ -56,7 +56,7 @@ class TextTower:
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Tensor:
-        """Text embeddings `[n, dim]` of `prompts`, not normalised.
+        """Return text embeddings `[n, dim]` of `prompts`, not normalized.
 
         Raises:
             CheckpointError: a prompt has more tokens than the tower's context; cut short, classes could become equal.
@@ -73,7 +73,7 @@ class TextTower:
 
 
 def class_embeddings(text_tower: TextTower, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """The head `[classes, dim]`: per class the mean of its prompts' unit embeddings, scaled to unit length.
+    """Return the head `[classes, dim]`: per class the mean of its prompts' unit embeddings, scaled to unit length.
 
     `{}` in a template stands for the class name.
 
@@ -98,7 +98,7 @@ def class_embeddings(text_tower: TextTower, classes: Sequence[str], templates: S
 
 
 def build_text_tower(model: str, weights: str | None, base: Path) -> TextTower:
-    """The text tower of the backbone.
+    """Build the text tower of the backbone.
 
     Args:
         model: an open_clip name, or relative to `base` an open_clip JSON config or a Hugging Face CLIPModel folder.
@@ -133,7 +133,7 @@ def build_text_tower(model: str, weights: str | None, base: Path) -> TextTower:
 
 
 def read_head(path: Path, classes: Sequence[str], output_dim: int) -> Tensor:
-    """Ready-made class embeddings `[classes, output_dim]`, rows scaled to unit length.
+    """Read class embeddings that are ready-made, `[classes, output_dim]`, and scale rows to unit length.
 
     The `.safetensors` file holds them as `embeddings`, or as its only tensor, in the order of `classes`.
 
@@ -168,7 +168,7 @@ def read_head(path: Path, classes: Sequence[str], output_dim: int) -> Tensor:
 
 
 def _equal_rows(head: Tensor) -> tuple[int, int] | None:
-    """Two rows of a head `[n, dim]` in float64, of unit length, that point the same way; None if no two do."""
+    """Find two rows of a head `[n, dim]` in float64, of unit length, that point the same way; None if no two do."""
     for start in range(0, len(head), _AT_ONCE):
         cosines = head[start : start + _AT_ONCE] @ head.T
         same = (cosines >= 1 - SAME).triu(start + 1).nonzero()
@@ -178,7 +178,7 @@ def _equal_rows(head: Tensor) -> tuple[int, int] | None:
 
 
 def logit_scale(model: str, weights: str | None, base: Path) -> float:
-    """What multiplies cosines before the softmax: exp(logit_scale) of the backbone's file, or CLIP's 100 if it has none."""
+    """Return what multiplies cosines before a softmax: exp(logit_scale) of the backbone's file, CLIP's 100 without one."""
     path, tensors = _open(model, weights, base)
     keys = {name: key for key, name in without_module(tensors.names()).items()}
     if "logit_scale" not in keys:
@@ -209,7 +209,7 @@ def _open_clip_text(config: ModelConfig) -> dict[str, Any]:
 
 
 def _hugging_face_text(config: ModelConfig) -> dict[str, Any]:
-    """A Hugging Face text tower in the words of open_clip's configuration."""
+    """Describe a Hugging Face text tower in the words of open_clip's configuration."""
     record, source = config.model, config.source
     if record["model_type"] != "clip":
         raise CheckpointError(f"{source} describes a vision tower alone; name the whole CLIPModel, or give each task a head")
@@ -247,7 +247,7 @@ def _open(model: str, weights: str | None, base: Path) -> tuple[Path, StoredTens
 
 
 def _build(text: dict[str, Any], source: str, device: str) -> torch.nn.Module:
-    """open_clip's text tower with any values, or on the device `meta` without values, whatever its size."""
+    """Build open_clip's text tower with any values, or on the device `meta` without values, whatever its size."""
     try:
         # Its random initial values are replaced, and nobody else's may change.
         with torch.random.fork_rng(devices=[]), torch.device(device):
@@ -300,7 +300,7 @@ def _hollow(path: Path, tensors: StoredTensors, key: str) -> Tensor:
 
 def _read_float(path: Path, tensors: StoredTensors, key: str) -> Tensor:
     if tensors.dtype(key) not in FLOATS:
-        raise CheckpointError(f"{path}: {key} is {tensors.dtype(key)}, not floating point; use it before quantisation")
+        raise CheckpointError(f"{path}: {key} is {tensors.dtype(key)}, not floating point; use it before quantization")
     value = tensors.read(key).float()
     if not value.isfinite().all():
         raise CheckpointError(f"{path}: {key} holds values that are NaN or infinite; use an undamaged checkpoint")

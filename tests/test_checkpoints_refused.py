@@ -119,8 +119,8 @@ class TestValues:
     def test_not_plain_floating_point(
         self, tmp_path: Path, architecture: VisionArchitecture, replacement: Tensor, said: str
     ) -> None:
-        torch.save(visual(positional_embedding=replacement), tmp_path / "quantised.pt")
-        assert f"positional_embedding {said}" in refused(tmp_path, "quantised.pt", architecture)
+        torch.save(visual(positional_embedding=replacement), tmp_path / "quantized.pt")
+        assert f"positional_embedding {said}" in refused(tmp_path, "quantized.pt", architecture)
 
     def test_integers_in_safetensors(self, tmp_path: Path, architecture: VisionArchitecture) -> None:
         save_file(visual(positional_embedding=torch.zeros(17, 48, dtype=torch.int8)), tmp_path / "q.safetensors")
@@ -160,7 +160,7 @@ class TestConfiguration:
             CheckpointError, match="trained with quick_gelu, but 'ViT-B-32' runs gelu; name the model ViT-B-32-q"
         ):
             open_checkpoint("openai", base=tmp_path, architecture=read_architecture("ViT-B-32", tmp_path), model="ViT-B-32")
-        with pytest.raises(CheckpointError, match=r"expect images normalised by mean \(0.5, 0.5, 0.5\)"):
+        with pytest.raises(CheckpointError, match=r"expect images normalized by mean \(0.5, 0.5, 0.5\)"):
             open_checkpoint(
                 "laion2b_s32b_b82k",
                 base=tmp_path,

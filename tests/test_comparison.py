@@ -23,7 +23,7 @@ from mingle_edge.comparison.entries import ABLATIONS, parse_entries, with_ablati
 from mingle_edge.comparison.kept_cells import KeptCells
 from mingle_edge.comparison.material import Material
 from mingle_edge.comparison.registry import DEFAULT, SPECS
-from mingle_edge.comparison.results import Finished, between_tasks, steps, summarise
+from mingle_edge.comparison.results import Finished, between_tasks, steps, summarize
 from mingle_edge.corruptions import Corruption
 from mingle_edge.errors import ComparisonError
 from mingle_edge.images import load_images
@@ -301,7 +301,7 @@ def test_figures_of_a_known_history():
         finished(("a", "b"), [[10.0, None], [80.0, 30.0], [60.0, 90.0]]),
         finished(("b", "a"), [[20.0, None], [70.0, 14.0], [72.0, 50.0]]),
     ]
-    summary = summarise(cells, {"a": 10.0, "b": 20.0})["P1"]
+    summary = summarize(cells, {"a": 10.0, "b": 20.0})["P1"]
     assert summary["acc"] == (75 + 61) / 2
     assert summary["bwt"] == (-20 + 2) / 2
     assert summary["fwt"] == (10 + 4) / 2

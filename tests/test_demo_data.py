@@ -19,7 +19,7 @@ from mingle_edge.demo.contact_sheet import COLUMNS, Cell, Row, write_contact_she
 from mingle_edge.demo.demo import MARK, DemoFolderError, run_demo
 from mingle_edge.demo.splits import DEMO, LabeledImages, Split, make_split, write_labeled, write_unlabeled
 from mingle_edge.demo.tasks import TASKS, ImageTask
-from mingle_edge.image_folder import labelled_images, list_images
+from mingle_edge.image_folder import labeled_images, list_images
 from mingle_edge.images import load_images
 from mingle_edge.progress import silent
 from mingle_edge.settings import Settings
@@ -84,7 +84,7 @@ def test_the_folders_read_back_as_they_were_drawn(tmp_path) -> None:
     split = few(task, "test")
     write_labeled(tmp_path / "test", split, task.classes)
     write_unlabeled(tmp_path / "seeds", split)
-    pairs = {path.name: (path, label) for path, label in labelled_images("test/<class>/*.png", tmp_path, task.classes)}
+    pairs = {path.name: (path, label) for path, label in labeled_images("test/<class>/*.png", tmp_path, task.classes)}
     for number, path in enumerate(list_images(tmp_path / "seeds")):
         labelled, label = pairs[path.name]
         for file in (path, labelled):

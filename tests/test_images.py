@@ -12,7 +12,7 @@ from tiny_clip import write_images
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.errors import ImageFolderError
 from mingle_edge.image_decoding import check_images
-from mingle_edge.image_folder import labelled_images, list_images
+from mingle_edge.image_folder import labeled_images, list_images
 from mingle_edge.images import load_images
 
 TINY = VisionArchitecture(32, 8, 48, 3, 3, 192, 32, "quick_gelu", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -104,7 +104,7 @@ class TestBroken:
 class TestLabelled:
     def test_in_the_order_of_classes(self, tmp_path: Path) -> None:
         touch(tmp_path / "test", "sea/b.png", "sea/a.png", "sea/notes.jpg", "river/c.png", ".trash/x.png")
-        assert labelled_images("test/<class>/*.png", tmp_path, ["sea", "river"]) == [
+        assert labeled_images("test/<class>/*.png", tmp_path, ["sea", "river"]) == [
             (tmp_path / "test/sea/a.png", 0),
             (tmp_path / "test/sea/b.png", 0),
             (tmp_path / "test/river/c.png", 1),
@@ -112,19 +112,19 @@ class TestLabelled:
 
     def test_deeper_and_absolute_patterns(self, tmp_path: Path) -> None:
         touch(tmp_path, "sea/val/a.png", "sea/train/b.png", "river/val/.c.png", "river/val/x/d.png")
-        found = labelled_images(f"{tmp_path}/<class>/val/**/*.png", Path("elsewhere"), ["sea", "river"])
+        found = labeled_images(f"{tmp_path}/<class>/val/**/*.png", Path("elsewhere"), ["sea", "river"])
         assert [(path.name, index) for path, index in found] == [("a.png", 0), ("d.png", 1)]
 
     def test_names_match_up_to_case_spaces_and_underscores(self, tmp_path: Path) -> None:
         touch(tmp_path, "Annual_Crop/a.png", "PermanentCrop/b.png", "river/c.png", "River/d.png")
         classes = ["annual crop", "PermanentCrop", "River", "river"]
-        names = [(path.parent.name, index) for path, index in labelled_images("<class>/*", tmp_path, classes)]
+        names = [(path.parent.name, index) for path, index in labeled_images("<class>/*", tmp_path, classes)]
         assert names == [("Annual_Crop", 0), ("PermanentCrop", 1), ("River", 2), ("river", 3)]
 
     def test_no_guessing_between_folders(self, tmp_path: Path) -> None:
         touch(tmp_path, "sea_lake/a.png", "Sea Lake/b.png")
         with pytest.raises(ImageFolderError, match="without a folder: 'sea lake'; folders of no class: 'Sea Lake', 'sea_lake'"):
-            labelled_images("<class>/*", tmp_path, ["sea lake"])
+            labeled_images("<class>/*", tmp_path, ["sea lake"])
 
     @pytest.mark.parametrize(
         ("classes", "message"),
@@ -137,7 +137,7 @@ class TestLabelled:
     def test_folders_and_classes_must_match(self, tmp_path: Path, classes: list[str], message: str) -> None:
         touch(tmp_path, "sea/a.png", "river/b.png")
         with pytest.raises(ImageFolderError, match=message):
-            labelled_images("<class>/*.png", tmp_path, classes)
+            labeled_images("<class>/*.png", tmp_path, classes)
 
     @pytest.mark.parametrize(
         ("pattern", "message"),
@@ -153,4 +153,4 @@ class TestLabelled:
     def test_patterns(self, tmp_path: Path, pattern: str, message: str) -> None:
         touch(tmp_path, "sea/a.png")
         with pytest.raises(ImageFolderError, match=message):
-            labelled_images(pattern, tmp_path, ["sea"])
+            labeled_images(pattern, tmp_path, ["sea"])

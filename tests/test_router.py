@@ -98,8 +98,8 @@ def test_confidence_is_the_mahalanobis_distance_within_the_discriminant_space(se
     router = fit_router(statistics(parts))
     test = np.concatenate(features(seed + 1)).astype(np.float64)
     _, confidence = router.posterior(test)
-    scores = (test - router.centre) @ router.weight
-    at_means = (np.stack([part.astype(np.float64).mean(0) for part in parts]) - router.centre) @ router.weight
+    scores = (test - router.center) @ router.weight
+    at_means = (np.stack([part.astype(np.float64).mean(0) for part in parts]) - router.center) @ router.weight
     inner = np.linalg.pinv((at_means + at_means.T) / 2, rcond=1e-9)
     distances = [[(s - m) @ inner @ (s - m) for m in at_means] for s in scores]
     np.testing.assert_allclose(-confidence, np.min(distances, axis=1), rtol=1e-3, atol=1e-3)

@@ -20,7 +20,7 @@ from mingle_edge.demo import splits, tiny_clip
 from mingle_edge.demo.baselines import evaluate_baseline
 from mingle_edge.demo.tiny_clip import Training
 from mingle_edge.evaluation import EvaluationReport
-from mingle_edge.image_folder import labelled_images
+from mingle_edge.image_folder import labeled_images
 from mingle_edge.task_file import read_task_file
 from research.suite import suite
 from research.suite.__main__ import main, table
@@ -116,7 +116,7 @@ def test_no_scan_is_in_two_parts(monkeypatch) -> None:
 def test_written_images_are_those_of_the_parts(made) -> None:
     task = BY_NAME["cards"]
     for part in ("test", "tune", "seeds"):
-        pairs = labelled_images(f"{part}/<class>/*.png", made / "images/cards", task.classes)
+        pairs = labeled_images(f"{part}/<class>/*.png", made / "images/cards", task.classes)
         split = suite_split(task, part, 2, SMALL)
         stored = {(np.asarray(Image.open(path)).tobytes(), label) for path, label in pairs}
         assert stored == {(image.tobytes(), label) for image, label in zip(split.images, split.labels.tolist(), strict=True)}
@@ -151,7 +151,7 @@ def test_task_files_name_what_is_there(made) -> None:
         assert task.seeds_per_class == 5
         per_class = SMALL.per_class(len(task.classes))
         for part, source in (("test", task.test), ("tune", task.tune), ("seeds", task.seeds)):
-            found = labelled_images(source.files, made / "seed-7", task.classes)
+            found = labeled_images(source.files, made / "seed-7", task.classes)
             assert len(found) == per_class[part] * len(task.classes)
 
 

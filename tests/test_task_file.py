@@ -108,7 +108,7 @@ def test_names_on_the_hub_are_neither_looked_up_nor_taken_for_paths(base: Path) 
     file = read_task_file(written(base, content))
     assert file.backbone == BackboneSource("hf://openai/clip-vit-base-patch32", None)
     assert file.tasks[0].weights == "hf://o/n@v1/a.safetensors"
-    assert (file.tasks[0].seeds.labelled, file.tasks[0].seeds_per_class) == (True, 5)
+    assert (file.tasks[0].seeds.labeled, file.tasks[0].seeds_per_class) == (True, 5)
     assert file.tasks[0].test is not None
     assert file.tasks[0].test.parquet
 
@@ -159,7 +159,7 @@ def test_names_on_the_hub_are_neither_looked_up_nor_taken_for_paths(base: Path) 
         ({"test": '{files = "a.parquet", share = [0.9, 0.1]}'}, "test share is [0.9, 0.1], but must be"),
         ({"test": '{files = "a.parquet", share = [false, true]}'}, "test share is [False, True], but must be"),
         ({"seeds": '{files = "seeds/sea", share = [0, 0.5]}'}, "seeds share is of every class, but files is 'seeds/sea'"),
-        ({"seeds_per_class": "5"}, "seeds_per_class needs labelled seeds, but 'seeds/sea' is a folder whose images are all"),
+        ({"seeds_per_class": "5"}, "seeds_per_class needs labeled seeds, but 'seeds/sea' is a folder whose images are all"),
         ({"seeds": '"a.parquet"', "seeds_per_class": "0"}, "seeds_per_class is 0, but must be at least 1"),
         ({"seeds": '"a.parquet"', "seeds_per_class": "true"}, "seeds_per_class must be a whole number, not True"),
         ({"seed": '"seeds/sea"'}, "[[task]] 'sea' seed is not a known key; did you mean seeds?"),

@@ -14,8 +14,7 @@ from typing import Any, Literal
 import open_clip
 
 from mingle_edge.architecture import OPENAI_MEAN, OPENAI_STD, VisionArchitecture
-from mingle_edge.checkpoints.model_config import ModelConfig, read_model_config
-from mingle_edge.checkpoints.tags import is_tag
+from mingle_edge.checkpoints.model_config import ModelConfig, is_tag, read_model_config
 from mingle_edge.errors import CheckpointError, shown
 
 LARGEST = 1 << 16
@@ -57,7 +56,7 @@ _HUGGING_FACE_VISION_DEFAULTS: dict[str, Any] = {
 
 
 def read_architecture(model: str, base: Path, weights: str | None = None) -> VisionArchitecture:
-    """The vision tower that `model` describes.
+    """Read the vision tower that `model` describes.
 
     Args:
         model: an open_clip name, or relative to `base` an open_clip JSON config (bare, or as on the hub with
@@ -76,7 +75,7 @@ def read_architecture(model: str, base: Path, weights: str | None = None) -> Vis
 
 
 def architecture_of(config: ModelConfig) -> VisionArchitecture:
-    """The vision tower that a configuration describes. Raises `CheckpointError` like `read_architecture`."""
+    """Return the vision tower that a configuration describes. Raises `CheckpointError` like `read_architecture`."""
     architecture = _of_open_clip(config) if config.kind == "open_clip" else _of_hugging_face(config)
     if architecture.image_size % architecture.patch_size:
         patch = f"a multiple of patch_size, {architecture.patch_size}"
@@ -102,12 +101,12 @@ def _of_open_clip(config: ModelConfig) -> VisionArchitecture:
     width, head_width = (size(fields, name, source, "vision_cfg.") for name in ("width", "head_width"))
     if width % head_width:
         raise _refusal(source, "vision_cfg.head_width", head_width, f"a divisor of the width, {width}")
-    normalisation = fields["norm_kwargs"] or {}
-    if not isinstance(normalisation, dict) or normalisation.keys() - {"eps"}:
-        raise _refusal(source, "vision_cfg.norm_kwargs", normalisation, "eps alone, or nothing")
+    normalization = fields["norm_kwargs"] or {}
+    if not isinstance(normalization, dict) or normalization.keys() - {"eps"}:
+        raise _refusal(source, "vision_cfg.norm_kwargs", normalization, "eps alone, or nothing")
     mlp_width = int(width * positive(fields["mlp_ratio"], "vision_cfg.mlp_ratio", source))
     image_size = _square(fields, "image_size", source, "vision_cfg.")
-    mean, std = _open_clip_normalisation(config, image_size)
+    mean, std = _open_clip_normalization(config, image_size)
     return VisionArchitecture(
         image_size=image_size,
         patch_size=_square(fields, "patch_size", source, "vision_cfg."),
@@ -117,7 +116,7 @@ def _of_open_clip(config: ModelConfig) -> VisionArchitecture:
         mlp_width=size({"mlp_width": mlp_width}, "mlp_width", source, "vision_cfg.width * mlp_ratio, the "),
         output_dim=size(config.model, "embed_dim", source),
         activation=open_clip_activation(config),
-        layer_norm_eps=positive(normalisation.get("eps", 1e-5), "vision_cfg.norm_kwargs.eps", source),
+        layer_norm_eps=positive(normalization.get("eps", 1e-5), "vision_cfg.norm_kwargs.eps", source),
         mean=mean,
         std=std,
     )
@@ -135,7 +134,7 @@ def _of_hugging_face(config: ModelConfig) -> VisionArchitecture:
     if fields["num_channels"] != 3:
         raise _refusal(source, f"{where}num_channels", fields["num_channels"], "3")
     image_size = _square(fields, "image_size", source, where)
-    mean, std = _hugging_face_normalisation(config, image_size)
+    mean, std = _hugging_face_normalization(config, image_size)
     return VisionArchitecture(
         image_size=image_size,
         patch_size=_square(fields, "patch_size", source, where),
@@ -153,7 +152,7 @@ def _of_hugging_face(config: ModelConfig) -> VisionArchitecture:
 
 
 def open_clip_activation(config: ModelConfig) -> Literal["quick_gelu", "gelu"]:
-    """The activation of both towers of an open_clip model."""
+    """Return the activation of both towers of an open_clip model."""
     quick = config.model.get("quick_gelu", False)
     if not isinstance(quick, bool):
         raise _refusal(config.source, "quick_gelu", quick, "true or false")
@@ -161,7 +160,7 @@ def open_clip_activation(config: ModelConfig) -> Literal["quick_gelu", "gelu"]:
 
 
 def hugging_face_activation(name: object, field: str, source: str) -> Literal["quick_gelu", "gelu"]:
-    """The activation of one tower of a Hugging Face model. Raises `CheckpointError` for any but the two of CLIP."""
+    """Return the activation of one tower of a Hugging Face model. Raises `CheckpointError` for any but the two of CLIP."""
     if name == "quick_gelu":
         return "quick_gelu"
     if name == "gelu":
@@ -170,7 +169,7 @@ def hugging_face_activation(name: object, field: str, source: str) -> Literal["q
 
 
 def size(fields: Mapping[str, Any], name: str, source: str, where: str = "", most: int = LARGEST) -> int:
-    """A size in a configuration, `fields[name]`. Raises `CheckpointError` unless it is an integer from 1 to `most`."""
+    """Return a size in a configuration, `fields[name]`. Raises `CheckpointError` unless it is an integer from 1 to `most`."""
     value = fields.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
         raise _refusal(source, where + name, value, f"a whole number from 1 to {most}")
@@ -178,7 +177,7 @@ def size(fields: Mapping[str, Any], name: str, source: str, where: str = "", mos
 
 
 def positive(value: object, field: str, source: str) -> float:
-    """A number of a configuration. Raises `CheckpointError` unless it is positive and below `LARGEST`."""
+    """Return a number of a configuration. Raises `CheckpointError` unless it is positive and below `LARGEST`."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < LARGEST:
         raise _refusal(source, field, value, "a positive number")
     return float(value)
@@ -193,7 +192,7 @@ def _square(fields: Mapping[str, Any], name: str, source: str, where: str = "") 
     return size({name: value}, name, source, where)
 
 
-def _open_clip_normalisation(
+def _open_clip_normalization(
     config: ModelConfig, image_size: int
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     preprocess = config.preprocess
@@ -207,7 +206,7 @@ def _open_clip_normalisation(
     )
 
 
-def _hugging_face_normalisation(
+def _hugging_face_normalization(
     config: ModelConfig, image_size: int
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     preprocess = config.preprocess

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints.architectures import architecture_of
-from mingle_edge.checkpoints.hugging_face_names import hugging_face_pieces
 from mingle_edge.checkpoints.model_config import read_model_config
-from mingle_edge.checkpoints.open_clip_names import open_clip_pieces
-from mingle_edge.checkpoints.pieces import Piece
+from mingle_edge.checkpoints.stored_parameters import StoredParameter, hugging_face_parameters, open_clip_parameters
 from mingle_edge.checkpoints.stored_tensors import StoredTensors, open_tensors, without_module
 from mingle_edge.checkpoints.weights import check_tag, find_weights
 from mingle_edge.errors import CheckpointError
@@ -33,41 +31,41 @@ class Checkpoint:
     has_text_tower: bool
     unexpected: list[str]  # names in the file that belong to no parameter of a CLIP vision tower
     _tensors: StoredTensors
-    _pieces: dict[str, Piece]
+    _parameters: dict[str, StoredParameter]
 
     def names(self) -> list[str]:
-        """Internal names of the parameters that the file holds."""
-        return list(self._pieces)
+        """Return the internal names of the parameters that the file holds."""
+        return list(self._parameters)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of the parameter with this internal name."""
-        piece = self._pieces[name]
-        return piece.shape(self._tensors.shape(piece.key))
+        """Return the shape of the parameter with this internal name."""
+        parameter = self._parameters[name]
+        return parameter.shape(self._tensors.shape(parameter.key))
 
     def dtype(self, name: str) -> str:
-        """Element type in the file, such as `float16`."""
-        return self._tensors.dtype(self._pieces[name].key)
+        """Return the element type in the file, such as `float16`."""
+        return self._tensors.dtype(self._parameters[name].key)
 
     def stored_name(self, name: str) -> str:
-        """What the file calls the tensor that holds this parameter."""
-        return self._pieces[name].key
+        """Return what the file calls the tensor that holds this parameter."""
+        return self._parameters[name].key
 
     def tensor(self, name: str) -> Tensor:
-        """One parameter by its internal name: float32, contiguous, on the CPU, in memory of its own.
+        """Read one parameter by its internal name: float32, contiguous, on the CPU, in memory of its own.
 
         Raises:
             CheckpointError: the file cannot be read.
             KeyError: the file holds no such parameter.
         """
-        return self._pieces[name].read(self._tensors)
+        return self._parameters[name].read(self._tensors)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter in turn, as `tensor` returns it; only one is in memory at a time."""
-        for name in self._pieces:
+        """Yield every parameter in turn, as `tensor` returns it; only one is in memory at a time."""
+        for name in self._parameters:
             yield name, self.tensor(name)
 
     def sha256(self) -> str:
-        """SHA-256 over the bytes of the file, or of the shards in order of their names. Raises `CheckpointError`."""
+        """Return the SHA-256 over the bytes of the file, or of the shards in order of their names. Raises `CheckpointError`."""
         digest = hashlib.sha256()
         for path in self._tensors.files:
             try:
@@ -98,20 +96,20 @@ def open_checkpoint(path_or_tag: str, *, base: Path, architecture: VisionArchite
     tensors = open_tensors(path)
     if path.is_dir():
         _check_config(path, tensors, architecture)
-    naming, names = _recognise(path, tensors.names())
-    pieces: dict[str, Piece] = {}
+    naming, names = _recognize(path, tensors.names())
+    parameters: dict[str, StoredParameter] = {}
     unexpected = []
     for key, name in names.items():
-        found = open_clip_pieces(name, key) if naming == "open_clip" else hugging_face_pieces(name, key)
-        pieces |= {piece.name: piece for piece in found}
-        if not found:
+        within = open_clip_parameters(name, key) if naming == "open_clip" else hugging_face_parameters(name, key)
+        parameters |= {parameter.name: parameter for parameter in within}
+        if not within:
             unexpected.append(key)
     has_text_tower = any("token_embedding.weight" in key for key in tensors.names())
-    return Checkpoint(path, naming, has_text_tower, unexpected, tensors, pieces)
+    return Checkpoint(path, naming, has_text_tower, unexpected, tensors, parameters)
 
 
-def _recognise(path: Path, keys: list[str]) -> tuple[Naming, dict[str, str]]:
-    """The naming a file follows and, by the names in the file, those of its vision tower without prefixes."""
+def _recognize(path: Path, keys: list[str]) -> tuple[Naming, dict[str, str]]:
+    """Return the naming a file follows and, by the names in the file, those of its vision tower without prefixes."""
     names = without_module(keys)
     if any(name.startswith("visual.") for name in names.values()):
         return "open_clip", {k: n.removeprefix("visual.") for k, n in names.items() if n.startswith("visual.")}

@@ -34,22 +34,22 @@ def check_checkpoint(checkpoint: Checkpoint, architecture: VisionArchitecture, *
             beyond `LARGEST_WEIGHT`.
     """
     expected = architecture.parameter_shapes()
-    found = {name: checkpoint.shape(name) for name in checkpoint.names()}
-    if checkpoint.naming == "hugging_face" and "projection.weight" not in found:
+    stored_shapes = {name: checkpoint.shape(name) for name in checkpoint.names()}
+    if checkpoint.naming == "hugging_face" and "projection.weight" not in stored_shapes:
         if backbone:
             raise CheckpointError(
                 f"{checkpoint.path} is a vision tower without visual_projection.weight, which maps images into the space "
                 "shared with text; take the backbone from the whole CLIPModel, or a CLIPVisionModelWithProjection"
             )
         del expected["projection.weight"]
-    if lines := _difference(checkpoint, found, expected):
+    if lines := _difference(checkpoint, stored_shapes, expected):
         shown = lines[:LINES] + ([f"  ... and {len(lines) - LINES} more"] if len(lines) > LINES else [])
-        raise CheckpointError("\n".join([_headline(checkpoint, found, architecture), *shown]))
+        raise CheckpointError("\n".join([_headline(checkpoint, stored_shapes, architecture), *shown]))
     for name in expected:
         if checkpoint.dtype(name) not in FLOATS:
             raise CheckpointError(
                 f"{checkpoint.path}: {checkpoint.stored_name(name)} is {checkpoint.dtype(name)}, but weights must be one of "
-                f"{', '.join(FLOATS)}; use the checkpoint before quantisation"
+                f"{', '.join(FLOATS)}; use the checkpoint before quantization"
             )
     for name, tensor in checkpoint.tensors():
         if broken := tensor.numel() - int(tensor.isfinite().sum()):
@@ -64,10 +64,10 @@ def check_checkpoint(checkpoint: Checkpoint, architecture: VisionArchitecture, *
             )
 
 
-def _difference(checkpoint: Checkpoint, found: Shapes, expected: Shapes) -> list[str]:
-    lines = [f"  missing     {name} {list(shape)}" for name, shape in expected.items() if name not in found]
+def _difference(checkpoint: Checkpoint, stored_shapes: Shapes, expected: Shapes) -> list[str]:
+    lines = [f"  missing     {name} {list(shape)}" for name, shape in expected.items() if name not in stored_shapes]
     lines += [f"  unexpected  {key}" for key in checkpoint.unexpected]
-    for name, shape in found.items():
+    for name, shape in stored_shapes.items():
         stored = f"{name} ({checkpoint.stored_name(name)})"
         if name not in expected:
             lines.append(f"  unexpected  {stored} {list(shape)}")
@@ -76,8 +76,8 @@ def _difference(checkpoint: Checkpoint, found: Shapes, expected: Shapes) -> list
     return lines
 
 
-def _headline(checkpoint: Checkpoint, found: Shapes, architecture: VisionArchitecture) -> str:
-    theirs = _sizes(found)
+def _headline(checkpoint: Checkpoint, stored_shapes: Shapes, architecture: VisionArchitecture) -> str:
+    theirs = _sizes(stored_shapes)
     ours = {field: getattr(architecture, field) for field in theirs}
     if theirs == ours:
         return (
@@ -90,24 +90,24 @@ def _headline(checkpoint: Checkpoint, found: Shapes, architecture: VisionArchite
     )
 
 
-def _sizes(found: Shapes) -> dict[str, int]:
-    """The sizes of the architecture that the shapes imply; without what no tensor tells."""
+def _sizes(stored_shapes: Shapes) -> dict[str, int]:
+    """Return the sizes of the architecture that the shapes imply; without what no tensor tells."""
     sizes: dict[str, int] = {}
-    if len(patches := found.get("patch_embedding.weight", ())) == 2:
+    if len(patches := stored_shapes.get("patch_embedding.weight", ())) == 2:
         sizes |= {"width": patches[0], "patch_size": math.isqrt(patches[1] // 3)}
-    if blocks := [int(match[1]) for name in found if (match := re.match(r"blocks\.(\d+)\.", name))]:
+    if blocks := [int(match[1]) for name in stored_shapes if (match := re.match(r"blocks\.(\d+)\.", name))]:
         sizes["layers"] = max(blocks) + 1
-    if "patch_size" in sizes and len(positions := found.get("positions", ())) == 2:
+    if "patch_size" in sizes and len(positions := stored_shapes.get("positions", ())) == 2:
         sizes["image_size"] = sizes["patch_size"] * math.isqrt(max(positions[0] - 1, 0))
-    if len(fc1 := found.get("blocks.0.fc1.weight", ())) == 2:
+    if len(fc1 := stored_shapes.get("blocks.0.fc1.weight", ())) == 2:
         sizes["mlp_width"] = fc1[0]
-    if len(projection := found.get("projection.weight", ())) == 2:
+    if len(projection := stored_shapes.get("projection.weight", ())) == 2:
         sizes["output_dim"] = projection[0]
     return sizes
 
 
 def _describe(sizes: Mapping[str, int]) -> str:
-    """Sizes in words, after the shortest open_clip name that has them all."""
+    """Say sizes in words, after the shortest open_clip name that has them all."""
     text = ", ".join(f"{field} {size}" for field, size in sizes.items())
     for name in sorted(open_clip.list_models(), key=len):
         try:

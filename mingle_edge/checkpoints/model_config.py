@@ -10,7 +10,7 @@ from typing import Any, Literal
 import open_clip
 
 from mingle_edge.errors import CheckpointError, FileError, shown
-from mingle_edge.hub import local_path
+from mingle_edge.hub import is_hub_reference, local_path
 from mingle_edge.plain_file import find_file
 from mingle_edge.text_file import read_json
 
@@ -28,7 +28,8 @@ class ModelConfig:
 
 
 def read_model_config(model: str, base: Path) -> ModelConfig:
-    """The configuration that `model` names: on the hub, a path relative to `base` if there is one, else an open_clip name.
+    """Return the configuration that `model` names: on the hub, a path relative to `base` if there is one, else an open_clip
+    name.
 
     Raises:
         CheckpointError: neither exists, or the file is not a configuration of a CLIP model.
@@ -52,7 +53,7 @@ def read_model_config(model: str, base: Path) -> ModelConfig:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises `CheckpointError` when there is none."""
+    """Return the JSON object in a file. Raises `CheckpointError` when there is none."""
     try:
         record = read_json(path)
     except FileError as error:
@@ -94,3 +95,16 @@ def _hugging_face(folder: Path) -> ModelConfig:
     if not isinstance(preprocess, dict):
         raise CheckpointError(f"{file}: image_processor must be an object; restore the file")
     return ModelConfig(str(path), "hugging_face", record, preprocess)
+
+
+def is_there(path: Path) -> bool:
+    """Say whether there is anything at a path. Raises `CheckpointError` where it may not be looked at."""
+    try:
+        return find_file(path) is not None
+    except FileError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def is_tag(name: str, base: Path) -> bool:
+    """Say whether weights are named by a tag: by nothing on the hub, and by no path relative to `base`."""
+    return not is_hub_reference(name) and not is_there(base / name)

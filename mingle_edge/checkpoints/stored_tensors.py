@@ -45,16 +45,16 @@ class StoredTensors(Protocol):
     files: list[Path]
 
     def names(self) -> list[str]:
-        """Names of all tensors."""
+        """Return the names of all tensors."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one tensor."""
+        """Return the shape of one tensor."""
 
     def dtype(self, name: str) -> str:
-        """Element type of one tensor, as torch spells it where torch has it."""
+        """Return the element type of one tensor, as torch spells it where torch has it."""
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
-        """One tensor, or some of its rows, as stored. Raises `CheckpointError` when the file cannot be read."""
+        """Read one tensor, or some of its rows, as stored. Raises `CheckpointError` when the file cannot be read."""
 
 
 def open_tensors(path: Path) -> StoredTensors:
@@ -66,10 +66,10 @@ def open_tensors(path: Path) -> StoredTensors:
     """
     try:
         if path.is_dir():
-            found = [path / name for name in FOLDER_FILES if find_file(path / name) is not None or (path / name).is_symlink()]
-            if not found:
+            stored = [path / name for name in FOLDER_FILES if find_file(path / name) is not None or (path / name).is_symlink()]
+            if not stored:
                 raise CheckpointError(f"{path} holds none of {', '.join(FOLDER_FILES)}; name the file with the weights")
-            path = found[0]
+            path = stored[0]
         if find_file(path) is None and not path.is_symlink():
             raise CheckpointError(f"there is no checkpoint {path}; correct the path")
         if check_plain_file(path).st_size == 0:
@@ -128,7 +128,7 @@ class _SafetensorsFiles:
         stored = self._stored[name]
         if stored.dtype not in _SAFETENSORS_TYPES:
             raise CheckpointError(
-                f"{stored.path}: {shown(name)} is {stored.dtype}, not floating point; use it before quantisation"
+                f"{stored.path}: {shown(name)} is {stored.dtype}, not floating point; use it before quantization"
             )
         dtype: torch.dtype = getattr(torch, _SAFETENSORS_TYPES[stored.dtype])
         first, shape = 0, stored.shape
@@ -181,7 +181,7 @@ def without_module(names: list[str]) -> dict[str, str]:
 
 
 def _stored(path: Path) -> dict[str, _Stored]:
-    """Where each tensor of a safetensors file is, by name in alphabetical order. The library checks the header first."""
+    """Find where each tensor of a safetensors file is, by name in alphabetical order. The library checks the header first."""
     size = check_plain_file(path).st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH), "little")
@@ -222,7 +222,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _load_state_dict(path: Path) -> dict[str, Tensor]:
-    """The state dict of a PyTorch archive, mapped rather than read, without running any code from it."""
+    """Open the state dict of a PyTorch archive, mapped rather than read, without running any code from it."""
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     if not zipped:
@@ -270,7 +270,7 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """That nothing in an archive expands: PyTorch compresses none of its own, and reads all but values into memory."""
+    """Check that nothing in an archive expands: PyTorch compresses none of its own, and reads all but values into memory."""
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise CheckpointError(

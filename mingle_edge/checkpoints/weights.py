@@ -9,14 +9,15 @@ import open_clip
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints.architectures import read_architecture
+from mingle_edge.checkpoints.model_config import is_tag, is_there
 from mingle_edge.checkpoints.stored_tensors import TORCH_SUFFIXES
-from mingle_edge.checkpoints.tags import is_tag, is_there
 from mingle_edge.errors import CheckpointError, shown
 from mingle_edge.hub import local_path
 
 
 def find_weights(path_or_tag: str, base: Path, model: str | None) -> Path:
-    """The file or folder that `path_or_tag` names, downloaded if it is on the hub or a tag of the open_clip name `model`.
+    """Return the file or folder that `path_or_tag` names, downloaded if it is on the hub or a tag of the open_clip name
+    `model`.
 
     Raises:
         CheckpointError: neither a path relative to `base` nor a tag of `model`, or the download of a tag failed.
@@ -40,7 +41,7 @@ def check_tag(path_or_tag: str, base: Path, model: str | None, architecture: Vis
     """Check that a pretrained tag was trained as `architecture` runs. Does nothing when `path_or_tag` is a path.
 
     Raises:
-        CheckpointError: another activation, or images normalised otherwise.
+        CheckpointError: another activation, or images normalized otherwise.
     """
     if model is None or not is_tag(path_or_tag, base):
         return
@@ -55,7 +56,7 @@ def check_tag(path_or_tag: str, base: Path, model: str | None, architecture: Vis
     trained = read_architecture(model, base, path_or_tag)
     if (trained.mean, trained.std) != (architecture.mean, architecture.std):
         raise CheckpointError(
-            f"the weights {path_or_tag!r} expect images normalised by mean {trained.mean} and std {trained.std}, not "
+            f"the weights {path_or_tag!r} expect images normalized by mean {trained.mean} and std {trained.std}, not "
             f"{architecture.mean} and {architecture.std}; read the architecture with these weights"
         )
 

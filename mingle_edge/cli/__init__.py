@@ -43,11 +43,11 @@ class LazyGroup(click.Group):
             return super().main(*arguments, **options)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of a user's work."""
+        """List commands in the order of a user's work."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of `mingle_edge.cli.<name>`."""
+        """Return the command of `mingle_edge.cli.<name>`."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"mingle_edge.cli.{cmd_name}").command

@@ -11,7 +11,7 @@ _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
 
 
 def byte_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Callback of an option: the bytes of `64MB` (10^6), `64MiB` (2^20) or a plain number."""
+    """Read an option's bytes from `64MB` (10^6), `64MiB` (2^20) or a plain number."""
     if value is None:
         return None
     match = _PATTERN.fullmatch(value.strip())
@@ -25,7 +25,7 @@ def byte_size(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 def format_bytes(size: int) -> str:
-    """A byte count in the unit that keeps it between 1 and 1000, as in `44.1 MB`."""
+    """Return a byte count in the unit that keeps it between 1 and 1000, as in `44.1 MB`."""
     number, unit = float(size), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if number < 1000:

@@ -50,7 +50,7 @@ def command(output: Path) -> None:
 
 
 def table(report: dict[str, Any]) -> str:
-    """ACC and BWT of every method in percent, and what the export and the runtime cost."""
+    """Write ACC and BWT of every method in percent, and what the export and the runtime cost."""
     protocols = list(report["accuracy"]["pretrained"])
     given = {"P1": "head given", "P2": "task given", "P3": "nothing given"}
     lines = [f"{'':<20}" + "".join(f"{f'{p}: {given[p]}':>20}" for p in protocols)]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write all figures to this file.")
 def command(merged: Path, task_file: Path, top_k: int | None, pooled: bool, device: str, json_path: Path | None) -> None:
-    """Accuracy of MERGED on the labelled test images that TASKS.toml names.
+    """Measure the accuracy of MERGED on the test images that TASKS.toml names.
 
     P1: the head is given, the route is not. P2: head and task are given. P3:
     nothing is given, the labels of all tasks compete. BWT is what earlier tasks
@@ -47,7 +47,7 @@ def command(merged: Path, task_file: Path, top_k: int | None, pooled: bool, devi
 
 
 def table(report: EvaluationReport) -> str:
-    """Accuracies in percent, a line per task, then ACC and BWT."""
+    """Write accuracies in percent, a line per task, then ACC and BWT."""
     routed = bool(report.own_route)
     width = max(len(name) for name in [*report.tasks, "task"])
     head = f"{'task':<{width}}  images     P1     P2     P3" + ("  routed right  unclaimed" if routed else "")

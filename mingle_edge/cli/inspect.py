@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command(short_help="What is in a bundle or a merged model.")
 @click.argument("path", type=click.Path(path_type=Path))
 def command(path: Path) -> None:
-    """Tasks, ranks, sizes, router and provenance of PATH.
+    """Show tasks, ranks, sizes, router and provenance of PATH.
 
     PATH is a bundle or a merged model. Nothing but its index is read; `verify`
     checks the contents of a bundle.
@@ -33,7 +33,7 @@ def command(path: Path) -> None:
 
 
 def describe_bundle(path: Path) -> str:
-    """The index of a bundle in words. Raises `BundleError`."""
+    """Describe the index of a bundle in words. Raises `BundleError`."""
     from mingle_edge_runtime.bundle import Bundle
 
     index = Bundle.open(path).index
@@ -77,7 +77,7 @@ def _sha(index: BundleIndex, task: str) -> str:
 
 
 def describe_merged_model(path: Path) -> str:
-    """The index of a merged model in words. Raises `MergedModelError`."""
+    """Describe the index of a merged model in words. Raises `MergedModelError`."""
     from mingle_edge.merged_model import MergedModel
 
     model = MergedModel.open(path)
@@ -108,7 +108,7 @@ def _router(model: MergedModel) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines with columns as wide as their widest cell."""
+    """Return lines with columns as wide as their widest cell."""
     lines = [head, *rows]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

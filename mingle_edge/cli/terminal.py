@@ -63,7 +63,7 @@ class Terminal:
 
     @contextmanager
     def _lost(self) -> Iterator[None]:
-        """Where nobody reads any more, end quietly; where the rest cannot be written, say so."""
+        """End quietly where nobody reads any more; where the rest cannot be written, say so."""
         try:
             yield
         except OSError as error:
@@ -92,12 +92,12 @@ class LossyTerminal(Terminal):
 
 
 def one_line(text: object) -> str:
-    """A name that is printed among others: line feeds and tabs are written as escapes, too."""
+    """Write a name that is printed among others: line feeds and tabs become escapes, too."""
     return str(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _guarded(stream: TextIO | None, kind: type[Terminal]) -> TextIO | None:
-    """There is no stream where the process was started without one."""
+    """Guard a stream; there is none where the process was started without one."""
     return None if stream is None else cast(TextIO, kind(stream))
 
 

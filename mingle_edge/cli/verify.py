@@ -24,25 +24,25 @@ def command(bundle: Path, threads: int | None, provider: str | None) -> None:
     from mingle_edge_runtime.verify import verify
 
     with ProgressBar() as progress:
-        found = verify(
+        verification = verify(
             bundle,
             [provider] if provider else None,
             threads,
             lambda done, total: progress("hashes", done, total),
         )
-    click.echo(f"hashes: {found.files} files, {format_bytes(found.bytes)}, all as recorded")
-    click.echo(f"heads: {found.heads}, every row of unit length")
-    click.echo(f"labels: {found.labels}, none blank or twice in a task")
-    parts = {part: f"cosine {cosine:.7f}" for part, cosine in found.cosines.items()}
-    parts |= {part: f"difference {difference:.1e}" for part, difference in found.differences.items()}
+    click.echo(f"hashes: {verification.files} files, {format_bytes(verification.bytes)}, all as recorded")
+    click.echo(f"heads: {verification.heads}, every row of unit length")
+    click.echo(f"labels: {verification.labels}, none blank or twice in a task")
+    parts = {part: f"cosine {cosine:.7f}" for part, cosine in verification.cosines.items()}
+    parts |= {part: f"difference {difference:.1e}" for part, difference in verification.differences.items()}
     width = max(map(len, parts))
     for part, measured in parts.items():
         click.echo(f"  {part:<{width}}  {measured}")
-    for note in found.notes:
+    for note in verification.notes:
         click.echo(f"note: {note}")
-    click.echo(f"machine: {found.arithmetic}")
-    saturation = found.arithmetic.saturation
+    click.echo(f"machine: {verification.arithmetic}")
+    saturation = verification.arithmetic.saturation
     click.echo(f"8-bit integers: {f'saturate, {saturation}' if saturation else 'exact'}")
-    click.echo(f"seconds: {found.seconds:.1f}")
-    found.check()
+    click.echo(f"seconds: {verification.seconds:.1f}")
+    verification.check()
     click.echo("outputs: all as recorded")

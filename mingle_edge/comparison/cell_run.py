@@ -95,7 +95,7 @@ class _Run:
 
 @torch.inference_mode()
 def latency_ratio(method: ContinualMethod, material: Material, task: str, workbench: Workbench) -> float:
-    """Return the time for one image, task not told, over that of the plain backbone: a median of interleaved pairs in PyTorch."""
+    """Return the time for one image, task not told, over the plain backbone's: a median of interleaved pairs in PyTorch."""
     images = material.parts["test"][task]
     _, pixels = next(iter(images.batches(material.architecture, images.evenly(LATENCY_RUNS))))
     ratios = []

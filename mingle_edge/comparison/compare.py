@@ -150,8 +150,8 @@ def compare(
             for order in orders
             for entry in chosen
         ]
-        found = comparison.run(cells, "compare")
-    finished = [Finished(cells[n], found[n]) for n in sorted(found)]
+        computed = comparison.run(cells, "compare")
+    finished = [Finished(cells[n], computed[n]) for n in sorted(computed)]
     results = {
         "format": figures.FORMAT,
         "format_version": figures.FORMAT_VERSION,
@@ -218,11 +218,11 @@ def _tune(comparison: Comparison, entries: Sequence[Entry], plan: ComparisonOpti
         for tuning in tunings
         for trial in tuning.trials
     ]
-    found = comparison.run(cells, "tune")
+    computed = comparison.run(cells, "tune")
     numbers = iter(range(len(cells)))
     for tuning in tunings:
         for _ in tuning.trials:
-            tuning.record(found.get(next(numbers)))
+            tuning.record(computed.get(next(numbers)))
     return {tuning.entry.label: tuning for tuning in tunings}
 
 
@@ -273,7 +273,7 @@ def _figures(
         if not cells or not pretrained:
             continue
         shown["methods"][label] |= figures.method_figures(cells)
-        shown["accuracy"][label] = figures.summarise(cells, pretrained)
+        shown["accuracy"][label] = figures.summarize(cells, pretrained)
         if cells[0].cell.every_step:
             shown["steps"][label] = figures.steps(cells)
         shown["matrix"][label] = {p: rows[1:] for p, rows in cells[0].result.accuracy.items()}
@@ -284,7 +284,7 @@ def _figures(
             shown["confusion"][label] = confusion
     shown["corrupted"] = {
         label: {
-            name: figures.summarise(cells, figures.by_task(before, tasks)[HEAD_GIVEN])
+            name: figures.summarize(cells, figures.by_task(before, tasks)[HEAD_GIVEN])
             for name, cells in of_label.items()
             if (before := corrupted.get("pretrained", {}).get(name))
         }

@@ -45,7 +45,7 @@ class Material:
     def open(cls, path: Path, *, seed: int, seeds_per_class: Sequence[int], progress: Progress) -> Material:
         """Read a task file for a comparison.
 
-        `seeds_per_class`: other numbers of seeds than the task file's to be drawn as well, which needs labelled ones.
+        `seeds_per_class`: other numbers of seeds than the task file's to be drawn as well, which needs labeled ones.
 
         Raises:
             ComparisonError: a task without test images, labels for drawing seeds that are not there.
@@ -84,11 +84,11 @@ class Material:
         return replace(self.inputs[name], seeds=self.seeds(name, per_class)).load(workbench)
 
     def check_images(self, progress: Progress) -> None:
-        """Decode every seed and labelled image once. Raises `ImageFolderError` naming those that are broken."""
+        """Decode every seed and labeled image once. Raises `ImageFolderError` naming those that are broken."""
         check_images(sorted(self._hashes), progress)
 
     def check_disjoint(self) -> None:
-        """Check that no seed, of any task, has the same bytes as a labelled image. Raises `ComparisonError` listing them."""
+        """Check that no seed, of any task, has the same bytes as a labeled image. Raises `ComparisonError` listing them."""
         seeds: dict[str, list[Path]] = defaultdict(list)
         for path in self._seed_paths():
             seeds[self._hashes[path]].append(path)
@@ -109,7 +109,7 @@ class Material:
                 )
 
     def digest(self, tasks: Sequence[str], part: Part, per_class: int | None) -> str:
-        """Return the SHA-256 of everything a cell reads: towers, heads, seeds and labelled images of these tasks, by content."""
+        """Return the SHA-256 of everything a cell reads: towers, heads, seeds and labeled images of these tasks, by content."""
         of_tasks = (self._task_digest(name, part, per_class) for name in sorted(tasks))
         return hashlib.sha256(" ".join([self.merge_inputs.backbone_sha256, *of_tasks]).encode()).hexdigest()
 
@@ -157,7 +157,7 @@ def _sha256(path: Path) -> str:
 
 
 def _seeds(task: TaskSource, base: Path, per_class: int, seed: int) -> ImageSet:
-    if not task.seeds.labelled:
+    if not task.seeds.labeled:
         raise ComparisonError(
             f"task {task.name!r}: {per_class} seeds per class cannot be drawn from {task.seeds.files!r}, whose images have no "
             "labels; give seeds as dir/<class>/*.png or parquet, or leave the number of seeds to the task file"

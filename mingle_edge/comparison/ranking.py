@@ -17,36 +17,38 @@ _ONE_MODEL = 1.001  # times the backbone's bytes: what still is a single model
 
 
 def accuracy(results: Mapping[str, Any], label: str, protocol: str, name: str = "acc") -> float | None:
-    """A figure of the table, in percent; name: `acc`, `bwt` or `fwt`, or one of them with `_std`."""
+    """Return a figure of the table, in percent; name: `acc`, `bwt` or `fwt`, or one of them with `_std`."""
     return finite(results["accuracy"].get(label, {}).get(protocol, {}).get(name))
 
 
 def ordered(results: Mapping[str, Any]) -> list[str]:
-    """Labels as tables show them: pretrained, the methods from the least to the most accurate, individual.
+    """Return labels as tables show them: pretrained, the methods from the least to the most accurate, individual.
 
     By the first protocol there is. Methods none of whose orders finished follow the pretrained backbone.
     """
     first = results["protocols"][0]
     methods = [label for label in results["methods"] if label not in (PRETRAINED, INDIVIDUAL)]
-    methods.sort(key=lambda label: found if (found := accuracy(results, label, first)) is not None else -math.inf)
+    methods.sort(key=lambda label: acc if (acc := accuracy(results, label, first)) is not None else -math.inf)
     return [label for label in (PRETRAINED, *methods, INDIVIDUAL) if label in results["methods"]]
 
 
 def ranked(results: Mapping[str, Any], protocol: str) -> list[str]:
-    """The methods that finished, references left out, from the most to the least accurate."""
-    found = {label: accuracy(results, label, protocol) for label in results["methods"]}
-    measured = {label: acc for label, acc in found.items() if acc is not None and label not in (PRETRAINED, INDIVIDUAL)}
+    """Return the methods that finished, references left out, from the most to the least accurate."""
+    accuracies = {label: accuracy(results, label, protocol) for label in results["methods"]}
+    measured = {label: acc for label, acc in accuracies.items() if acc is not None and label not in (PRETRAINED, INDIVIDUAL)}
     return sorted(measured, key=lambda label: -measured[label])
 
 
 def is_one_model(results: Mapping[str, Any], label: str) -> bool:
-    """Whether the method stores no more than one backbone, as averages do and experts do not."""
+    """Say whether the method stores no more than one backbone, as averages do and experts do not."""
     backbone, stored = (results["methods"].get(name, {}).get("stored_bytes") for name in (PRETRAINED, label))
     return backbone is not None and stored is not None and stored <= _ONE_MODEL * backbone
 
 
 def leading(results: Mapping[str, Any], count: int = 4) -> list[str]:
-    """Methods worth a closer look: the best of each protocol, the best single model, then the next best, at most `count`."""
+    """Choose methods worth a closer look: the best of each protocol, the best single model, then the next best, at most
+    `count`.
+    """
     first = ranked(results, results["protocols"][0])
     single = [label for label in first if is_one_model(results, label)]
     best = [label for protocol in results["protocols"] for label in ranked(results, protocol)[:1]]
@@ -54,11 +56,11 @@ def leading(results: Mapping[str, Any], count: int = 4) -> list[str]:
 
 
 def orders_finished(results: Mapping[str, Any], label: str) -> int:
-    """Task orders behind the figures of a method on clean images: those of which no cell failed."""
+    """Return task orders behind the figures of a method on clean images: those of which no cell failed."""
     failed = [cell["order"] for cell in results["failed"] if cell["method"] == label and cell["corruption"] is None]
     return sum(order not in failed for order in results["orders"])
 
 
 def order_name(results: Mapping[str, Any], order: Sequence[str]) -> str:
-    """`order 3`, counted from 1, for the order of a failed cell; `tuning` for the one that is not reported."""
+    """Return `order 3`, counted from 1, for the order of a failed cell; `tuning` for the one that is not reported."""
     return f"order {results['orders'].index(order) + 1}" if order in results["orders"] else "tuning"

@@ -156,7 +156,7 @@ _WEMOE = {**_ENTROPY, "rank": 64, "freezes_earlier": False}
 _ADAPTIVE = (
     MethodSpec(
         "adamerging",
-        "one coefficient per tensor by entropy minimisation, continuing from the merged model (arXiv 2310.02575)",
+        "one coefficient per tensor by entropy minimization, continuing from the merged model (arXiv 2310.02575)",
         "adamerging:continued",
         _always(**_ENTROPY),
         _ADAMERGING_GRID,

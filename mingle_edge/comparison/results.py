@@ -25,8 +25,8 @@ class Finished:
     result: CellResult
 
 
-def summarise(cells: Sequence[Finished], pretrained: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Return ACC, BWT and, under P1, FWT of one method over its orders; `pretrained` is each task's accuracy before any merge."""
+def summarize(cells: Sequence[Finished], pretrained: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return ACC, BWT and, under P1, FWT of one method over its orders; `pretrained`: each task's accuracy before any merge."""
     summary: dict[str, dict[str, float]] = {}
     for protocol in PROTOCOLS:
         values: dict[str, list[float]] = {"acc": [], "bwt": []}
@@ -45,14 +45,14 @@ def summarise(cells: Sequence[Finished], pretrained: Mapping[str, float]) -> dic
 
 def steps(cells: Sequence[Finished]) -> dict[str, dict[str, list[float]]]:
     """Return, by protocol, after each step the mean accuracy of the tasks merged so far: mean and deviation over orders."""
-    found = {}
+    curves_by_protocol = {}
     for protocol in PROTOCOLS:
         curves = [
             [fmean(_known(row[: t + 1])) for t, row in enumerate(finished.result.accuracy[protocol][1:])] for finished in cells
         ]
         at_step = list(zip(*curves, strict=True))
-        found[protocol] = {"mean": [fmean(v) for v in at_step], "std": [_deviation(v) for v in at_step]}
-    return found
+        curves_by_protocol[protocol] = {"mean": [fmean(v) for v in at_step], "std": [_deviation(v) for v in at_step]}
+    return curves_by_protocol
 
 
 def by_task(cells: Sequence[Finished], tasks: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -68,7 +68,9 @@ def by_task(cells: Sequence[Finished], tasks: Sequence[str]) -> dict[str, dict[s
 def between_tasks(
     cells: Sequence[Finished], tasks: Sequence[str], rows: Callable[[CellResult], list[list[float]] | None]
 ) -> list[list[float]] | None:
-    """Return a table of tasks by tasks (and what follows them) in the order of `tasks`, mean over orders; None where there is none."""
+    """Return a table of tasks by tasks (and what follows them) in the order of `tasks`, mean over orders; None where there is
+    none.
+    """
     tables = []
     for finished in cells:
         table = rows(finished.result)

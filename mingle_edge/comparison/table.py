@@ -22,7 +22,7 @@ _MEANING = {"P1": "P1: head given", "P2": "P2: head and task given", "P3": "P3: 
 
 
 def format_table(results: Mapping[str, Any]) -> str:
-    """The table for a terminal, at most 100 columns wide: a line per method, sorted by accuracy between the references."""
+    """Return the table for a terminal, at most 100 columns wide: a line per method, by accuracy between the references."""
     return "\n".join(_lines(results))
 
 
@@ -66,15 +66,15 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _accuracies(results: Mapping[str, Any], protocol: str, labels: Sequence[str], spread: bool) -> Iterator[list[str]]:
-    """Columns of one protocol: its name over the first, the head, then a cell for each label."""
+    """Yield the columns of one protocol: its name over the first, the head, then a cell for each label."""
 
     def cells(name: str, show: Callable[[Any], str], deviates: bool) -> list[str]:
-        found = []
+        shown_cells = []
         for label in labels:
             deviation = accuracy(results, label, protocol, f"{name}_std") if deviates else None
             shown = show(accuracy(results, label, protocol, name))
-            found.append(shown if deviation is None else f"{shown}±{percentage(deviation)}")
-        return found
+            shown_cells.append(shown if deviation is None else f"{shown}±{percentage(deviation)}")
+        return shown_cells
 
     yield [protocol, "ACC", *cells("acc", percentage, spread)]
     yield ["", "BWT", *cells("bwt", difference, spread and protocol == results["protocols"][0])]

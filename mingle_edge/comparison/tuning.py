@@ -28,7 +28,7 @@ class Tuning:
 
     @property
     def chosen(self) -> Mapping[str, Any]:
-        """Return the parameters with the highest accuracy; of equals the first, and the entry's own where every trial failed."""
+        """Return the parameters with the highest accuracy; of equals the first, the entry's own where every trial failed."""
         finished = [(acc, trial) for acc, trial in zip(self.acc, self.trials, strict=True) if acc is not None]
         return max(finished, key=lambda pair: pair[0])[1] if finished else self.entry.parameters
 

@@ -11,41 +11,41 @@ MISSING = "-"
 
 
 def finite(value: Any) -> float | None:
-    """The value where it is a finite number; None for what was not measured."""
+    """Return the value where it is a finite number; None for what was not measured."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def percentage(value: Any) -> str:
-    """`81.5`: one digit after the point, as in the published tables."""
+    """Write `81.5`: one digit after the point, as in the published tables."""
     number = finite(value)
     return MISSING if number is None else f"{round(number, 1) + 0.0:.1f}"
 
 
 def difference(value: Any) -> str:
-    """`+1.2`, `-2.6` or `0.0`."""
+    """Write `+1.2`, `-2.6` or `0.0`."""
     number = finite(value)
     return MISSING if number is None else f"{round(number, 1):+.1f}" if round(number, 1) else "0.0"
 
 
 def digits(number: float) -> str:
-    """Three digits or more: `0.123`, `1.23`, `12.3`, `1234`."""
+    """Write three digits or more: `0.123`, `1.23`, `12.3`, `1234`."""
     return f"{number:.{3 if number < 1 else 2 if number < 10 else 1 if number < 1000 else 0}f}"
 
 
 def megabytes(size: Any) -> str:
-    """10^6 bytes, without the unit."""
+    """Write a size in units of 10^6 bytes, without the unit."""
     number = finite(size)
     return MISSING if number is None else digits(number / 1e6)
 
 
 def times(ratio: Any) -> str:
-    """`1.17`, of the plain backbone."""
+    """Write `1.17`, a multiple of the plain backbone."""
     number = finite(ratio)
     return MISSING if number is None else f"{number:.2f}"
 
 
 def parameters(given: Mapping[str, Any]) -> str:
-    """`scale 0.3, keep 0.2`."""
+    """Write `scale 0.3, keep 0.2`."""
     return ", ".join(f"{name} {_parameter(value)}" for name, value in given.items())
 
 
@@ -58,5 +58,5 @@ def _parameter(value: Any) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 task`, `20 tasks`."""
+    """Write `1 task`, `20 tasks`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -50,7 +50,7 @@ def learn_coefficients(
     steps: int,
     batch_size: int,
 ) -> dict[str, Tensor]:
-    """Return the merged model with the task added, its coefficients learned on the task's seeds; `start` where there are none."""
+    """Return the merged model with the task added, its coefficients learned on the task's seeds; `start` without any."""
     task_vector = {name: task.finetuned[name] - tensor for name, tensor in workbench.backbone.items()}
     coefficients = torch.full((len(task_vector),), start, device=workbench.device)
 

@@ -32,14 +32,14 @@ class Agreement:
 
     @property
     def merged(self) -> Parameters:
-        """The merged task vector: the scaled sum where enough tasks use it, 0 elsewhere."""
+        """Return the merged task vector: the scaled sum where enough tasks use it, 0 elsewhere."""
         return {n: torch.where(self.uses[n] >= self.needed, self.scaling * value, 0) for n, value in self.total.items()}
 
 
 def merge(
     memory: Agreement | None, task_vector: Parameters, count: int, scaling: float, threshold: float, required: int
 ) -> Agreement:
-    """S_t = S_{t-1} + D_t and uses_t = uses_{t-1} + [|D_t| > threshold |S_{t-1}|], with S_0 = 0; `merged` masks S_t."""
+    """Return S_t = S_{t-1} + D_t and uses_t = uses_{t-1} + [|D_t| > threshold |S_{t-1}|], with S_0 = 0; `merged` masks S_t."""
     needed = min(required, count)
     if memory is None:
         uses = {name: (difference != 0).to(torch.uint8) for name, difference in task_vector.items()}
@@ -55,7 +55,7 @@ def merge(
 def merge_as_published(
     merged: Parameters | None, task_vector: Parameters, count: int, scaling: float, threshold: float
 ) -> Parameters:
-    """m_1 = scaling D_1, then m_t = m_{t-1} + scaling [|D_t| > threshold |m_{t-1}|] (m_{t-1} + D_t)."""
+    """Return m_1 = scaling D_1, then m_t = m_{t-1} + scaling [|D_t| > threshold |m_{t-1}|] (m_{t-1} + D_t)."""
     if merged is None:
         return {name: scaling * difference for name, difference in task_vector.items()}
     return {

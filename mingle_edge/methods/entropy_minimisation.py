@@ -15,7 +15,9 @@ SMALLEST_PROBABILITY = 1e-8  # added inside the logarithm, as in FusionBench
 
 
 def prediction_entropy(logits: Tensor) -> Tensor:
-    """Return Shannon entropy in nats of the softmax of `logits [B, classes]`, averaged over images (arXiv 2310.02575, section 3.3)."""
+    """Return Shannon entropy in nats of the softmax of `logits [B, classes]`, averaged over images (arXiv 2310.02575, section
+    3.3).
+    """
     probabilities = torch.softmax(logits, dim=1)
     return -(probabilities * torch.log(probabilities + SMALLEST_PROBABILITY)).sum(1).mean()
 
@@ -43,7 +45,7 @@ def minimize_entropy(
 
 
 def seed_batches(workbench: Workbench, task: FinetunedTask, size: int, steps: int) -> Iterator[Tensor]:
-    """Yield `steps` batches of the task's seed images on the device, the same whatever was merged before; none without seeds."""
+    """Yield `steps` batches of the task's seeds on the device, the same whatever was merged before; none without seeds."""
     if not len(task.seeds):
         return
     generator = task_generator(workbench.seed, task.name, "batches")

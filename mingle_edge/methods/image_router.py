@@ -78,7 +78,7 @@ class ImageRouter:
         return 4 * (sum(array.size for array in arrays) + 1)
 
     def _router(self) -> Router:
-        """Return the router that a merged model has. It depends on the tasks alone, so all methods on the workbench share it."""
+        """Return the router that a merged model has. It depends on tasks alone, so all methods on the workbench share it."""
         return once(self.workbench.kept.routers, self._keys, self._fit)
 
     def _fit(self) -> Router:

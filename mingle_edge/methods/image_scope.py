@@ -35,12 +35,12 @@ ALONE = torch.finfo(torch.float32).eps  # an expert with all but this share of t
 class ImageScope:
     """See the module. Parameters: those of `Settings` for the image scope, and
 
-    - `top_k`: experts mixed per image, by their posteriors renormalised; 1 takes the most probable alone;
+    - `top_k`: experts mixed per image, by their posteriors renormalized; 1 takes the most probable alone;
     - `complete`: whether an expert carries the vectors and the stem besides the low-rank pairs of the blocks.
     """
 
     def __init__(self, workbench: Workbench, parameters: Mapping[str, Any]) -> None:
-        """Raises `TaskFileError` for a parameter that does not exist or a value out of range."""
+        """Check the parameters. Raises `TaskFileError` for one that does not exist or a value out of range."""
         settings = dict(parameters)
         self.top_k: int = settings.pop("top_k", 1)
         self.complete: bool = settings.pop("complete", True)
@@ -155,16 +155,16 @@ def _stacked(experts: list[CompleteExpert]) -> dict[str, Any]:
 
     return {
         "factors": pairs([expert.factors for expert in experts]),
-        "vectors": {name: torch.stack([expert.vectors[name] for expert in experts]) for name in experts[0].vectors},
+        "unfactored": {name: torch.stack([expert.unfactored[name] for expert in experts]) for name in experts[0].unfactored},
     }
 
 
 def _pairs_of_blocks(expert: CompleteExpert) -> CompleteExpert:
     """Return the expert without vectors, stem and projection: what the layer scope's experts are made of."""
     inside = {layer: factors for layer, factors in expert.factors.items() if layer.startswith("blocks.")}
-    return replace(expert, factors=inside, vectors={})
+    return replace(expert, factors=inside, unfactored={})
 
 
 def _bytes(expert: CompleteExpert) -> int:
     tensors = [tensor for pair in expert.factors.values() for tensor in pair]
-    return 4 * sum(tensor.numel() for tensor in (*tensors, *expert.vectors.values()))
+    return 4 * sum(tensor.numel() for tensor in (*tensors, *expert.unfactored.values()))

@@ -49,7 +49,7 @@ class LayerScope:
     """
 
     def __init__(self, workbench: Workbench, parameters: Mapping[str, Any]) -> None:
-        """Raises `TaskFileError` for a parameter that does not exist or a value out of range."""
+        """Check the parameters. Raises `TaskFileError` for one that does not exist or a value out of range."""
         settings = dict(parameters)
         self.pooling: Pooling = settings.pop("pooling", "image")
         self.top_k: int | None = settings.pop("top_k", None)
@@ -191,7 +191,9 @@ def _with_every_gate_adapted(learner: GateLearner, state: LayerState, teacher_lo
 
 
 def chosen_linear(parameters: Parameters, layers: Mapping[str, GatedExperts], top_k: int) -> Linear:
-    """Return linear layers that multiply only the chosen experts, equal to `GatedLinear(parameters, layers, top_k)` to float rounding, with gates per image."""
+    """Return linear layers that multiply only the chosen experts, equal to `GatedLinear(parameters, layers, top_k)` to float
+    rounding, with gates per image.
+    """
     plain = plain_linear(parameters)
 
     def linear(layer: str, x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Projected:
 
 
 def merge(memory: Projected | None, task_vector: Parameters, count: int, share: float) -> Projected:
-    """m_t = (lambda_{t-1} m_{t-1} + P(D_t)) / lambda_t, with lambda_t such that ||m_t|| is the mean of ||D_1||..||D_t||.
+    """Return m_t = (lambda_{t-1} m_{t-1} + P(D_t)) / lambda_t, with lambda_t such that ||m_t|| is the mean of ||D_1||..||D_t||.
 
     P projects linear weights and leaves all else as it is. That mean follows from ||m_{t-1}||, but lambda does not.
     """
@@ -44,7 +44,7 @@ def merge(memory: Projected | None, task_vector: Parameters, count: int, share: 
 
 
 def merge_as_published(memory: Projected | None, task_vector: Parameters, count: int, share: float) -> Projected:
-    """As `merge`, but the diagonal stays, and the class token is the first task's, divided by every lambda since."""
+    """Merge as `merge` does, but the diagonal stays, and the class token is the first task's, divided by every lambda since."""
     return _merge(memory, task_vector, count, share, as_published=True)
 
 
@@ -67,12 +67,12 @@ def _merge(memory: Projected | None, task_vector: Parameters, count: int, share:
 
 
 def is_projected(name: str) -> bool:
-    """Whether a parameter is the weight of a linear layer; the patch embedding is a convolution in the authors' network."""
+    """Say whether a parameter is the weight of a linear layer; the patch embedding is a convolution in the authors' network."""
     return name == "projection.weight" or (name.startswith("blocks.") and name.endswith(".weight") and ".ln_" not in name)
 
 
 def project_out(task_vector: Tensor, merged: Tensor, share: float, *, diagonal: bool) -> Tensor:
-    """The task vector `[d_out, d_in]` without its block in the leading directions of `merged [d_out, d_in]`.
+    """Return the task vector `[d_out, d_in]` without its block in the leading directions of `merged [d_out, d_in]`.
 
     With `diagonal`, also without its component along every u_i v_i'. In float64, from eigenvectors of the Gram matrix of
     the smaller side: what is removed lies in directions that `merged` has, so no full SVD is needed.
@@ -81,14 +81,14 @@ def project_out(task_vector: Tensor, merged: Tensor, share: float, *, diagonal: 
         turned_back: Tensor = project_out(task_vector.T, merged.T, share, diagonal=diagonal).T
         return turned_back.contiguous()
     M, D = merged.double(), task_vector.double()
-    values, vectors = torch.linalg.eigh(M @ M.T)  # ascending
-    singular = values.flip(0).clamp_min(0).sqrt()  # [d_out]
+    eigenvalues, eigenvectors = torch.linalg.eigh(M @ M.T)  # ascending
+    singular = eigenvalues.flip(0).clamp_min(0).sqrt()  # [d_out]
     if singular[0] == 0:
         return task_vector
     beyond = singular.cumsum(0) > share * singular.sum()
     leading = int(beyond.int().argmax())
     present = int(torch.count_nonzero(singular > PRESENT * singular[0])) if diagonal else leading
-    Ut = vectors.flip(1)[:, :present].T  # [p, d_out]
+    Ut = eigenvectors.flip(1)[:, :present].T  # [p, d_out]
     Vt = (Ut @ M) / singular[:present, None]  # [p, d_in]
     turned = Ut @ D  # [p, d_in]
     removed = (turned * Vt).sum(1, keepdim=True) * Vt if diagonal else torch.zeros_like(Vt)  # [p, d_in]
@@ -98,6 +98,6 @@ def project_out(task_vector: Tensor, merged: Tensor, share: float, *, diagonal: 
 
 
 def norm(vector: Parameters) -> float:
-    """The norm of all parameters together, in float64; the same to the last bit whatever the order of names."""
+    """Return the norm of all parameters together, in float64; the same to the last bit whatever the order of names."""
     parts = (float(torch.linalg.vector_norm(value, dtype=torch.float64)) ** 2 for value in vector.values())
     return math.sqrt(math.fsum(parts))

@@ -23,7 +23,7 @@ class Pretrained(OneTower):
     """
 
     def __init__(self, workbench: Workbench, parameters: Mapping[str, Any]) -> None:
-        """There are no parameters."""
+        """Take no parameters."""
         super().__init__(workbench)
 
     def add(self, task: FinetunedTask) -> None:
@@ -38,7 +38,7 @@ class Individual:
     """
 
     def __init__(self, workbench: Workbench, parameters: Mapping[str, Any]) -> None:
-        """There are no parameters."""
+        """Take no parameters."""
         self._workbench = workbench
         self._towers: dict[str, Parameters] = {}
 

@@ -22,7 +22,7 @@ from mingle_edge.vision_tower import Parameters
 
 
 def merge(merged: Parameters | None, task_vector: Parameters, count: int, scaling: float, keep: float) -> Parameters:
-    """m_1 = scaling D_1, then m_t = TIES(m_{t-1}, scaling D_t); `keep` is the share of entries that survive trimming."""
+    """Return m_1 = scaling D_1, then m_t = TIES(m_{t-1}, scaling D_t); `keep` is the share of entries that survive trimming."""
     scaled = {name: scaling * difference for name, difference in task_vector.items()}
     return scaled if merged is None else elect_and_sum(merged, scaled, keep)
 
@@ -30,7 +30,7 @@ def merge(merged: Parameters | None, task_vector: Parameters, count: int, scalin
 def merge_as_published(
     merged: Parameters | None, task_vector: Parameters, count: int, scaling: float, keep: float
 ) -> Parameters:
-    """m_1 = scaling D_1, then m_t = m_{t-1} + scaling TIES(m_{t-1}, D_t)."""
+    """Return m_1 = scaling D_1, then m_t = m_{t-1} + scaling TIES(m_{t-1}, D_t)."""
     if merged is None:
         return {name: scaling * difference for name, difference in task_vector.items()}
     elected = elect_and_sum(merged, task_vector, keep)
@@ -38,7 +38,7 @@ def merge_as_published(
 
 
 def elect_and_sum(first: Parameters, second: Parameters, keep: float) -> Parameters:
-    """TIES of two vectors: both trimmed to their largest entries, then in each entry the sum of those of the elected sign.
+    """Trim two vectors to their largest entries, and in each entry sum those of the elected sign: TIES.
 
     The sign of an entry is that of the sum of its trimmed values; where they cancel exactly, the sign most entries have.
     """
@@ -61,7 +61,8 @@ def elect_and_sum(first: Parameters, second: Parameters, keep: float) -> Paramet
 
 
 def smallest_kept(tensors: Sequence[Tensor], keep: float) -> float:
-    """The magnitude from which an entry is among the largest share `keep` of all entries together; 0 where there are none.
+    """Return the magnitude from which an entry is among the largest share `keep` of all entries together; 0 where there are
+    none.
 
     As in the code of TIES, it is the (d - floor(keep d))-th smallest of d, and entries equal to it are kept. An order
     statistic: the order of the tensors cannot change it.

@@ -42,7 +42,7 @@ def unit_embeddings(images: Tensor, parameters: Parameters, workbench: Workbench
 
 
 def backbone_embeddings(batch: TestBatch, workbench: Workbench, places: list[int] | None = None) -> Tensor:
-    """Return the pretrained model's embeddings `[n, output_dim]` of the images at these places of the batch, or of all; kept."""
+    """Return the pretrained model's embeddings `[n, output_dim]` of images at these places of the batch, or of all; kept."""
     return workbench.kept.rows.of(
         "backbone", batch, lambda images: unit_embeddings(images, workbench.backbone, workbench), places
     )

@@ -56,12 +56,12 @@ class ExpertSum:
     bias: Tensor  # [T, d_out], differences of biases
 
     def __call__(self, x: Tensor, values: Tensor) -> Tensor:
-        """`sum_t g_t (B_t A_t x + bias_t)` for `x [B, N, d_in]` and gate values `[B, T]`: `[B, N, d_out]`."""
+        """Return `sum_t g_t (B_t A_t x + bias_t)` for `x [B, N, d_in]` and gate values `[B, T]`: `[B, N, d_out]`."""
         h = (x @ self.A.T) * values[:, self.owner][:, None, :]  # [B, N, R]
         return h @ self.B.T + (values @ self.bias)[:, None, :]
 
     def appended(self, difference: Tensor, bias: Tensor, rank: int) -> ExpertSum:
-        """With one more task, whose weight differs by `difference [d_out, d_in]` and bias by `bias [d_out]`."""
+        """Return the sum with one more task, whose weight differs by `difference [d_out, d_in]` and bias by `bias [d_out]`."""
         B, A = truncated_svd(difference, rank)
         owner = self.owner.new_full((len(A),), len(self.bias))
         return ExpertSum(
@@ -85,7 +85,7 @@ class GatedMlp:
 def merge_outside_mlps(
     merged: Parameters, finetuned: Parameters, backbone: Parameters, scale: float, *, attention_only: bool
 ) -> dict[str, Tensor]:
-    """Task arithmetic, `merged + scale (finetuned - backbone)`, on all parameters outside the MLPs or on attention alone."""
+    """Add by task arithmetic, `merged + scale (finetuned - backbone)`, all parameters outside the MLPs or attention alone."""
 
     def is_merged(name: str) -> bool:
         layer = name.split(".")[-2] if "." in name else name
@@ -95,7 +95,7 @@ def merge_outside_mlps(
 
 
 def mixture_linear(parameters: Parameters, mlps: Mapping[str, GatedMlp], pooling: Pooling) -> Linear:
-    """The linear layers of a tower whose MLPs are mixtures, by block (`blocks.3`); a gate reads what enters fc1."""
+    """Return the linear layers of a tower whose MLPs are mixtures, by block (`blocks.3`); a gate reads what enters fc1."""
     plain = plain_linear(parameters)
     values: dict[str, Tensor] = {}
 
@@ -116,7 +116,9 @@ def mixture_linear(parameters: Parameters, mlps: Mapping[str, GatedMlp], pooling
 def append_experts(
     mlps: Mapping[str, GatedMlp], task: FinetunedTask, workbench: Workbench, *, rank: int, start: float, with_biases: bool
 ) -> dict[str, GatedMlp]:
-    """Every MLP with the task's expert and a new gate row, random by the workbench's seed, the task's name and the block."""
+    """Return every MLP with the task's expert and a new gate row, random by the workbench's seed, the task's name and the
+    block.
+    """
     appended = {}
     for number in range(workbench.architecture.layers):
         block = f"blocks.{number}"
@@ -148,7 +150,7 @@ def learn_gates(
     freezes_earlier: bool,
     learning_rate: float,
 ) -> dict[str, GatedMlp]:
-    """The MLPs with gates learned from batches of the newest task's seed images; pooled over each batch."""
+    """Return the MLPs with gates learned from batches of the newest task's seed images; pooled over each batch."""
     frozen = len(next(iter(mlps.values())).gate_bias) - 1 if freezes_earlier else 0  # rows that do not learn
     rows = {block: (mlp.gate_weight[frozen:].clone(), mlp.gate_bias[frozen:].clone()) for block, mlp in mlps.items()}
 
@@ -200,17 +202,17 @@ class WeightEnsemblingMixture:
         )
 
     def answer(self, batch: TestBatch) -> Answers:
-        """Embeddings with gate values per image or pooled over the batch; before the first task the pretrained model's."""
+        """Embed with gate values per image or pooled over the batch; before the first task with the pretrained model."""
         if not self.mlps:
             return Answers(backbone_embeddings(batch, self.workbench))
         linear = mixture_linear(self.merged, self.mlps, self.settings["pooling"])
         return Answers(unit_embeddings(batch.images, self.merged, self.workbench, linear))
 
     def answer_named(self, batch: TestBatch, task: str) -> None:
-        """The gates read the image alone."""
+        """Leave it at P1: the gates read the image alone."""
 
     def stored_bytes(self) -> int:
-        """One model, the experts and the gates."""
+        """Count one model, the experts and the gates."""
         parameters = 0
         for mlp in self.mlps.values():
             parameters += mlp.gate_weight.numel() + mlp.gate_bias.numel()
@@ -219,7 +221,7 @@ class WeightEnsemblingMixture:
         return tower_bytes(self.merged) + BYTES * parameters
 
     def active_bytes(self) -> int:
-        """All of it: no expert is left out."""
+        """Count all of it: no expert is left out."""
         return self.stored_bytes()
 
 

@@ -50,8 +50,8 @@ def test_a_task_that_came_out_not_finite_is_not_committed(
 
     def diverged(*arguments):
         expert, explained_norm = complete(*arguments)
-        vectors = dict(expert.vectors) | {"ln_post.bias": torch.full((48,), torch.nan)}
-        return dataclasses.replace(expert, vectors=vectors), explained_norm
+        unfactored = dict(expert.unfactored) | {"ln_post.bias": torch.full((48,), torch.nan)}
+        return dataclasses.replace(expert, unfactored=unfactored), explained_norm
 
     monkeypatch.setattr(task_merging, "complete_expert", diverged)
     with pytest.raises(CheckpointError, match=r"task 'task0': ln_post\.bias is not finite after merging; lower learning_rate"):

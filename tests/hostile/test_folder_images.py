@@ -16,7 +16,7 @@ from PIL import Image
 from mingle_edge.errors import FileError, ImageFolderError
 from mingle_edge.file_pattern import matching_files
 from mingle_edge.image_decoding import check_images
-from mingle_edge.image_folder import labelled_images, list_images, match_classes, suffixes
+from mingle_edge.image_folder import labeled_images, list_images, match_classes, suffixes
 from mingle_edge_runtime.image_file import FORMATS
 from mingle_edge_runtime.preprocess import decode
 
@@ -56,10 +56,10 @@ class TestFormats:
         message = (
             rf"0\.{suffix}, .*1\.{suffix}, .*2\.{suffix} and 2 more: images of a format that is not read \(read are JPEG, PNG"
         )
-        for call in (lambda: list_images(tmp_path), lambda: labelled_images("<class>/*", tmp_path, ["sea"])):
+        for call in (lambda: list_images(tmp_path), lambda: labeled_images("<class>/*", tmp_path, ["sea"])):
             with pytest.raises(ImageFolderError, match=message):
                 call()
-        assert len(labelled_images("<class>/*.png", tmp_path, ["sea"])) == 1  # what is not asked for is not left out
+        assert len(labeled_images("<class>/*.png", tmp_path, ["sea"])) == 1  # what is not asked for is not left out
 
     def test_what_is_no_image_is_no_image(self, tmp_path: Path) -> None:
         picture(tmp_path / "a.png")
@@ -89,7 +89,7 @@ class TestLinks:
         assert names(tmp_path / "seeds") == ["a.png", "batch2/deep/b.png", "c.png"]
         (tmp_path / "test").mkdir()
         (tmp_path / "test/sea").symlink_to("../elsewhere")
-        assert [path.name for path, _ in labelled_images("test/<class>/**/*.png", tmp_path, ["sea"])] == ["b.png"]
+        assert [path.name for path, _ in labeled_images("test/<class>/**/*.png", tmp_path, ["sea"])] == ["b.png"]
 
     def test_loops_end(self, tmp_path: Path) -> None:
         picture(tmp_path / "a/b/c.png")
@@ -149,8 +149,8 @@ class TestPermissions:
             for locked, call in (
                 ("seeds/inside", lambda: list_images(folder / "seeds")),
                 ("seeds", lambda: list_images(folder / "seeds")),
-                ("test/sea", lambda: labelled_images("test/<class>/*", folder, ["sea"])),
-                ("test", lambda: labelled_images("test/<class>/*", folder, ["sea"])),
+                ("test/sea", lambda: labeled_images("test/<class>/*", folder, ["sea"])),
+                ("test", lambda: labeled_images("test/<class>/*", folder, ["sea"])),
             ):
                 (folder / locked).chmod(0)
                 with (
@@ -178,7 +178,7 @@ class TestNames:
         assert names(tmp_path) == ["b.png", f"{NOT_UTF8}/{NOT_UTF8}.png"]
         check_images(list_images(tmp_path))
         with pytest.raises(ImageFolderError, match="folders of no class"):
-            labelled_images("<class>/*", tmp_path, ["sea"])
+            labeled_images("<class>/*", tmp_path, ["sea"])
 
     def test_accents_may_be_apart(self) -> None:
         assert match_classes(["cafe\u0301", "re\u0301sume\u0301 a"], ["caf\u00e9", "r\u00e9sum\u00e9_A"]) == {
