@@ -35,7 +35,9 @@ class MappedAdapter:
 def map_adapter(bundle: Bundle, task: Task, inputs: Mapping[str, OptionalInput]) -> MappedAdapter:
     """Map the adapter of a task, once all of it is in the system's cache, and return it.
 
-    inputs: the tower's optional ones. Raises `ExpertError` naming the task.
+    inputs: the tower's optional ones.
+
+    Raises `ExpertError` naming the task.
     """
     file = _open(bundle, task)
     file.read_through(0, file.size)
@@ -52,7 +54,9 @@ def map_adapter(bundle: Bundle, task: Task, inputs: Mapping[str, OptionalInput])
 def read_adapter(bundle: Bundle, task: Task, inputs: Mapping[str, OptionalInput]) -> dict[str, NDArray[Any]]:
     """Return the parameters of a task's adapter by name, in the host's memory, those of 4 bits expanded.
 
-    inputs: the tower's optional ones. Raises `ExpertError` naming the task.
+    inputs: the tower's optional ones.
+
+    Raises `ExpertError` naming the task.
     """
     file = _open(bundle, task)
     return adapter_values(file.read(0, file.size), inputs, file.name)
@@ -61,7 +65,10 @@ def read_adapter(bundle: Bundle, task: Task, inputs: Mapping[str, OptionalInput]
 def adapter_values(content: NDArray[np.uint8], inputs: Mapping[str, OptionalInput], title: str) -> dict[str, NDArray[Any]]:
     """Return the parameters in the bytes of an adapter file by name, those of 4 bits expanded.
 
-    inputs: the tower's optional ones. title: what to call the file. Raises `ExpertError`.
+    inputs: the tower's optional ones.
+    title: what to call the file.
+
+    Raises `ExpertError`.
     """
     tensors = adapter_tensors(content, title)
     if any(name.endswith(INT4_SUFFIX) for name in tensors):

@@ -36,8 +36,9 @@ _U16, _I32, _U32 = struct.Struct("<H"), struct.Struct("<i"), struct.Struct("<I")
 def adapter_tensors(content: NDArray[np.uint8], title: str) -> dict[str, NDArray[Any]]:
     """Return views of `content`, the bytes of an adapter file, by name.
 
-    title: what to call the file. Raises `ExpertError` where this is no adapter, or a tensor has not the bytes that its type and
-    shape ask for.
+    title: what to call the file.
+
+    Raises `ExpertError` where this is no adapter, or a tensor has not the bytes that its type and shape ask for.
     """
     try:
         return _read(content.data)

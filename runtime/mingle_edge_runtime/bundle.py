@@ -90,7 +90,9 @@ class Bundle:
     def open(cls, path: str | PathLike[str], check_hashes: bool = False) -> Bundle:
         """Read `bundle.json` and check every file's path, kind and size; no other file is read.
 
-        check_hashes: see `EdgeModel.open`. Raises `BundleError`.
+        check_hashes: see `EdgeModel.open`.
+
+        Raises `BundleError`.
         """
         folder = BundleFolder(path)
         content = _read_index(folder)
@@ -117,7 +119,9 @@ class Bundle:
     def open_file(self, name: str, title: str | None = None, error: type[BundleError] = BundleError) -> MappedFile:
         """Open a file that was there when the bundle was opened, and check its hash first where `check_hashes` asks for it.
 
-        title: what to call it in an `error`. Raises `error` where it is gone, was replaced, or has another hash.
+        title: what to call it in an `error`.
+
+        Raises `error` where it is gone, was replaced, or has another hash.
         """
         file = self._opened_folder().open(name, title or str(self.file(name)), error)
         if self.check_hashes:

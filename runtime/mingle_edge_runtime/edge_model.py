@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from os import PathLike
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, overload
+from typing import Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class EdgeModel:
         self._bundle = bundle
         self._scope: Scope | None = scope
         self._heads = heads
-        self._submissions = Submissions[_Chunk, Any]()
+        self._submissions = Submissions[_Chunk, Prediction | ImageError]()
         self._labels = {task.name: task.labels for task in bundle.index.tasks}
         self._process = os.getpid()
 
@@ -157,7 +157,7 @@ class EdgeModel:
     ) -> list[Prediction | ImageError]: ...
     def classify(
         self, images: Pictures, task: str | None = None, top: int = 5, head: str | None = None, on_error: OnError = "raise"
-    ) -> Any:
+    ) -> list[Prediction] | list[Prediction | ImageError]:
         """Return the `top` most probable labels of each image.
 
         task: use this task's expert, and its labels.
@@ -180,7 +180,7 @@ class EdgeModel:
     ) -> Future[list[Prediction | ImageError]]: ...
     def submit(
         self, images: Pictures, task: str | None = None, top: int = 5, head: str | None = None, on_error: OnError = "raise"
-    ) -> Any:
+    ) -> Future[list[Prediction]] | Future[list[Prediction | ImageError]]:
         """Classify in the background and return a future of what `classify` returns; calls are answered in their order.
 
         Images are decoded while those before them run. Returns at once while fewer than 8 calls wait to begin, else as soon as

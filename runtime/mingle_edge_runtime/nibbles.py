@@ -24,7 +24,10 @@ def expand(stored: Mapping[str, NDArray[Any]], shapes: Mapping[str, Any]) -> Arr
     """Return the optional inputs of the tower for an expert as its file stores it.
 
     stored: `<layer>.A_nibbles [rank, bytes]` with `<layer>.A_block_scales [rank, blocks]`, likewise B, and everything that is
-    not in 4 bits. shapes: of the tower's optional inputs by name. Raises `ExpertError` where they do not fit each other.
+    not in 4 bits.
+    shapes: of the tower's optional inputs by name.
+
+    Raises `ExpertError` where they do not fit each other.
     """
     kept = {name: value for name, value in stored.items() if not name.endswith((INT4_SUFFIX, "_block_scales"))}
     for name in stored:

@@ -19,7 +19,9 @@ def open_scope(
 ) -> Scope:
     """Open the graphs of a bundle and return what serves them; arguments as in `EdgeModel.open`.
 
-    providers: full names in order of preference. Raises `BundleError`, `ProviderError`, `BudgetError`.
+    providers: full names in order of preference.
+
+    Raises `BundleError`, `ProviderError`, `BudgetError`.
     """
     check_version(bundle.index.minimum_onnxruntime)
     scope: Scope = _SCOPES[bundle.index.scope](bundle, budget, providers, threads, low_memory)

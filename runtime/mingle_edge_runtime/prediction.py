@@ -76,8 +76,9 @@ def predict(
 ) -> Prediction:
     """Return the `top` labels of one embedding `[dim]` among those of `heads`.
 
-    heads: the tasks that compete, in the order of `route.posterior` where they are all of the bundle's. Raises `BundleError`
-    where a probability is no number.
+    heads: the tasks that compete, in the order of `route.posterior` where they are all of the bundle's.
+
+    Raises `BundleError` where a probability is no number.
     """
     probabilities = label_probabilities(embed, route, heads, logit_scale)
     if not np.isfinite(probabilities).all():

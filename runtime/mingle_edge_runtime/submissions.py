@@ -35,7 +35,9 @@ class Submissions(Generic[B, R]):
         """Return the results of `run` on every batch, in order; wait while `WAITING` calls wait to begin.
 
         batches: preparing one is iterating; closed in the end. From a callback of a future, or from within `batches`, it never
-        waits, as calls begin only when that returns. Raises `EdgeError` where `close` was called, or no thread can be started.
+        waits, as calls begin only when that returns.
+
+        Raises `EdgeError` where `close` was called, or no thread can be started.
         """
         future: Future[list[R]] = Future()
         with self._begun:

@@ -76,8 +76,10 @@ def verify(
 ) -> Verification:
     """Check hashes, heads and labels of the bundle folder at `path`, then recompute its golden outputs.
 
-    providers, threads: as in `EdgeModel.open`. progress: called with bytes hashed and their total. Raises `BundleError` where
-    the bundle is damaged, and leaves it to `Verification.check` to raise where outputs differ.
+    providers, threads: as in `EdgeModel.open`.
+    progress: called with bytes hashed and their total.
+
+    Raises `BundleError` where the bundle is damaged, and leaves it to `Verification.check` to raise where outputs differ.
     """
     bundle = Bundle.open(path)
     full = resolve_providers(providers)

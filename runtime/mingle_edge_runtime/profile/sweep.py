@@ -52,9 +52,11 @@ def plan_sweep(
 ) -> list[list[SweepSetting]]:
     """Return the settings of each axis, the one that the others are compared with first.
 
-    axes: values by axis; an axis without values gets sensible ones. Raises `EdgeError` where an axis is unknown, has fewer
-    than two different values, is fixed at the same time, or has a value that does not fit; `BundleError` where a bundle
-    to compare with cannot be opened, `BudgetError` where a budget is too small for a run.
+    axes: values by axis; an axis without values gets sensible ones.
+
+    Raises `EdgeError` where an axis is unknown, has fewer than two different values, is fixed at the same time, or has a value
+    that does not fit; `BundleError` where a bundle to compare with cannot be opened, `BudgetError` where a budget is too small
+    for a run.
     """
     plan = []
     for axis, given in axes.items():
