@@ -18,6 +18,10 @@ from mingle_edge_runtime.bundle_index import PageBank
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.mapped_file import MappedFile
 
+# A run reads each range from its first page to its last. Told so, the system reads ahead in it and maps nothing else; without
+# advice it also reads what lies before a page, and with MADV_RANDOM one page at a time, which takes 10 x as long on a cold file
+# (benchmarks/cold_expert.py, which sets others).
+ADVICE = getattr(mmap, "MADV_SEQUENTIAL", 0)
 PageRange: TypeAlias = tuple[int, int]
 """The pages of one task in one layer, by their numbers."""
 
@@ -54,10 +58,7 @@ class MappedPageBank:
         self._map = file.map()
         self._advises = hasattr(mmap.mmap, "madvise")
         if self._advises:
-            # A run reads each range from its first page to its last. Told so, the system reads ahead in it and maps nothing
-            # else; without advice it also reads what lies before a page, and with MADV_RANDOM one page at a time, which takes
-            # 10 x as long on a cold file (benchmarks/cold_expert.py).
-            self._map.madvise(mmap.MADV_SEQUENTIAL)
+            self._map.madvise(ADVICE)
         dtype = np.dtype(layout.dtype).newbyteorder("<")
         self.pages: NDArray[Any] = np.frombuffer(self._map, dtype).reshape(-1, layout.page)
         """`[tasks * pages_per_task, page]`, read-only"""

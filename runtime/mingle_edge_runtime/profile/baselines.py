@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.adapter import read_adapter
-from mingle_edge_runtime.bundle import Bundle, Task
+from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.edge_model import EdgeModel
 from mingle_edge_runtime.errors import EdgeError
 from mingle_edge_runtime.machine import available_memory
@@ -58,7 +58,7 @@ def all_experts(setting: Setting) -> Run:
         scope = EdgeModel.open(every, providers=setting.providers, threads=setting.threads).scope
         return lambda pixels, request: scope.embed(pixels)
     tower = setting.session(bundle.index.tower)
-    experts = [read_expert(bundle, task, tower) for task in tasks]
+    experts = [read_adapter(bundle, task, tower.optional_inputs) for task in tasks]
     shares = [1 / len(tasks)] * len(tasks)
     return with_expert(tower, mix(experts, shares, bundle.read_defaults()))
 
@@ -71,12 +71,17 @@ def separate_models(setting: Setting) -> Run:
 
 def reload(setting: Setting) -> Run:
     """Load one dense model, and return what opens it anew whenever a request names another task than the one before."""
-    return _Reload(setting)
+    graph, named = setting.bundle.index.dense, setting.requests.task(0)
+    session: Session | None = setting.session(graph)
 
+    def run(pixels: NDArray[np.float32], request: int) -> object:
+        nonlocal session, named
+        if session is None or named != setting.requests.task(request):
+            session = None  # dropped before the next is opened: never two in memory
+            session, named = setting.session(graph), setting.requests.task(request)
+        return session.run({"pixel_values": pixels})
 
-def read_expert(bundle: Bundle, task: Task, tower: Session) -> dict[str, NDArray[Any]]:
-    """Return what a task's expert gives the tower's optional inputs (image scope)."""
-    return read_adapter(bundle, task, tower.optional_inputs)
+    return run
 
 
 def with_expert(tower: Session, arrays: Mapping[str, NDArray[Any]]) -> Run:
@@ -125,18 +130,3 @@ def backbone_bytes(bundle: Bundle) -> int:
     own = {index.golden, *(task.head for task in index.tasks), *(str(task.expert) for task in index.tasks)}
     own |= {index.page_bank.file} if index.page_bank else set()
     return sum(record.size for name, record in index.files.items() if name not in own)
-
-
-class _Reload:
-    def __init__(self, setting: Setting) -> None:
-        self._setting = setting
-        self._task = setting.requests.task(0)
-        self._session: Session | None = setting.session(setting.bundle.index.dense)
-
-    def __call__(self, pixels: NDArray[np.float32], request: int) -> object:
-        task = self._setting.requests.task(request)
-        if task != self._task or self._session is None:
-            self._session = None  # dropped before the next is opened: never two in memory
-            self._session = self._setting.session(self._setting.bundle.index.dense)
-            self._task = task
-        return self._session.run({"pixel_values": pixels})

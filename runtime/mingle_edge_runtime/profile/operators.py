@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.profile.baselines import Setting, has_experts, read_expert, with_expert
+from mingle_edge_runtime.adapter import read_adapter
+from mingle_edge_runtime.profile.baselines import Setting, has_experts, with_expert
 from mingle_edge_runtime.profile.interleaving import Run, interleave
 from mingle_edge_runtime.profile.report import LayerTime, OperatorTime, Trace
 from mingle_edge_runtime.session import Session
@@ -82,7 +83,7 @@ def _named(setting: Setting, tower: Session) -> Run:
     if not has_experts(setting.bundle):
         return with_expert(tower, {})
     if index.scope == "image":
-        expert = read_expert(setting.bundle, index.tasks[0], tower)
+        expert = read_adapter(setting.bundle, index.tasks[0], tower.optional_inputs)
         return with_expert(tower, expert)
     mask = np.zeros(len(index.tasks), np.float32)
     mask[0] = 1
