@@ -8,9 +8,9 @@
     report = evaluate("merged", "TASKS.toml")
     print(report.acc("P1"), report.bwt("P1"))
 
-`merge` writes a folder, which `mingle_edge_export.export_bundle` turns into a bundle for a device; `compare` measures what
-other ways of merging would have given. A task file (docs/task-file.md) names the backbone, the fine-tuned models and their
-images. Importing this package, or a name from it, loads neither torch nor ONNX.
+`merge` writes a folder, which `mingle_edge_export.export_bundle` turns into a bundle for a device; `inspect` says what is in
+either. `compare` measures what other ways of merging would have given. A task file (docs/task-file.md) names the backbone, the
+fine-tuned models and their images. Importing this package, or a name from it, loads neither torch nor ONNX.
 """
 
 import importlib
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         TaskFileError,
     )
     from mingle_edge.evaluation import EvaluationReport, evaluate
+    from mingle_edge.inspection import inspect
     from mingle_edge.merge import merge
     from mingle_edge.merged_model import MergedModel
     from mingle_edge.progress import Progress
@@ -55,6 +56,7 @@ _MODULES = {
         "TaskFileError",
     ),
     "evaluation": ("EvaluationReport", "evaluate"),
+    "inspection": ("inspect",),
     "merge": ("merge",),
     "merged_model": ("MergedModel",),
     "progress": ("Progress",),
@@ -82,6 +84,7 @@ __all__ = [
     "TaskFileError",
     "compare",
     "evaluate",
+    "inspect",
     "merge",
 ]
 

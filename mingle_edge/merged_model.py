@@ -78,6 +78,11 @@ class MergedModel:
             path, backbone.architecture, index.settings, index.tasks, backbone.logit_scale, backbone.source, backbone.sha256
         )
 
+    @property
+    def stored_bytes(self) -> int:
+        """Return the bytes of all files in the folder."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
     def index(self) -> MergedIndex:
         """Return what `mingle.json` says of these tasks."""
         backbone = Backbone(self.architecture, self.backbone_source, self.backbone_sha256, self.logit_scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,54 @@ print(len(checked) > 15, "mingle_edge_export.tower.router" in checked)
 """
     result = python(code, ["torch", "torchvision", "open_clip", "transformers"])
     assert (result.stdout, result.returncode) == ("True True\n", 0), result
+
+
+HEAVY = ["torch", "torchvision", "open_clip", "transformers", "onnx", "onnxruntime", "huggingface_hub", "pyarrow", "ray"]
+
+
+def test_the_python_api_is_there_before_anything_heavy_is() -> None:
+    code = """
+import mingle_edge, inspect
+from mingle_edge import compare, evaluate, merge
+print(*(name for name in mingle_edge.__all__ if not inspect.getdoc(getattr(mingle_edge, name))))
+print([name for name in dir(mingle_edge) if not hasattr(mingle_edge, name)], callable(merge))
+"""
+    result = python(code, HEAVY)
+    assert (result.stdout, result.stderr) == ("\n[] True\n", "")
+
+
+def test_mistakes_are_told_before_anything_heavy_is_imported(image_model, task_file, tmp_path) -> None:
+    """A second, instead of the eight that torch takes: what a command can say without it, it says without it."""
+    text = task_file.read_text()
+    typo = task_file.with_name("typo.toml")
+    typo.write_text(text.replace("rank = 8", "ranks = 8"))
+    untested = task_file.with_name("untested.toml")
+    untested.write_text("\n".join(line for line in text.splitlines() if not line.startswith("test")))
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied/notes.txt").touch()
+    mistakes = {
+        ("--help",): "Merge fine-tuned CLIP models",
+        ("merge", typo, "-o", tmp_path / "m"): "there is no setting 'ranks'; did you mean 'rank'?",
+        ("merge", task_file, "-o", tmp_path / "occupied"): "must be new or empty, and holds notes.txt",
+        ("merge", task_file, "--into", tmp_path): "not a merged model",
+        ("evaluate", tmp_path, task_file): "not a merged model",
+        ("evaluate", image_model.path, typo): "there is no setting 'ranks'; did you mean 'rank'?",
+        ("evaluate", image_model.path, untested): "task 'task0' of the merged model has no test images",
+        ("compare", typo, "-o", tmp_path / "c"): "there is no setting 'ranks'; did you mean 'rank'?",
+        ("compare", task_file, "-o", tmp_path / "c", "--methods", "tie"): "there is no method 'tie'; did you mean 'ties'?",
+        ("compare", task_file, "-o", tmp_path / "c", "--ablation", "step"): "did you mean 'steps'?",
+        ("compare", task_file, "-o", tmp_path / "c", "--corruptions", "snow"): "there is no corruption 'snow'",
+        ("compare", task_file, "-o", tmp_path / "c", "--tune"): "not every task has some; add tune =",
+        ("compare", "--list"): "mingle-exact-top1: ",
+    }
+    commands = [[str(argument) for argument in arguments] for arguments in mistakes]
+    code = f"""
+from click.testing import CliRunner
+from mingle_edge.cli import main
+for command in {commands!r}:
+    print(repr(CliRunner().invoke(main, command).output))
+"""
+    result = python(code, HEAVY)
+    assert result.stderr == ""
+    for said, (arguments, expected) in zip(result.stdout.splitlines(), mistakes.items(), strict=True):
+        assert expected in ast.literal_eval(said), (arguments, said)

@@ -24,19 +24,16 @@ def command(path: Path) -> None:
     PATH is a bundle or a merged model. Nothing but its index is read; `verify`
     checks the contents of a bundle.
     """
-    if (path / "bundle.json").exists():
-        click.echo(describe_bundle(path))
-    elif (path / "mingle.json").exists():
-        click.echo(describe_merged_model(path))
-    else:
-        raise click.UsageError(f"{path} holds neither bundle.json nor mingle.json; give a bundle or a merged model")
+    from mingle_edge.inspection import inspect
+    from mingle_edge_runtime.bundle import BundleIndex
+
+    folder = inspect(path)
+    lines = describe_bundle(folder) if isinstance(folder, BundleIndex) else describe_merged_model(folder)
+    click.echo("\n".join(map(one_line, lines)))
 
 
-def describe_bundle(path: Path) -> str:
-    """Describe the index of a bundle in words. Raises `BundleError`."""
-    from mingle_edge_runtime.bundle import Bundle
-
-    index = Bundle.open(path).index
+def describe_bundle(index: BundleIndex) -> list[str]:
+    """Describe the index of a bundle in words, line by line."""
     shape = index.architecture
     lines = [
         f"bundle, format {index.format_version}, {index.scope} scope, top-k {index.top_k}",
@@ -54,7 +51,7 @@ def describe_bundle(path: Path) -> str:
         (task.name, str(len(task.labels)), str(task.rank), format_bytes(task.expert_bytes), _sha(index, task.name))
         for task in index.tasks
     ]
-    return "\n".join(map(one_line, [*lines, "", *_table(("task", "labels", "rank", "expert", "checkpoint"), rows)]))
+    return [*lines, "", *_table(("task", "labels", "rank", "expert", "checkpoint"), rows)]
 
 
 def _fidelity(index: BundleIndex) -> str:
@@ -76,23 +73,19 @@ def _sha(index: BundleIndex, task: str) -> str:
     return index.source.tasks.get(task, "unknown")[:16]
 
 
-def describe_merged_model(path: Path) -> str:
-    """Describe the index of a merged model in words. Raises `MergedModelError`."""
-    from mingle_edge.merged_model import MergedModel
-
-    model = MergedModel.open(path)
+def describe_merged_model(model: MergedModel) -> list[str]:
+    """Describe the index of a merged model in words, line by line."""
     shape, settings = model.architecture, model.settings
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     lines = [
         f"merged model, {model.scope} scope, rank {settings.rank}, layers {settings.layers}",
         f"tower: {shape.layers} blocks of width {shape.width}, patch {shape.patch_size}, "
         f"image {shape.image_size}, output {shape.output_dim}, {shape.activation}",
         _router(model),
-        f"size: {format_bytes(size)}",
+        f"size: {format_bytes(model.stored_bytes)}",
         f"backbone: {model.backbone_source}, sha256 {model.backbone_sha256[:16]}",
     ]
     rows = [(task.name, str(len(task.classes)), str(task.seeds), task.source, task.source_sha256[:16]) for task in model.tasks]
-    return "\n".join(map(one_line, [*lines, "", *_table(("task", "classes", "seeds", "checkpoint", "sha256"), rows)]))
+    return [*lines, "", *_table(("task", "classes", "seeds", "checkpoint", "sha256"), rows)]
 
 
 def _router(model: MergedModel) -> str:
