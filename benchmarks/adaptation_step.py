@@ -83,7 +83,7 @@ class Setting:
 
     @classmethod
     def random(cls, tasks: int, batch: int, blocks: int) -> Setting:
-        """Weights at the scale of a trained tower, experts at a few percent of them, gates near 0.3."""
+        """Return weights at the scale of a trained tower, experts at a few percent of them, gates near 0.3."""
         generator = torch.Generator().manual_seed(0)
 
         def normal(*shape: int) -> Tensor:
@@ -107,7 +107,7 @@ class Setting:
         return cls(backbone, architecture, frozen, newest, head, images, teacher)
 
     def learner(self, pooling: Pooling, steps: int, progress: Progress) -> GateLearner:
-        """Ours, with a batch of all images in every step."""
+        """Make ours, with a batch of all images in every step."""
         return GateLearner(
             task=FinetunedTask("newest", {}, self.head, RandomImages(self.images)),
             pretrained=PretrainedModel(self.backbone, self.architecture, LOGIT_SCALE, torch.device("cpu")),
@@ -116,13 +116,13 @@ class Setting:
         )
 
     def learn(self, pooling: Pooling, steps: int, progress: Progress) -> tuple[dict[str, NewGate], list[float]]:
-        """Steps of ours: the gates, with the last step's gradients, and the losses."""
+        """Take steps of ours; returns the gates, with the last step's gradients, and the losses."""
         learner = self.learner(pooling, steps, progress)
         gates, _, losses = learner.learn(self.newest, self.frozen, {}, self.teacher)
         return gates, losses
 
     def materialized_step(self, way: str, pooling: Pooling, checkpointed: bool) -> tuple[dict[str, NewGate], float]:
-        """One step from the same start with materialized weights: the gates with their gradients, and the loss."""
+        """Take a step from the same start with materialized weights; returns the gates with their gradients, and the loss."""
         gates = {
             layer: NewGate(torch.zeros(1, A.shape[1]), torch.full((1,), CONSTANT_START))
             for layer, (_, A) in self.newest.items()
@@ -167,14 +167,14 @@ class Setting:
 
 
 def _added(weight: Tensor, values: Tensor, deltas: list[Tensor]) -> Tensor:
-    """One task after another."""
+    """Add one task after another."""
     for value, delta in zip(values, deltas, strict=True):
         weight = weight + value * delta
     return weight
 
 
 def compare(ours: tuple[dict[str, NewGate], float], theirs: tuple[dict[str, NewGate], float]) -> dict[str, float]:
-    """Relative differences of the loss and of the gradients of all gates."""
+    """Return relative differences of the loss and of the gradients of all gates."""
     ours_gradient, theirs_gradient = (
         torch.cat([_gradient(tensor) for gate in gates.values() for tensor in (gate.weight, gate.bias)])
         for gates, _ in (ours, theirs)
@@ -197,7 +197,7 @@ class Turns:
     started: tuple[float, float]
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        """One step of ours is done."""
+        """Clock a step of ours that is done, and take one of each other way."""
         self._clocked("factored", self.started)
         for way, step in self.others.items():
             started = _now()
@@ -215,7 +215,7 @@ def _now() -> tuple[float, float]:
 
 
 def measure(setting: Setting, pooling: Pooling, ways: Mapping[str, bool], rounds: int) -> dict[str, Any]:
-    """Agreement, then seconds and ratios to ours; a first round that warms up is left out. `ways`: which are checkpointed."""
+    """Compare the ways, then time them without a first round that warms up. `ways`: which are checkpointed."""
     gates, losses = setting.learn(pooling, 1, silent)
     figures: dict[str, Any] = {"factored": {}}
     others: dict[str, Callable[[], Any]] = {}
@@ -249,7 +249,7 @@ def peak_of_a_step(tasks: int, batch: int, blocks: int, threads: int, way: str, 
 
 
 def peaks_of(arguments: argparse.Namespace, pooling: Pooling) -> dict[str, tuple[bool, int]]:
-    """Of each way, ours first: whether it has to be checkpointed, and the peak of a step in a process of its own."""
+    """Return for each way whether it has to be checkpointed, and the peak of a step in a process of its own."""
 
     def peak(way: str, checkpointed: bool, blocks: int) -> int:
         sizes = arguments.tasks, arguments.batch, blocks, arguments.threads

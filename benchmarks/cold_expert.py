@@ -28,9 +28,8 @@ from typing import TypeAlias
 import numpy as np
 
 from benchmarks.command import make_parser, write_report
-from mingle_edge_runtime import EdgeModel
+from mingle_edge_runtime import EdgeModel, page_bank
 from mingle_edge_runtime.golden import read_golden
-from mingle_edge_runtime.layer_scope import LayerScope
 from mingle_edge_runtime.mapped_file import MappedFile
 from mingle_edge_runtime.preprocess import preprocess
 
@@ -62,7 +61,7 @@ def main(options: Sequence[str] | None = None) -> None:
 
 
 def requested(mapping: mmap.mmap, start: int, end: int) -> None:
-    """All requests placed before anything waits: Linux serves one only up to its usual read-ahead window."""
+    """Place all requests before anything waits: Linux serves one only up to its usual read-ahead window."""
     for offset in range(start, end, 128 << 10):
         mapping.madvise(mmap.MADV_WILLNEED, offset, min(128 << 10, end - offset))
     mapping.madvise(MADV_POPULATE_READ, start, end - start)
@@ -104,7 +103,7 @@ class Case:
         return EdgeModel.open(self.bundle, threads=self.threads, check_hashes=check_hashes)
 
     def ways(self, rounds: int) -> dict[str, dict[str, float]]:
-        """Ways to bring the named task's bytes into memory, the last the runtime's own."""
+        """Time ways to bring the named task's bytes into memory, the last the runtime's own."""
         (span,) = self.named
         ways: dict[str, Callable[[mmap.mmap], None]] = {
             "sequential": lambda mapping: self.sequential(self.named),
@@ -135,7 +134,7 @@ class Case:
         }
 
     def first_runs(self, rounds: int) -> dict[str, dict[str, float]]:
-        """What a run with cold experts takes more than the runs after it."""
+        """Time what a run with cold experts takes more than the runs after it."""
         kinds: dict[str, tuple[str | None, int | None]] = {"first run, named": (self.task, None)}
         if not self.layered:
             kinds["first run, named, check_hashes"] = (self.task, None)
@@ -160,7 +159,7 @@ class Case:
         return figures
 
     def hashed(self, mapping: mmap.mmap, span: Span) -> None:
-        """The expert of an image bundle as `check_hashes` has it; a task's part of a page bank, which has one hash for all."""
+        """Hash the expert of an image bundle as `check_hashes` does, or a task's part of a page bank."""
         file = MappedFile(os.open(self.path, os.O_RDONLY), self.path, "it")
         if span == (0, file.size):
             file.check_hash(self.sha256)
@@ -170,10 +169,9 @@ class Case:
     def first_run(
         self, task: str | None, spans: Sequence[Span], advice: int | None, check_hashes: bool
     ) -> tuple[float, float, float]:
-        """Seconds of the first run, of later ones, and of stalls by the runtime's account."""
+        """Return seconds of the first run, of later ones, and of stalls by the runtime's account."""
+        page_bank.ADVICE = mmap.MADV_SEQUENTIAL if advice is None else advice
         with self.open(check_hashes) as model:
-            if advice is not None and isinstance(model.scope, LayerScope) and model.scope._bank is not None:
-                model.scope._bank._map.madvise(advice)
             if task is None:
                 model.prepare_routing()
             for _ in range(3):
@@ -212,7 +210,7 @@ class Case:
             sys.exit(f"{left} pages of {self.path} stay in the cache: close what else uses the bundle")
 
     def read_ahead_kib(self) -> int | None:
-        """Of the device that the bundle lies on, where the system tells."""
+        """Return the read-ahead window of the device that the bundle lies on, where the system tells."""
         device = os.stat(self.path).st_dev
         setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
         return int(setting.read_text()) if setting.exists() else None

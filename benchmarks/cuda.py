@@ -60,14 +60,14 @@ def main(options: Sequence[str] | None = None) -> None:
 
 
 def on_device(bundle: Bundle, providers: list[str], budget: int | None = None, threads: int | None = None) -> Scope:
-    """The bundle with its experts on the provider's device, the CPU provider's being the CPU itself."""
+    """Open the bundle with its experts on the provider's device, the CPU provider's being the CPU itself."""
     if bundle.index.scope == "image" and providers[0] == CPU:
         return ImageScope(bundle, budget, providers, threads, device="cpu")
     return open_scope(bundle, budget, providers, threads)
 
 
 def compare(bundle: Bundle, providers: list[str], runs: int, threads: int | None) -> dict[str, Any]:
-    """Placement, parity and latency."""
+    """Measure placement, parity and latency."""
     golden = read_golden(bundle)["images"]
     pixels = preprocess(golden[np.arange(IMAGES) % len(golden)], bundle.index.preprocess)
     pixels += np.float32(0.1) * np.random.default_rng(0).standard_normal(pixels.shape, dtype=np.float32)
@@ -88,7 +88,7 @@ def compare(bundle: Bundle, providers: list[str], runs: int, threads: int | None
 
 
 def parity(device: Scope, host: EdgeModel, pixels: NDArray[np.float32]) -> dict[str, Any]:
-    """Differences between the device's embeddings and the CPU provider's."""
+    """Return differences between the device's embeddings and the CPU provider's."""
     pairs = {task: (device.embed(pixels, task)[0], host.scope.embed(pixels, task)[0]) for task in host.tasks}
     ours, theirs = device.embed(pixels), host.scope.embed(pixels)
     equal = [a.tasks == b.tasks for a, b in zip(ours[1], theirs[1], strict=True)]
@@ -104,7 +104,7 @@ def parity(device: Scope, host: EdgeModel, pixels: NDArray[np.float32]) -> dict[
 
 
 def latency(ways: dict[str, Callable[[Any], object]], values: NDArray[np.float32], rounds: int) -> dict[str, Any]:
-    """Milliseconds and ratios to the dense tower, run by run in turn."""
+    """Return milliseconds and ratios to the dense tower, run by run in turn."""
     seconds = time_in_turn({name: partial(way, values) for name, way in ways.items()}, rounds, warm_up=3, pause=0.005)
     dense = seconds["dense"]
     return {
@@ -119,7 +119,7 @@ def latency(ways: dict[str, Callable[[Any], object]], values: NDArray[np.float32
 
 
 def placement(device: Scope) -> dict[str, dict[str, int]]:
-    """Nodes of each graph by provider."""
+    """Count the nodes of each graph by provider."""
     return {
         graph: {provider: sum(operators.values()) for provider, operators in found.items()}
         for graph, found in device.placement().items()
@@ -127,14 +127,14 @@ def placement(device: Scope) -> dict[str, dict[str, int]]:
 
 
 def budgets(bundle: Bundle) -> list[int]:
-    """Bytes for the experts of one run, of half the tasks, and of all; the layer scope on a device knows only all."""
+    """Return bytes for the experts of one run, of half the tasks, and of all; the layer scope on a device knows only all."""
     sizes = sorted((task.expert_bytes for task in bundle.index.tasks), reverse=True)
     counts = {bundle.index.top_k, max(bundle.index.top_k, len(sizes) // 2), len(sizes)}
     return [sum(sizes)] if bundle.index.scope == "layer" else [sum(sizes[:count]) for count in sorted(counts)]
 
 
 def memory(path: str, providers: list[str], budget: int) -> dict[str, Any]:
-    """Bytes on the device, or of this process on the CPU, and traffic, after all experts were used in turn, twice."""
+    """Use all experts in turn, twice; returns bytes on the device, or of this process on the CPU, and traffic."""
     bundle = Bundle.open(path)
     before = used_bytes(providers)
     scope = on_device(bundle, providers, budget)
@@ -154,13 +154,13 @@ def memory(path: str, providers: list[str], budget: int) -> dict[str, Any]:
 
 
 def used_bytes(providers: list[str]) -> int:
-    """Memory in use on the first GPU, or of this process."""
+    """Return memory in use on the first GPU, or of this process."""
     used = smi("memory.used") if providers[0] != CPU else None
     return process_memory().resident if used is None else int(used.split()[0]) << 20
 
 
 def smi(query: str) -> str | None:
-    """What nvidia-smi says of the first GPU; None where there is none."""
+    """Return what nvidia-smi says of the first GPU; None where there is none."""
     if shutil.which("nvidia-smi") is None:
         return None
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader", "--id=0"]

@@ -7,7 +7,7 @@ The result depends on nothing but the seed of the traces. LRFU is the runtime's 
 
 Traces, for 8 and 20 tasks and room for 2 experts, a quarter and a half of them: independent routes by Zipf's law, flat and
 steep; a mission, whose phases each mix three tasks for about 60 images (short: two for 15) with an odd image of another; a
-video that dwells on a task for about 20 images; all tasks in turn; steady use interrupted by such scans; a favourite that
+video that dwells on a task for about 20 images; all tasks in turn; steady use interrupted by such scans; a favorite that
 slowly moves on; two in turn. Layer by layer: 24 layers that follow the image's task three times of five, and else a
 preference of their own; there a request is a whole run, whose ranges are in memory together.
 """
@@ -37,7 +37,7 @@ class Policy(Protocol):
         """Count one request."""
 
     def order(self, items: Iterable[Item]) -> list[Item]:
-        """The first to go first."""
+        """Return the items, the first to go first."""
 
 
 class LRU:
@@ -53,7 +53,7 @@ class LRU:
         self.last |= dict.fromkeys(items, self.requests)
 
     def order(self, items: Iterable[Item]) -> list[Item]:
-        """The first to go first."""
+        """Return the items, the first to go first."""
         return sorted(items, key=self.last.__getitem__)
 
 
@@ -72,7 +72,7 @@ class LFU(LRU):
             self.counts[item] = self.counts.get(item, 0) + 1
 
     def order(self, items: Iterable[Item]) -> list[Item]:
-        """The first to go first."""
+        """Return the items, the first to go first."""
         return sorted(items, key=lambda item: (self.counts[item], self.last[item]))
 
 
@@ -94,7 +94,7 @@ class GDSF(LFU):
         self.value |= {item: self.age + self.counts[item] for item in items}
 
     def order(self, items: Iterable[Item]) -> list[Item]:
-        """The first to go first."""
+        """Return the items, the first to go first."""
         return sorted(items, key=lambda item: (self.value[item], self.last[item]))
 
     def evicted(self, item: Item) -> None:
@@ -118,7 +118,7 @@ class Belady:
         self.next |= self.ahead.pop()
 
     def order(self, items: Iterable[Item]) -> list[Item]:
-        """The first to go first."""
+        """Return the items, the first to go first."""
         return sorted(items, key=self.next.__getitem__, reverse=True)
 
 
@@ -131,7 +131,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
 
 
 def loaded(trace: Trace, room: int, policy: Policy) -> int:
-    """Bytes loaded by a trace where `room` bytes may stay between requests."""
+    """Return bytes loaded by a trace where `room` bytes may stay between requests."""
     resident: set[Item] = set()
     total = 0
     for items in trace:
@@ -152,12 +152,12 @@ def loaded(trace: Trace, room: int, policy: Policy) -> int:
 
 
 def size(item: Item) -> int:
-    """Of an expert, 1; of a layer's part of it, in the proportions of a tower."""
+    """Return the size of an expert, 1, or of a layer's part of it, in the proportions of a tower."""
     return LAYER_SIZES[item[1] % len(LAYER_SIZES)] if isinstance(item, tuple) else 1
 
 
 def traces(requests: int) -> dict[str, tuple[Trace, Sequence[int]]]:
-    """Traces by name, each with the rooms to replay it in."""
+    """Return traces by name, each with the rooms to replay it in."""
     random = np.random.default_rng(0)
     found: dict[str, tuple[Trace, Sequence[int]]] = {"two in turn": ([[i % 2] for i in range(requests)], [2])}
     for tasks in (8, 20):
@@ -182,14 +182,14 @@ def traces(requests: int) -> dict[str, tuple[Trace, Sequence[int]]]:
 
 
 def zipf(random: np.random.Generator, tasks: int, requests: int, exponent: float) -> list[int]:
-    """Independent routes."""
+    """Draw independent routes by Zipf's law."""
     shares = 1 / np.arange(1, tasks + 1) ** exponent
     routes: list[int] = random.choice(random.permutation(tasks), requests, p=shares / shares.sum()).tolist()
     return routes
 
 
 def mission(random: np.random.Generator, tasks: int, requests: int, length: int, active: int) -> list[int]:
-    """Phases of about `length` images, each of `active` tasks in random shares; one image in 20 is of any task."""
+    """Draw phases of about `length` images, each of `active` tasks in random shares; one image in 20 is of any task."""
     routes: list[int] = []
     while len(routes) < requests:
         chosen, shares = random.choice(tasks, active, replace=False), random.dirichlet(np.ones(active))
@@ -200,7 +200,7 @@ def mission(random: np.random.Generator, tasks: int, requests: int, length: int,
 
 
 def layer_by_layer(random: np.random.Generator, tasks: int, routes: Sequence[int]) -> Trace:
-    """Choices `(task, layer)` of every layer."""
+    """Draw choices `(task, layer)` of every layer."""
     own = [zipf(random, tasks, len(routes), 1.0) for _ in range(LAYERS)]
     return [
         [(task if random.random() < 0.6 else own[layer][i], layer) for layer in range(LAYERS)] for i, task in enumerate(routes)

@@ -25,7 +25,7 @@ ARCHITECTURE = MODELS["ViT-B-32"]
 
 
 def straightforward(task_vector: Tensor, earlier: list[Factors]) -> Tensor:
-    """The expert's product by the definition: all singular vectors of the materialised sum, then an SVD of the result."""
+    """Return the expert's product by the definition: singular vectors of the materialized sum, then an SVD."""
     if earlier:
         U, singular, Vh = torch.linalg.svd(torch.stack([B @ A for B, A in earlier]).sum(0), full_matrices=True)
         rank = effective_rank(singular)
@@ -38,7 +38,7 @@ def straightforward(task_vector: Tensor, earlier: list[Factors]) -> Tensor:
 
 
 def random_task_vector(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Half signal of rank 16, half noise: spectra of fine-tuned differences decay slowly."""
+    """Draw half signal of rank 16, half noise: spectra of fine-tuned differences decay slowly."""
     signal = torch.randn(shape[0], 16, generator=generator) @ torch.randn(16, shape[1], generator=generator) / 4
     task_vector: Tensor = 0.001 * (signal + torch.randn(shape, generator=generator))
     return task_vector

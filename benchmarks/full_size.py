@@ -102,7 +102,7 @@ def write_task_file(inputs: Path, scope: str, tasks: int, rank: int) -> Path:
 
 
 def write_inputs(inputs: Path, architecture: VisionArchitecture, tasks: int) -> None:
-    """Backbone, fine-tuned copies, heads and seeds; what is complete already is left alone."""
+    """Write backbone, fine-tuned copies, heads and seeds; what is complete already is left alone."""
     random = np.random.default_rng(0)
     backbone = random_tower(architecture, random)
     if not (inputs / "backbone" / "config.json").exists():
@@ -120,7 +120,7 @@ def write_inputs(inputs: Path, architecture: VisionArchitecture, tasks: int) -> 
 
 
 def random_tower(architecture: VisionArchitecture, random: np.random.Generator) -> dict[str, Array]:
-    """A tower in Hugging Face's names whose weights keep the scale of what passes through them."""
+    """Draw a tower in Hugging Face's names whose weights keep the scale of what passes through them."""
     width, mlp, patch = architecture.width, architecture.mlp_width, architecture.patch_size
 
     def linear(d_out: int, d_in: int) -> Array:
@@ -152,7 +152,7 @@ def random_tower(architecture: VisionArchitecture, random: np.random.Generator) 
 
 
 def fine_tuned(value: Array, random: np.random.Generator) -> Array:
-    """The value with a difference of `SHIFT` times its size, half of it of low rank."""
+    """Return the value with a difference of `SHIFT` times its size, half of it of low rank."""
     noise = random.standard_normal(value.shape, dtype=np.float32)
     flat = noise.reshape(len(value), -1)
     if min(flat.shape) > SIGNAL_RANK:
@@ -164,7 +164,7 @@ def fine_tuned(value: Array, random: np.random.Generator) -> Array:
 
 
 def write_hugging_face(folder: Path, a: VisionArchitecture, tower: dict[str, Array], kind: str) -> None:
-    """config.json and model.safetensors as transformers before version 5 names them."""
+    """Write config.json and model.safetensors as transformers before version 5 names them."""
     folder.mkdir(parents=True, exist_ok=True)
     names = {n: n if n == "visual_projection.weight" else f"vision_model.{n}" for n in tower}
     save_file({names[n]: value for n, value in tower.items()}, folder / "model.safetensors", metadata={"format": "pt"})
@@ -185,7 +185,7 @@ def write_hugging_face(folder: Path, a: VisionArchitecture, tower: dict[str, Arr
 
 
 def write_seeds(folder: Path, size: int, random: np.random.Generator) -> None:
-    """Smooth colored images; the folder's mean color and contrast are the task's."""
+    """Write smooth colored images; the folder's mean color and contrast are the task's."""
     folder.mkdir(parents=True, exist_ok=True)
     color, contrast = random.uniform(60, 195, 3), random.uniform(10, 60)
     for i in range(CLASSES * SEEDS_PER_CLASS):

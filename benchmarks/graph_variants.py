@@ -1,16 +1,14 @@
 """What a graph costs: scopes, precisions, and other ways to write the same, timed against the dense tower in fp32.
 
-    python benchmarks/graph_variants.py [--model ViT-B-32] [--threads 1] [--batch 1] [--runs 30] [--only NAME ...] [--json FILE]
+    python -m benchmarks.graph_variants [--model ViT-B-32] [--threads 1] [--batch 1] [--runs 30] [--only NAME ...] [--json FILE]
 
 All graphs are of one random backbone with 8 tasks of rank 64. Runs are interleaved; a ratio is the median of the ratios of
-neighbouring runs to the exported dense tower, in brackets the quartiles. With one thread the clock is that thread's, so other
+neighboring runs to the exported dense tower, in brackets the quartiles. With one thread the clock is that thread's, so other
 load disturbs it less. `--list` prints the names of all variants; those of PyTorch need as many threads as are asked for.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,27 +20,23 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime
 
+from benchmarks.architectures import MODELS
+from benchmarks.command import make_parser, write_report
+from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge_export.bundle.adapters import write_adapter
-from mingle_edge_export.graph.builder import MICROSOFT, Graph, WeightFile
-from mingle_edge_export.precision.weight_precision import Precision
-from mingle_edge_export.tower.expert_inputs import expert_values
-from mingle_edge_export.tower.graph_writer import EMBEDS, PIXELS, GraphWriter
+from mingle_edge_export.graph.builder import MICROSOFT, WeightFile
+from mingle_edge_export.tower.expert_inputs import ExpertInputs, expert_values
 from mingle_edge_export.tower.page_bank import PageLayout, write_expert
 from mingle_edge_export.tower.routed_experts import BLOCK_SCALES, LayerGates, RoutedExperts
-from mingle_edge_export.tower.vision_tower import PlainLayers, Tokens, Tower
+from mingle_edge_export.tower.vision_tower import PIXELS, Backbone, Tokens, Tower, pixel_graph
 from mingle_edge_runtime.adapter import adapter_values
-from mingle_edge_runtime.machine import machine_record
+from mingle_edge_runtime.bundle_index import Precision
 from mingle_edge_runtime.session import optional_inputs
 
 TASKS, RANK = 8, 64
 PAUSE = 0.02  # seconds, for idle threads of other variants to fall asleep
 STEM = ("patch_embedding",)  # what the exporter leaves in fp32
-MODELS = {
-    "ViT-B-32": VisionArchitecture(224, 32, 768, 12, 12, 3072, 512, "quick_gelu"),
-    "ViT-B-16": VisionArchitecture(224, 16, 768, 12, 12, 3072, 512, "quick_gelu"),
-    "ViT-L-14": VisionArchitecture(224, 14, 1024, 24, 16, 4096, 768, "quick_gelu"),
-}
 PAIRS: tuple[tuple[Precision, Precision], ...] = (
     ("fp32", "fp32"),
     ("fp32", "fp16"),
@@ -58,33 +52,33 @@ class WholeLastBlock(Tower):
     """Computes all tokens of the last block, and then drops all but the class token."""
 
     def block(self, i: int, x: Tokens, class_token_from: Literal["q", "fc2"] | None = None) -> Tokens:
-        """A block without the short cut."""
+        """Add a block without the short cut."""
         x = super().block(i, x)
-        return self._class_token(x, self._architecture.width) if class_token_from else x
+        return self._class_token(x, self.architecture.width) if class_token_from else x
 
 
 class FusedAttention(Tower):
     """`com.microsoft.MultiHeadAttention` in place of eight standard nodes."""
 
     def _attention(self, q: Tokens, k: Tokens, v: Tokens) -> Tokens:
-        graph, width = self._graph, self._architecture.width
+        graph, width = self.graph, self.architecture.width
         by_image = [graph.op("Reshape", x.value, graph.integers(-1, x.count, width)) for x in (q, k, v)]
-        y = graph.op("MultiHeadAttention", *by_image, domain=MICROSOFT, num_heads=self._architecture.heads)
+        y = graph.op("MultiHeadAttention", *by_image, domain=MICROSOFT, num_heads=self.architecture.heads)
         return Tokens(graph.op("Reshape", y, graph.integers(-1, width)), q.count)
 
 
-class MatMulAndAdd(PlainLayers):
+class MatMulAndAdd(Tower):
     """MatMul on tokens by image and Add of the bias, in place of one Gemm on all rows."""
 
     def linear(self, layers: Sequence[str], x: Tokens, tokens: Tokens | None = None) -> list[Tokens]:
-        """Outputs of some layers without experts."""
-        outputs = []
+        """Add some layers without experts."""
+        outputs, parameters = [], self.backbone.parameters
         for layer in layers:
             d_out, d_in = self.architecture.linear_shape(layer)
             by_image = self.graph.op("Reshape", x.value, self.graph.integers(-1, x.count, d_in))
-            weight = self.graph.weight(f"{layer}.weight", self.backbone[f"{layer}.weight"].T, self.file)
+            weight = self.graph.weight(f"{layer}.weight", parameters[f"{layer}.weight"].T, self.backbone.file)
             y = self.graph.op("MatMul", by_image, weight)
-            if f"{layer}.bias" in self.backbone:
+            if f"{layer}.bias" in parameters:
                 y = self.graph.op("Add", y, self.vector(f"{layer}.bias"))
             outputs.append(Tokens(self.graph.op("Reshape", y, self.graph.integers(-1, d_out)), x.count))
         return outputs
@@ -94,22 +88,21 @@ class ReduceMeanGates(RoutedExperts):
     """The mean token as one ReduceMean in place of a product with a constant row."""
 
     def token_mean(self, x: Tokens, width: int) -> str:
-        """`[batch, 1, width]`"""
+        """Add the mean over the tokens of each image, `[batch, 1, width]`."""
         by_image = self.graph.op("Reshape", x.value, self.graph.integers(-1, x.count, width))
         return self.graph.op("ReduceMean", by_image, axes=[1], keepdims=1)
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Write the graphs, time them, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="ViT-B-32", choices=list(MODELS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--only", nargs="+", help="names of variants, beside the dense tower")
     parser.add_argument("--list", action="store_true", help="print the names of variants and stop")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name), MODELS[arguments.model], arguments.batch, arguments.threads)
         variants = bench.variants()
@@ -123,27 +116,17 @@ def main() -> None:
         low, high = figure["quartiles"]
         ratio = f"{figure['ratio_to_dense']:.3f} x  ({low:.3f} to {high:.3f})"
         print(f"{variant:<44} {figure['median_ms']:8.1f} ms  {ratio}")
-    if arguments.json:
-        asked = {key: value for key, value in vars(arguments).items() if key not in ("json", "list")}
-        record = {"asked": asked, "machine": machine_record(), "variants": figures}
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+    asked = {key: value for key, value in vars(arguments).items() if key not in ("json", "list")}
+    write_report(arguments.json, {"asked": asked, "variants": figures})
 
 
 def measure(runs: dict[str, Run], count: int, clock: Callable[[], float]) -> dict[str, dict[str, Any]]:
-    """Median milliseconds, and median and quartiles of the ratios to the first; interleaved."""
-    for run in runs.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(count):
-        for name, run in runs.items():
-            time.sleep(PAUSE)
-            started = clock()
-            run()
-            seconds[name].append(clock() - started)
-    dense = np.array(next(iter(seconds.values())))
+    """Time the runs in turn; returns median milliseconds, and median and quartiles of the ratios to the first."""
+    seconds = time_in_turn(runs, count, pause=PAUSE, clock=clock)
+    dense = next(iter(seconds.values()))
     figures = {}
     for name, times in seconds.items():
-        low, middle, high = np.percentile(np.array(times) / dense, (25, 50, 75)).tolist()
+        low, middle, high = quartiles_of_ratios(times, dense)
         figures[name] = {"median_ms": 1000 * float(np.median(times)), "ratio_to_dense": middle, "quartiles": [low, high]}
     return figures
 
@@ -158,15 +141,12 @@ class Bench:
     threads: int
 
     def variants(self) -> dict[str, Callable[[], Run]]:
-        """Ways to open every variant, the exported dense tower first. Graphs are written when one of them is opened."""
+        """Return ways to open every variant, the exported dense tower first. Graphs are written when one of them is opened."""
         write, few = self._write, ("patch_embedding", "q", "k", "v", "fc1", "projection")
         opened: dict[str, Callable[[], Run]] = {"dense fp32": lambda: self._session(write("fp32", "fp32") / "dense.onnx")}
-        for name, layers, tower in (
-            ("whole last block", PlainLayers, WholeLastBlock),
-            ("fused attention", PlainLayers, FusedAttention),
-            ("MatMul and Add", MatMulAndAdd, Tower),
-        ):
-            opened[f"dense fp32, {name}"] = partial(self._other_dense, layers, tower)
+        dense = {"whole last block": WholeLastBlock, "fused attention": FusedAttention, "MatMul and Add": MatMulAndAdd}
+        for name, tower in dense.items():
+            opened[f"dense fp32, {name}"] = partial(self._other, tower.__name__, tower)
         for precision in ("fp16", "int8", "int4"):
             expert_precision: Precision = "int8" if precision == "int8" else precision
             opened[f"dense {precision}"] = partial(self._opened, precision, expert_precision, "dense.onnx")
@@ -180,7 +160,7 @@ class Bench:
             "layer fp32, top 2": partial(self._opened, "fp32", "fp32", "bank.onnx", top_k=np.array([2])),
             f"layer fp32, all {TASKS}": partial(self._opened, "fp32", "fp32", "bank.onnx", top_k=np.array([TASKS])),
             "layer fp32, top 1, ReduceMean": self._reduce_mean,
-            f"PyTorch, {TASKS} experts materialised": self._materialised,
+            f"PyTorch, {TASKS} experts materialized": self._materialized,
         }
         return opened
 
@@ -210,28 +190,22 @@ class Bench:
                 feeds |= adapter_values(np.fromfile(adapter, np.uint8), optional, str(adapter))
         return lambda: (session.run(None, feeds, call), loaded)
 
-    def _other_dense(self, layers: type[PlainLayers], tower: type[Tower]) -> Run:
-        return self._other(f"{layers.__name__}{tower.__name__}", layers, tower)
-
     def _reduce_mean(self) -> Run:
         layout, gates = self._layout("fp32"), self._gates(np.random.default_rng(2))
         with (self._write("fp32", "fp32") / "reduce_mean_gates.bin").open("wb") as file:
             gate_file = WeightFile(file, "reduce_mean_gates.bin")
-            return self._other("reduce_mean", ReduceMeanGates, Tower, layout, gates, gate_file, "experts.bin", 1)
+            return self._other("reduce_mean", ReduceMeanGates, layout, gates, gate_file, "experts.bin", 1)
 
-    def _other(self, name: str, layers: type[PlainLayers], tower: type[Tower], *more: Any) -> Run:
-        """A graph like the exporter's with other layers or another tower."""
-        folder, backbone = self._write("fp32", "fp32"), self._backbone()
-        graph, side = Graph(name), self.architecture.image_size
-        graph.input(PIXELS, ["batch", 3, side, side])
+    def _other(self, name: str, tower: type[Tower], *more: Any) -> Run:
+        """Return a graph like the exporter's with another tower."""
+        folder = self._write("fp32", "fp32")
         with (folder / f"{name}.bin").open("wb") as file:
-            built = layers(graph, self.architecture, backbone, WeightFile(file, f"{name}.bin"), *more)
-            graph.output(EMBEDS, tower(built).embeddings(PIXELS), ["batch", self.architecture.output_dim])
-            graph.save(folder / f"{name}.onnx")
+            backbone = Backbone(self.architecture, self._backbone(), WeightFile(file, f"{name}.bin"))
+            tower(pixel_graph(name, self.architecture), backbone, *more).write(folder / f"{name}.onnx")
         return self._session(folder / f"{name}.onnx")
 
-    def _materialised(self) -> Run:
-        """The published form: every linear layer of a block forms `W + sum g B A` anew in every forward."""
+    def _materialized(self) -> Run:
+        """Make the published form: every linear layer of a block forms `W + sum g B A` anew in every forward."""
         import torch
 
         torch.set_num_threads(self.threads)
@@ -254,7 +228,7 @@ class Bench:
         return run
 
     def _write(self, precision: Precision, expert_precision: Precision, kinds: Sequence[str] | None = None) -> Path:
-        """A folder with all graphs of a pair of precisions; kinds: of layers with experts, all when None."""
+        """Write a folder with all graphs of a pair of precisions; kinds: of layers with experts, all when None."""
         folder = self.folder / "-".join([precision, expert_precision, *(kinds or [])])
         if folder.exists():
             return folder
@@ -276,13 +250,13 @@ class Bench:
         write_adapter(folder / "expert", values)
         with (folder / "backbone.bin").open("wb") as file:
             exact = STEM if precision in ("int8", "int4") else ()
-            writer = GraphWriter(a, backbone, WeightFile(file, "backbone.bin"), precision, expert_precision, exact)
-            writer.dense(folder / "dense.onnx")
-            writer.tower_with_inputs(folder / "inputs.onnx", carrying)
+            stored = Backbone(a, backbone, WeightFile(file, "backbone.bin"), precision, exact)
+            Tower(pixel_graph("dense", a), stored).write(folder / "dense.onnx")
+            ExpertInputs(pixel_graph("tower", a), stored, carrying, expert_precision).write(folder / "inputs.onnx")
             gates, scale_file = self._gates(np.random.default_rng(2), rows), f"{BLOCK_SCALES}.bin" if blocks else None
             with (folder / "gates.bin").open("wb") as gate_file:
-                gate_weights = WeightFile(gate_file, "gates.bin")
-                writer.tower_with_bank(folder / "bank.onnx", layout, gates, gate_weights, "experts.bin", 1, scale_file)
+                routing = (layout, gates, WeightFile(gate_file, "gates.bin"), "experts.bin", 1, scale_file)
+                RoutedExperts(pixel_graph("tower", a), stored, *routing).write(folder / "bank.onnx")
         return folder
 
     def _backbone(self) -> dict[str, np.ndarray]:

@@ -5,11 +5,12 @@
 BUNDLE is of the image scope and exported here. Two copies of it are written to FOLDER (a temporary one unless given), one as
 it is and one with further tasks: heads, rows of the router that never win, and expert files of full size that hold nothing
 (sparse, so they take no disk). Every image is claimed by a task in both, and routes must be equal. Opening and memory are
-measured in processes of their own, in turn; latencies interleaved in one process. Ratios are of neighbours, many over few.
+measured in processes of their own, in turn; latencies interleaved in one process. Ratios are of neighbors, many over few.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -77,7 +78,8 @@ def grow(bundle: Path, target: Path, count: int) -> None:
     index["router"]["confidence_bound"] = CLAIM_ALL
     router = index["router"]["file"]
     widen(target / router, before, count)
-    index["files"][router]["size"] = (target / router).stat().st_size
+    graph = (target / router).read_bytes()
+    index["files"][router] = {"sha256": hashlib.sha256(graph).hexdigest(), "size": len(graph)}
     (target / "bundle.json").write_text(json.dumps(index))
 
 
@@ -116,7 +118,7 @@ def in_processes(bundles: dict[str, Path], rounds: int, threads: int | None) -> 
 
 
 def latencies(bundles: dict[str, Path], rounds: int, threads: int | None) -> dict[str, dict[str, float]]:
-    """Seconds of a run at batch 1, interleaved; routes are compared on the way."""
+    """Time runs at batch 1 in turn, after comparing routes."""
     few, many = (EdgeModel.open(path, threads=threads) for path in bundles.values())
     pixels = preprocess(read_golden(few.bundle)["images"], few.bundle.index.preprocess)
     for one, other in zip(few.scope.route(pixels), many.scope.route(pixels), strict=True):
@@ -131,7 +133,7 @@ def latencies(bundles: dict[str, Path], rounds: int, threads: int | None) -> dic
 
 
 def ratio(few: Seconds, many: Seconds) -> dict[str, float]:
-    """Medians, and the median of the ratios of neighbors."""
+    """Return medians, and the median of the ratios of neighbors."""
     medians = {"few": float(np.median(few)), "many": float(np.median(many))}
     return medians | {"ratio": quartiles_of_ratios(many, few)[1]}
 

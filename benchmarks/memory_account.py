@@ -12,7 +12,7 @@ expert's bytes + 8 MB. "experts" are bytes of expert files in the process's memo
 it is touched. Images are the bundle's golden ones.
 
 The latency price of low_memory is measured apart, interleaved in one process: the ratio of medians, and the quartiles of the
-ratios of neighbouring runs.
+ratios of neighboring runs.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def account(path: str, kind: str, threads: int | None, budget: int | None) -> di
 
 
 def low_memory_price(bundle: Path, threads: int | None, runs: int) -> dict[str, Any]:
-    """Runs with a named task, opened in both ways, in turn."""
+    """Time runs with a named task, opened in both ways, in turn."""
     models = [EdgeModel.open(bundle, threads=threads, low_memory=low) for low in (False, True)]
     task = models[0].tasks[0]
     pixels = preprocess(read_golden(models[0].bundle)["images"], models[0].bundle.index.preprocess)[:1]
@@ -137,19 +137,19 @@ def low_memory_price(bundle: Path, threads: int | None, runs: int) -> dict[str, 
 
 
 def resident(result: dict[str, Any]) -> int:
-    """Bytes when steady."""
+    """Return the bytes when steady."""
     return int(result["account"]["steady"]["resident"])
 
 
 def moment(memory: dict[str, Any]) -> str:
-    """One step in the table, in MB: all, and in it anonymous and of files where the system tells."""
+    """Return one step's cell of the table, in MB: all, and in it anonymous and of files where the system tells."""
     split = [memory["anonymous"], memory["file"]]
     parts = f" ({' + '.join(f'{part / 1e6:.0f}' for part in split)})" if None not in split else ""
     return f"{memory['resident'] / 1e6:.0f}{parts}"
 
 
 def median(results: list[Any]) -> Any:
-    """Number by number of equally built results; of what is no number, the first."""
+    """Return the median, number by number, of equally built results; of what is no number, the first."""
     first = results[0]
     if isinstance(first, dict):
         return {key: median([result[key] for result in results if key in result]) for key in first}

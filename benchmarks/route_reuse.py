@@ -67,7 +67,7 @@ def main(options: Sequence[str] | None = None) -> None:
 
 
 def replay(pixels: Pixels, routes: list[Route], threshold: float) -> tuple[list[tuple[str, ...]], StreamStats]:
-    """The tasks each frame of a stream runs with, where frame i would be routed by `routes[i]`."""
+    """Return the tasks each frame of a stream runs with, where frame i would be routed by `routes[i]`."""
     frame = 0
     reuse = RouteReuse(lambda values: routes[frame], threshold, AUDIT_EVERY)
     tasks = []
@@ -77,7 +77,7 @@ def replay(pixels: Pixels, routes: list[Route], threshold: float) -> tuple[list[
 
 
 def error_rates(model: EdgeModel, purpose: str, seeds: range, count: int) -> list[dict[str, float]]:
-    """One row per threshold, over all streams together."""
+    """Return one row per threshold, over all streams together."""
     totals = {threshold: np.zeros(5) for threshold in THRESHOLDS}
     right = 0
     for seed in seeds:
@@ -158,14 +158,14 @@ def each_in_turn(way: Callable[[Pixels], object], rows: Sequence[Pixels]) -> Cal
 
 
 def timed(call: Callable[..., object], *arguments: object) -> float:
-    """Seconds of one call."""
+    """Time one call, in seconds."""
     started = time.perf_counter()
     call(*arguments)
     return time.perf_counter() - started
 
 
 def video(purpose: str, seed: int, count: int) -> tuple[NDArray[np.uint8], list[str]]:
-    """`[count, VIEW, VIEW, 3]` frames and the task of each."""
+    """Draw frames `[count, VIEW, VIEW, 3]`; returns them and the task of each."""
     random = np.random.default_rng([seed, zlib.crc32(purpose.encode())])
     scans = [own[SCANS[purpose]] for own in handwritten_digits(np.random.default_rng(0))]
     frames: list[Floats] = []
@@ -183,7 +183,7 @@ def video(purpose: str, seed: int, count: int) -> tuple[NDArray[np.uint8], list[
 
 
 def scene(random: np.random.Generator, task: ImageTask, scans: list[Floats]) -> Image.Image:
-    """A picture of the task, large enough for a camera to move over."""
+    """Return a picture of the task, large enough for a camera to move over."""
     number = int(random.integers(len(task.classes)))
     if task.draw is None:
         drawn = draw_handwritten(random, scans[number][random.integers(len(scans[number]))])
@@ -193,7 +193,7 @@ def scene(random: np.random.Generator, task: ImageTask, scans: list[Floats]) -> 
 
 
 def shot(random: np.random.Generator, world: Image.Image, length: int) -> Iterator[Pixels]:
-    """Frames of one camera movement; in three of ten shots the camera stands still but for the hand that holds it."""
+    """Yield the frames of one camera movement; in three of ten shots the camera stands still but for the hand that holds it."""
     moves = random.uniform() < 0.7
     zoom, start, stop = random.uniform(0.75, 1, 2), random.uniform(-0.5, 0.5, 2), random.uniform(-0.5, 0.5, 2)
     if not moves:

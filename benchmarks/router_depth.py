@@ -78,7 +78,7 @@ def main(options: Sequence[str] | None = None) -> None:
 
 
 def route_suite(suite: int) -> dict[str, Any]:
-    """Figures in percent of one suite of the demonstration.
+    """Return figures in percent of one suite of the demonstration.
 
     By depth: error of left-out seeds, excess over the best depth, its standard error, error on test images.
     """
@@ -114,7 +114,7 @@ def route_suite(suite: int) -> dict[str, Any]:
 
 
 def pretrained(folder: Path, suite: int) -> tuple[Parameters, VisionArchitecture]:
-    """The demonstration's backbone, as it trains and writes it."""
+    """Train the demonstration's backbone and read it as a merge does."""
     images, subjects = captioned_images((None, *TASKS), suite, CAPTIONED)
     model = tiny_clip.new_model(suite)
     tiny_clip.train_text_tower(model, sorted(set(subjects)), suite, silent)
@@ -128,14 +128,14 @@ def pretrained(folder: Path, suite: int) -> tuple[Parameters, VisionArchitecture
 
 
 def test_error(statistics: list[RouterStatistics], tests: list[np.ndarray]) -> float:
-    """The share of test images routed to another task, mean of the tasks."""
+    """Return the share of test images routed to another task, mean of the tasks."""
     router = fit_router(statistics)
     features = len(router.weight)
     return float(np.mean([(router.posterior(x[:, :features])[0].argmax(1) != t).mean() for t, x in enumerate(tests)]))
 
 
 def cost_by_depth(runs: int) -> list[float]:
-    """Median ratio of the router's time to the dense tower's, of each depth."""
+    """Time the router of each depth; returns its median ratio to the dense tower."""
     random = np.random.default_rng(0)
     backbone = {
         name: random.standard_normal(shape, dtype=np.float32) * np.float32(0.02) + np.float32(name.endswith("ln_1.weight"))

@@ -19,13 +19,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from mingle_edge_runtime.bundle_index import Precision
 from mingle_edge_runtime.machine import machine_record
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hostile"))
 from soak_threads import Soak
 
-KINDS = [("image", "fp32", 1), ("image", "fp32", 2), ("image", "int8", 1), ("layer", "fp32", 1), ("layer", "int8", 2)]
+KINDS: list[tuple[str, Precision, int]] = [
+    *(("image", "fp32", 1), ("image", "fp32", 2), ("image", "int8", 1)),
+    *(("layer", "fp32", 1), ("layer", "int8", 2)),
+]
 """scope, precision, experts of a route"""
 BYTES = 25.0  # an answer, that memory may grow by after the warm-up: 5 MB in 200,000
 DESCRIPTORS = 1e-5  # an answer: 2 in 200,000
@@ -78,14 +82,14 @@ def write_bundles(root: Path) -> None:
     """Write a bundle of each kind into `root / "bundles"`."""
     from tiny_merged import write_merged
 
-    from mingle_edge_export import export_bundle
+    from mingle_edge_export import ExportOptions, export_bundle
 
     for scope, precision, top_k in KINDS:
         merged = root / "merged" / scope
         if not merged.exists():
             write_merged(merged, scope=scope)
         folder = root / "bundles" / f"{scope}-{precision}-{top_k}"
-        export_bundle(merged, folder, top_k=top_k, precision=precision, cosine=0.0, route_agreement=0.0)
+        export_bundle(merged, folder, ExportOptions(top_k, precision=precision, min_cosine=0, min_route_agreement=0))
 
 
 if __name__ == "__main__":

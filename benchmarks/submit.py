@@ -59,12 +59,12 @@ def main(options: Sequence[str] | None = None) -> None:
 
 
 def in_turn(model: EdgeModel, frames: list[Path]) -> list[Prediction]:
-    """Frame by frame in this thread."""
+    """Classify frame by frame in this thread."""
     return [model.classify(frame, task=model.tasks[0])[0] for frame in frames]
 
 
 def in_background(model: EdgeModel, frames: list[Path]) -> Iterator[Prediction]:
-    """Frame by frame, `IN_FLIGHT` of them under way at a time."""
+    """Classify frame by frame, `IN_FLIGHT` of them under way at a time."""
     waiting: deque[Future[list[Prediction]]] = deque()
     for frame in frames:
         waiting.append(model.submit(frame, task=model.tasks[0]))
@@ -74,7 +74,7 @@ def in_background(model: EdgeModel, frames: list[Path]) -> Iterator[Prediction]:
 
 
 def write_frames(folder: Path, count: int, width: int, height: int) -> list[Path]:
-    """Smooth colored pictures with some noise, as JPEG files."""
+    """Write smooth colored pictures with some noise, as JPEG files."""
     random = np.random.default_rng(0)
     paths = [folder / f"{number:04d}.jpg" for number in range(count)]
     for path in paths:

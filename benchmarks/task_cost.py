@@ -55,13 +55,13 @@ class Meter:
         self._started = self._processor = 0.0
 
     def start(self) -> None:
-        """A task begins."""
+        """Start with a task."""
         if self._imported is not None:
             RESET.write_text("5")
         self._started, self._processor = time.perf_counter(), time.process_time()
 
     def stop(self) -> None:
-        """It is merged."""
+        """Stop: the task is merged."""
         seconds, processor = time.perf_counter() - self._started, time.process_time() - self._processor
         self.figures.append({"seconds": seconds, "processor_seconds": processor, "peak_bytes": None})
         if self._imported is not None:
@@ -69,7 +69,7 @@ class Meter:
 
 
 def memory(field: str) -> int | None:
-    """Bytes of one field of Linux's account of this process; None elsewhere."""
+    """Return the bytes of one field of Linux's account of this process; None elsewhere."""
     if not RESET.exists():
         return None
     fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
@@ -100,7 +100,7 @@ def main(options: Sequence[str] | None = None) -> None:
 
 
 def measure_all(kinds: list[str], folder: Path, arguments: argparse.Namespace) -> dict[str, Figures]:
-    """The figures of each kind by task; what an earlier run with the same options left is kept."""
+    """Measure each kind by task; what an earlier run with the same options left is kept."""
     if arguments.threads:
         # For NumPy's own threads, which the processes read when they import it.
         os.environ |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), str(arguments.threads))
@@ -154,7 +154,7 @@ def add_tasks(name: str, inputs: str, model: str, tasks: int, threads: int | Non
 
 
 def table(found: dict[str, Figures]) -> str:
-    """A Markdown table, one row for each kind."""
+    """Return a Markdown table, one row for each kind."""
     last = len(next(iter(found.values())))
     measured = f"seconds, task 2 | task {last} | ratio | of medians | processor, of medians"
     lines = [
@@ -176,12 +176,12 @@ def table(found: dict[str, Figures]) -> str:
 
 
 def column(figures: Figures, name: str) -> list[Any]:
-    """One figure of every task."""
+    """Return one figure of every task."""
     return [task[name] for task in figures]
 
 
 def of_medians(values: list[float]) -> float:
-    """The median of the last three over the median of the second to the fourth."""
+    """Return the median of the last three over the median of the second to the fourth."""
     return statistics.median(values[-3:]) / statistics.median(values[1:4])
 
 

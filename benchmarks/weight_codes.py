@@ -1,6 +1,6 @@
 """How to store 8-bit weights: signed, signed with 7 bits, or unsigned; what each is worth in exactness, time and accuracy.
 
-    python benchmarks/weight_codes.py [--demo demo-output] [--runs 300] [--json FILE]
+    python -m benchmarks.weight_codes [--demo demo-output] [--runs 300] [--json FILE]
 
 First products of ViT-B/32's layers, one thread: the share of entries of random codes that differ from numpy's, and the time
 over the same layer in fp32 on that thread's clock (medians of the ratios of neighboring runs, in brackets the quartiles). Then
@@ -12,11 +12,11 @@ Run it on each kind of processor: the answer differs (docs/method.md, "Integers 
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from benchmarks.command import make_parser, write_report
+from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
 from mingle_edge.merged_model import MergedModel
-from mingle_edge_export import export_bundle
+from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_runtime import Bundle
 from mingle_edge_runtime.machine import machine_record
 from mingle_edge_runtime.prediction import read_heads
@@ -55,15 +57,14 @@ STORAGES = {
 }
 
 
-def main() -> None:
+def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--demo", type=Path, help="folder that `mingle-edge demo` wrote")
     parser.add_argument("--runs", type=int, default=300, help="timed runs of each product")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    arguments = parser.parse_args()
-    figures: dict[str, Any] = {"machine": machine_record(), "products": {}, "accuracy": {}}
-    print(figures["machine"]["cpu"])
+    arguments = parser.parse_args(options)
+    figures: dict[str, Any] = {"products": {}, "accuracy": {}}
+    print(machine_record()["cpu"])
     for shape in SHAPES:
         found = figures["products"][" x ".join(map(str, shape))] = time_products(shape, arguments.runs)
         for name, (wrong, low, ratio, high) in found.items():
@@ -73,12 +74,11 @@ def main() -> None:
             figures["accuracy"][task] = by_storage
             for name, (accuracy, same, cosine) in by_storage.items():
                 print(f"{task:<10} {name:<17} accuracy {accuracy:.1f}, labels as in fp32 {same:.1%}, least cosine {cosine:.5f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    write_report(arguments.json, figures)
 
 
 def time_products(shape: tuple[int, int, int], runs: int) -> dict[str, tuple[float, float, float, float]]:
-    """Name -> share of wrong entries, then lower quartile, median and upper quartile of the times over fp32."""
+    """Return by name the share of wrong entries, then lower quartile, median and upper quartile of the times over fp32."""
     rows, d_in, d_out = shape
     random = np.random.default_rng(0)
     x = random.standard_normal((rows, d_in)).astype(np.float32)
@@ -90,15 +90,9 @@ def time_products(shape: tuple[int, int, int], runs: int) -> dict[str, tuple[flo
         sessions[name] = _integer_layer(signed, storage)
         product = _product(signed, storage).run(None, {"codes": codes})[0]
         wrong[name] = float(np.mean(product != codes.astype(np.int64) @ signed))
-    seconds: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(runs):
-        for name, session in sessions.items():
-            started = time.thread_time()
-            session.run(None, {"x": x})
-            seconds[name].append(time.thread_time() - started)
-    base = np.array(seconds["fp32"])
-    quartiles = {name: np.quantile(np.array(seconds[name]) / base, (0.25, 0.5, 0.75)).tolist() for name in STORAGES}
-    return {name: (wrong[name], *quartiles[name]) for name in STORAGES}
+    ways = {name: partial(session.run, None, {"x": x}) for name, session in sessions.items()}
+    seconds = time_in_turn(ways, runs, clock=time.thread_time)
+    return {name: (wrong[name], *quartiles_of_ratios(seconds[name], seconds["fp32"])) for name in STORAGES}
 
 
 def measure_accuracy(demo: Path) -> Any:
@@ -106,7 +100,7 @@ def measure_accuracy(demo: Path) -> Any:
     tasks = MergedModel.open(demo / "image").task_names
     with tempfile.TemporaryDirectory() as name:
         for task in tasks:
-            folder = export_bundle(demo / "image", Path(name) / task, fold=task).path
+            folder = export_bundle(demo / "image", Path(name) / task, ExportOptions(fold=task)).path
             pixels, truth = _test_images(demo, folder, task)
             head = read_heads(Bundle.open(folder))[task]
             exact = _embed(folder / "tower.onnx", pixels)
@@ -121,7 +115,7 @@ def measure_accuracy(demo: Path) -> Any:
 
 
 def _test_images(demo: Path, folder: Path, task: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """`pixel_values [n, 3, S, S]` and label numbers `[n]` of a task's test images."""
+    """Read a task's test images; returns `pixel_values [n, 3, S, S]` and label numbers `[n]`."""
     index = Bundle.open(folder).index
     paths = sorted((demo / "images" / task / "test").glob("*/*.png"))
     values = [to_pixel_values(decode(image, name), index.preprocess, name) for name, image in pictures(paths)]
@@ -129,7 +123,7 @@ def _test_images(demo: Path, folder: Path, task: str) -> tuple[NDArray[np.float3
 
 
 def _quantized(folder: Path, storage: Storage) -> Path:
-    """The folded tower as ONNX Runtime's quantizer stores it, the patch embedding as it is."""
+    """Write the folded tower as ONNX Runtime's quantizer stores it, the patch embedding as it is."""
     model = onnx.load(folder / "tower.onnx")
     whole, quantized = folder / "whole.onnx", folder / "quantized.onnx"
     onnx.save(model, whole)
@@ -180,7 +174,7 @@ def _stored(signed: NDArray[np.int64], storage: Storage) -> dict[str, NDArray[An
 
 
 def _session(nodes: list[Any], weights: dict[str, NDArray[Any]], output: int, read: int = TensorProto.FLOAT) -> Any:
-    """One layer on one thread; its input is `x`, or `codes` where it reads bytes."""
+    """Open one layer on one thread; its input is `x`, or `codes` where it reads bytes."""
     d_in, d_out = weights["weight"].shape
     name = "x" if read == TensorProto.FLOAT else "codes"
     inputs = [helper.make_tensor_value_info(name, read, ["rows", d_in])]

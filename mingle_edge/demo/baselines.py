@@ -17,7 +17,7 @@ BASELINES = {"pretrained": "pretrained", "individual": "individual", "average": 
 
 
 def evaluate_baseline(task_file: Path, name: str, seed: int) -> EvaluationReport:
-    """One of `BASELINES` on the test images of a task file, merged in its order."""
+    """Evaluate one of `BASELINES` on the test images of a task file, merged in its order."""
     material = Material.open(task_file, seed=seed, seeds_per_class=(), progress=silent)
     method, images = BASELINES[name], [len(images) for images in material.parts["test"].values()]
     cell = Cell(name, method, {}, tuple(material.tasks), seed, every_step=False)

@@ -21,14 +21,14 @@ Color = tuple[float, float, float]  # red, green, blue in [0, 1]
 
 
 def color(rng: np.random.Generator, hue: float | None = None, saturation: float = 0.6, value: float = 0.6) -> Color:
-    """A color near the given saturation and value; any hue unless one in [0, 1) is given, then one near it."""
+    """Draw a color near the given saturation and value; any hue unless one in [0, 1) is given, then one near it."""
     h = rng.uniform() if hue is None else hue + rng.normal(0, 0.015)
     s, v = (min(max(mean + rng.normal(0, 0.08), 0.0), 1.0) for mean in (saturation, value))
     return colorsys.hsv_to_rgb(h % 1.0, s, v)
 
 
 def dark_and_light(rng: np.random.Generator) -> tuple[Color, Color]:
-    """A dark and a light color of any two hues."""
+    """Draw a dark and a light color of any two hues."""
     return (
         color(rng, saturation=rng.uniform(0.2, 0.9), value=rng.uniform(0.12, 0.42)),
         color(rng, saturation=rng.uniform(0.0, 0.4), value=rng.uniform(0.72, 0.97)),
@@ -36,20 +36,20 @@ def dark_and_light(rng: np.random.Generator) -> tuple[Color, Color]:
 
 
 def luminance(image: Floats) -> Floats:
-    """Rec. 601 luma of `[..., 3]` RGB, `[...]`."""
+    """Return Rec. 601 luma `[...]` of RGB `[..., 3]`."""
     luma: Floats = image @ np.asarray([0.299, 0.587, 0.114], image.dtype)
     return luma
 
 
 def blend(mask: Floats, low: Color, high: Color) -> Floats:
-    """An image that is `low` where the mask `[SIDE, SIDE]` is 0 and `high` where it is 1."""
+    """Return an image that is `low` where the mask `[SIDE, SIDE]` is 0 and `high` where it is 1."""
     weight = mask[:, :, None]  # [SIDE, SIDE, 1]
     mixed: Floats = np.asarray(low) * (1 - weight) + np.asarray(high) * weight
     return mixed
 
 
 def smooth_noise(rng: np.random.Generator, cells: int, side: int = SIDE) -> Floats:
-    """Noise `[side, side]` in [0, 1] that varies smoothly over about `cells` cells per side."""
+    """Draw noise `[side, side]` in [0, 1] that varies smoothly over about `cells` cells per side."""
     coarse = rng.uniform(0, 1, (cells + 1, cells + 1)).astype(np.float32)
     fine = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
     noise: Floats = np.clip(fine, 0, 1)
@@ -64,15 +64,15 @@ class Drawing:
         self._draw = ImageDraw.Draw(self._image)
 
     def polygon(self, points: Floats, fill: Color) -> None:
-        """A filled polygon through points `[n, 2]` (x, y)."""
+        """Draw a filled polygon through points `[n, 2]` (x, y)."""
         self._draw.polygon(self._pixels(points), fill=_rgb(fill))
 
     def line(self, points: Floats, fill: Color, width: float) -> None:
-        """An open line through points `[n, 2]` with rounded joints."""
+        """Draw an open line through points `[n, 2]` with rounded joints."""
         self._draw.line(self._pixels(points), fill=_rgb(fill), width=max(1, round(width * _LARGE_SIDE)), joint="curve")
 
     def finish(self) -> Floats:
-        """The drawing at its final size, `[SIDE, SIDE, 3]`."""
+        """Return the drawing at its final size, `[SIDE, SIDE, 3]`."""
         return np.asarray(self._image.reduce(_OVERSAMPLING), np.float32) / 255
 
     def _pixels(self, points: Floats) -> list[tuple[float, float]]:
@@ -80,7 +80,7 @@ class Drawing:
 
 
 def photograph(rng: np.random.Generator, image: Floats, noise: float = 0.04) -> Bytes:
-    """The image as a cheap camera sees it: uneven light, exposure, a color cast and sensor noise."""
+    """Return the image as a cheap camera sees it: uneven light, exposure, a color cast and sensor noise."""
     light = 1 + 0.35 * (smooth_noise(rng, 1) - 0.5)[:, :, None]  # [SIDE, SIDE, 1]
     cast = rng.uniform(0.92, 1.08, 3).astype(np.float32)
     exposed = np.clip(image * light * cast, 0, 1) ** rng.uniform(0.75, 1.3)
@@ -88,7 +88,7 @@ def photograph(rng: np.random.Generator, image: Floats, noise: float = 0.04) -> 
 
 
 def to_uint8(image: Floats) -> Bytes:
-    """Values in [0, 1] (clipped) as bytes."""
+    """Return values in [0, 1] (clipped) as bytes."""
     levels: Bytes = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     return levels
 

@@ -73,7 +73,7 @@ def _of_task(
 
 
 def _colored_shape(rng: np.random.Generator) -> tuple[Floats, str]:
-    """A regular shape of one color on any ground, and its name."""
+    """Draw a regular shape of one color on any ground; returns it and its name."""
     hue, form = rng.choice(list(_HUES)), rng.choice(list(_CORNERS))
     background = blend(smooth_noise(rng, 3), *dark_and_light(rng))
     angles = rng.uniform(0, 6.3) + 2 * np.pi * np.arange(_CORNERS[form]) / _CORNERS[form]

@@ -50,7 +50,7 @@ def classify_test_images(folder: Path, progress: Progress) -> dict[str, dict[str
 
 
 def is_right(prediction: Prediction, task: str, label: str) -> bool:
-    """Whether the first answer is this label of this task."""
+    """Return whether the first answer is this label of this task."""
     return (prediction.tasks[0], prediction.labels[0]) == (task, label)
 
 

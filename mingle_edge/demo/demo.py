@@ -67,7 +67,7 @@ def run_demo(output: Path, *, seed: int = SEED, progress: Progress = silent) -> 
 
 
 def _run(output: Path, seed: int, progress: Progress) -> dict[str, Any]:
-    """As `run_demo`, in a folder that is this process's alone."""
+    """Do as `run_demo`, in a folder that is this process's alone."""
     _prepare_folder(output)
     seconds: dict[str, float] = {}
     with _timed(seconds, "render"):
@@ -105,7 +105,7 @@ def _run(output: Path, seed: int, progress: Progress) -> dict[str, Any]:
 
 
 def _prepare_folder(output: Path) -> None:
-    """An empty folder with a mark in it; what an earlier demonstration left under the same mark is removed."""
+    """Empty the folder of what an earlier demonstration left under its mark, and mark it."""
     if (output / MARK).is_file() and (output / MARK).read_bytes() == _MARK_TEXT.encode():
         for path in output.iterdir():  # the mark stays until the last: a demonstration killed here is replaced by the next
             if path.name not in (MARK, LOCK):
@@ -141,7 +141,7 @@ def _fine_tune(output: Path, model: open_clip.CLIP, task: ImageTask, training: L
 
 
 def _merge_one_by_one(output: Path, scope: str) -> None:
-    """As a user whose tasks arrive over time: a new merged model from the first, then `--into` it the others."""
+    """Merge as a user whose tasks arrive over time: a new merged model from the first, then `--into` it the others."""
     _, steps = task_files.write_task_files(output, scope)
     for number, step in enumerate(steps):
         merge(step, output / scope, into=number > 0)
@@ -179,14 +179,14 @@ def _accuracies(reports: dict[str, EvaluationReport]) -> dict[str, Any]:
 
 
 def _verify(bundle: Path, progress: Progress) -> float:
-    """The smallest cosine with the golden outputs; raises where a hash or an output differs."""
+    """Verify a bundle; returns the smallest cosine with the golden outputs, and raises where a hash or an output differs."""
     found = verify(bundle, progress=lambda done, total: progress("verify", done, total))
     found.check()
     return min(found.cosines.values())
 
 
 def _profile(bundle: Path, progress: Progress) -> dict[str, float]:
-    """Median latencies in milliseconds at batch 1 and one thread, and the ratio of one named expert to none."""
+    """Profile a bundle at batch 1 and one thread; returns median milliseconds, and ratios to the tower without experts."""
     found = profile(
         bundle,
         runs=_PROFILE_RUNS,

@@ -12,7 +12,7 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 def handwritten_digits(rng: np.random.Generator) -> list[Floats]:
-    """The scans of each digit in random order: ten arrays `[about 180, 8, 8]` with ink 1 on paper 0.
+    """Return the scans of each digit in random order: ten arrays `[about 180, 8, 8]` with ink 1 on paper 0.
 
     Test set of the UCI "Optical Recognition of Handwritten Digits" as bundled with scikit-learn (no download).
     """
@@ -24,14 +24,14 @@ def handwritten_digits(rng: np.random.Generator) -> list[Floats]:
 
 
 def draw_handwritten(rng: np.random.Generator, scan: Floats) -> Floats:
-    """One scan `[8, 8]` enlarged, placed anywhere on uneven paper, in any two colors: `[SIDE, SIDE, 3]`."""
+    """Draw one scan `[8, 8]` enlarged, placed anywhere on uneven paper, in any two colors: `[SIDE, SIDE, 3]`."""
     width, height = rng.integers(27, 33, 2)
     glyph = np.asarray(Image.fromarray(scan).resize((width, height), Image.Resampling.BICUBIC))
     return _ink(rng, glyph)
 
 
 def draw_printed(rng: np.random.Generator, label: str) -> Floats:
-    """A digit by its name, set in type: `[SIDE, SIDE, 3]`."""
+    """Draw a digit by its name, set in type: `[SIDE, SIDE, 3]`."""
     font = ImageFont.load_default(48)
     text = str(DIGITS.index(label))
     left, top, right, bottom = (round(edge) for edge in font.getbbox(text))

@@ -12,14 +12,14 @@ Land = Callable[[np.random.Generator], Floats]
 
 
 def draw_land(rng: np.random.Generator, label: str) -> Floats:
-    """A patch `[SIDE, SIDE, 3]` of one land use of `LANDS`, seen through more or less haze."""
+    """Draw a patch `[SIDE, SIDE, 3]` of one land use of `LANDS`, seen through more or less haze."""
     image = LANDS[label](rng)
     haze = rng.uniform(0, 0.3)
     return image * (1 - haze) + haze * np.asarray([0.62, 0.66, 0.72])
 
 
 def _ground(rng: np.random.Generator) -> Floats:
-    """Meadow or bare soil with patches."""
+    """Draw meadow or bare soil with patches."""
     hue = rng.uniform(0.08, 0.34)  # brown to green
     low, high = color(rng, hue, 0.40, 0.34), color(rng, hue, 0.38, 0.52)
     return blend(0.6 * smooth_noise(rng, 3) + 0.4 * smooth_noise(rng, 9), low, high)
@@ -30,7 +30,7 @@ def _water(rng: np.random.Generator) -> Color:
 
 
 def _course(rng: np.random.Generator, bend: float) -> Floats:
-    """Points `[n, 2]` of a way across the whole image that wanders by `bend`."""
+    """Return points `[n, 2]` of a way across the whole image that wanders by `bend`."""
     along = np.linspace(-0.8, 0.8, 25)
     across = rng.uniform(-0.25, 0.25) + bend * np.sin(along * rng.uniform(4, 8) + rng.uniform(0, 6.3))
     angle = rng.uniform(0, np.pi)
@@ -91,7 +91,7 @@ def _highway(rng: np.random.Generator) -> Floats:
 
 
 def _buildings(rng: np.random.Generator, spacing: float, fill: float, roofs: Callable[[], Color]) -> Floats:
-    """Buildings on a turned lattice with streets between; `fill` is the share of a lot that a roof takes."""
+    """Draw buildings on a turned lattice with streets between; `fill` is the share of a lot that a roof takes."""
     drawing, angle = Drawing(_ground(rng)), rng.uniform(0, np.pi / 2)
     turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     street, reach = color(rng, saturation=0.06, value=0.5), int(np.ceil(0.75 / spacing))

@@ -27,7 +27,7 @@ class Placement:
         self.matrix = self.radius * turn @ squeeze
 
     def __call__(self, points: Floats) -> Floats:
-        """Points `[n, 2]` of the sign as points of the image."""
+        """Return points `[n, 2]` of the sign as points of the image."""
         return points @ self.matrix.T + self.center
 
 
@@ -35,7 +35,7 @@ Sign = Callable[[np.random.Generator, Drawing, Placement], None]
 
 
 def draw_sign(rng: np.random.Generator, label: str) -> Floats:
-    """A street scene `[SIDE, SIDE, 3]` with one sign of `SIGNS`."""
+    """Draw a street scene `[SIDE, SIDE, 3]` with one sign of `SIGNS`."""
     drawing, place = Drawing(_street(rng)), Placement(rng)
     for _ in range(rng.integers(2, 6)):  # clutter behind the sign: walls, doors, cars
         corner, size = rng.uniform(-0.2, 1, 2), rng.uniform(0.1, 0.5, 2)

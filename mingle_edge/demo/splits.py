@@ -64,7 +64,7 @@ def write_unlabeled(folder: Path, split: LabeledImages) -> None:
 def _handwritten(
     rng: np.random.Generator, split: Split, per_class: PerClass, scans: list[Floats]
 ) -> Iterator[tuple[Floats, int]]:
-    """Drawings of the split's own scans; where a split asks for more images than it has scans, each is drawn again."""
+    """Yield drawings of the split's own scans; where a split asks for more images than it has scans, each is drawn again."""
     splits = list(per_class)
     start = sum(per_class[earlier] for earlier in splits[: splits.index(split)])
     end = None if split == splits[-1] else start + per_class[split]

@@ -18,17 +18,17 @@ Table = Mapping[str, object]
 
 
 def weights(task: ImageTask) -> str:
-    """Path of a fine-tuned model within the demonstration's folder."""
+    """Return the path of a fine-tuned model within the demonstration's folder."""
     return f"models/{task.name}.safetensors"
 
 
 def seeds(task: ImageTask) -> str:
-    """Path of the folder of seed images."""
+    """Return the path of the folder of seed images."""
     return f"images/{task.name}/seeds"
 
 
 def test_images(task: ImageTask) -> str:
-    """Path of the folder with a folder of test images per class."""
+    """Return the path of the folder with a folder of test images per class."""
     return f"images/{task.name}/test"
 
 

@@ -16,7 +16,7 @@ Pattern = Callable[[np.random.Generator, Floats, Floats], Mask]
 
 
 def draw_texture(rng: np.random.Generator, label: str) -> Floats:
-    """A patch `[SIDE, SIDE, 3]` of one texture of `TEXTURES`."""
+    """Draw a patch `[SIDE, SIDE, 3]` of one texture of `TEXTURES`."""
     rows, columns = np.mgrid[0:_FINE, 0:_FINE] / _FINE - 0.5
     angle, period = rng.uniform(0, np.pi), rng.uniform(0.16, 0.34)
     bend = rng.uniform(0, 0.12)

@@ -78,14 +78,14 @@ def new_model(seed: int, width: int = WIDTH) -> open_clip.CLIP:
 
 
 def to_pixels(images: Bytes) -> Tensor:
-    """Images `[n, SIDE, SIDE, 3]` as the model reads them, `[n, 3, SIDE, SIDE]`; they have its size already."""
+    """Return images `[n, SIDE, SIDE, 3]` as the model reads them, `[n, 3, SIDE, SIDE]`; they have its size already."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (OPENAI_MEAN, OPENAI_STD))
     return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
 @torch.no_grad()
 def text_embeddings(model: open_clip.CLIP, prompts: Sequence[str]) -> Tensor:
-    """Unit embeddings `[n, dim]`."""
+    """Return the prompts' embeddings `[n, dim]`, of unit length."""
     embeddings: Tensor = model.encode_text(_tokens(prompts), normalize=True)
     return embeddings
 
@@ -174,7 +174,7 @@ def _fit(
 
 
 def _shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to one pixel in each direction, edges repeated."""
+    """Move each image by up to one pixel in each direction, edges repeated."""
     moved = torch.arange(-1, SIDE - 1) + torch.randint(3, (2, len(pixels), 1), generator=generator)
     rows, columns = moved.clamp(0, SIDE - 1)  # [B, SIDE] each
     source = (SIDE * rows[:, :, None] + columns[:, None, :]).view(len(pixels), 1, -1).expand(-1, 3, -1)

@@ -29,7 +29,7 @@ def merge_layers(
     settings: Settings,
     learner: MakeLearner = GateLearner,
 ) -> list[Layers]:
-    """The gated experts of every layer after each of the tasks with these numbers, each adapted on its own seeds."""
+    """Return the gated experts of every layer after each of the tasks with these numbers, each adapted on its own seeds."""
     carrying = settings.carrying()
     names = [layer for layer in study.architecture.block_linears() if layer.rsplit(".", 1)[-1] in carrying]
     layers: Layers = {}
@@ -59,7 +59,7 @@ def merge_layers(
 
 @torch.inference_mode()
 def right_in_layers(study: Study, layers: Layers, number: int, part: str, top_k: int | None = None) -> Bools:
-    """Whether each image of a task `[n]` is right under its own head, routed in every layer (P1)."""
+    """Return whether each image of a task `[n]` is right under its own head, routed in every layer (P1)."""
     linear = GatedLinear(study.backbone, layers, top_k)
     head = study.tasks[number].head
     answers = []

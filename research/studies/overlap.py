@@ -59,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def siblings(study: Study) -> list[tuple[int, int]]:
-    """The pairs of similar tasks among those of the study, by number, the one that is merged first in front."""
+    """Return the pairs of similar tasks among those of the study, by number, the one that is merged first in front."""
     names = [task.name for task in study.tasks]
     return [(names.index(a), names.index(b)) for a, b in SIMILAR if a in names and b in names]
 
 
 def image_scope(studies: list[Study]) -> None:
-    """Routing and accuracy of each task with a sibling, mean over pretraining seeds."""
+    """Print routing and accuracy of each task with a sibling, mean over pretraining seeds."""
     rows: dict[str, list[list[float]]] = {}
     for study in studies:
         pool = study.seed_features(VARIATIONS)
@@ -110,7 +110,7 @@ class ScaledProjector(NullSpaceProjector):
     strengths: Tensor = field(default_factory=lambda: torch.ones(0))
 
     def project(self, vectors: Tensor) -> Tensor:
-        """The constrained vectors, `[rows, d]` as given."""
+        """Return the constrained vectors, `[rows, d]` as given."""
         return vectors - (vectors @ self.basis.T * self.strengths) @ self.basis
 
 
@@ -136,7 +136,7 @@ class ScaledLearner(GateLearner):
 
     @torch.inference_mode()
     def _record(self) -> None:
-        """What the plain backbone's layers read of the seeds."""
+        """Record what the plain backbone's layers read of the seeds."""
         architecture, backbone = self.pretrained.architecture, self.pretrained.backbone
         layers = frozenset(architecture.block_linears())
         recorder = InputRecorder(GatedLinear(backbone, {}), layers, every_token=False)
@@ -144,13 +144,13 @@ class ScaledLearner(GateLearner):
         self.inputs.update({layer: torch.cat(rows) for layer, rows in recorder._rows.items()})
 
     def overlap(self, layer: str, basis: Tensor) -> Tensor:
-        """The share of the new task's inputs that lies along each direction, `[m]`."""
+        """Return the share of the new task's inputs that lies along each direction, `[m]`."""
         x = self.inputs[layer]
         return ((x @ basis.T).square().sum(0) / x.square().sum()).clamp(0, 1)
 
 
 def uniform(value: float) -> Strength:
-    """The same strength everywhere."""
+    """Return the same strength everywhere."""
     return lambda learner, layer, basis: torch.full((len(basis),), value)
 
 
@@ -168,7 +168,7 @@ STRENGTHS: dict[str, Strength | None] = {
 
 
 def layer_scope(studies: list[Study]) -> None:
-    """Two tasks merged at a time, similar and not, under each strength."""
+    """Merge two tasks at a time, similar and not, under each strength, and print a table."""
     # (strength, kind, part) -> [model][pair][first task, second task, change of the first]
     found: dict[tuple[str, str, str], list[list[list[float]]]] = {}
     alike: dict[str, list[float]] = {"similar": [], "dissimilar": []}
@@ -202,13 +202,13 @@ def layer_scope(studies: list[Study]) -> None:
 
 
 def _acc(*kinds: list[list[list[float]]]) -> Floats:
-    """ACC of each model, over the pairs of all kinds."""
+    """Return the ACC of each model, over the pairs of all kinds."""
     mean: Floats = np.mean([np.array(of_kind)[:, :, :2].mean(axis=(1, 2)) for of_kind in kinds], axis=0)
     return mean
 
 
 def merge_pair(study: Study, first: int, second: int, strength: Strength | None, similarity: float) -> list[Layers]:
-    """The states after either task; None: the relaxation of the published code instead of a strength."""
+    """Merge two tasks and return the states after either; None: the relaxation of the published code instead of a strength."""
     settings = Settings(scope="layer", rank=study.settings.rank, learning_rate=LEARNING_RATE)
     pair = (first, second)
     seeds = [PoolSeeds(study.images(n, "seeds")[study.draw(n, SEEDS_PER_CLASS, 0)]) for n in pair]
@@ -219,7 +219,7 @@ def merge_pair(study: Study, first: int, second: int, strength: Strength | None,
 
 
 def task_similarities(study: Study) -> Floats:
-    """Cosine `[T, T]` of the tasks' mean seed features where every feature has unit deviation within tasks, cut at 0."""
+    """Return cosine `[T, T]` of the tasks' mean seed features where every feature has unit deviation within tasks, cut at 0."""
     features = [of[study.draw(n, SEEDS_PER_CLASS, 0), 0] for n, of in enumerate(study.seed_features(VARIATIONS))]
     within = np.concatenate([of - of.mean(0) for of in features]).std(0)
     means = np.stack([of.mean(0) for of in features]) / within

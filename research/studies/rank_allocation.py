@@ -74,13 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def equal(study: Study, rank: int) -> Directions:
-    """The strongest directions, the same number at every linear layer."""
+    """Return the strongest directions, the same number at every linear layer."""
     shapes = {layer: study.architecture.linear_shape(layer) for layer in study.architecture.linear_layers()}
     return {layer: range(min(rank, *shape)) for layer, shape in shapes.items()}
 
 
 def greedy(study: Study, worth: dict[str, Tensor], rank: int) -> Directions:
-    """The directions of the greatest worth per parameter, for the parameters that equal ranks have.
+    """Return the directions of the greatest worth per parameter, for the parameters that equal ranks have.
 
     `worth` of the directions of each layer `[min(d_out, d_in)]`.
     """
@@ -96,13 +96,13 @@ def greedy(study: Study, worth: dict[str, Tensor], rank: int) -> Directions:
 
 
 def energies(study: Study, task: int) -> dict[str, Tensor]:
-    """Squared singular values of each layer's task vector."""
+    """Return squared singular values of each layer's task vector."""
     return {layer: A.double().square().sum(1) for layer, (_, A) in study.tasks[task].factors.items()}
 
 
 @torch.inference_mode()
 def responses(study: Study, task: int) -> dict[str, Tensor]:
-    """Mean square of what each direction adds to its layer's output on the task's seeds, under the fine-tuned model."""
+    """Return mean square of what each direction adds to its layer's output on the task's seeds, under the fine-tuned model."""
     own = study.tasks[task]
     plain = plain_linear(own.finetuned)
     found: dict[str, Tensor] = {}

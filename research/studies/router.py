@@ -95,7 +95,7 @@ def _table(header: Sequence[str], rows: dict[str, list[list[float]]]) -> str:
 
 
 def _routers(study: Study, given: argparse.Namespace, rows: dict[str, list[list[float]]]) -> list[Route]:
-    """Rows of all routers; returns the routes of the default one."""
+    """Add the rows of all routers; returns the routes of the default one."""
     correct = study.correct(given.part, study.settings.rank)
     features = study.features(given.part)
     pool = study.seed_features(VARIATIONS)
@@ -137,7 +137,7 @@ def _routers(study: Study, given: argparse.Namespace, rows: dict[str, list[list[
 
 @torch.inference_mode()
 def _training_features(study: Study, count: int) -> list[NDArray[np.float32]]:
-    """Per task, router features `[count, 1, F]` of random images that its model was trained on."""
+    """Return per task the router features `[count, 1, F]` of random images that its model was trained on."""
     found = []
     for task in study.tasks:
         split = read_training(study.folder.parents[1] / "images" / task.name)
@@ -148,13 +148,13 @@ def _training_features(study: Study, count: int) -> list[NDArray[np.float32]]:
 
 
 def _moments(features: NDArray[np.float32] | Floats, width: int, count: int) -> NDArray[np.float32]:
-    """The first moments of every depth, `[..., (depths) count width]`."""
+    """Return the first moments of every depth, `[..., (depths) count width]`."""
     by_depth = np.asarray(features, dtype=np.float32).reshape(*features.shape[:-1], -1, MOMENTS, width)
     return by_depth[..., :count, :].reshape(*features.shape[:-1], -1)
 
 
 def _random_features(seeds: Arrays, images: Sequence[Floats]) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float64]]]:
-    """Rectified random projections of standardised features: McDonnell et al., RanPAC, NeurIPS 2023."""
+    """Return rectified random projections of standardized features: McDonnell et al., RanPAC, NeurIPS 2023."""
     of_all = np.concatenate([np.asarray(x).reshape(-1, x.shape[-1]) for x in seeds]).astype(np.float64)
     mean, deviation = of_all.mean(axis=0), of_all.std(axis=0) + 1e-6
     projection = np.random.default_rng(0).standard_normal((len(mean), RANDOM_FEATURES)) / np.sqrt(len(mean))
@@ -169,7 +169,7 @@ def _random_features(seeds: Arrays, images: Sequence[Floats]) -> tuple[list[NDAr
 def _rivals(
     study: Study, given: argparse.Namespace, routes: Sequence[Route], rows: dict[str, list[list[float]]]
 ) -> list[tuple[Floats, Bools, Bools]]:
-    """Rows of asking more experts; per task the first one's posterior `[n]`, whether it is the own one, and right."""
+    """Add the rows of asking more experts; returns per task the posterior `[n]` of the first, whether it is own, and right."""
     rank = study.settings.rank
     correct = study.correct(given.part, rank)
     answers = [_answers(study, embeddings) for embeddings in study.embeddings(given.part, rank)]
@@ -188,7 +188,7 @@ def _rivals(
 def _asking(
     correct: Sequence[Bools], routes: Sequence[Route], judged: Sequence[Floats], bound: float, count: int
 ) -> list[float]:
-    """P1 where the most probable experts are asked below a posterior and the best judged answers, and images asked; percent."""
+    """Return P1 where the best judged of several experts answers below a posterior, and images asked; percent."""
     shares, more = [], []
     for right, (posterior, claimed), of_task in zip(correct, routes, judged, strict=True):
         asked = claimed & (posterior.max(axis=1) < bound)
@@ -201,7 +201,7 @@ def _asking(
 
 
 def _answers(study: Study, embeddings: NDArray[np.float32]) -> tuple[Floats, Floats]:
-    """Of every expert among the labels of its own task: the largest probability, and the largest logit, both `[n, T]`."""
+    """Return every expert's largest probability and largest logit among the labels of its own task, both `[n, T]`."""
     sureness, largest = [], []
     for expert, task in enumerate(study.tasks):
         logits = study.logit_scale * embeddings[:, expert].astype(np.float64) @ task.head.numpy().T  # [n, classes]
@@ -219,7 +219,7 @@ JUDGES: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
 
 
 def _among(correct: Sequence[Bools], routes: Sequence[Route], count: int) -> list[float]:
-    """Images whose own task is among the most probable, and P1 if it were always found there; percent."""
+    """Return images whose own task is among the most probable, and P1 if it were always found there; percent."""
     own, right = [], []
     for task, of_task in enumerate(routes):
         inside = (np.argsort(-of_task[0], axis=1)[:, :count] == task).any(axis=1)
@@ -230,7 +230,7 @@ def _among(correct: Sequence[Bools], routes: Sequence[Route], count: int) -> lis
 
 
 def _refusing(tasks: Sequence[tuple[Floats, Bools, Bools]], bound: float) -> list[float]:
-    """Answered, of these routed to their own task, of these right; means over tasks in percent."""
+    """Return images answered, of these routed to their own task, of these right; means over tasks in percent."""
     shares = [[np.mean(p >= bound), own[p >= bound].mean(), right[p >= bound].mean()] for p, own, right in tasks]
     return [100 * float(x) for x in np.mean(shares, axis=0)]
 

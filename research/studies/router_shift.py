@@ -1,4 +1,4 @@
-"""Does adapting the router's statistics to an unlabelled, shifted stream help on corrupted images? No gradients, no labels.
+"""Does adapting the router's statistics to an unlabeled, shifted stream help on corrupted images? No gradients, no labels.
 
     python -m research.studies.router_shift --suite DIR [--pretraining-seeds 0 1 2] [--tasks 8] [--severity 5] [--part test]
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @torch.inference_mode()
 def _features(study: Study, number: int, part: str, corruption: Corruption | None, depth: int) -> Floats:
-    """Router features `[n, F]` of a task's images."""
+    """Return router features `[n, F]` of a task's images."""
     paths = study.tasks[number].files(part).paths
     batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
     images = (load_images(batch, study.architecture, corruption) for batch in batches)
@@ -90,7 +90,7 @@ def _features(study: Study, number: int, part: str, corruption: Corruption | Non
 
 
 def _routed(adapted: Adapted, features: Sequence[Floats], tasks: Sequence[int]) -> float:
-    """Percent of these tasks' images whose most probable task is their own, claimed or not."""
+    """Return percent of these tasks' images whose most probable task is their own, claimed or not."""
     router, moved = adapted
     shares = [float((route(router, [moved(features[task])])[0][0].argmax(axis=1) == task).mean()) for task in tasks]
     return 100 * float(np.mean(shares))
@@ -125,7 +125,7 @@ def _tasks_means(router: Router, statistics: Sequence[RouterStatistics], seen: F
 
 
 def _expected(statistics: Sequence[RouterStatistics]) -> tuple[Floats, Floats]:
-    """Mean and deviation `[F]` of a stream of all tasks in equal parts."""
+    """Return mean and deviation `[F]` of a stream of all tasks in equal parts."""
     means = np.stack([s.mean for s in statistics]).astype(np.float64)
     within = np.mean([(s.factor.astype(np.float64) ** 2).sum(axis=0) / max(s.count - 1, 1) for s in statistics], axis=0)
     return means.mean(axis=0), np.sqrt(means.var(axis=0) + within)

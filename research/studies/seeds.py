@@ -30,12 +30,12 @@ Choice = Callable[[Study, int, int], list[int]]
 
 
 def per_class(count: int) -> Choice:
-    """So many of every class."""
+    """Choose so many of every class."""
     return lambda study, task, draw: study.draw(task, count, draw)
 
 
 def half_of_the_classes(count: int) -> Choice:
-    """So many of each class in a random half of the classes, and none of the others."""
+    """Choose so many of each class in a random half of the classes, and none of the others."""
 
     def choose(study: Study, task: int, draw: int) -> list[int]:
         labels = study.tasks[task].labels("seeds")
@@ -47,7 +47,7 @@ def half_of_the_classes(count: int) -> Choice:
 
 
 def long_tailed(study: Study, task: int, draw: int) -> list[int]:
-    """Ten of one class down to one of another, in equal ratios, classes in random order."""
+    """Choose ten of one class down to one of another, in equal ratios, classes in random order."""
     labels = study.tasks[task].labels("seeds")
     classes = len(study.tasks[task].classes)
     counts = np.rint(10 ** np.linspace(1, 0, classes)).astype(int)
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def image_scope(studies: list[Study], draws: int) -> None:
-    """ACC under P1 and images routed to their own task, by seeds and variations."""
+    """Print ACC under P1 and images routed to their own task, by seeds and variations."""
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     named = []
     for study in studies:
@@ -98,7 +98,7 @@ def image_scope(studies: list[Study], draws: int) -> None:
 
 
 def layer_scope(studies: list[Study], draws: int) -> None:
-    """ACC under P1 of gates adapted on the seeds, all experts at every layer."""
+    """Print ACC under P1 of gates adapted on the seeds, all experts at every layer."""
     found: dict[tuple[str, int], list[float]] = {}
     for study in studies:
         for name, choice in SEEDS.items():
@@ -113,7 +113,7 @@ def layer_scope(studies: list[Study], draws: int) -> None:
 
 
 def learning_rates(studies: list[Study], draws: int) -> None:
-    """ACC under P1 on the tune part, five seeds per class, by the learning rate of the gates."""
+    """Print ACC under P1 on the tune part, five seeds per class, by the learning rate of the gates."""
     rows = []
     for rate in RATES:
         found = [_layer_acc(study, per_class(5), draw, 0, rate, "tune") for study in studies for draw in range(draws)]
@@ -134,7 +134,7 @@ def _layer_acc(study: Study, choice: Choice, draw: int, variations: int, rate: f
 
 
 def _varied(study: Study, task: int, chosen: list[int], variations: int) -> PoolSeeds:
-    """Seeds of a task with variations of them, all alike to the adaptation."""
+    """Return seeds of a task with variations of them, all alike to the adaptation."""
     generator = task_generator(0, study.tasks[task].name, "variations")
     images = mild_variations(study.images(task, "seeds")[chosen], variations, study.architecture, generator)
     return PoolSeeds(images.flatten(0, 1))

@@ -13,7 +13,6 @@ import json
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -57,18 +56,10 @@ Route = tuple[Floats, Bools]
 """posterior [n, T], claimed [n]"""
 
 
-@dataclass(frozen=True)
-class LabelledFiles:
-    """The images of one task in one part: files in order of class, and the numbers of their classes."""
-
-    paths: list[Path]
-    labels: NDArray[np.int64]  # [n]
-
-    @property
-    def digest(self) -> str:
-        """Changes when a file does."""
-        stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.paths]
-        return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+def digest(images: ImageSet) -> str:
+    """Return a hash that changes when a file of a set does."""
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in images.paths]
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
 
 class PoolSeeds(ImageSet):
@@ -78,9 +69,7 @@ class PoolSeeds(ImageSet):
         super().__init__([Path()] * len(images))
         self.images = images
 
-    def load(
-        self, numbers: Sequence[int], architecture: VisionArchitecture, corruption: Corruption | None = None
-    ) -> Tensor:
+    def load(self, numbers: Sequence[int], architecture: VisionArchitecture, corruption: Corruption | None = None) -> Tensor:
         """Return the images with these numbers."""
         return self.images[list(numbers)]
 
@@ -94,18 +83,17 @@ class StudyTask:
         self.head = prepared.head  # [classes, dim], rows of unit length
         self.sha256 = prepared.sha256
         self._prepared, self._base, self._backbone = prepared, base, backbone
-        self._files: dict[str, LabelledFiles] = {}
+        self._files: dict[str, ImageSet] = {}
 
-    def files(self, part: str) -> LabelledFiles:
-        """The images of `seeds` (the whole pool), `tune` or `test`."""
+    def files(self, part: str) -> ImageSet:
+        """Return the images of `seeds` (the whole pool), `tune` or `test`."""
         if part not in self._files:
-            images = read_labeled(getattr(self._prepared.source, part), self._base, self.classes)
-            self._files[part] = LabelledFiles(list(images.paths), np.array(images.labels))
+            self._files[part] = read_labeled(getattr(self._prepared.source, part), self._base, self.classes)
         return self._files[part]
 
     def labels(self, part: str) -> NDArray[np.int64]:
-        """Class numbers `[n]`. Those of seeds are for choosing few and skewed seeds, never for learning."""
-        return self.files(part).labels
+        """Return class numbers `[n]`. Those of seeds are for choosing few and skewed seeds, never for learning."""
+        return np.array(self.files(part).labels)
 
     @cached_property
     def finetuned(self) -> dict[str, Tensor]:
@@ -154,32 +142,32 @@ class Study:
         return MOMENTS * self.architecture.width
 
     def images(self, number: int, part: str) -> Tensor:
-        """The preprocessed images `[n, 3, H, W]` of one task in one part."""
+        """Return the preprocessed images `[n, 3, H, W]` of one task in one part."""
         if (number, part) not in self._images:
             self._images[number, part] = load_images(self.tasks[number].files(part).paths, self.architecture)
         return self._images[number, part]
 
     def draw(self, number: int, per_class: int, draw: int) -> list[int]:
-        """Numbers in the pool of so many seeds of every class; a smaller draw is part of a larger one."""
+        """Draw numbers in the pool of so many seeds of every class; a smaller draw is part of a larger one."""
         generator = np.random.default_rng([draw, zlib.crc32(self.tasks[number].name.encode())])
         labels = self.tasks[number].labels("seeds")
         chosen = [generator.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)]
         return [int(n) for n in np.concatenate(chosen)]
 
     def features(self, part: str) -> list[Floats]:
-        """Per task, router features `[n, F]` at the largest depth."""
+        """Return per task the router features `[n, F]` at the largest depth."""
 
         def compute(number: int) -> NDArray[np.float32]:
             images = in_batches(self.images(number, part))
             return torch.cat([router_features(x, self.backbone, self.architecture, self.depth) for x in images]).numpy()
 
         return [
-            self._once(partial(compute, n), FEATURES, self.depth, task.files(part).digest).astype(np.float64)
+            self._once(partial(compute, n), FEATURES, self.depth, digest(task.files(part))).astype(np.float64)
             for n, task in enumerate(self.tasks)
         ]
 
     def seed_features(self, variations: int) -> list[NDArray[np.float32]]:
-        """Per task, router features `[pool, 1 + variations, F]` of the pool's seeds, each with mild variations behind it."""
+        """Return per task the router features `[pool, 1 + variations, F]` of the pool's seeds, each before its variations."""
 
         def compute(number: int) -> NDArray[np.float32]:
             generator = task_generator(self.settings.seed, self.tasks[number].name, "router")
@@ -190,12 +178,12 @@ class Study:
             return torch.stack(rows).numpy()
 
         return [
-            self._once(partial(compute, n), FEATURES, self.depth, variations, task.files("seeds").digest)
+            self._once(partial(compute, n), FEATURES, self.depth, variations, digest(task.files("seeds")))
             for n, task in enumerate(self.tasks)
         ]
 
     def parameters(self, number: int, rank: int | None, layers: Carrying = "attn+mlp") -> Parameters:
-        """The tower with a task's complete expert of a rank; None: the fine-tuned model. For BACKBONE the plain backbone."""
+        """Return the tower with a task's complete expert of a rank; None: the fine-tuned model; BACKBONE: no expert."""
         if number == BACKBONE:
             return self.backbone
         task = self.tasks[number]
@@ -208,7 +196,7 @@ class Study:
         )
 
     def with_directions(self, number: int, directions: Mapping[str, Sequence[int]]) -> Parameters:
-        """The tower with a task's complete expert, of the singular directions given for each layer that carries one."""
+        """Return the tower with a task's complete expert, of the singular directions given for each layer that carries one."""
         task = self.tasks[number]
         moved = {name: task.finetuned[name] for name in self.architecture.vector_shapes()}
         for layer, chosen in directions.items():
@@ -218,14 +206,14 @@ class Study:
 
     @torch.inference_mode()
     def embed(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """Embeddings `[n, dim]` of unit length."""
+        """Return embeddings `[n, dim]` of unit length."""
         if not len(images):
             return torch.zeros(0, self.architecture.output_dim)
         parts = [embed_images(x, parameters, self.architecture) for x in in_batches(images)]
         return F.normalize(torch.cat(parts), dim=-1)
 
     def embeddings(self, part: str, rank: int | None) -> list[NDArray[np.float32]]:
-        """Per task, `[n, T + 1, dim]` of unit length: under every task's complete expert, and last of the plain backbone."""
+        """Return per task `[n, T + 1, dim]` of unit length: under every task's expert, and last of the plain backbone."""
 
         def compute(number: int, expert: int) -> NDArray[np.float32]:
             return self.embed(self.images(number, part), self.parameters(expert, rank)).numpy()
@@ -235,24 +223,24 @@ class Study:
             columns = []
             for expert in [*range(len(self.tasks)), BACKBONE]:
                 of = [self.tasks[expert].sha256, rank] if expert != BACKBONE else ["backbone"]
-                columns.append(self._once(partial(compute, number, expert), "embeddings", *of, task.files(part).digest))
+                columns.append(self._once(partial(compute, number, expert), "embeddings", *of, digest(task.files(part))))
             found.append(np.stack(columns, axis=1))
         return found
 
     def correct(self, part: str, rank: int | None) -> list[Bools]:
-        """Per task, `[n, T + 1]`: right under its own head, by the expert that answers, the plain backbone last."""
+        """Return per task `[n, T + 1]`: right under its own head, by the expert that answers, the plain backbone last."""
         return [
             (embeds @ task.head.numpy().T).argmax(axis=2) == task.labels(part)[:, None]
             for task, embeds in zip(self.tasks, self.embeddings(part, rank), strict=True)
         ]
 
     def right_alone(self, number: int, part: str, parameters: Parameters) -> float:
-        """Percent of a task's images that are right under one tower."""
+        """Return percent of a task's images that are right under one tower."""
         embeds = self.embed(self.images(number, part), parameters)
         return 100 * float(((embeds @ self.tasks[number].head.T).argmax(1).numpy() == self.tasks[number].labels(part)).mean())
 
     def right(self, number: int, part: str, answering: NDArray[np.int64], parameters: Callable[[int], Parameters]) -> Bools:
-        """Whether each image of a task `[n]` is right under the expert that answers for it, of the parameters given."""
+        """Return whether each image of a task `[n]` is right under the expert that answers for it, of the parameters given."""
         found = np.zeros(len(answering), dtype=bool)
         labels = self.tasks[number].labels(part)
         for expert in np.unique(answering):
@@ -269,7 +257,7 @@ class Study:
         moments: int = MOMENTS,
         own_share: float = OWN_SHARE,
     ) -> Router:
-        """The router of seeds with variations, per task `[seeds, 1 + v, F]`; without a depth, of the depth it would choose."""
+        """Fit the router of seeds and variations, per task `[seeds, 1 + v, F]`; without a depth, of the one it would choose."""
         statistics = [RouterStatistics.from_features(of_task) for of_task in features]
         per_depth = moments * self.architecture.width
         chosen = choose_depth(statistics, per_depth) if depth is None else depth
@@ -277,7 +265,7 @@ class Study:
 
     @torch.inference_mode()
     def _once(self, compute: Callable[[], NDArray[np.float32]], *key: object) -> NDArray[np.float32]:
-        """What is kept under a key, or what `compute` returns, which is kept then."""
+        """Return what is kept under a key, or what `compute` returns, which is kept then."""
         digest = hashlib.sha256(json.dumps([self.backbone_sha256, *key]).encode()).hexdigest()[:32]
         path = self.kept / f"{digest}.npy"
         if not path.exists():
@@ -293,7 +281,7 @@ def in_batches(images: Tensor, size: int = BATCH) -> list[Tensor]:
 
 
 def route(router: Router, features: Sequence[AnyFloats]) -> list[Route]:
-    """Per task, where the router sends its images."""
+    """Return per task where the router sends its images."""
     found = []
     for of_task in features:
         posterior, confidence = router.posterior(of_task[:, : len(router.weight)].astype(np.float64))
@@ -302,39 +290,39 @@ def route(router: Router, features: Sequence[AnyFloats]) -> list[Route]:
 
 
 def answering(route: Route) -> NDArray[np.int64]:
-    """The expert that answers for each image `[n]`, top-1; BACKBONE where no task claims it."""
+    """Return the expert that answers for each image `[n]`, top-1; BACKBONE where no task claims it."""
     posterior, claimed = route
     return np.where(claimed, posterior.argmax(axis=1), BACKBONE)
 
 
 def own_route(routes: Sequence[Route]) -> float:
-    """Images routed to their own task, mean over tasks in percent."""
+    """Return images routed to their own task, mean over tasks in percent."""
     return 100 * float(np.mean([np.mean(answering(of_task) == task) for task, of_task in enumerate(routes)]))
 
 
 def p1(correct: Sequence[Bools], routes: Sequence[Route]) -> float:
-    """ACC of top-1 in percent when the head is given and the route is not."""
+    """Return ACC of top-1 in percent when the head is given and the route is not."""
     shares = [right[np.arange(len(right)), answering(r)].mean() for right, r in zip(correct, routes, strict=True)]
     return 100 * float(np.mean(shares))
 
 
 def p2(correct: Sequence[Bools]) -> float:
-    """ACC in percent when head and task are given."""
+    """Return ACC in percent when head and task are given."""
     return 100 * float(np.mean([right[:, task].mean() for task, right in enumerate(correct)]))
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
 def spread(values: Sequence[float] | Floats) -> str:
-    """Mean and, of more than one value, deviation, to a tenth."""
+    """Return the mean and, of more than one value, the deviation, to a tenth."""
     return f"{np.mean(values):.1f} ± {np.std(values):.1f}" if len(values) > 1 else f"{np.mean(values):.1f}"
 
 
 def parser(doc: str | None, tasks: int = 20) -> argparse.ArgumentParser:
-    """The options every study has."""
+    """Return a parser with the options that every study has."""
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--suite", type=Path, required=True, help="what `python -m research.suite -o DIR` wrote")
     options.add_argument("--pretraining-seeds", type=int, nargs="+", default=[0], metavar="SEED")

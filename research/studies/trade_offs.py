@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _at_rank(study: Study, routes: Sequence[Route], rank: int | None, carrying: Carrying) -> list[float]:
-    """P1 and P2."""
+    """Return P1 and P2."""
     right = []
     towers = {task: study.parameters(task, rank, carrying) for task in [*range(len(study.tasks)), BACKBONE]}
     for task, of_task in enumerate(routes):
@@ -111,7 +111,7 @@ def _at_rank(study: Study, routes: Sequence[Route], rank: int | None, carrying: 
 
 @torch.inference_mode()
 def mixture_p1(study: Study, routes: Sequence[Route], k: int, rank: int) -> float:
-    """ACC under P1 where each image runs under its k likeliest experts, weighted by their renormalised posterior."""
+    """Return ACC under P1 where each image runs under its k likeliest experts, weighted by their renormalized posterior."""
     experts = [_complete(study, task, rank) for task in range(len(study.tasks))]
     workbench = Workbench(study.backbone, study.architecture, study.logit_scale, torch.device("cpu"), study.settings.seed)
     shares = []
@@ -144,13 +144,13 @@ def _ranks(a: VisionArchitecture, rank: int, carrying: Carrying) -> dict[str, in
 
 
 def expert_bytes(a: VisionArchitecture, rank: int, carrying: Carrying) -> int:
-    """Of one complete expert at four bytes a parameter."""
+    """Return the bytes of one complete expert at four a parameter."""
     factors = sum(r * sum(a.linear_shape(layer)) for layer, r in _ranks(a, rank, carrying).items())
     return 4 * (factors + sum(int(np.prod(shape)) for shape in a.vector_shapes().values()))
 
 
 def _rows(a: VisionArchitecture, layer: str) -> int:
-    """Tokens that pass a layer."""
+    """Return the number of tokens that pass a layer."""
     return {"patch_embedding": a.grid**2, "projection": 1}.get(layer, a.tokens)
 
 
@@ -159,18 +159,18 @@ def _layer_multiply_adds(a: VisionArchitecture, layers: Sequence[str]) -> int:
 
 
 def backbone_multiply_adds(a: VisionArchitecture) -> int:
-    """Of the plain backbone, for one image."""
+    """Return the multiply-adds of the plain backbone, for one image."""
     return _layer_multiply_adds(a, a.linear_layers()) + a.layers * 2 * a.tokens**2 * a.width
 
 
 def added(a: VisionArchitecture, rank: int, carrying: Carrying) -> float:
-    """What one expert adds, over the backbone's."""
+    """Return what one expert adds, over the backbone's."""
     ranks = _ranks(a, rank, carrying)
     return sum(_rows(a, layer) * r * sum(a.linear_shape(layer)) for layer, r in ranks.items()) / backbone_multiply_adds(a)
 
 
 def router_multiply_adds(a: VisionArchitecture, blocks: int, router: Router) -> int:
-    """Of the router's own pass over the first blocks and its discriminants."""
+    """Return the multiply-adds of the router's own pass over the first blocks and its discriminants."""
     layers = ["patch_embedding", *a.block_linears()[: 6 * blocks]]
     discriminants = router.weight.size + router.directions.size + router.whitening.size + router.centers.size
     return _layer_multiply_adds(a, layers) + blocks * 2 * a.tokens**2 * a.width + discriminants

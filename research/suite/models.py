@@ -28,7 +28,7 @@ _OUTLINES = 0.3  # part of the captioned images of rendered tasks
 
 
 def weights(task: ImageTask) -> str:
-    """Name of the file of a fine-tuned model."""
+    """Return the name of the file of a fine-tuned model."""
     return f"{task.name}.safetensors"
 
 

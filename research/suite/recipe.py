@@ -17,13 +17,13 @@ from mingle_edge.partial_folder import partial_folder
 
 
 def recipe(*parts: object) -> str:
-    """A hash of code (modules) and of whatever else has a telling `repr`."""
+    """Return a hash of code (modules) and of whatever else has a telling `repr`."""
     texts = [_code(part) if isinstance(part, ModuleType) else repr(part) for part in parts]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def is_made(path: Path, by: str) -> bool:
-    """Whether a file or folder is there and the recipe beside it is this one."""
+    """Return whether a file or folder is there and the recipe beside it is this one."""
     beside = _beside(path)
     return path.exists() and beside.is_file() and beside.read_text() == by
 
@@ -46,7 +46,7 @@ def _beside(path: Path) -> Path:
 
 
 def _code(module: ModuleType) -> str:
-    """A module as a syntax tree without docstrings, so that neither comments nor layout count."""
+    """Return a module as a syntax tree without docstrings, so that neither comments nor layout count."""
     tree = ast.parse(inspect.getsource(module))
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:

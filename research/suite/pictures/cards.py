@@ -12,7 +12,7 @@ _RED = ("hearts", "diamonds")
 
 
 def draw_card(rng: np.random.Generator, label: str) -> Floats:
-    """A part of a card of one suit of `SUITS`."""
+    """Draw a part of a card of one suit of `SUITS`."""
     drawing = Drawing(surface(rng, None, 0.5, rng.uniform(0.15, 0.6)))
     clutter(rng, drawing, rng.integers(0, 3))
     card = Pose(rng, (0.46, 0.6), 0.3, 0.85)

@@ -14,7 +14,7 @@ Chart = Callable[[np.random.Generator, Drawing, Pose, Color, Color], None]  # ge
 
 
 def draw_chart(rng: np.random.Generator, label: str) -> Floats:
-    """A page with one chart of `CHARTS`, on light paper or a dark screen."""
+    """Draw a page with one chart of `CHARTS`, on light paper or a dark screen."""
     ink, paper = dark_and_light(rng)
     if rng.uniform() < 0.3:
         ink, paper = paper, ink
@@ -38,7 +38,7 @@ def _axes(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color) -
 
 
 def _series(rng: np.random.Generator, count: int) -> Floats:
-    """A wandering line `[count, 2]` inside the axes."""
+    """Draw a wandering line `[count, 2]` inside the axes."""
     walk = np.cumsum(rng.normal(0, 1, count))
     walk = (walk - walk.min()) / max(float(np.ptp(walk)), 1e-6)
     return np.stack([np.linspace(-0.8, 0.85, count), 0.65 - rng.uniform(0.9, 1.3) * walk], axis=1)

@@ -18,7 +18,7 @@ _KINDS = {
 
 
 def draw_count(rng: np.random.Generator, label: str) -> Floats:
-    """As many objects as the class says, sizes and angles a little different."""
+    """Draw as many objects as the class says, sizes and angles a little different."""
     ground, fill = any_surface(rng, dark=rng.uniform() < 0.5)
     drawing, kind, size = Drawing(ground), str(rng.choice(list(_KINDS))), rng.uniform(0.11, 0.15)
     for center in _places(rng, COUNTS.index(label) + 1, 2.25 * size):
@@ -33,7 +33,7 @@ def draw_count(rng: np.random.Generator, label: str) -> Floats:
 
 
 def _places(rng: np.random.Generator, count: int, distance: float) -> Floats:
-    """Centres `[count, 2]` at least a distance apart, drawn again until they are."""
+    """Draw centers `[count, 2]` at least a distance apart, drawn again until they are."""
     while True:
         centers = rng.uniform(0.16, 0.84, (count, 2))
         apart = np.linalg.norm(centers[:, None] - centers[None], axis=-1) + np.eye(count)

@@ -13,7 +13,7 @@ Defect = Callable[[np.random.Generator, Floats], Floats]  # (generator, sound su
 
 
 def draw_surface(rng: np.random.Generator, label: str) -> Floats:
-    """A brushed, ground or cast surface with one defect of `DEFECTS`."""
+    """Draw a brushed, ground or cast surface with one defect of `DEFECTS`."""
     return np.clip(DEFECTS[label](rng, _sound(rng)), 0, 1)
 
 
@@ -66,7 +66,7 @@ def _crack(rng: np.random.Generator, surface: Floats) -> Floats:
 
 
 def _blob(rng: np.random.Generator, sharpness: float) -> Floats:
-    """An irregular spot `[SIDE, SIDE]`, 1 inside."""
+    """Draw an irregular spot `[SIDE, SIDE]`, 1 inside."""
     rows, columns = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     center, size = rng.uniform(0.3, 0.7, 2), rng.uniform(0.16, 0.32)
     distance = np.hypot(rows - center[0], columns - center[1]) / size + 0.9 * (smooth_noise(rng, 4) - 0.5)
@@ -90,7 +90,7 @@ def _dent(rng: np.random.Generator, surface: Floats) -> Floats:
 
 
 def _burr(rng: np.random.Generator, surface: Floats) -> Floats:
-    """A broken edge: beyond it the dark ground, along it a bright frayed line."""
+    """Draw a broken edge: beyond it the dark ground, along it a bright frayed line."""
     angle, position = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.25)
     turn = np.asarray([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     along = np.linspace(-0.8, 0.8, 22)

@@ -14,7 +14,7 @@ _HOURS = {"one": 1, "two": 2, "four": 4, "five": 5, "seven": 7, "eight": 8, "ten
 
 
 def draw_gauge(rng: np.random.Generator, label: str) -> Floats:
-    """A gauge whose pointer is near one of the six marks of `GAUGES`; the scale leaves a quarter of the circle open below."""
+    """Draw a gauge that points to about one of the six marks of `GAUGES`; a quarter of the circle is open below."""
     drawing, place, ink = _dial(rng, square=False)
     marks = 0.75 * pi + np.arange(6) * 0.3 * pi
     drawing.line(place(arc(marks[0], marks[-1], 0.78, count=24)), ink, place.width(0.06))
@@ -34,7 +34,7 @@ def draw_gauge(rng: np.random.Generator, label: str) -> Floats:
 
 
 def draw_clock(rng: np.random.Generator, label: str) -> Floats:
-    """A clock at one of the hours of `CLOCKS`, give or take four minutes."""
+    """Draw a clock at one of the hours of `CLOCKS`, give or take four minutes."""
     drawing, place, ink = _dial(rng, square=rng.uniform() < 0.4)
     for hour in range(0, 12, 3 if rng.uniform() < 0.4 else 1):
         drawing.line(place(ray(hour * pi / 6, 0.72, 0.86)), ink, place.width(0.07))
@@ -49,7 +49,7 @@ def draw_clock(rng: np.random.Generator, label: str) -> Floats:
 
 
 def _dial(rng: np.random.Generator, square: bool) -> tuple[Drawing, Pose, Color]:
-    """A rim and a face on a wall or machine, in a light or dark design."""
+    """Draw a rim and a face on a wall or machine, in a light or dark design."""
     drawing = Drawing(surface(rng, None, 0.3, rng.uniform(0.2, 0.8)))
     clutter(rng, drawing, rng.integers(0, 4))
     place, (ink, face) = Pose(rng, (0.41, 0.48), 0.06, 0.9), dark_and_light(rng)

@@ -21,7 +21,7 @@ _LIT = ("012456", "25", "02346", "02356", "1235", "01356", "013456", "025", "012
 
 
 def draw_display(rng: np.random.Generator, label: str) -> Floats:
-    """A digit by its name, with parts of its neighbours, the segments that are off showing faintly."""
+    """Draw a digit by its name, with parts of its neighbors, the segments that are off showing faintly."""
     glowing = rng.uniform() < 0.6
     if glowing:
         hue = rng.choice([0.0, 0.08, 0.33, 0.5, 0.6])

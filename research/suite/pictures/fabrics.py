@@ -17,7 +17,7 @@ Pattern = Callable[[np.random.Generator, Floats, Floats], Mask]
 
 
 def draw_fabric(rng: np.random.Generator, label: str) -> Floats:
-    """A piece of one fabric of `FABRICS`."""
+    """Draw a piece of one fabric of `FABRICS`."""
     rows, columns = np.mgrid[0:_FINE, 0:_FINE] / _FINE - 0.5
     angle, repeat, bend = rng.uniform(-0.6, 0.6), rng.uniform(0.26, 0.46), rng.uniform(0.05, 0.16)
     u = np.cos(angle) * columns + np.sin(angle) * rows + bend * (smooth_noise(rng, 2, _FINE) - 0.5)

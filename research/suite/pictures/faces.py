@@ -14,7 +14,7 @@ Expression = Callable[[Drawing, Pose, Color, Color], None]  # drawing, pose, ink
 
 
 def draw_face(rng: np.random.Generator, label: str) -> Floats:
-    """A face with one expression of `FACES`."""
+    """Draw a face with one expression of `FACES`."""
     drawing = Drawing(surface(rng, None, 0.4, rng.uniform(0.25, 0.85)))
     clutter(rng, drawing, rng.integers(0, 3))
     place = Pose(rng, (0.42, 0.5), 0.08, 0.88, mirrored=True, wander=0.6)

@@ -14,7 +14,7 @@ Symbol = Callable[[Drawing, Pose, Color, Color], None]  # drawing, pose of the s
 
 
 def draw_hazard(rng: np.random.Generator, label: str) -> Floats:
-    """A warning sign of `HAZARDS`, worn and partly in the shade."""
+    """Draw a warning sign of `HAZARDS`, worn and partly in the shade."""
     drawing = Drawing(surface(rng, None, 0.15, rng.uniform(0.25, 0.8)))
     clutter(rng, drawing, rng.integers(0, 4), 0.2)
     for _ in range(rng.integers(0, 3)):  # pipes

@@ -20,14 +20,14 @@ class _View:
         self.width, self.lean = rng.uniform(0.7, 1.1), rng.normal(0, 0.05)
 
     def __call__(self, across: Floats, distance: Floats, bend: float = 0.0) -> Floats:
-        """Points `[n, 2]`; the road's middle moves by `bend` picture sides at the horizon."""
+        """Return points `[n, 2]`; the road's middle moves by `bend` picture sides at the horizon."""
         scale = (1 - distance) ** 1.6 + 0.06
         x = self.middle + (self.lean + bend * distance) * distance + self.width * scale * across
         return np.stack([x, 1.05 - (1.05 - self.horizon) * distance], axis=1)
 
 
 def draw_road(rng: np.random.Generator, label: str) -> Floats:
-    """A road of one kind of `ROADS` between fields, with haze."""
+    """Draw a road of one kind of `ROADS` between fields, with haze."""
     view = _View(rng)
     ground = np.repeat((np.arange(SIDE) / SIDE > view.horizon)[:, None], SIDE, axis=1).astype(float)
     land = color(rng, rng.uniform(0.08, 0.36), rng.uniform(0.2, 0.5), rng.uniform(0.3, 0.6))

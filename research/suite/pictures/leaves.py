@@ -14,7 +14,7 @@ Leaf = Callable[[np.random.Generator], list[Floats]]  # outlines [n, 2] with the
 
 
 def draw_leaf(rng: np.random.Generator, label: str) -> Floats:
-    """A leaf of `LEAVES` with its veins."""
+    """Draw a leaf of `LEAVES` with its veins."""
     drawing = Drawing(surface(rng, rng.uniform(0.03, 0.15), rng.uniform(0.1, 0.35), rng.choice([0.2, 0.85])))
     for _ in range(rng.integers(0, 3)):  # stems and sticks
         drawing.line(rng.uniform(-0.1, 1.1, (2, 2)), color(rng, 0.1, 0.4, rng.uniform(0.2, 0.7)), 0.03)
@@ -40,7 +40,7 @@ def _veins(rng: np.random.Generator, drawing: Drawing, place: Pose, label: str, 
 
 
 def _both_sides(half: Floats) -> Floats:
-    """The right half of an outline, from tip to stalk, closed by its mirror image."""
+    """Close the right half of an outline, from tip to stalk, by its mirror image."""
     return np.concatenate([half, half[::-1] * (-1, 1)])
 
 

@@ -78,7 +78,7 @@ MINUSCULES: dict[str, Strokes] = {
 
 
 def draw_letter(rng: np.random.Generator, label: str) -> Floats:
-    """A letter of `CAPITALS` or `MINUSCULES`, slanted and unsteady, now and then with a part of a neighbour."""
+    """Draw a letter of `CAPITALS` or `MINUSCULES`, slanted and unsteady, now and then with a part of a neighbor."""
     paper, ink = any_surface(rng, dark=rng.uniform() < 0.35)
     drawing, place = Drawing(paper), Pose(rng, (0.3, 0.44), 0.15, 0.7, wander=0.4)
     slant, width = rng.normal(0, 0.18), place.width(rng.uniform(0.1, 0.26))
@@ -95,6 +95,6 @@ def draw_letter(rng: np.random.Generator, label: str) -> Floats:
 
 
 def _tremor(rng: np.random.Generator, count: int) -> Floats:
-    """A smooth displacement `[count, 2]` along a stroke."""
+    """Draw a smooth displacement `[count, 2]` along a stroke."""
     knots, along = rng.normal(0, 0.07, (4, 2)), np.linspace(0, 3, count)
     return np.stack([np.interp(along, range(4), knots[:, axis]) for axis in range(2)], axis=1)

@@ -27,67 +27,67 @@ class Pose:
         self._matrix = self.radius * rotation @ np.diag([side * rng.uniform(squeeze, 1.0), 1.0])
 
     def __call__(self, points: Floats) -> Floats:
-        """Points `[n, 2]` of the object as points of the picture."""
+        """Return points `[n, 2]` of the object as points of the picture."""
         return points @ self._matrix.T + self.center
 
     def width(self, of_radius: float) -> float:
-        """A line's width, given as a part of the object's radius, in picture sides."""
+        """Return a line's width, given as a part of the object's radius, in picture sides."""
         return of_radius * self.radius
 
 
 def points(*values: tuple[float, float]) -> Floats:
-    """Points `[n, 2]`."""
+    """Return points `[n, 2]`."""
     return np.asarray(values, float)
 
 
 def regular(corners: int, start: float = 0.0, radius: float = 1.0, center: tuple[float, float] = (0, 0)) -> Floats:
-    """Corners `[n, 2]` of a regular polygon, the first at the angle `start`."""
+    """Return corners `[n, 2]` of a regular polygon, the first at the angle `start`."""
     return arc(start, start + 2 * np.pi * (corners - 1) / corners, radius, center, count=corners)
 
 
 def disc(radius: float = 1.0, center: tuple[float, float] = (0, 0)) -> Floats:
-    """A circle as a polygon."""
+    """Return a circle as a polygon."""
     return regular(28, radius=radius, center=center)
 
 
 def arc(
     start: float, stop: float, radius: float | tuple[float, float] = 1.0, center: tuple[float, float] = (0, 0), count: int = 14
 ) -> Floats:
-    """Points `[count, 2]` on an ellipse from one angle to another; angles grow clockwise from the right, y being down."""
+    """Return points `[count, 2]` on an ellipse between two angles, which grow clockwise from the right, y being down."""
     angles = np.linspace(start, stop, count)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius + center
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Floats:
-    """Corners `[4, 2]` of an upright rectangle."""
+    """Return corners `[4, 2]` of an upright rectangle."""
     return points((left, top), (right, top), (right, bottom), (left, bottom))
 
 
 def closed(outline: Floats) -> Floats:
-    """The outline `[n, 2]` with its first point again at the end."""
+    """Return the outline `[n, 2]` with its first point again at the end."""
     return np.concatenate([outline, outline[:1]])
 
 
 def ray(angle: float, start: float, stop: float) -> Floats:
-    """Two points on a ray from the center."""
+    """Return two points on a ray from the center."""
     points: Floats = np.asarray([[np.cos(angle), np.sin(angle)]]) * np.asarray([[start], [stop]])
     return points
 
 
 def gray(rng: np.random.Generator, value: float) -> Color:
-    """Nearly gray."""
+    """Return a color that is nearly gray."""
     return color(rng, saturation=0.06, value=value)
 
 
 def surface(rng: np.random.Generator, hue: float | None, saturation: float, value: float) -> Floats:
-    """An uneven surface of about one color."""
+    """Return an uneven surface of about one color."""
     hue = rng.uniform() if hue is None else hue
     low, high = color(rng, hue, saturation, value - 0.1), color(rng, hue, saturation, value + 0.1)
     return blend(0.6 * smooth_noise(rng, 3) + 0.4 * smooth_noise(rng, 10), low, high)
 
 
 def any_surface(rng: np.random.Generator, dark: bool) -> tuple[Floats, Color]:
-    """An uneven dark or light surface of any color, and a color to draw on it that stands out."""
+    """Return an uneven dark or light surface of any color, and a color to draw on it that stands out."""
     low, high = dark_and_light(rng)
     own, other = (low, high) if dark else (high, low)
     shade = (0.75 * own[0], 0.75 * own[1], 0.75 * own[2])
@@ -95,7 +95,7 @@ def any_surface(rng: np.random.Generator, dark: bool) -> tuple[Floats, Color]:
 
 
 def clutter(rng: np.random.Generator, drawing: Drawing, count: int | np.integer, saturation: float = 0.4) -> None:
-    """Boxes of any color, size and place, behind what is drawn next."""
+    """Draw boxes of any color, size and place, behind what is drawn next."""
     for _ in range(count):
         corner, size = rng.uniform(-0.2, 1, 2), rng.uniform(0.1, 0.5, 2)
         fill = color(rng, saturation=saturation, value=rng.uniform(0.2, 0.85))

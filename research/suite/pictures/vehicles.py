@@ -14,7 +14,7 @@ Vehicle = Callable[[np.random.Generator, Drawing, Pose, Color], None]  # generat
 
 
 def draw_vehicle(rng: np.random.Generator, label: str) -> Floats:
-    """A street with one of `VEHICLES`, facing either way."""
+    """Draw a street with one of `VEHICLES`, facing either way."""
     place = Pose(rng, (0.36, 0.46), 0.03, 0.85, mirrored=True)
     horizon, rows = float(place(points((0, 0.55)))[0, 1]), np.arange(SIDE) / SIDE
     ground = np.repeat((rows > horizon)[:, None], SIDE, axis=1)

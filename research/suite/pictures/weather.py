@@ -14,7 +14,7 @@ Icon = Callable[[np.random.Generator, Drawing, Pose, Color, Color], None]  # gen
 
 
 def draw_weather(rng: np.random.Generator, label: str) -> Floats:
-    """An icon of `WEATHER` on a tile, colored or in one tone."""
+    """Draw an icon of `WEATHER` on a tile, colored or in one tone."""
     ground, main = any_surface(rng, dark=rng.uniform() < 0.5)
     drawing, place = Drawing(ground), Pose(rng, (0.3, 0.45), 0.1, 0.85)
     if rng.uniform() < 0.4:

@@ -1,0 +1,240 @@
+"""Every benchmark from its command to its figures, with tiny models and few runs, all in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tiny_bundle import Weights, write_image_bundle, write_layer_bundle
+
+from benchmarks import (
+    adaptation_step,
+    apart,
+    cold_expert,
+    cuda,
+    eviction_policy,
+    expert_construction,
+    full_size,
+    graph_variants,
+    many_tasks,
+    memory_account,
+    regression_guard,
+    route_reuse,
+    router_depth,
+    submit,
+    task_cost,
+    weight_codes,
+)
+from benchmarks.architectures import MODELS
+from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
+from mingle_edge.cli import main as mingle_edge
+from mingle_edge.demo import tiny_clip
+from mingle_edge_export import export_bundle
+
+TINY = MODELS["tiny"]
+ONE_THREAD = ("--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def calls_in_this_process(monkeypatch) -> None:
+    """Call what is measured apart here, with what survives JSON: starting processes takes long."""
+
+    def call(function: Callable[..., Any], *given: object) -> Any:
+        return json.loads(json.dumps(function(*json.loads(json.dumps(given)))))
+
+    monkeypatch.setattr(apart, "call", call)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """The bundles `image` and `layer` of three tasks."""
+    root = tmp_path_factory.mktemp("written")
+    write_image_bundle(root / "image", Weights())
+    write_layer_bundle(root / "layer", Weights())
+    return root
+
+
+@pytest.fixture(scope="module")
+def exported(image_model, layer_model, tmp_path_factory) -> Path:
+    """The bundles `image` and `layer` of three tasks, exported with all that belongs to them."""
+    root = tmp_path_factory.mktemp("exported")
+    for scope, merged in (("image", image_model), ("layer", layer_model)):
+        export_bundle(merged.path, root / scope)
+    return root
+
+
+def figures_of(benchmark: ModuleType, folder: Path, *options: object) -> dict[str, Any]:
+    """Figures that a benchmark writes."""
+    benchmark.main([*map(str, options), "--json", str(folder / "figures.json")])
+    figures: dict[str, Any] = json.loads((folder / "figures.json").read_text())
+    assert figures["machine"]["python"]
+    return figures
+
+
+def test_adaptation_step(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(adaptation_step, "ARCHITECTURE", TINY)
+    sizes = ["--tasks", 2, "--batch", 2, "--blocks", 1, "--rounds", 1]
+    figures = figures_of(adaptation_step, tmp_path, *sizes, *ONE_THREAD)
+    for pooling, ways in adaptation_step.WAYS.items():
+        found = figures[f"gates by {pooling}"]
+        assert set(found) == {"factored", *ways}
+        for way in ways:
+            assert max(found[way]["relative_difference"].values()) < 1e-5
+            assert found[way]["times_factored"] > 0
+
+
+def test_cold_expert(exported, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(cold_expert.Case, "drop", lambda case, spans: None)  # not every file system drops what it is asked to
+    for scope in ("image", "layer"):
+        figures = figures_of(cold_expert, tmp_path, exported / scope, "--rounds", 1, *ONE_THREAD)
+        assert figures["ways"]["sequential"]["x sequential"] == 1
+        assert all(found["first"] > 0 for found in figures["first_runs"].values())
+
+
+def test_cuda_on_the_cpu_finds_no_difference(written, tmp_path) -> None:
+    bundles = written / "image", written / "layer"
+    figures = figures_of(cuda, tmp_path, *bundles, "--provider", "cpu", "--runs", 1, *ONE_THREAD)
+    for scope in ("image", "layer"):
+        found = figures[scope]
+        assert found["parity"] == {"max_abs": 0, "min_cosine": pytest.approx(1, abs=1e-6), "equal_routes": 1}
+        assert list(found["latency"]) == ["batch 1", "batch 8", "batch 32"]
+    memory = figures["image"]["memory"]
+    assert [row["evictions"] > 0 for row in memory] == [True, False]
+    assert [row["resident_expert_bytes"] <= row["budget"] for row in memory] == [True, True]
+
+
+def test_eviction_policy(tmp_path) -> None:
+    figures = figures_of(eviction_policy, tmp_path, "--requests", 160)
+    equal_sizes = {name: row for name, row in figures["traces"].items() if not name.startswith("layers")}
+    assert equal_sizes
+    assert all(min(row.values()) >= 1 for row in equal_sizes.values())  # nothing loads less than what knows the future
+    assert set(figures["summary"]) == set(eviction_policy.POLICIES)
+
+
+def test_expert_construction(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(expert_construction, "ARCHITECTURE", TINY)
+    figures = figures_of(expert_construction, tmp_path, "--layers", 1, "--earlier", 1)
+    assert figures["largest_relative_difference"] < 1e-4
+    assert figures["ratio"] > 0
+
+
+def test_full_size(tmp_path, monkeypatch, capsys) -> None:
+    def command(*arguments: str) -> dict[str, float]:
+        result = CliRunner().invoke(mingle_edge, arguments)
+        assert result.exit_code == 0, result.output
+        return {"seconds": 1.0, "peak_gib": 0.5}
+
+    monkeypatch.setattr(full_size, "command", command)
+    sizes = ["--model", "tiny", "--tasks", "2", "--rank", "8", "--runs", "1", "--scope", "image"]
+    full_size.main([*sizes, "-o", str(tmp_path)])
+    found = json.loads((tmp_path / "full_size.json").read_text())["image"]
+    assert found["expert_bytes_read_by_open"] == 0
+    assert found["peak_gib"] == 0.5
+    assert found["ratio_to_dense"]["named"]["ratio"] > 0
+
+
+def test_graph_variants(tmp_path) -> None:
+    figures = figures_of(graph_variants, tmp_path, "--model", "tiny", "--runs", 1)["variants"]
+    assert figures["dense fp32"]["ratio_to_dense"] == 1
+    assert all(found["median_ms"] > 0 for found in figures.values())
+    assert set(regression_guard.BOUNDS) <= set(figures)
+
+
+def test_many_tasks(exported, tmp_path) -> None:
+    figures = figures_of(many_tasks, tmp_path, exported / "image", "--tasks", 5, "--rounds", 1, *ONE_THREAD)["figures"]
+    assert len(figures) == 6
+    assert all(found["few"] > 0 and found["many"] > 0 for found in figures.values())
+
+
+@pytest.mark.parametrize("scope", ["image", "layer"])
+def test_memory_account(scope, exported, tmp_path) -> None:
+    options = ["--repeats", 1, "--runs", 1, *ONE_THREAD]
+    figures = figures_of(memory_account, tmp_path, exported / scope, *options)
+    assert all(found["account"]["steady"]["resident"] > 0 for found in figures["kinds"].values())
+    assert figures["low_memory_price"]["ratio"] > 0
+
+
+def test_regression_guard(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(regression_guard, "MODELS", {"ViT-B-32": TINY})
+    for bound, code in ((0.0, 1), (1e9, 0)):
+        monkeypatch.setattr(regression_guard, "BOUNDS", {"image fp32, named": bound})
+        monkeypatch.setattr(regression_guard, "WITHOUT_VNNI", {})
+        with pytest.raises(SystemExit) as stop:
+            regression_guard.main(["--runs", "1"])
+        assert stop.value.code == code
+
+
+def test_route_reuse(written, tmp_path) -> None:
+    bundle = written / "image"
+    sizes = ["--frames", 60, "--streams", 1, "--timed", 8]
+    figures = figures_of(route_reuse, tmp_path, bundle, *sizes, "--latency", bundle)
+    shares = [row["reused"] for row in figures["report"]]
+    assert shares == sorted(shares)  # a higher threshold reuses more
+    assert figures["latency"]["routed_over_named"] > 0
+
+
+def test_router_depth(tmp_path, monkeypatch) -> None:
+    short = tiny_clip.Training("short", 10, 1e-3)
+    monkeypatch.setattr(router_depth, "COSTED", TINY)
+    monkeypatch.setattr(router_depth, "CAPTIONED", 100)
+    monkeypatch.setattr(router_depth, "TASKS", router_depth.TASKS[1:3])
+    monkeypatch.setattr(tiny_clip, "train_text_tower", partial(tiny_clip.train_text_tower, training=short))
+    monkeypatch.setattr(tiny_clip, "pretrain", partial(tiny_clip.pretrain, training=short))
+    few = {"test": 2, "seeds": 2, "train": 1}
+    monkeypatch.setattr(router_depth, "make_split", partial(router_depth.make_split, per_class=few))
+    figures = figures_of(router_depth, tmp_path, "--suites", 12, "--runs", 1)
+    rows = figures["suites"]["12"]["by_depth"]
+    assert min(excess for _, excess, _, _ in rows) == 0
+    assert len(rows) == len(figures["times_dense"])
+
+
+def test_submit(written, tmp_path) -> None:
+    figures = figures_of(submit, tmp_path, written / "image", "--frames", 4, "--rounds", 1, "--size", "64x36", *ONE_THREAD)
+    assert figures["submit_over_classify"] > 0
+
+
+def test_task_cost(tmp_path, capsys) -> None:
+    options = ["--tasks", 3, "--kinds", "image,weight-averaging", "-o", tmp_path]
+    figures = figures_of(task_cost, tmp_path, *options, *ONE_THREAD)["figures"]
+    assert {kind: len(tasks) for kind, tasks in figures.items()} == {"image": 3, "weight-averaging": 3}
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| weight-averaging | ")
+
+
+def test_weight_codes(task_file, image_model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(weight_codes, "SHAPES", ((4, 64, 32),))
+    demo = tmp_path / "demo"
+    (demo / "images").mkdir(parents=True)
+    (demo / "image").symlink_to(image_model.path)
+    for task in image_model.task_names:
+        (demo / "images" / task).mkdir()
+        (demo / "images" / task / "test").symlink_to(task_file.parent / "test" / task)
+    figures = figures_of(weight_codes, tmp_path, "--runs", 1, "--demo", demo)
+    wrong = {name: found[0] for name, found in figures["products"]["4 x 64 x 32"].items()}
+    assert wrong["signed, 7 bits"] == wrong["unsigned, 8 bits"] == 0
+    for by_storage in figures["accuracy"].values():
+        assert all(cosine > 0.9 for _, _, cosine in by_storage.values())
+
+
+def test_ways_are_timed_in_turn_and_none_always_follows_the_same() -> None:
+    order: list[str] = []
+    ways = {name: partial(order.append, name) for name in "abc"}
+    seconds = time_in_turn(ways, 6, warm_up=0, clock=iter(np.arange(1000.0)).__next__)
+    assert all((times == 1).all() for times in seconds.values())
+    rounds = ["".join(order[i : i + 3]) for i in range(0, len(order), 3)]
+    assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
+    assert len(set(rounds)) > 3
+    assert quartiles_of_ratios(np.array([2.0, 6.0, 4.0]), np.array([1.0, 2.0, 1.0])) == (2.5, 3.0, 3.5)
+
+
+def test_a_call_apart_has_a_process_of_its_own(monkeypatch) -> None:
+    monkeypatch.undo()
+    assert apart.call(os.getpid) not in (os.getpid(), None)
+    assert apart.call(eviction_policy.size, [1, 4]) == 1
