@@ -27,7 +27,8 @@ from mingle_edge.durable import replacing
 from mingle_edge.merged_model import MergedModel
 from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_export.check.synthetic_images import smooth_images
-from mingle_edge_runtime.bundle import LARGEST_CODE, Bundle
+from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.bundle_index import LARGEST_CODE
 from mingle_edge_runtime.image_file import read_image
 from mingle_edge_runtime.preprocess import preprocess
 

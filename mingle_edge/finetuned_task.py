@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.image_set import ImageSet
-from mingle_edge.vision_tower import Parameters
+from mingle_edge.vision_tower import Linear, Parameters, embed_images
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class PretrainedModel:
     architecture: VisionArchitecture
     logit_scale: float
     device: torch.device
+
+    def embed(self, images: Tensor, parameters: Parameters | None = None, linear: Linear | None = None) -> Tensor:
+        """Return embeddings `[n, output_dim]` of unit length of images `[n, 3, H, W]`, under the backbone or another tower."""
+        tower = self.backbone if parameters is None else parameters
+        return F.normalize(embed_images(images, tower, self.architecture, linear), dim=-1)
 
     def task_vector(self, finetuned: Parameters, layer: str) -> Tensor:
         """Return what fine-tuning changed of a linear layer's weight, `[d_out, d_in]`."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.adaptation import NewGate, adapt
@@ -33,8 +32,7 @@ class GateLearner:
 
     def logits(self, images: Tensor, parameters: Parameters, linear: Linear | None = None) -> Tensor:
         """Return zero-shot logits `[B, classes]` of images `[B, 3, H, W]`."""
-        embeds = F.normalize(embed_images(images, parameters, self.pretrained.architecture, linear), dim=-1)
-        return self.pretrained.logit_scale * embeds @ self.task.head.T
+        return self.pretrained.logit_scale * self.pretrained.embed(images, parameters, linear) @ self.task.head.T
 
     def images(self, numbers: Sequence[int]) -> Tensor:
         """Return calibration images `[B, 3, H, W]` on the device."""

@@ -9,7 +9,7 @@ from mingle_edge.errors import FileError
 
 if TYPE_CHECKING:
     from mingle_edge.merged_model import MergedModel
-    from mingle_edge_runtime.bundle import BundleIndex
+    from mingle_edge_runtime.bundle_index import BundleIndex
 
 
 def inspect(path: str | Path) -> MergedModel | BundleIndex:

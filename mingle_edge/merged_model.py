@@ -278,11 +278,6 @@ def _read_tensors(path: Path, prefix: str) -> Arrays:
     return tensors
 
 
-def _stored_shape(path: Path, name: str) -> tuple[int, ...]:
-    with _opened(path) as file:
-        return tuple(file.get_slice(name).get_shape())
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open a file of tensors; what goes wrong within the block is a `MergedModelError`."""

@@ -15,7 +15,7 @@ from mingle_edge.images import load_images
 from mingle_edge.vision_tower import embed_images, plain_linear
 from mingle_edge_export.check.calibration import input_peaks, integer_noise, own_embeddings
 from mingle_edge_export.precision.smoothing import Smoothing
-from mingle_edge_runtime.bundle import LARGEST_CODE
+from mingle_edge_runtime.bundle_index import LARGEST_CODE
 
 
 @pytest.fixture(scope="module")

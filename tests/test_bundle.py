@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mingle_edge_runtime import Bundle, BundleError, EdgeModel, ProviderError
-from mingle_edge_runtime.bundle import BundleIndex
+from mingle_edge_runtime.bundle_index import BundleIndex
 from mingle_edge_runtime.bundle_rules import check_rules
 
 

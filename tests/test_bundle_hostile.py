@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tiny_bundle import TASKS, Weights, images, relist, rewrite, write_adapter, write_image_bundle, write_layer_bundle
 
 from mingle_edge_runtime import Bundle, BundleError, EdgeModel, ExpertError
-from mingle_edge_runtime.bundle_files import check_relative
+from mingle_edge_runtime.bundle_rules import check_relative
 from mingle_edge_runtime.external_data import check_external_data
 from mingle_edge_runtime.verify import verify
 

@@ -29,7 +29,7 @@ from mingle_edge_export.precision.quantization import pack_nibbles, quantize, qu
 from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_runtime import Bundle, EdgeModel
 from mingle_edge_runtime.adapter import read_adapter
-from mingle_edge_runtime.bundle import LARGEST_CODE
+from mingle_edge_runtime.bundle_index import LARGEST_CODE
 from mingle_edge_runtime.nibbles import expand
 from mingle_edge_runtime.verify import verify
 

@@ -18,7 +18,7 @@ from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_export.graph.builder import Graph, WeightFile
 from mingle_edge_export.precision.weight_precision import WeightPrecision
 from mingle_edge_runtime import EdgeModel
-from mingle_edge_runtime.bundle import LARGEST_CODE
+from mingle_edge_runtime.bundle_index import LARGEST_CODE
 from mingle_edge_runtime.mixture import mix
 
 Codes = np.ndarray

@@ -15,7 +15,7 @@ from PIL import Image
 from mingle_edge.architecture import OPENAI_MEAN, OPENAI_STD, VisionArchitecture
 from mingle_edge.images import load_images
 from mingle_edge_runtime import ImageError
-from mingle_edge_runtime.bundle import Preprocess
+from mingle_edge_runtime.bundle_index import Preprocess
 from mingle_edge_runtime.preprocess import preprocess
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")

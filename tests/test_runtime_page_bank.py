@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mingle_edge_runtime import BundleError
-from mingle_edge_runtime.bundle import LayerPages, PageBank
+from mingle_edge_runtime.bundle_index import LayerPages, PageBank
 from mingle_edge_runtime.expert_store import ExpertStore
 from mingle_edge_runtime.mapped_file import MappedFile
 from mingle_edge_runtime.page_bank import MappedPageBank, page_ranges, touched_ranges

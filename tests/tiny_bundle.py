@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from mingle_edge_runtime import bundle as fmt
+from mingle_edge_runtime import bundle_index as fmt
 from mingle_edge_runtime.preprocess import preprocess
 
 TASKS = ("red", "green", "blue")

@@ -13,7 +13,7 @@ from mingle_edge.cli.terminal import one_line
 
 if TYPE_CHECKING:
     from mingle_edge.merged_model import MergedModel
-    from mingle_edge_runtime.bundle import BundleIndex
+    from mingle_edge_runtime.bundle_index import BundleIndex
 
 
 @click.command(short_help="What is in a bundle or a merged model.")
@@ -25,7 +25,7 @@ def command(path: Path) -> None:
     checks the contents of a bundle.
     """
     from mingle_edge.inspection import inspect
-    from mingle_edge_runtime.bundle import BundleIndex
+    from mingle_edge_runtime.bundle_index import BundleIndex
 
     folder = inspect(path)
     lines = describe_bundle(folder) if isinstance(folder, BundleIndex) else describe_merged_model(folder)

@@ -17,7 +17,6 @@ from mingle_edge.comparison.material import Material
 from mingle_edge.comparison.method import ContinualMethod, Workbench
 from mingle_edge.comparison.registry import MethodSpec
 from mingle_edge.errors import ComparisonError
-from mingle_edge.methods.towers import unit_embeddings
 from mingle_edge.progress import Progress
 from mingle_edge.protocols import PROTOCOLS
 
@@ -101,7 +100,7 @@ def latency_ratio(method: ContinualMethod, material: Material, task: str, workbe
     ratios = []
     for run in range(LATENCY_RUNS):
         image = pixels[run % len(pixels), None].to(workbench.device)
-        plain = _seconds(workbench, unit_embeddings, image, workbench.backbone, workbench)
+        plain = _seconds(workbench, workbench.embed, image)
         # A source of its own each time: nothing kept may answer in the method's place.
         batch = TestBatch(image, task, [0], f"latency/{id(method)}/{run}")
         ratios.append(_seconds(workbench, method.answer, batch) / plain)

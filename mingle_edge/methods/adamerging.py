@@ -30,7 +30,7 @@ from torch import Tensor
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.finetuned_task import FinetunedTask
 from mingle_edge.methods.entropy_minimisation import minimize_entropy, seed_batches
-from mingle_edge.methods.towers import OneTower, unit_embeddings
+from mingle_edge.methods.towers import OneTower
 from mingle_edge.vision_tower import Parameters
 
 
@@ -56,7 +56,7 @@ def learn_coefficients(
 
     def logits(images: Tensor) -> Tensor:
         parameters = add_scaled(merged, task_vector, coefficients)
-        return workbench.logit_scale * unit_embeddings(images, parameters, workbench) @ task.head.T
+        return workbench.logit_scale * workbench.embed(images, parameters) @ task.head.T
 
     minimize_entropy(logits, [coefficients], seed_batches(workbench, task, batch_size, steps), learning_rate)
     return add_scaled(merged, task_vector, coefficients)

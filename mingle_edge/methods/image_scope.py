@@ -24,7 +24,7 @@ from mingle_edge.errors import TaskFileError
 from mingle_edge.finetuned_task import FinetunedTask
 from mingle_edge.gated_tower import CompleteExpert, expert_linear, expert_parameters
 from mingle_edge.methods.image_router import ImageRouter, Route
-from mingle_edge.methods.towers import backbone_embeddings, tower_bytes, unit_embeddings
+from mingle_edge.methods.towers import backbone_embeddings, tower_bytes
 from mingle_edge.settings import Settings
 from mingle_edge.task_merging import complete_expert
 
@@ -122,7 +122,7 @@ class ImageScope:
 
         def embed(images: Tensor) -> Tensor:
             parameters = expert_parameters(self.workbench.backbone, alone)
-            return unit_embeddings(images, parameters, self.workbench, expert_linear(parameters, alone))
+            return self.workbench.embed(images, parameters, expert_linear(parameters, alone))
 
         return self.workbench.kept.rows.of(key, batch, embed, places)
 
@@ -136,7 +136,7 @@ def embed_mixtures(images: Tensor, experts: list[list[CompleteExpert]], weights:
     def embed(image: Tensor, shares: Tensor, own: list[dict[str, Any]]) -> Tensor:
         mixture = [(share, CompleteExpert(**tensors)) for share, tensors in zip(shares.unbind(), own, strict=True)]
         parameters = expert_parameters(workbench.backbone, mixture)
-        return unit_embeddings(image[None], parameters, workbench, expert_linear(parameters, mixture))[0]
+        return workbench.embed(image[None], parameters, expert_linear(parameters, mixture))[0]
 
     stacked = [_stacked(list(column)) for column in zip(*experts, strict=True)]
     with sdpa_kernel(SDPBackend.MATH):  # the one form of attention that vmap knows how to batch

@@ -26,7 +26,7 @@ from mingle_edge.finetuned_task import FinetunedTask
 from mingle_edge.gate_learning import GateLearner
 from mingle_edge.gating import GatedExperts, GatedLinear, choose, gate_values
 from mingle_edge.methods.image_router import ImageRouter
-from mingle_edge.methods.towers import backbone_embeddings, tower_bytes, unit_embeddings
+from mingle_edge.methods.towers import backbone_embeddings, tower_bytes
 from mingle_edge.settings import CONSTANT_START, Pooling, Settings
 from mingle_edge.task_merging import LayerState, LayerTask, layer_experts, merge_into_layers
 from mingle_edge.vision_tower import Linear, Parameters, plain_linear
@@ -142,7 +142,7 @@ class LayerScope:
         linear: Linear = GatedLinear(workbench.backbone, experts, top_k, self.pooling)
         if top_k is not None and self.pooling == "image":
             linear = chosen_linear(workbench.backbone, experts, top_k)
-        return unit_embeddings(images, workbench.backbone, workbench, linear)
+        return workbench.embed(images, linear=linear)
 
     def _embed_alone(self, batch: TestBatch, task: int, places: list[int] | None = None) -> Tensor:
         """Return, per image, embeddings with one task's experts, which no later task changes."""

@@ -11,7 +11,7 @@ from mingle_edge.answers import Answers
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.finetuned_task import FinetunedTask
-from mingle_edge.methods.towers import OneTower, backbone_embeddings, tower_bytes, unit_embeddings
+from mingle_edge.methods.towers import OneTower, backbone_embeddings, tower_bytes
 from mingle_edge.vision_tower import Parameters
 
 
@@ -55,7 +55,7 @@ class Individual:
     def answer_named(self, batch: TestBatch, task: str) -> Tensor:
         """Return embeddings `[n, output_dim]` under the model of a task that was added."""
         return self._workbench.kept.rows.of(
-            ("own model", task), batch, lambda images: unit_embeddings(images, self._towers[task], self._workbench)
+            ("own model", task), batch, lambda images: self._workbench.embed(images, self._towers[task])
         )
 
     def stored_bytes(self) -> int:

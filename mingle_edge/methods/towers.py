@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.answers import Answers
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.method import Workbench
-from mingle_edge.vision_tower import Linear, Parameters, embed_images
+from mingle_edge.vision_tower import Parameters
 
 
 class OneTower:
@@ -22,7 +21,7 @@ class OneTower:
         """Embed a batch; before the first task with the pretrained model."""
         if self.tower is self.workbench.backbone:
             return Answers(backbone_embeddings(batch, self.workbench))
-        return Answers(unit_embeddings(batch.images, self.tower, self.workbench))
+        return Answers(self.workbench.embed(batch.images, self.tower))
 
     def answer_named(self, batch: TestBatch, task: str) -> None:
         """Leave it at P1: there are no routes to choose."""
@@ -36,16 +35,9 @@ class OneTower:
         return tower_bytes(self.workbench.backbone)
 
 
-def unit_embeddings(images: Tensor, parameters: Parameters, workbench: Workbench, linear: Linear | None = None) -> Tensor:
-    """Return embeddings `[n, output_dim]` of unit length of images `[n, 3, H, W]`."""
-    return F.normalize(embed_images(images, parameters, workbench.architecture, linear), dim=-1)
-
-
 def backbone_embeddings(batch: TestBatch, workbench: Workbench, places: list[int] | None = None) -> Tensor:
     """Return the pretrained model's embeddings `[n, output_dim]` of images at these places of the batch, or of all; kept."""
-    return workbench.kept.rows.of(
-        "backbone", batch, lambda images: unit_embeddings(images, workbench.backbone, workbench), places
-    )
+    return workbench.kept.rows.of("backbone", batch, workbench.embed, places)
 
 
 def tower_bytes(parameters: Parameters) -> int:

@@ -35,7 +35,7 @@ from mingle_edge.finetuned_task import FinetunedTask
 from mingle_edge.gating import gate_values
 from mingle_edge.low_rank import truncated_svd
 from mingle_edge.methods.entropy_minimisation import minimize_entropy, seed_batches
-from mingle_edge.methods.towers import backbone_embeddings, tower_bytes, unit_embeddings
+from mingle_edge.methods.towers import backbone_embeddings, tower_bytes
 from mingle_edge.seeds import task_generator
 from mingle_edge.settings import Pooling
 from mingle_edge.vision_tower import Linear, Parameters, plain_linear
@@ -167,7 +167,7 @@ def learn_gates(
 
     def logits(images: Tensor) -> Tensor:
         linear = mixture_linear(parameters, current(), "batch")
-        return workbench.logit_scale * unit_embeddings(images, parameters, workbench, linear) @ task.head.T
+        return workbench.logit_scale * workbench.embed(images, parameters, linear) @ task.head.T
 
     minimize_entropy(logits, [tensor for pair in rows.values() for tensor in pair], batches, learning_rate)
     return current()
@@ -206,7 +206,7 @@ class WeightEnsemblingMixture:
         if not self.mlps:
             return Answers(backbone_embeddings(batch, self.workbench))
         linear = mixture_linear(self.merged, self.mlps, self.settings["pooling"])
-        return Answers(unit_embeddings(batch.images, self.merged, self.workbench, linear))
+        return Answers(self.workbench.embed(batch.images, self.merged, linear))
 
     def answer_named(self, batch: TestBatch, task: str) -> None:
         """Leave it at P1: the gates read the image alone."""

@@ -14,55 +14,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.bundle_files import FileRecord, Progress
 from mingle_edge_runtime.bundle_folder import BundleFolder
-from mingle_edge_runtime.bundle_index import (
-    FORMAT,
-    FORMAT_VERSION,
-    INDEX_NAME,
-    LARGEST_CODE,
-    Architecture,
-    BundleIndex,
-    Defaults,
-    DefaultTensor,
-    Fidelity,
-    LayerPages,
-    PageBank,
-    Preprocess,
-    Router,
-    Source,
-    Task,
-)
+from mingle_edge_runtime.bundle_index import INDEX_NAME, BundleIndex
 from mingle_edge_runtime.bundle_rules import check_rules
 from mingle_edge_runtime.errors import BundleError, EdgeError
 from mingle_edge_runtime.external_data import check_external_data
 from mingle_edge_runtime.graph import Graph
 from mingle_edge_runtime.mapped_file import MappedFile
 
-__all__ = [
-    "FORMAT",
-    "FORMAT_VERSION",
-    "INDEX_NAME",
-    "LARGEST_CODE",
-    "Architecture",
-    "Bundle",
-    "BundleIndex",
-    "DefaultTensor",
-    "Defaults",
-    "Fidelity",
-    "FileRecord",
-    "LayerPages",
-    "PageBank",
-    "Preprocess",
-    "Router",
-    "Source",
-    "Task",
-]
-
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the number of bytes done and their total."""
 _LARGEST_INDEX = 64 << 20  # bytes; far above any real index, far below what would hurt
 _LARGEST_READ = (1 << 31) - 1  # bytes; no graph is larger, as ONNX Runtime's own reader ends there
 

@@ -19,8 +19,8 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-from mingle_edge_runtime.bundle_files import FileRecord, check_relative
-from mingle_edge_runtime.bundle_index import INDEX_NAME
+from mingle_edge_runtime.bundle_index import INDEX_NAME, FileRecord
+from mingle_edge_runtime.bundle_rules import check_relative
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.mapped_file import FileIdentity, MappedFile, path_of, unreadable
 

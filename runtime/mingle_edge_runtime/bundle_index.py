@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from mingle_edge_runtime.bundle_files import FileRecord
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.json_record import RecordError, read_record, write_record
 
@@ -19,6 +20,22 @@ LARGEST_CODE = 64
 """Magnitude of an int8 weight's code: two products with activation codes, 2 x 255 x 64, fit 16 bits, to which processors
 without VNNI cut their sum."""
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What `bundle.json` says about one file."""
+
+    size: int
+    """bytes"""
+    sha256: str
+    """64 lower-case hexadecimal digits"""
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """Return size and hash of an existing file."""
+        with path.open("rb") as file:
+            return cls(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from mingle_edge_runtime.bundle_files import check_relative
 from mingle_edge_runtime.bundle_index import INDEX_NAME, BundleIndex, Defaults, PageBank
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.task_names import fault_in_names
@@ -41,6 +40,13 @@ def check_rules(index: BundleIndex) -> None:
     if index.page_bank:
         _check_page_bank(index.page_bank, index)
     _check_tasks(index)
+
+
+def check_relative(name: str, where: str) -> None:
+    """Raise `BundleError` unless `name` is a `/`-separated path that cannot leave the folder it is joined to."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or any(mark in name for mark in "\\:\0"):
+        raise BundleError(f"{where} is {name!r}: paths must be relative, use '/', and stay inside the bundle")
 
 
 def _be(wanted: bool) -> str:

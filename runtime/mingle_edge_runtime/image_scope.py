@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from mingle_edge_runtime.adapter import map_adapter, read_adapter
 from mingle_edge_runtime.bound_inputs import BoundInputs
-from mingle_edge_runtime.bundle import Bundle, Task
+from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.bundle_index import Task
 from mingle_edge_runtime.device_memory import DEVICES, copy_values, is_out_of_memory
 from mingle_edge_runtime.errors import BundleError, DeviceMemoryError, ExpertError
 from mingle_edge_runtime.expert_store import ExpertStore

@@ -9,8 +9,7 @@ from functools import partial
 from os import PathLike
 
 from mingle_edge_runtime.arithmetic import Arithmetic, measure_arithmetic
-from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.bundle_files import Progress
+from mingle_edge_runtime.bundle import Bundle, Progress
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.golden import golden_outputs, largest_differences, least_cosines, read_golden
 from mingle_edge_runtime.opening import open_scope

@@ -50,7 +50,7 @@ def test_a_new_folder_in_its_place_changes_nothing_while_the_old_one_exists(serv
     with EdgeModel.open(bundle, threads=1) as model:
         budget = kind[1] * model.bundle.index.tasks[0].expert_bytes
     opened = Bundle.open(bundle)
-    model = EdgeModel.open(bundle, expert_budget=budget, threads=1)  # every other expert is evicted, the router is not loaded yet
+    model = EdgeModel.open(bundle, expert_budget=budget, threads=1)  # evicts every other expert, has not loaded the router yet
     model.embed(IMAGES[:1], task="red")
     bundle.rename(tmp_path / "aside")
     new.rename(bundle)

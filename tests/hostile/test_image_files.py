@@ -21,7 +21,7 @@ from mingle_edge.errors import ImageFolderError
 from mingle_edge.image_decoding import check_images
 from mingle_edge.images import load_images
 from mingle_edge_runtime import ImageError
-from mingle_edge_runtime.bundle import Preprocess
+from mingle_edge_runtime.bundle_index import Preprocess
 from mingle_edge_runtime.image_file import FORMATS, MOST_ELONGATED, read_image
 from mingle_edge_runtime.preprocess import preprocess
 

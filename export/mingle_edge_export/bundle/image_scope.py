@@ -12,7 +12,7 @@ from mingle_edge_export.graph.builder import WeightFile
 from mingle_edge_export.tower.expert_inputs import ExpertInputs, expert_values
 from mingle_edge_export.tower.router import write_router
 from mingle_edge_export.tower.vision_tower import Backbone, Tower, pixel_graph
-from mingle_edge_runtime import bundle as fmt
+from mingle_edge_runtime import bundle_index as fmt
 
 EXPERTS, ROUTER, ROUTER_WEIGHTS = "experts", "router.onnx", "router.bin"
 

@@ -10,7 +10,7 @@ from mingle_edge_export.graph.builder import WeightFile
 from mingle_edge_export.tower.page_bank import TENSOR, PageLayout, write_expert
 from mingle_edge_export.tower.routed_experts import LayerGates, RoutedExperts, expert_norm
 from mingle_edge_export.tower.vision_tower import Backbone, Tower, pixel_graph
-from mingle_edge_runtime import bundle as fmt
+from mingle_edge_runtime import bundle_index as fmt
 
 BANK, SCALES, GATES = "experts.bin", "expert_scales.bin", "gates.bin"
 

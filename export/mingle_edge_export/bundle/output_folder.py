@@ -13,7 +13,7 @@ from mingle_edge.folder_lock import LOCK, locked
 from mingle_edge.merged_model import MergedModel
 from mingle_edge.new_folder import new_folder
 from mingle_edge_export.errors import OutputError
-from mingle_edge_runtime.bundle import INDEX_NAME
+from mingle_edge_runtime.bundle_index import INDEX_NAME
 
 MARGIN = 32 << 20  # bytes for everything but weights
 

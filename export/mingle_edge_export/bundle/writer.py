@@ -23,7 +23,8 @@ from mingle_edge_export.options import ExportOptions
 from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_export.report import Parity
 from mingle_edge_export.tower.vision_tower import Backbone, Tower
-from mingle_edge_runtime import bundle as fmt
+from mingle_edge_runtime import Bundle
+from mingle_edge_runtime import bundle_index as fmt
 from mingle_edge_runtime.bundle_rules import check_rules
 
 TOWER, DENSE, BACKBONE, GOLDEN, HEADS = "tower.onnx", "dense.onnx", "backbone.bin", "golden.npz", "heads"
@@ -66,7 +67,7 @@ class BundleWriter(ABC):
     def tower(self, backbone: Backbone) -> Tower:
         """Build the tower with its experts; all of its own weights go to the backbone's file."""
 
-    def write_graphs(self, exact: frozenset[str], progress: Progress) -> fmt.Bundle:
+    def write_graphs(self, exact: frozenset[str], progress: Progress) -> Bundle:
         """Write all graphs, with the weights of these layers in fp32, and open the bundle, which has no index yet."""
         progress("backbone", 0, 1)
         with (self.folder / BACKBONE).open("wb") as file:
@@ -75,7 +76,7 @@ class BundleWriter(ABC):
         return self._open(exact, TOWER)
 
     @contextmanager
-    def trial(self, exact: frozenset[str]) -> Iterator[fmt.Bundle]:
+    def trial(self, exact: frozenset[str]) -> Iterator[Bundle]:
         """Yield, for the time of the block, a bundle of the experts and of a tower with the weights of these layers in fp32."""
         with (self.folder / TRIAL_WEIGHTS).open("wb") as file:
             self.tower(self._backbone(WeightFile(file, TRIAL_WEIGHTS), exact)).write(self.folder / TRIAL)
@@ -91,7 +92,7 @@ class BundleWriter(ABC):
         np.save(self.folder / head, self.merged.head(name).astype(np.float32))
         self.tasks.append(fmt.Task(name, tuple(task.classes), head, size, rank, path))
 
-    def publish(self, bundle: fmt.Bundle, golden: Mapping[str, NDArray[Any]], parity: Parity) -> dict[str, int]:
+    def publish(self, bundle: Bundle, golden: Mapping[str, NDArray[Any]], parity: Parity) -> dict[str, int]:
         """Write golden.npz, then the index with what was measured, and return bytes by path."""
         with zipfile.ZipFile(self.folder / GOLDEN, "w") as archive:
             for name, array in golden.items():
@@ -115,7 +116,7 @@ class BundleWriter(ABC):
     def _backbone(self, file: WeightFile, exact: frozenset[str]) -> Backbone:
         return Backbone(self.merged.architecture, self.parameters, file, self.options.precision, exact)
 
-    def _open(self, exact: frozenset[str], tower: str) -> fmt.Bundle:
+    def _open(self, exact: frozenset[str], tower: str) -> Bundle:
         a, merged, options = self.merged.architecture, self.merged, self.options
         index = fmt.BundleIndex(
             format=fmt.FORMAT,
@@ -141,4 +142,4 @@ class BundleWriter(ABC):
             defaults=self.defaults,
             page_bank=self.page_bank,
         )
-        return fmt.Bundle.unpublished(self.folder, index)
+        return Bundle.unpublished(self.folder, index)

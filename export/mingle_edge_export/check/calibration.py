@@ -21,7 +21,8 @@ from mingle_edge.progress import Progress
 from mingle_edge_export.check.parity import expert_inputs
 from mingle_edge_export.graph.builder import Array
 from mingle_edge_export.precision.smoothing import Smoothing
-from mingle_edge_runtime.bundle import LARGEST_CODE, Bundle
+from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.bundle_index import LARGEST_CODE
 from mingle_edge_runtime.preprocess import preprocess
 from mingle_edge_runtime.session import CPU, Session
 

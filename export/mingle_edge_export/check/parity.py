@@ -16,7 +16,8 @@ from mingle_edge_export.graph.builder import Array
 from mingle_edge_export.options import Bounds
 from mingle_edge_export.report import Parity
 from mingle_edge_runtime.adapter import map_adapter, read_adapter
-from mingle_edge_runtime.bundle import Bundle, Task
+from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.bundle_index import Task
 from mingle_edge_runtime.mixture import mix
 from mingle_edge_runtime.session import CPU, Session
 

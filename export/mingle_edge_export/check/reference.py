@@ -14,7 +14,7 @@ from mingle_edge.gated_tower import GatedTower
 from mingle_edge.progress import Progress
 from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_export.graph.builder import Array
-from mingle_edge_runtime.bundle import Preprocess
+from mingle_edge_runtime.bundle_index import Preprocess
 from mingle_edge_runtime.preprocess import preprocess
 
 IMAGES = 7
