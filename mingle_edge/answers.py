@@ -35,6 +35,8 @@ class TaskAccuracy:
 
     right: dict[str, float]  # by protocol; P1 alone where the task is not merged yet
     owners: Tensor | None  # [n], the task whose label wins when the labels of all tasks compete; None before its merge
+    own_route: float | None = None  # images that the router sends to their own task, in percent; None without a router
+    unclaimed: float | None = None  # images that the router sends to no task
 
 
 def measure(
@@ -56,10 +58,13 @@ def measure(
         right[TASK_GIVEN] = predict_within(answers.embeds if named is None else named, heads[task]) == truth
         owners, label = predict_among(answers.embeds, heads[:merged], scale, answers.posterior, answers.claimed)
         right[NOTHING_GIVEN] = (owners == task) & (label == truth)
-    return TaskAccuracy({protocol: percent(of_images) for protocol, of_images in right.items()}, owners)
+    shares = {protocol: _percent(of_images) for protocol, of_images in right.items()}
+    if answers.routed is None:
+        return TaskAccuracy(shares, owners)
+    return TaskAccuracy(shares, owners, _percent(answers.routed == task), _percent(answers.routed < 0))
 
 
-def percent(of_images: Tensor) -> float:
+def _percent(of_images: Tensor) -> float:
     """Return the share of `[n]` that is true, in percent."""
     return 100 * int(of_images.sum()) / len(of_images)
 

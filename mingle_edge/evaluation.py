@@ -21,8 +21,6 @@ from mingle_edge.protocols import PROTOCOLS
 from mingle_edge.settings import Pooling
 from mingle_edge.task_file import read_task_file
 
-KEPT_BYTES = 1 << 28  # of one task's preprocessed images, which are gone through several times
-
 
 @dataclass(frozen=True)
 class EvaluationReport:
@@ -61,7 +59,7 @@ def evaluate(
 ) -> EvaluationReport:
     """Evaluate a merged model on the test images that a task file names, and return its accuracies in percent.
 
-    Everything is read and every image decoded before the first is evaluated, and before torch is imported.
+    The model and the task file are checked before torch is imported, and every image is decoded before the first is evaluated.
 
     Args:
         merged: the folder that `merge` wrote.
@@ -83,35 +81,30 @@ def evaluate(
     tests = read_test_images(model, Path(task_file), progress)
     from mingle_edge.device import choose_device
     from mingle_edge.gated_tower import GatedTower
-    from mingle_edge.merged_answers import Evaluator
+    from mingle_edge.merged_answers import measure_history
 
-    evaluator = Evaluator(GatedTower(model, choose_device(device)), top_k, pooling)
-    report = EvaluationReport(
+    chosen = choose_device(device)
+    check_images([path for images in tests.values() for path in images.paths], progress)
+    tower = GatedTower(model, chosen)
+    history = list(measure_history(tower, tests, top_k, pooling, progress))
+    last = [final for _, final in history]
+    return EvaluationReport(
         tasks=model.task_names,
-        after_own={protocol: [] for protocol in PROTOCOLS},
-        final={protocol: [] for protocol in PROTOCOLS},
+        after_own={protocol: [own.right[protocol] for own, _ in history] for protocol in PROTOCOLS},
+        final={protocol: [final.right[protocol] for final in last] for protocol in PROTOCOLS},
         images=[len(images) for images in tests.values()],
+        own_route=[final.own_route for final in last if final.own_route is not None],
+        unclaimed=[final.unclaimed for final in last if final.unclaimed is not None],
         router_blocks=model.router_depth if model.scope == "image" else None,
     )
-    for number, (task, images) in enumerate(tests.items()):
-        progress("evaluate", number, len(tests), task)
-        measured = evaluator.measure(task, images.kept(KEPT_BYTES))
-        for protocol in PROTOCOLS:
-            report.after_own[protocol].append(measured.after_own[protocol])
-            report.final[protocol].append(measured.final[protocol])
-        if measured.own_route is not None and measured.unclaimed is not None:
-            report.own_route.append(measured.own_route)
-            report.unclaimed.append(measured.unclaimed)
-    progress("evaluate", len(tests), len(tests))
-    return report
 
 
 def read_test_images(model: MergedModel, task_file: Path, progress: Progress = silent) -> Mapping[str, ImageSet]:
-    """Return the labeled test images of every task of the model, as the task file names them, each decoded once.
+    """Return the labeled test images of every task of the model, as the task file names them; none is decoded.
 
     Raises:
         TaskFileError: a task of the model without test images.
-        ImageFolderError: images that are missing, broken or of other classes.
+        ImageFolderError: images that are missing or of other classes.
     """
     tasks = read_task_file(task_file)
     sources = {task.name: task.test for task in tasks.tasks}
@@ -124,5 +117,4 @@ def read_test_images(model: MergedModel, task_file: Path, progress: Progress = s
                 f"to its [[task]] table"
             )
         tests[record.name] = read_labeled(source, tasks.path.parent, record.classes, progress)
-    check_images([path for images in tests.values() for path in images.paths], progress)
     return tests

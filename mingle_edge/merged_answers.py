@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,13 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mingle_edge.answers import Answers, measure, percent
+from mingle_edge.answers import Answers, TaskAccuracy, measure
 from mingle_edge.errors import MergedModelError
 from mingle_edge.gated_tower import GatedTower
 from mingle_edge.image_set import ImageSet
+from mingle_edge.progress import Progress
 from mingle_edge.router_depth import deepest
 from mingle_edge.settings import Pooling
 from mingle_edge.vision_tower import router_features
+
+KEPT_BYTES = 1 << 28  # of one task's preprocessed images, which are gone through several times
 
 
 class Answering(Protocol):
@@ -30,43 +32,29 @@ class Answering(Protocol):
         """Return embeddings `[n, dim]` with the task given, the same in every state."""
 
 
-@dataclass(frozen=True)
-class MeasuredTask:
-    """Percent of one task's images that are right, by protocol."""
+def measure_history(
+    tower: GatedTower, tests: Mapping[str, ImageSet], top_k: int | None, pooling: Pooling, progress: Progress
+) -> Iterator[tuple[TaskAccuracy, TaskAccuracy]]:
+    """Yield, for every task of a model, what it gets right of its test images after its own merge and after the last.
 
-    after_own: dict[str, float]  # after the task's own merge
-    final: dict[str, float]  # after the last merge
-    own_route: float | None  # image scope: images routed to their own task in the end
-    unclaimed: float | None  # image scope: images that no task claims in the end
-
-
-class Evaluator:
-    """Measures a merged model task by task."""
-
-    def __init__(self, tower: GatedTower, top_k: int | None, pooling: Pooling) -> None:
-        self.model = tower.merged
-        self._answering = answering(tower, top_k, pooling)
-        self._heads = [torch.from_numpy(self.model.head(name)).to(tower.device) for name in self.model.task_names]
-
-    def measure(self, task: str, images: ImageSet) -> MeasuredTask:
-        """Measure a task's test images after its own merge and after the last.
-
-        Raises:
-            MergedModelError: the model computes embeddings that are not finite.
-        """
-        count, number = len(self._heads), self.model.task_names.index(task)
-        named = self._answering.named(task, images)
-        own = self._answering.answers(task, images, number + 1)
-        last = self._answering.answers(task, images, count) if number + 1 < count else own
+    Raises:
+        MergedModelError: the model computes embeddings that are not finite.
+    """
+    model, scope = tower.merged, answering(tower, top_k, pooling)
+    heads = [torch.from_numpy(model.head(name)).to(tower.device) for name in model.task_names]
+    for number, (task, images) in enumerate(tests.items()):
+        progress("evaluate", number, len(heads), task)
+        images = images.kept(KEPT_BYTES)  # until the next task
+        named = scope.named(task, images)
+        own = scope.answers(task, images, number + 1)
+        last = scope.answers(task, images, len(heads)) if number + 1 < len(heads) else own
         if not all(bool(embeds.isfinite().all()) for embeds in (named, own.embeds, last.embeds)):
-            raise MergedModelError(f"{self.model.path}: embeddings of {task!r} are not finite; merge again, or restore it")
-        after_own, final = (
-            measure(answers, named, images.labels, number, self._heads, merged, self.model.logit_scale).right
-            for answers, merged in ((own, number + 1), (last, count))
+            raise MergedModelError(f"{model.path}: embeddings of {task!r} are not finite; merge again, or restore it")
+        yield (
+            measure(own, named, images.labels, number, heads, number + 1, model.logit_scale),
+            measure(last, named, images.labels, number, heads, len(heads), model.logit_scale),
         )
-        if last.routed is None:
-            return MeasuredTask(after_own, final, None, None)
-        return MeasuredTask(after_own, final, percent(last.routed == number), percent(last.routed < 0))
+    progress("evaluate", len(heads), len(heads))
 
 
 def answering(tower: GatedTower, top_k: int | None, pooling: Pooling = "image") -> Answering:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mingle_edge.errors import ComparisonError, FileError, OutputError
 from mingle_edge.output_path import write_output
 from mingle_edge.protocols import PROTOCOLS
 from mingle_edge.text_file import read_json
+from mingle_edge_runtime.json_record import RecordError, read_record
 
 
 class KeptCells:
@@ -37,7 +38,7 @@ class KeptCells:
             if isinstance(error.__cause__, PermissionError):
                 raise ComparisonError(str(error)) from error
             return None
-        return CellResult(**record) if _is_result(record) else None
+        return _whole(record)
 
     def keep(self, key: str, result: CellResult) -> None:
         """Write a finished cell, whole or not at all. Raises `OutputError`."""
@@ -47,31 +48,15 @@ class KeptCells:
         return self.folder / f"{key}.json"
 
 
-def _is_result(record: Any) -> bool:
-    """Say whether a JSON value is all of a `CellResult`, of as many tasks in every part."""
-    if not isinstance(record, dict) or record.keys() != {field.name for field in fields(CellResult)}:
-        return False
-    seconds, accuracy, routes = record["seconds"], record["accuracy"], record["routes"]
-    if not isinstance(seconds, list) or not isinstance(accuracy, dict) or accuracy.keys() != set(PROTOCOLS):
-        return False
-    count = len(seconds)
-    return (
-        all(_is_number(value) for value in (*seconds, record["stored_bytes"], record["active_bytes"]))
-        and (record["latency_ratio"] is None or _is_number(record["latency_ratio"]))
-        and all(_is_matrix(rows, count + 1, count, unmeasured=True) for rows in accuracy.values())
-        and (routes is None or _is_matrix(routes, count, count + 1))
-        and _is_matrix(record["confusion"], count, count)
-    )
-
-
-def _is_matrix(rows: Any, height: int, width: int, *, unmeasured: bool = False) -> bool:
-    return (
-        isinstance(rows, list)
-        and len(rows) == height
-        and all(isinstance(row, list) and len(row) == width for row in rows)
-        and all(_is_number(value) or (unmeasured and value is None) for row in rows for value in row)
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _whole(value: Any) -> CellResult | None:
+    """Return the result that a JSON value holds, of as many tasks in every part; None where it holds none."""
+    try:
+        result = read_record(CellResult, value)
+    except RecordError:
+        return None
+    count = len(result.seconds)
+    tables = [(rows, count + 1, count) for rows in result.accuracy.values()] + [(result.confusion, count, count)]
+    if result.routes is not None:
+        tables.append((result.routes, count, count + 1))
+    fits = all(len(rows) == height and {len(row) for row in rows} <= {width} for rows, height, width in tables)
+    return result if fits and result.accuracy.keys() == set(PROTOCOLS) else None
