@@ -41,12 +41,12 @@ def test_this_machine_is_exact_or_saturates_as_16_bits_do() -> None:
     codes = np.full(TERMS, 255, np.int64), np.full(TERMS, 127, np.int64)
     assert codes[0] @ codes[1] == EXACT_PRODUCT
     pairs = (codes[0] * codes[1]).reshape(-1, 2).sum(1).clip(-(2**15), 2**15 - 1).sum()
-    found = measure_arithmetic([CPU])
-    sets = found.processor.instruction_sets or ()
+    arithmetic = measure_arithmetic([CPU])
+    sets = arithmetic.processor.instruction_sets or ()
     if any("VNNI" in name or name in ("AMX-INT8", "dotprod", "i8mm") for name in sets):
-        assert found.product == EXACT_PRODUCT
-    assert found.product in (EXACT_PRODUCT, pairs)
-    assert (found.saturation is None) == (found.product != pairs)
+        assert arithmetic.product == EXACT_PRODUCT
+    assert arithmetic.product in (EXACT_PRODUCT, pairs)
+    assert (arithmetic.saturation is None) == (arithmetic.product != pairs)
 
 
 def test_only_an_inexact_product_is_said_to_saturate() -> None:

@@ -165,19 +165,19 @@ def test_nothing_is_guessed_where_the_system_is_silent(monkeypatch, tmp_path) ->
 def test_this_machine_is_read_from_its_own_cpuinfo() -> None:
     text = processor._CPUINFO.read_text()
     flags = {word for line in text.splitlines() if line.startswith(("flags", "Features")) for word in line.split()}
-    found = read_processor()
-    assert found.instruction_sets is not None
+    this = read_processor()
+    assert this.instruction_sets is not None
     for name, flag in {"AVX2": "avx2", "AVX-512 VNNI": "avx512_vnni", "dotprod": "asimddp", "i8mm": "i8mm"}.items():
-        assert (name in found.instruction_sets) == (flag in flags)
+        assert (name in this.instruction_sets) == (flag in flags)
 
 
 @pytest.mark.parametrize(
-    ("found", "text"),
+    ("described", "text"),
     [
         (Processor("AMD EPYC", ("AVX2",)), "AMD EPYC (AVX2)"),
         (Processor("Raspberry Pi 4", ()), "Raspberry Pi 4 (none of the instruction sets that matter)"),
         (Processor("M", None), "M (unknown instruction sets)"),
     ],
 )
-def test_a_processor_in_words(found: Processor, text: str) -> None:
-    assert str(found) == text
+def test_a_processor_in_words(described: Processor, text: str) -> None:
+    assert str(described) == text

@@ -31,9 +31,9 @@ def dense_reference(scope: str) -> np.ndarray:
     return Weights().image_scope(flat(PIXELS), [], []) if scope == "image" else Weights().layer_scope(flat(PIXELS), 0)[0]
 
 
-def embeds(found: object) -> np.ndarray:
+def embeds(outputs: object) -> np.ndarray:
     """The embeddings of a run, whatever it returns beside them."""
-    return found["image_embeds"] if isinstance(found, dict) else found[0]
+    return outputs["image_embeds"] if isinstance(outputs, dict) else outputs[0]
 
 
 @pytest.mark.parametrize("scope", ["image", "layer"])
@@ -46,14 +46,14 @@ def test_models_without_experts_are_the_plain_tower(settings, scope: str, name: 
 
 def test_all_experts_are_the_equal_mixture(settings) -> None:
     reference = Weights().image_scope(flat(PIXELS), [0, 1, 2], [1 / 3] * 3)
-    found = embeds(BUILDERS["all-experts"](settings["image"])(PIXELS, 0))
-    np.testing.assert_allclose(found, reference, rtol=1e-4, atol=1e-6)
+    actual = embeds(BUILDERS["all-experts"](settings["image"])(PIXELS, 0))
+    np.testing.assert_allclose(actual, reference, rtol=1e-4, atol=1e-6)
 
 
 def test_all_experts_of_the_layer_scope_are_weighted_by_the_gates(settings) -> None:
     reference, _ = Weights().layer_scope(flat(PIXELS), len(TASKS))
-    found = embeds(BUILDERS["all-experts"](settings["layer"])(PIXELS, 0))
-    np.testing.assert_allclose(found, reference, rtol=1e-4, atol=1e-6)
+    actual = embeds(BUILDERS["all-experts"](settings["layer"])(PIXELS, 0))
+    np.testing.assert_allclose(actual, reference, rtol=1e-4, atol=1e-6)
 
 
 def test_reload_opens_at_each_switch_and_separate_models_at_none(settings, monkeypatch) -> None:

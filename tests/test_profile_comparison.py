@@ -42,25 +42,25 @@ def verdicts(comparison: Comparison) -> dict[str, str]:
 
 def figure(comparison: Comparison, name: str) -> Figure:
     """The one of that name."""
-    return next(found for found in comparison.figures if found.name == name)
+    return next(item for item in comparison.figures if item.name == name)
 
 
 TIMED = ["named", "dense", "named / dense", "batch 4: named", "batch 4: dense", "batch 4: named / dense", "threads 2: named"]
 
 
 def test_a_report_equals_itself(measured) -> None:
-    found = compare(measured, measured)
-    assert set(verdicts(found).values()) == {"unchanged", "measured once"}
-    assert all(figure.change in (1, None) for figure in found.figures)
-    assert found.warnings == ()
+    comparison = compare(measured, measured)
+    assert set(verdicts(comparison).values()) == {"unchanged", "measured once"}
+    assert all(figure.change in (1, None) for figure in comparison.figures)
+    assert comparison.warnings == ()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_is_no_change(measured, seed: int) -> None:
     before = with_times(measured, sample(1.2, 4 * seed), sample(1, 4 * seed + 1))
     after = with_times(measured, sample(1.2, 4 * seed + 2), sample(1, 4 * seed + 3))
-    found = verdicts(compare(before, after))
-    assert [found[name] for name in TIMED] == ["unchanged"] * len(TIMED)
+    by_name = verdicts(compare(before, after))
+    assert [by_name[name] for name in TIMED] == ["unchanged"] * len(TIMED)
 
 
 def test_a_slower_expert_is_told_from_a_slower_machine(measured) -> None:
@@ -77,20 +77,20 @@ def test_a_slower_expert_is_told_from_a_slower_machine(measured) -> None:
 
 def test_a_change_comes_with_its_interval(measured) -> None:
     before, after = with_times(measured, sample(1, 0), sample(1, 1)), with_times(measured, sample(1.5, 2), sample(1, 3))
-    found = figure(compare(before, after), "named")
-    assert found.change == pytest.approx(np.median(sample(1.5, 2)) / np.median(sample(1, 0)), rel=1e-5)
-    assert found.interval is not None
-    assert found.interval[0] < 1.5 < found.interval[1]
-    assert found.interval[0] < found.change < found.interval[1]
+    change = figure(compare(before, after), "named")
+    assert change.change == pytest.approx(np.median(sample(1.5, 2)) / np.median(sample(1, 0)), rel=1e-5)
+    assert change.interval is not None
+    assert change.interval[0] < 1.5 < change.interval[1]
+    assert change.interval[0] < change.change < change.interval[1]
 
 
 def test_a_certain_but_tiny_change_is_within_what_processes_differ(measured) -> None:
     before = with_times(measured, sample(1, 0, noise=1e-5), sample(1, 1, noise=1e-5))
     after = with_times(measured, sample(1.01, 2, noise=1e-5), sample(1, 3, noise=1e-5))
-    found = figure(compare(before, after), "named")
-    assert found.interval is not None
-    assert found.interval[0] > 1
-    assert found.verdict == "unchanged"
+    change = figure(compare(before, after), "named")
+    assert change.interval is not None
+    assert change.interval[0] > 1
+    assert change.verdict == "unchanged"
 
 
 def test_few_runs_allow_no_verdict(measured) -> None:
@@ -104,9 +104,9 @@ def test_memory_changes_beyond_what_allocators_vary(measured, factor: float, ver
         replace(measured, residence={"bundle": replace(measured.residence["bundle"], memory=memory)})
         for memory in (MEMORY, replace(MEMORY, anonymous=int(factor * MEMORY.anonymous)))
     )
-    found = verdicts(compare(before, after))
-    assert found["memory of bundle, anonymous"] == verdict
-    assert found["memory of bundle, file"] == "unchanged"
+    by_name = verdicts(compare(before, after))
+    assert by_name["memory of bundle, anonymous"] == verdict
+    assert by_name["memory of bundle, file"] == "unchanged"
 
 
 def test_what_else_differs_is_said(measured) -> None:

@@ -15,18 +15,18 @@ TIMES = st.lists(st.floats(1e-6, 1e3), min_size=6, max_size=60)
 
 @given(TIMES)
 def test_a_latency_is_numpys_percentiles_and_an_interval_inside_the_sample(seconds: list[float]) -> None:
-    found = latency(seconds)
-    assert [found.p50, found.p90, found.p95, found.p99] == pytest.approx(np.percentile(seconds, (50, 90, 95, 99)))
-    assert found.interval is not None
-    assert min(seconds) <= found.interval[0] <= found.interval[1] <= max(seconds)
-    assert found.seconds == pytest.approx(seconds, abs=1e-7)
+    summary = latency(seconds)
+    assert [summary.p50, summary.p90, summary.p95, summary.p99] == pytest.approx(np.percentile(seconds, (50, 90, 95, 99)))
+    assert summary.interval is not None
+    assert min(seconds) <= summary.interval[0] <= summary.interval[1] <= max(seconds)
+    assert summary.seconds == pytest.approx(seconds, abs=1e-7)
 
 
 @given(TIMES, st.floats(0.1, 10))
 def test_a_constant_factor_is_found_exactly_however_noisy_the_machine(seconds: list[float], factor: float) -> None:
-    found = ratio([factor * value for value in seconds], seconds)
-    assert found.interval is not None
-    assert [found.ratio, *found.quartiles, *found.interval] == pytest.approx([factor] * 5)
+    summary = ratio([factor * value for value in seconds], seconds)
+    assert summary.interval is not None
+    assert [summary.ratio, *summary.quartiles, *summary.interval] == pytest.approx([factor] * 5)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.6])
@@ -38,9 +38,9 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(correlation: float)
         step = random.normal(0, 0.1, (2, runs))
         for i in range(runs):
             noise[:, i] = (correlation * noise[:, i - 1] if i else 0) + step[:, i]
-        found = ratio(list(1.2 * np.exp(noise[0])), list(np.exp(noise[1])))
-        assert found.interval is not None
-        held += found.interval[0] <= 1.2 <= found.interval[1]
+        summary = ratio(list(1.2 * np.exp(noise[0])), list(np.exp(noise[1])))
+        assert summary.interval is not None
+        held += summary.interval[0] <= 1.2 <= summary.interval[1]
     assert 0.87 <= held / trials <= 0.99
 
 
@@ -73,8 +73,8 @@ def test_requests_name_every_task_equally_often(tasks: int, every: int) -> None:
 
 
 def test_a_switch_is_told_from_a_stay() -> None:
-    found = Requests(2, 3).switch([9.0, 1, 1, 5, 1, 1, 7, 1, 1])
-    assert found is not None
-    assert (found.switching, found.staying, found.slowest) == (6.0, 1.0, 9.0)
+    summary = Requests(2, 3).switch([9.0, 1, 1, 5, 1, 1, 7, 1, 1])
+    assert summary is not None
+    assert (summary.switching, summary.staying, summary.slowest) == (6.0, 1.0, 9.0)
     assert Requests(2, 1).switch([1.0, 2.0, 2.0]).staying is None
     assert Requests(1, 1).switch([1.0, 2.0]) is None

@@ -43,12 +43,12 @@ def trace(path: Path, runs: list[list[int]], whole: list[int]) -> Path:
 
 def test_a_trace_is_summed_by_operator_and_layer(tmp_path) -> None:
     slow, one, two, three = [10**5] * 7, [1, 2, 3, 4, 5, 6, 7], [2, 4, 6, 8, 10, 12, 14], [3, 6, 9, 12, 15, 18, 21]
-    found = read_trace(trace(tmp_path / "trace.json", [slow, one, three, two], [10**6, 30, 90, 60]), skip=1)
-    assert (found.runs, found.run_seconds) == (3, pytest.approx(60e-6))
-    assert found.kernel_seconds == pytest.approx(56e-6)
-    operators = [(item.operator, item.nodes, round(item.seconds * 1e6)) for item in found.operators]
+    summed = read_trace(trace(tmp_path / "trace.json", [slow, one, three, two], [10**6, 30, 90, 60]), skip=1)
+    assert (summed.runs, summed.run_seconds) == (3, pytest.approx(60e-6))
+    assert summed.kernel_seconds == pytest.approx(56e-6)
+    operators = [(item.operator, item.nodes, round(item.seconds * 1e6)) for item in summed.operators]
     assert operators == [("Add", 2, 20), ("Gemm", 2, 16), ("QuickGelu", 1, 10), ("Softmax", 1, 8), ("Conv", 1, 2)]
-    assert [(item.layer, round(item.seconds * 1e6)) for item in found.layers] == [
+    assert [(item.layer, round(item.seconds * 1e6)) for item in summed.layers] == [
         ("patch_embedding", 2),
         ("blocks.0.fc1", 10),
         ("blocks.0.attention", 8),
@@ -60,17 +60,17 @@ def test_a_trace_is_summed_by_operator_and_layer(tmp_path) -> None:
 def test_the_graphs_of_a_bundle_are_traced(bundles, scope: str) -> None:
     bundle = Bundle.open(bundles[scope, 1])
     setting = Setting(bundle, Requests(3), [CPU], 1)
-    found, ticks = {}, []
-    trace_graphs(setting, preprocess(GOLDEN_IMAGES, SPEC), 4, found, lambda: ticks.append(1))
-    assert set(found) == {"named", "dense"} | ({"router"} if scope == "image" else set())
+    traces, ticks = {}, []
+    trace_graphs(setting, preprocess(GOLDEN_IMAGES, SPEC), 4, traces, lambda: ticks.append(1))
+    assert set(traces) == {"named", "dense"} | ({"router"} if scope == "image" else set())
     assert len(ticks) == traced_runs(setting, 4)
     for graph, name in (("named", "tower.onnx"), ("dense", "dense.onnx")):
         nodes = [node.op_type for node in onnx.load(bundle.file(name), load_external_data=False).graph.node]
-        counts = {item.operator: item.nodes for item in found[graph].operators}
+        counts = {item.operator: item.nodes for item in traces[graph].operators}
         assert counts["ReduceL2"] == nodes.count("ReduceL2") == 1
-        assert found[graph].runs == 4
-        assert 0 < found[graph].kernel_seconds <= found[graph].run_seconds
-        assert [item.layer for item in found[graph].layers] == ["other"]  # these graphs name no layers
+        assert traces[graph].runs == 4
+        assert 0 < traces[graph].kernel_seconds <= traces[graph].run_seconds
+        assert [item.layer for item in traces[graph].layers] == ["other"]  # these graphs name no layers
     expert = "MatMul" if scope == "image" else "Gather"
-    assert any(item.operator == expert for item in found["named"].operators)
-    assert not any(item.operator == expert for item in found["dense"].operators)
+    assert any(item.operator == expert for item in traces["named"].operators)
+    assert not any(item.operator == expert for item in traces["dense"].operators)

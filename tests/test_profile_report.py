@@ -23,8 +23,8 @@ def record(image_bundle) -> dict:
 
 def records() -> dict[str, set[str]]:
     """Members by class of the report."""
-    found = [kind for kind in vars(report).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
-    return {kind.__name__: {field.name for field in dataclasses.fields(kind)} for kind in found}
+    kinds = [kind for kind in vars(report).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+    return {kind.__name__: {field.name for field in dataclasses.fields(kind)} for kind in kinds}
 
 
 def test_the_specification_names_every_member_and_no_other() -> None:
@@ -45,9 +45,9 @@ def test_what_may_be_left_out_is_marked_optional() -> None:
 
 
 def test_the_runs_that_figures_come_from_are_kept(record) -> None:
-    for found in (*record["latency"].values(), *(row["latency"]["named"] for row in record["sweep"])):
-        assert len(found["seconds"]) == 6
-        assert all(seconds == round(seconds, 7) for seconds in found["seconds"])
+    for latency in (*record["latency"].values(), *(row["latency"]["named"] for row in record["sweep"])):
+        assert len(latency["seconds"]) == 6
+        assert all(seconds == round(seconds, 7) for seconds in latency["seconds"])
 
 
 @pytest.mark.parametrize(

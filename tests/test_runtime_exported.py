@@ -68,19 +68,19 @@ def test_the_runtime_computes_what_pytorch_computes(served) -> None:
         assert [bool(route.tasks) for route in model.route(pictures())] == claimed.tolist()
     free = model.classify(pictures())
     owner, number = predict_among(embeds, heads, tower.merged.logit_scale, posterior, claimed)
-    assert [found.tasks[0] for found in free] == [model.tasks[t] for t in owner]
-    assert [found.labels[0] for found in free] == [
-        model.labels(found.tasks[0])[i] for found, i in zip(free, number, strict=True)
+    assert [prediction.tasks[0] for prediction in free] == [model.tasks[t] for t in owner]
+    assert [prediction.labels[0] for prediction in free] == [
+        model.labels(prediction.tasks[0])[i] for prediction, i in zip(free, number, strict=True)
     ]
     for t, (task, head) in enumerate(zip(model.tasks, heads, strict=True)):
         labels = [model.labels(task)[i] for i in predict_within(embeds, head)]
-        assert [found.labels[0] for found in model.classify(pictures(), head=task)] == labels
+        assert [prediction.labels[0] for prediction in model.classify(pictures(), head=task)] == labels
         alone = tower.embed(x, task)
         if tower.merged.scope == "layer":
             alone = tower.embed_layers(x, 1, torch.eye(len(heads))[t])[0]
         np.testing.assert_allclose(model.embed(pictures(), task=task), alone.numpy(), atol=TOLERANCE)
         labels = [model.labels(task)[i] for i in predict_within(alone, head)]
-        assert [found.labels[0] for found in model.classify(pictures(), task=task)] == labels
+        assert [prediction.labels[0] for prediction in model.classify(pictures(), task=task)] == labels
 
 
 def test_budget_and_history_change_no_bit(served) -> None:

@@ -135,8 +135,8 @@ def test_reading_through_asks_for_every_byte_once_and_in_order(tmp_path, monkeyp
     parts: list[tuple[int, bytes]] = []
 
     def pread(descriptor: int, count: int, offset: int) -> bytes:
-        parts.append((offset, found := PREAD(descriptor, count, offset)))
-        return found
+        parts.append((offset, content := PREAD(descriptor, count, offset)))
+        return content
 
     monkeypatch.setattr(os, "pread", pread)
     file.read_through(4096, len(content))

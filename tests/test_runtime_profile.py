@@ -53,9 +53,9 @@ def test_a_profile_is_complete_and_survives_json(bundles, tmp_path, scope: str) 
     assert report.complete
     assert report.bundle.tasks == TASKS
     assert set(report.latency) == {"named", "routed", *BASELINES}
-    for found in report.latency.values():
-        assert 0 < found.p50 <= found.p90 <= found.p95 <= found.p99
-        assert len(found.seconds) == 6
+    for latency in report.latency.values():
+        assert 0 < latency.p50 <= latency.p90 <= latency.p95 <= latency.p99
+        assert len(latency.seconds) == 6
     assert set(report.ratios) == set(report.residence) - {"bundle"} == set(BASELINES)
     assert all(set(ratios) == {"named", "routed"} for ratios in report.ratios.values())
     assert set(report.switches) == {"named", "separate-models", "reload"}
@@ -118,11 +118,11 @@ def test_an_interrupted_profile_keeps_what_was_measured(bundles, tmp_path, phase
     assert not report.complete
     assert report.traffic
     finished = {"batch 4", "operators", "sweep batch"}
-    assert len({len(found.seconds) for found in report.latency.values()}) <= 1
+    assert len({len(latency.seconds) for latency in report.latency.values()}) <= 1
     if phase in finished:
-        assert {len(found.seconds) for found in report.latency.values()} == {5}
+        assert {len(latency.seconds) for latency in report.latency.values()} == {5}
     elif phase == "batch 1":
-        assert {len(found.seconds) for found in report.latency.values()} == {3}
+        assert {len(latency.seconds) for latency in report.latency.values()} == {3}
     else:
         assert report.latency == {}
 
@@ -184,10 +184,10 @@ def test_memory_is_split_by_what_backs_it(tmp_path) -> None:
 
 def test_other_systems_report_the_peak_and_say_so(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(memory_module, "_STATUS", tmp_path / "absent")
-    found = process_memory()
-    assert found.anonymous is found.file is None
-    assert found.resident > 1 << 20
-    assert "peak" in found.source
+    memory = process_memory()
+    assert memory.anonymous is memory.file is None
+    assert memory.resident > 1 << 20
+    assert "peak" in memory.source
 
 
 def test_the_machine_is_described() -> None:

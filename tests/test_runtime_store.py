@@ -170,10 +170,10 @@ def test_threads_that_ask_for_one_expert_load_it_once() -> None:
             return expert
 
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(work, range(8))
+        experts_seen = pool.map(work, range(8))
         go.wait(0.05)  # time for the others to ask while the first one loads
         go.set()
-        assert list(found) == ["c"] * 8
+        assert list(experts_seen) == ["c"] * 8
     assert calls == ["c"]
     assert experts.stats().bytes_loaded == 30
 

@@ -55,14 +55,14 @@ PARTS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sound_bundle_passes_in_every_part(bundles, kind) -> None:
-    found = verify(bundles[kind])
-    found.check()
+    verification = verify(bundles[kind])
+    verification.check()
     scope, top_k = kind
     routed = [f"top_k {top_k}"] if scope == "layer" else []
-    assert sorted({*found.cosines, *found.differences}) == sorted([*PARTS[scope], *routed])
-    assert min(found.cosines.values()) > 0.999999
-    assert max(found.differences.values()) < 1e-5
-    assert (found.heads, found.labels, found.arithmetic.onnxruntime) == (3, 12, onnxruntime.__version__)
+    assert sorted({*verification.cosines, *verification.differences}) == sorted([*PARTS[scope], *routed])
+    assert min(verification.cosines.values()) > 0.999999
+    assert max(verification.differences.values()) < 1e-5
+    assert (verification.heads, verification.labels, verification.arithmetic.onnxruntime) == (3, 12, onnxruntime.__version__)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,11 +109,11 @@ def test_a_wrong_output_is_named_with_how_wrong_it_is(bundle, part: str, wrong: 
 @pytest.mark.parametrize("array", ["probabilities", "posterior"])
 def test_probabilities_may_differ_by_what_the_bundle_says(bundle, array: str, difference: float, passes: bool) -> None:
     change_golden(bundle, lambda golden: golden[array].__iadd__(np.where(golden[array] > 0.5, -difference, difference)))
-    found = verify(bundle)
-    assert found.largest_difference == 0.001
-    assert max(found.differences.values()) == pytest.approx(difference, rel=1e-2)
+    verification = verify(bundle)
+    assert verification.largest_difference == 0.001
+    assert max(verification.differences.values()) == pytest.approx(difference, rel=1e-2)
     if passes:
-        found.check()
+        verification.check()
     else:
         refused(bundle, "differs by 0.0011, at most 0.001 is allowed")
         rewrite(bundle, lambda record: record["fidelity"].update(golden_difference=0.002))
@@ -126,9 +126,9 @@ def test_heads_that_changed_places_are_found_by_classification_alone(bundle) -> 
     (bundle / "heads/green.npy").write_bytes(red)
     for name in TASKS[:2]:
         relist(bundle, f"heads/{name}.npy")
-    found = verify(bundle)
-    assert min(found.cosines.values()) > 0.999999
-    assert {part for part, value in found.differences.items() if value > 0.001} == set(PARTS["image"][-2:])
+    verification = verify(bundle)
+    assert min(verification.cosines.values()) > 0.999999
+    assert {part for part, value in verification.differences.items() if value > 0.001} == set(PARTS["image"][-2:])
     refused(bundle, "classification, claimed differs by .*; classification, unclaimed differs by ")
 
 

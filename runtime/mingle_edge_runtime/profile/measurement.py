@@ -97,17 +97,22 @@ def profile(
     cool_down: float = 0.0,
     progress: Progress | None = None,
 ) -> ProfileReport:
-    """Measure a bundle.
+    """Measure what a bundle costs on this machine, and return the report: times in seconds, memory in bytes.
 
     images: taken in turn, the bundle's golden images when None; latencies are of preprocessed images.
     runs: timed runs of each kind at batch 1, and about as many images at the other batch sizes.
-    against: baselines of `BASELINES` to run interleaved. switch_every: requests after which the named task changes.
-    operators: trace where the time goes. sweep: values by axis of `AXES`, none for sensible ones; see `plan_sweep`.
-    low_memory: leave the bundle's weights in its files, see `EdgeModel.open`.
+    against: baselines of `BASELINES` to run interleaved.
+    switch_every: requests after which the named task changes.
+    operators: trace where the time goes.
+    sweep: values by axis of `AXES`, none for sensible ones; see `plan_sweep`.
+    expert_budget, providers, threads, low_memory: as in `EdgeModel.open`.
     cool_down: seconds of rest before each phase, for machines that slow down when they get hot.
+    progress: called with the phase, its runs done and their total.
 
     "named" tells the task, "routed" finds the route. "open" is the first in this process; the system may have the files in
-    its cache. Raises `EdgeError` before any work where the settings do not fit, `ProfileInterrupted` on Ctrl-C.
+    its cache.
+
+    Raises `EdgeError` before any work where the settings do not fit, `ProfileInterrupted` with the report on Ctrl-C.
     """
     if min(runs, switch_every, *batch_sizes) < 1 or not 0 <= cool_down < float("inf"):
         raise EdgeError(
