@@ -4,7 +4,7 @@
 
 A ViT-B/32 of random but realistically scaled weights with experts of rank 64 on all six linear layers of every block. The
 newest task's gates learn, the others are frozen. A step is forward, distillation loss, backward and Adam; what the teacher
-says is known beforehand. Ours is `GateLearner.learn` itself, whose progress reports let the other ways take turns. They
+says is known beforehand. Ours is `GateLearner.learn` itself. The other ways
 build `W + sum_t g_t B_t A_t`:
 
     published    per image: image by image, task by task, with every B_t A_t computed anew for each image, as the official code
@@ -15,7 +15,7 @@ build `W + sum_t g_t B_t A_t`:
 
 Where a way's graph would not fit in memory (judged by one block of it), each of its layers is checkpointed, which repeats its
 forward in the backward; the figures say so, and --blocks 1 shows what that costs. Before timing, losses and gradients of all
-new gates must agree within 1e-5 (relative). Ratios are medians over rounds, on the clock of the process and on the wall.
+new gates must agree within 1e-5 (relative). Ratios are medians over rounds, on the clock of the process.
 Memory is the peak of one step in a process of its own above what the weights take.
 """
 
@@ -38,6 +38,7 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks import apart
 from benchmarks.architectures import MODELS
 from benchmarks.command import make_parser, report, write_report
+from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
 from mingle_edge.adaptation import NewGate, adapt
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.corruptions import Corruption
@@ -45,7 +46,7 @@ from mingle_edge.finetuned_task import FinetunedTask, PretrainedModel
 from mingle_edge.gate_learning import GateLearner
 from mingle_edge.gating import ExpertStack, GatedExperts, gate_values
 from mingle_edge.image_set import ImageSet
-from mingle_edge.progress import Progress, silent
+from mingle_edge.progress import silent
 from mingle_edge.settings import CONSTANT_START, Pooling, Settings
 from mingle_edge.vision_tower import Parameters, plain_linear
 from mingle_edge_runtime.machine import available_memory
@@ -106,18 +107,18 @@ class Setting:
         images, teacher = normal(batch, 3, size, size), 3 * normal(batch, CLASSES)
         return cls(backbone, architecture, frozen, newest, head, images, teacher)
 
-    def learner(self, pooling: Pooling, steps: int, progress: Progress) -> GateLearner:
+    def learner(self, pooling: Pooling, steps: int) -> GateLearner:
         """Make ours, with a batch of all images in every step."""
         return GateLearner(
             task=FinetunedTask("newest", {}, self.head, RandomImages(self.images)),
             pretrained=PretrainedModel(self.backbone, self.architecture, LOGIT_SCALE, torch.device("cpu")),
             settings=Settings(scope="layer", gate_pooling=pooling, steps=steps, batch_size=len(self.images)),
-            progress=progress,
+            progress=silent,
         )
 
-    def learn(self, pooling: Pooling, steps: int, progress: Progress) -> tuple[dict[str, NewGate], list[float]]:
+    def learn(self, pooling: Pooling, steps: int) -> tuple[dict[str, NewGate], list[float]]:
         """Take steps of ours; returns the gates, with the last step's gradients, and the losses."""
-        learner = self.learner(pooling, steps, progress)
+        learner = self.learner(pooling, steps)
         gates, _, losses = learner.learn(self.newest, self.frozen, {}, self.teacher)
         return gates, losses
 
@@ -127,7 +128,7 @@ class Setting:
             layer: NewGate(torch.zeros(1, A.shape[1]), torch.full((1,), CONSTANT_START))
             for layer, (_, A) in self.newest.items()
         }
-        learner = self.learner(pooling, 1, silent)
+        learner = self.learner(pooling, 1)
 
         def linear(layer: str, x: Tensor) -> Tensor:
             if checkpointed:
@@ -188,51 +189,21 @@ def _gradient(tensor: Tensor) -> Tensor:
     return tensor.grad.flatten().double()
 
 
-@dataclass
-class Turns:
-    """A `Progress` of ours that clocks each of its steps and lets the other ways have a step in between."""
-
-    others: dict[str, Callable[[], Any]]
-    clocks: dict[str, list[tuple[float, float]]]  # per way: seconds of the process, of the wall
-    started: tuple[float, float]
-
-    def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        """Clock a step of ours that is done, and take one of each other way."""
-        self._clocked("factored", self.started)
-        for way, step in self.others.items():
-            started = _now()
-            step()
-            self._clocked(way, started)
-        self.started = _now()
-
-    def _clocked(self, way: str, started: tuple[float, float]) -> None:
-        process, wall = _now()
-        self.clocks.setdefault(way, []).append((process - started[0], wall - started[1]))
-
-
-def _now() -> tuple[float, float]:
-    return time.process_time(), time.perf_counter()
-
-
 def measure(setting: Setting, pooling: Pooling, ways: Mapping[str, bool], rounds: int) -> dict[str, Any]:
-    """Compare the ways, then time them without a first round that warms up. `ways`: which are checkpointed."""
-    gates, losses = setting.learn(pooling, 1, silent)
+    """Compare the ways, then time them in turn. `ways`: which are checkpointed."""
+    gates, losses = setting.learn(pooling, 1)
     figures: dict[str, Any] = {"factored": {}}
-    others: dict[str, Callable[[], Any]] = {}
+    steps: dict[str, Callable[[], Any]] = {"factored": partial(setting.learn, pooling, 1)}
     for way, checkpointed in ways.items():
-        others[way] = partial(setting.materialized_step, way, pooling, checkpointed)
-        difference = compare((gates, losses[0]), others[way]())
+        steps[way] = partial(setting.materialized_step, way, pooling, checkpointed)
+        difference = compare((gates, losses[0]), steps[way]())
         if max(difference.values()) > TOLERANCE:
             raise SystemExit(f"{way}, {pooling}: not the same step: relative differences {difference}")
         figures[way] = {"checkpointed": checkpointed, "relative_difference": difference}
-    turns = Turns(others, {}, _now())
-    setting.learn(pooling, rounds + 1, turns)
-    seconds = {way: np.array(clocks[1:]) for way, clocks in turns.clocks.items()}  # [rounds, 2]
-    for way, found in seconds.items():
-        figures[way]["seconds"], figures[way]["wall_seconds"] = np.median(found, axis=0).tolist()
-        ratios = found / seconds["factored"]
-        figures[way]["times_factored"], figures[way]["times_factored_wall"] = np.median(ratios, axis=0).tolist()
-        figures[way]["quartiles"] = np.percentile(ratios[:, 0], (25, 75)).tolist()
+    seconds = time_in_turn(steps, rounds, clock=time.process_time)
+    for way, times in seconds.items():
+        low, middle, high = quartiles_of_ratios(times, seconds["factored"])
+        figures[way] |= {"seconds": float(np.median(times)), "times_factored": middle, "quartiles": [low, high]}
     return figures
 
 
@@ -242,7 +213,7 @@ def peak_of_a_step(tasks: int, batch: int, blocks: int, threads: int, way: str, 
     setting = Setting.random(tasks, batch, blocks)
     before = process_memory().resident
     if way == "factored":
-        setting.learn(pooling, 1, silent)
+        setting.learn(pooling, 1)
     else:
         setting.materialized_step(way, pooling, checkpointed)
     return (process_memory().peak or 0) - before

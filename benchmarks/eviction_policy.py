@@ -40,66 +40,32 @@ class Policy(Protocol):
         """Return the items, the first to go first."""
 
 
-class LRU:
-    """Least recently used."""
+class Valued:
+    """Evicts what is worth least by a count kept of it; of equals the least recently used."""
 
-    def __init__(self) -> None:
+    def __init__(self, value: Callable[[Valued, Item], float]) -> None:
         self.requests = 0
+        self.age = 0.0  # the value of what was evicted last
         self.last: dict[Item, int] = {}
+        self.counts: dict[Item, int] = {}
+        self.values: dict[Item, float] = {}
+        self._value = value
 
     def use(self, items: Iterable[Item]) -> None:
         """Count one request."""
         self.requests += 1
-        self.last |= dict.fromkeys(items, self.requests)
-
-    def order(self, items: Iterable[Item]) -> list[Item]:
-        """Return the items, the first to go first."""
-        return sorted(items, key=self.last.__getitem__)
-
-
-class LFU(LRU):
-    """Least frequently used since the beginning; of equals the least recently used."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: dict[Item, int] = {}
-
-    def use(self, items: Iterable[Item]) -> None:
-        """Count one request."""
-        items = list(items)
-        super().use(items)
         for item in items:
+            self.last[item] = self.requests
             self.counts[item] = self.counts.get(item, 0) + 1
+            self.values[item] = self._value(self, item)
 
     def order(self, items: Iterable[Item]) -> list[Item]:
         """Return the items, the first to go first."""
-        return sorted(items, key=lambda item: (self.counts[item], self.last[item]))
-
-
-class GDSF(LFU):
-    """Greedy dual size frequency: counts, aged by the value of what was evicted last.
-
-    Loading costs in proportion to size, so size cancels out.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.age = 0
-        self.value: dict[Item, int] = {}
-
-    def use(self, items: Iterable[Item]) -> None:
-        """Count one request."""
-        items = list(items)
-        super().use(items)
-        self.value |= {item: self.age + self.counts[item] for item in items}
-
-    def order(self, items: Iterable[Item]) -> list[Item]:
-        """Return the items, the first to go first."""
-        return sorted(items, key=lambda item: (self.value[item], self.last[item]))
+        return sorted(items, key=lambda item: (self.values[item], self.last[item]))
 
     def evicted(self, item: Item) -> None:
         """Raise the age."""
-        self.age = self.value[item]
+        self.age = self.values[item]
 
 
 class Belady:
@@ -123,9 +89,10 @@ class Belady:
 
 
 POLICIES: dict[str, Callable[[], Policy]] = {
-    "LRU": LRU,
-    "LFU": LFU,
-    "GDSF": GDSF,
+    "LRU": partial(Valued, lambda policy, item: 0),
+    "LFU": partial(Valued, lambda policy, item: policy.counts[item]),  # since the beginning
+    # Greedy dual size frequency: loading costs in proportion to size, so size cancels out.
+    "GDSF": partial(Valued, lambda policy, item: policy.age + policy.counts[item]),
     **{f"LRFU {half_life}": partial(LRFU, half_life) for half_life in (2, 4, 8, 16, 32, 64)},
 }
 
@@ -146,7 +113,7 @@ def loaded(trace: Trace, room: int, policy: Policy) -> int:
                 continue  # one expert alone is in use when room is made for it
             resident.remove(item)
             excess -= size(item)
-            if isinstance(policy, GDSF):
+            if isinstance(policy, Valued):
                 policy.evicted(item)
     return total
 

@@ -34,6 +34,7 @@ SMALL = Scale(test=10, tune=10, seeds=5, train=4, captioned=126, text=SHORT, pre
 PARTS = ("test", "tune", "seeds", "train")
 BY_NAME = {task.name: task for task in TASKS}
 MADE = ("digits", "cards")
+BLANK = np.zeros((32, 32, 3))
 
 
 @pytest.fixture(scope="module")
@@ -83,34 +84,34 @@ def test_every_task_has_enough_images() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_parts_are_balanced_disjoint_and_reproducible(task) -> None:
+def test_splits_are_balanced_disjoint_and_reproducible(task) -> None:
+    """So are the demo's, whose tasks are the first four, but for the random numbers they draw."""
     count, seen = len(task.classes), set()
     for part in PARTS:
         split = suite_split(task, part, 5, SMALL)
         each = SMALL.per_class(count)[part]
+        assert split.images.shape == (each * count, 32, 32, 3)
         assert np.bincount(split.labels, minlength=count).tolist() == [each] * count
         found = {hashlib.sha256(image.tobytes()).digest() for image in split.images}
         assert len(found) == len(split.images)
         assert not found & seen
         seen |= found
     again, other = (suite_split(task, "train", seed, SMALL) for seed in (5, 6))
+    demo = splits.make_split(task, "train", 5, SMALL.per_class(count))
     assert (again.images == split.images).all()
+    assert (again.labels == split.labels).all()
     assert (other.images != split.images).any()
+    assert not seen & {hashlib.sha256(image.tobytes()).digest() for image in demo.images}
 
 
-def test_no_scan_is_in_two_parts(monkeypatch) -> None:
-    scans = {}
-
-    def record(rng, scan):
-        scans.setdefault(part, set()).add(scan.tobytes())
-        return np.zeros((32, 32, 3))
-
-    monkeypatch.setattr(splits, "draw_handwritten", record)
-    for part in PARTS:
-        suite_split(BY_NAME["digits"], part, 1, Scale())
-    sizes = {part: len(found) for part, found in scans.items()}
-    assert len(set.union(*scans.values())) == sum(sizes.values()) == 1797
-    assert [sizes[part] for part in ("test", "tune", "seeds")] == [500, 200, 100]
+@pytest.mark.parametrize("per_class", [splits.DEMO, Scale().per_class(10)], ids=["demo", "suite"])
+def test_no_scan_is_in_two_splits(per_class, monkeypatch) -> None:
+    scans = {split: set() for split in per_class}
+    for split, drawn in scans.items():
+        monkeypatch.setattr(splits, "draw_handwritten", lambda rng, scan, drawn=drawn: drawn.add(scan.tobytes()) or BLANK)
+        splits.make_split(BY_NAME["digits"], split, 1, per_class)
+    assert len(set.union(*scans.values())) == sum(map(len, scans.values())) == 1797
+    assert all(len(drawn) == 10 * per_class[split] for split, drawn in scans.items() if split != "train")
 
 
 def test_written_images_are_those_of_the_parts(made) -> None:
