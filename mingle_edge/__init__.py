@@ -9,8 +9,8 @@
     print(report.acc("P1"), report.bwt("P1"))
 
 `merge` writes a folder, which `mingle_edge_export.export_bundle` turns into a bundle for a device; `inspect` says what is in
-either. `compare` measures what other ways of merging would have given. A task file (docs/task-file.md) names the backbone, the
-fine-tuned models and their images. Importing this package, or a name from it, loads neither torch nor ONNX.
+either. `compare` measures what other ways of merging would have given. A task file (README.md, docs/data.md) names backbone,
+fine-tuned models and images. Importing this package, or a name from it, loads neither torch nor ONNX.
 """
 
 import importlib

@@ -37,7 +37,7 @@ def merge(
     The task file and the output are checked before torch is imported, and all that they name before any work.
 
     Args:
-        task_file: TOML, as docs/task-file.md describes it.
+        task_file: TOML, as README.md and docs/data.md describe it.
         output: without `into` a folder that is new, empty, or an interrupted merge of the same task file, which continues at
             its first unfinished task; with `into` a merged model.
         into: add to a merged model of the same backbone and settings; tasks it already holds are left alone.

@@ -22,7 +22,7 @@ from mingle_edge.comparison.compare import ComparisonOptions, compare, task_orde
 from mingle_edge.comparison.entries import ABLATIONS, parse_entries, with_ablations
 from mingle_edge.comparison.kept_cells import KeptCells
 from mingle_edge.comparison.material import Material
-from mingle_edge.comparison.registry import DEFAULT, SPECS
+from mingle_edge.comparison.registry import DEFAULT, SPECS, TRIALS
 from mingle_edge.comparison.results import Finished, between_tasks, steps, summarize
 from mingle_edge.corruptions import Corruption
 from mingle_edge.errors import ComparisonError
@@ -60,14 +60,14 @@ def timeless(results):
 def averaged_accuracies(file, order):
     """Accuracy of running averages `[step, task]` under P1 and P3, by a plain loop."""
     tasks = read_task_file(file)
-    prepared = read_merge_inputs(tasks, silent)
-    base, architecture = file.parent, prepared.architecture
+    inputs = read_merge_inputs(tasks, silent)
+    base, architecture = file.parent, inputs.architecture
     towers = {
         t.source.name: dict(open_checkpoint(t.source.weights, base=base, architecture=architecture).tensors())
-        for t in prepared.tasks
+        for t in inputs.tasks
     }
-    backbone = dict(prepared.backbone.tensors())
-    heads = {t.source.name: t.head for t in prepared.tasks}
+    backbone = dict(inputs.backbone.tensors())
+    heads = {t.source.name: t.head for t in inputs.tasks}
     table = {p: np.full((len(order) + 1, len(order)), np.nan) for p in ("P1", "P3")}
     for step in range(len(order) + 1):
         merged = {
@@ -284,11 +284,16 @@ def test_the_default_and_every_ablation_can_be_read():
         with_ablations(None, ("step",))
 
 
-def test_every_tuned_method_has_as_many_trials():
-    assert {len(spec.grid) for spec in SPECS.values()} <= {0, 5}
-    for spec in SPECS.values():
-        for count in (8, 20):
-            assert all(set(change) <= set(spec.published(count)) for change in spec.grid)
+def test_every_method_is_tuned_with_the_same_effort_and_its_published_parameters_among_what_is_tried():
+    untuned = {"pretrained", "individual", "weight-averaging", "image", "image-weighted", "image-low-rank-only"}
+    assert {name for name, spec in SPECS.items() if not spec.grid} == untuned
+    for name in SPECS.keys() - untuned:
+        for tasks in (8, 14, 20):
+            published = SPECS[name].published(tasks)
+            tried = [published | change for change in SPECS[name].grid]
+            assert all(parameters.keys() == published.keys() for parameters in tried)
+            assert published in tried
+            assert len({tuple(sorted(parameters.items())) for parameters in tried}) == len(tried) == TRIALS
 
 
 def test_figures_of_a_known_history():

@@ -8,7 +8,7 @@ from official_mingle import OfficialMingle
 from tiny_compared import TinyComparison, one_by_one
 
 from mingle_edge.answers import predict_within
-from mingle_edge.comparison.registry import SPECS, TRIALS
+from mingle_edge.comparison.registry import SPECS
 from mingle_edge.errors import TaskFileError
 from mingle_edge.evaluation import evaluate
 from mingle_edge.finetuned_task import FinetunedTask
@@ -136,12 +136,6 @@ def test_before_any_task_it_is_the_plain_backbone_and_bytes_add_up(tiny, name):
     assert stored[-1] == backbone + 3 * (expert + gates) + router
     read = {"mingle-top1": (1, 3), "mingle-exact-top1": (1, 3), "mingle-routed": (1, 1)}.get(name, (3, 3))
     assert method.active_bytes() == backbone + read[0] * expert + read[1] * gates + router
-
-
-def test_every_grid_changes_parameters_there_are():
-    for spec in BY_NAME.values():
-        assert len(spec.grid) == TRIALS
-        assert all(change.keys() <= spec.published(8).keys() for change in spec.grid)
 
 
 def test_what_is_kept_on_the_workbench_changes_no_result(tiny):

@@ -10,6 +10,7 @@ import click
 
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.output_path import check_output_file, write_output
+from mingle_edge.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from mingle_edge.evaluation import EvaluationReport
@@ -53,10 +54,10 @@ def table(report: EvaluationReport) -> str:
     head = f"{'task':<{width}}  images     P1     P2     P3" + ("  routed right  unclaimed" if routed else "")
     lines = [head]
     for i, name in enumerate(report.tasks):
-        figures = "  ".join(f"{report.final[p][i]:5.1f}" for p in ("P1", "P2", "P3"))
+        figures = "  ".join(f"{report.final[p][i]:5.1f}" for p in PROTOCOLS)
         tail = f"  {report.own_route[i]:11.1f}%  {report.unclaimed[i]:8.1f}%" if routed else ""
         lines.append(f"{name:<{width}}  {report.images[i]:6d}  {figures}{tail}")
     for label, value in (("ACC", report.acc), ("BWT", report.bwt)):
-        figures = "  ".join(f"{value(p):5.1f}" for p in ("P1", "P2", "P3"))
+        figures = "  ".join(f"{value(p):5.1f}" for p in PROTOCOLS)
         lines.append(f"{label:<{width}}          {figures}")
     return "\n".join(lines)

@@ -13,12 +13,12 @@ from mingle_edge.comparison.ranking import accuracy, ordered
 from mingle_edge.comparison.wording import count, difference, finite, megabytes, percentage, times
 from mingle_edge.output_path import write_output
 from mingle_edge.pages.labels import shorten
+from mingle_edge.protocols import GIVEN
 
 _WIDTH = 100  # characters
 FIGURES = ("acc", "acc_std", "bwt", "bwt_std", "fwt", "fwt_std")
 COLUMNS = ("method", "protocol", "corruption", *FIGURES, "stored_bytes", "active_bytes", "latency_ratio", "parameters")
 """The columns of the CSV file; `corruption` is empty on clean images, a figure that was not measured too."""
-_MEANING = {"P1": "P1: head given", "P2": "P2: head and task given", "P3": "P3: nothing given"}
 
 
 def format_table(results: Mapping[str, Any]) -> str:
@@ -57,7 +57,7 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
         cells = [f"{column[i]:>{width}}" for column, width in zip(columns, widths, strict=True)]
         yield " ".join([f"{shorten(label, name):<{name}}", *cells]).rstrip()
     yield ""
-    yield "; ".join(_MEANING.get(protocol, protocol) for protocol in results["protocols"]) + "."
+    yield "; ".join(f"{protocol}: {GIVEN[protocol]}" for protocol in results["protocols"]) + "."
     orders = len(results["orders"])
     yield "ACC, BWT, FWT in percent" + (f", mean and deviation of {orders} task orders." if spread else ", one task order.")
     yield "MB stored, MB read per image, at 4 bytes a parameter; time per image relative to the plain backbone."
