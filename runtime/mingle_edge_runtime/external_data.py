@@ -35,10 +35,11 @@ _LONGEST_VARINT = 10  # bytes
 
 
 def check_external_data(graph: bytes, name: str, allowed: Collection[str]) -> list[str]:
-    """The files that a graph has external data in, relative to its folder.
+    """Return the files that a graph has external data in, relative to its folder.
 
-    name: what to call it in an error. Raises `BundleError` where one is not `allowed`, an operator is refused, or this is no
-    ONNX file.
+    name: what to call it in an error.
+
+    Raises `BundleError` where one is not `allowed`, an operator is refused, or this is no ONNX file.
     """
     try:
         found = set(_texts(memoryview(graph), "model"))
@@ -60,7 +61,7 @@ def check_external_data(graph: bytes, name: str, allowed: Collection[str]) -> li
 
 
 def _texts(message: memoryview, kind: str) -> Iterator[tuple[str, str]]:
-    """Every location of external data, every operator, and every tensor whose bytes do not fit its shape, with what it is."""
+    """Yield all locations of external data, operators, and tensors whose bytes do not fit their shapes, with what each is."""
     if kind == "tensor" and not _fits(message):
         names = [
             bytes(content).decode() for field, content in _fields(message) if field == _NAME and not isinstance(content, int)
@@ -81,7 +82,7 @@ def _texts(message: memoryview, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _fits(tensor: memoryview) -> bool:
-    """Whether the raw bytes of a tensor, if it has any, are as many as its shape and type say."""
+    """Return whether the raw bytes of a tensor, if it has any, are as many as its shape and type say."""
     elements, bits, size = 1, 0, None
     for field, content in _fields(tensor):
         if field == _DIMS:
@@ -102,7 +103,7 @@ def _packed(numbers: memoryview) -> Iterator[int]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Field number and content of every field that has a length or is a varint.
+    """Yield field number and content of every field that has a length or is a varint.
 
     Raises `IndexError` where the message is cut short.
     """
