@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mingle_edge.progress import Progress, silent
 from mingle_edge_export.bundle.folded_scope import FoldedScopeWriter
 from mingle_edge_export.bundle.image_scope import ImageScopeWriter
 from mingle_edge_export.bundle.layer_scope import LayerScopeWriter
-from mingle_edge_export.bundle.output_folder import bundle_folder, check_space
+from mingle_edge_export.bundle.output_folder import bundle_folder
 from mingle_edge_export.bundle.writer import BundleWriter
 from mingle_edge_export.cached_model import CachedModel
 from mingle_edge_export.options import ExportOptions
 from mingle_edge_export.precision.smoothing import Smoothing
-from mingle_edge_export.report import ExportReport
-from mingle_edge_runtime.session import check_version
+from mingle_edge_export.report import ExportReport, TaskAccuracy
 
+MARGIN = 32 << 20  # bytes of disk for everything but weights
 STEM = frozenset({"patch_embedding"})  # stays in fp32: it reads pixels, and is a few percent of the work
 WRITERS: dict[str, type[BundleWriter]] = {"folded": FoldedScopeWriter, "image": ImageScopeWriter, "layer": LayerScopeWriter}
 
@@ -35,35 +36,34 @@ def export_bundle(
     where the graphs differ by more than the options allow; `MergedModelError` for a damaged merged model, `TaskFileError` and
     `ImageFolderError` for the images, `ProviderError` for a missing or old ONNX Runtime.
     """
-    merged = CachedModel.open(merged_path)
-    check_version(options.minimum_onnxruntime(merged))
-    merged = options.select(merged)
-    # These load PyTorch, which takes seconds.
-    from mingle_edge.gated_tower import GatedTower
-    from mingle_edge_export.check.calibration import calibrate, choose_exact_layers
-    from mingle_edge_export.check.golden_images import own_golden
-    from mingle_edge_export.check.labeled_accuracy import check_accuracy, measure_accuracy
-    from mingle_edge_export.check.parity import check_parity
-    from mingle_edge_export.check.reference import compute_reference
-    from mingle_edge_export.check.task_images import read_task_images
+    merged = options.select(CachedModel.open(merged_path))
+    per_task = 0 if options.fold else sum(array.nbytes for array in merged.expert(merged.task_names[0]).values())
+    needed = MARGIN + sum(array.nbytes for array in merged.backbone().values()) + len(merged.tasks) * per_task
+    with bundle_folder(Path(bundle_path), needed) as folder:
+        writer = WRITERS["folded" if options.fold else merged.scope](folder, merged, options)
+        # These load PyTorch, which takes seconds.
+        from mingle_edge.gated_tower import GatedTower
+        from mingle_edge_export.check.calibration import calibrate, choose_exact_layers
+        from mingle_edge_export.check.golden_images import own_golden
+        from mingle_edge_export.check.labeled_accuracy import check_accuracy, measure_accuracy
+        from mingle_edge_export.check.parity import check_parity
+        from mingle_edge_export.check.reference import compute_reference
+        from mingle_edge_export.check.task_images import read_task_images
 
-    bounds = options.bounds()
-    with bundle_folder(Path(bundle_path)) as folder:
         images = None if options.images is None else read_task_images(options.images, merged, progress)
-        check_space(folder, merged, experts=options.fold is None)
         tower = GatedTower(merged)
         reference = compute_reference(tower, options.fold, options.top_k, progress)
         calibrated = images is not None and "int8" in (options.precision, options.experts)
         calibration = calibrate(tower, images.seeds, progress) if images is not None and calibrated else None
-        smoothing = Smoothing() if calibration is None else calibration.smoothing
-        writer = WRITERS["folded" if options.fold else merged.scope](folder, merged, options, smoothing)
-        writer.write_experts(progress)
+        writer.write_experts(Smoothing() if calibration is None else calibration.smoothing, progress)
         exact = STEM if {options.precision, options.router} & {"int8", "int4"} else frozenset()
         if calibration is not None and options.precision == "int8":
             exact = choose_exact_layers(calibration, merged, exact, writer.trial)
         bundle = writer.write_graphs(exact, progress)
-        parity = check_parity(bundle, reference, writer.norms, bounds, progress)
-        accuracy = measure_accuracy(bundle, tower, images.tests, options.top_k, progress) if images is not None else []
-        check_accuracy(accuracy, bounds.accuracy_drop)
+        parity = check_parity(bundle, reference, writer.norms, options.bounds, progress)
+        accuracy: Sequence[TaskAccuracy] = ()
+        if images is not None and images.tests:
+            accuracy = measure_accuracy(bundle, tower, images.tests, options.top_k, progress)
+            check_accuracy(accuracy, options.bounds.accuracy_drop)
         files = writer.publish(bundle, reference.golden if options.lossless else own_golden(bundle, reference), parity)
     return ExportReport(Path(bundle_path), parity, files, accuracy, bundle.index.exact_layers)

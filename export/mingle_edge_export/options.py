@@ -10,9 +10,6 @@ from mingle_edge.merged_model import MergedModel
 from mingle_edge_export.errors import OptionError
 from mingle_edge_runtime.bundle_index import Precision
 
-MINIMUM_ONNXRUNTIME = "1.20.0"  # the first with adapters
-MINIMUM_FOR_PACKED_PAGES = "1.23.0"  # the first whose GatherBlockQuantized takes two codes a byte
-
 
 @dataclass(frozen=True)
 class Bounds:
@@ -86,8 +83,9 @@ class ExportOptions:
         """Whether all weights stay as they are."""
         return {self.precision, self.experts, self.router} == {"fp32"}
 
+    @property
     def bounds(self) -> Bounds:
-        """Return the bounds that are given, and those of the least precise part for the others."""
+        """The bounds that are given, and those of the least precise part for the others."""
         stored = [self.precision] if self.fold else [self.precision, self.experts, self.router]
         default = DEFAULT_BOUNDS[max(stored, key=list(DEFAULT_BOUNDS).index)]
         return Bounds(
@@ -124,7 +122,3 @@ class ExportOptions:
         if not 1 <= self.top_k <= len(merged.tasks):
             raise OptionError(f"top_k is {self.top_k}, must be between 1 and the number of tasks, {len(merged.tasks)}")
         return merged
-
-    def minimum_onnxruntime(self, merged: MergedModel) -> str:
-        """Return the oldest version of ONNX Runtime that runs the bundle."""
-        return MINIMUM_FOR_PACKED_PAGES if merged.scope == "layer" and self.experts == "int4" else MINIMUM_ONNXRUNTIME

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 
 
-def split_names(context: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
-    """Return the names between the commas of an option's value; None where it is not given."""
-    return None if value is None else [name.strip() for name in value.split(",")]
-
-
 @click.command(short_help="Turn a merged model into a bundle for a device.")
 @click.argument("merged", type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="BUNDLE", required=True, type=click.Path(path_type=Path), help="New folder.")
 @click.option("--top-k", default=1, show_default=True, type=click.IntRange(min=1), help="Experts per image or layer.")
-@click.option("--tasks", metavar="A,B", callback=split_names, help="Tasks to export, in this order.  [default: all]")
+@click.option(
+    "--tasks",
+    metavar="A,B",
+    callback=lambda _, option, value: value if value is None else [name.strip() for name in value.split(",")],
+    help="Tasks to export, in this order.  [default: all]",
+)
 @click.option("--fold", metavar="TASK", help="Merge one task into the weights; export it alone.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS), help="Of the backbone.")
 @click.option("--expert-precision", type=click.Choice(PRECISIONS), help="Of experts.  [default: the backbone's]")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from mingle_edge.merged_model import MergedModel
 from mingle_edge.progress import Progress
-from mingle_edge_export.bundle.writer import TOWER, BundleWriter
-from mingle_edge_export.options import ExportOptions
+from mingle_edge_export.bundle.writer import TOWER, BundleWriter, StoredExpert
 from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_export.tower.vision_tower import Backbone, Tower, pixel_graph
 
@@ -17,19 +13,15 @@ class FoldedScopeWriter(BundleWriter):
 
     dense = TOWER
 
-    def __init__(self, folder: Path, merged: MergedModel, options: ExportOptions, smoothing: Smoothing) -> None:
-        super().__init__(folder, merged, options, smoothing)
-        expert = smoothing.parameters(merged.expert(merged.task_names[0]))
-        self._rank = max(len(value) for name, value in expert.items() if name.endswith(".A"))
-        self.parameters |= {name: value for name, value in expert.items() if name in self.parameters}
-        for name, A in expert.items():
-            if name.endswith(".A"):
-                layer = name.removesuffix(".A")
-                self.parameters[f"{layer}.weight"] = self.parameters[f"{layer}.weight"] + expert[f"{layer}.B"] @ A
-
-    def write_experts(self, progress: Progress) -> None:
-        """Write the task's head; its expert is in the weights."""
-        self.add_task(self.merged.task_names[0], self._rank, 0)
+    def write_experts(self, smoothing: Smoothing, progress: Progress) -> None:
+        """Fold the expert into the weights; no file is written."""
+        (name,) = self.merged.task_names
+        backbone, expert = (smoothing.parameters(arrays) for arrays in (self.merged.backbone(), self.merged.expert(name)))
+        self.parameters = {name: expert.get(name, value) for name, value in backbone.items()}
+        layers = [name.removesuffix(".A") for name in expert if name.endswith(".A")]
+        for layer in layers:
+            self.parameters[f"{layer}.weight"] = backbone[f"{layer}.weight"] + expert[f"{layer}.B"] @ expert[f"{layer}.A"]
+        self.experts[name] = StoredExpert(0, max(len(expert[f"{layer}.A"]) for layer in layers))
 
     def add_graphs(self, backbone: Backbone) -> None:
         """Write the tower."""

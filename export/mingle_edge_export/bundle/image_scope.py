@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from mingle_edge.progress import Progress
 from mingle_edge_export.bundle.adapters import write_adapter
-from mingle_edge_export.bundle.writer import DENSE, TOWER, BundleWriter
+from mingle_edge_export.bundle.writer import DENSE, TOWER, BundleWriter, StoredExpert
 from mingle_edge_export.graph.builder import WeightFile
+from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_export.tower.expert_inputs import ExpertInputs, expert_values
 from mingle_edge_export.tower.router import write_router
 from mingle_edge_export.tower.vision_tower import Backbone, Tower, pixel_graph
@@ -26,20 +27,19 @@ class ImageScopeWriter(BundleWriter):
         kinds = ("patch_embedding", *self.merged.settings.carrying(), "projection")
         return [layer for layer in self.merged.architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
 
-    def write_experts(self, progress: Progress) -> None:
-        """Write head and adapter of every task."""
-        names = self.merged.task_names
+    def write_experts(self, smoothing: Smoothing, progress: Progress) -> None:
+        """Write the adapter of every task."""
+        names, architecture = self.merged.task_names, self.merged.architecture
+        self.parameters = smoothing.parameters(self.merged.backbone())
         (self.folder / EXPERTS).mkdir()
         for i, name in enumerate(names):
             progress("experts", i, len(names), name)
-            expert = self.smoothing.parameters(self.merged.expert(name))
+            expert = smoothing.parameters(self.merged.expert(name))
             rank = max(len(value) for key, value in expert.items() if key.endswith(".A"))
             path = f"{EXPERTS}/{name}.onnx_adapter"
-            write_adapter(
-                self.folder / path,
-                expert_values(self.merged.architecture, self.parameters, expert, self.carrying, self.options.experts),
-            )
-            self.add_task(name, rank, (self.folder / path).stat().st_size, path)
+            values = expert_values(architecture, self.parameters, expert, self.carrying, self.options.experts)
+            write_adapter(self.folder / path, values)
+            self.experts[name] = StoredExpert((self.folder / path).stat().st_size, rank, path)
         progress("experts", len(names), len(names))
 
     def add_graphs(self, backbone: Backbone) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from mingle_edge.progress import Progress
-from mingle_edge_export.bundle.writer import DENSE, TOWER, BundleWriter
+from mingle_edge_export.bundle.writer import DENSE, TOWER, BundleWriter, StoredExpert
 from mingle_edge_export.graph.builder import WeightFile
+from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_export.tower.page_bank import TENSOR, PageLayout, write_expert
 from mingle_edge_export.tower.routed_experts import LayerGates, RoutedExperts, expert_norm
 from mingle_edge_export.tower.vision_tower import Backbone, Tower, pixel_graph
@@ -18,10 +19,16 @@ BANK, SCALES, GATES = "experts.bin", "expert_scales.bin", "gates.bin"
 class LayerScopeWriter(BundleWriter):
     """Writes all experts into one file of pages, and a tower that chooses among them in every layer."""
 
-    def write_experts(self, progress: Progress) -> None:
-        """Write the heads and the page bank."""
+    @property
+    def minimum_onnxruntime(self) -> str:
+        """The oldest version that runs the bundle."""
+        return "1.23.0" if self.options.experts == "int4" else "1.20.0"  # GatherBlockQuantized of two codes a byte
+
+    def write_experts(self, smoothing: Smoothing, progress: Progress) -> None:
+        """Write the page bank."""
         merged, names, kinds = self.merged, self.merged.task_names, self.merged.settings.carrying()
         layers = [layer for layer in merged.architecture.block_linears() if layer.rsplit(".", 1)[-1] in kinds]
+        self.parameters = smoothing.parameters(merged.backbone())
         first = merged.expert(names[0])  # PyTorch stacks the experts of a layer: they are of one rank
         self._layout = layout = PageLayout.of(
             merged.architecture, {layer: len(first[f"{layer}.A"]) for layer in layers}, self.options.experts
@@ -32,14 +39,14 @@ class LayerScopeWriter(BundleWriter):
             for t, name in enumerate(names):
                 progress("experts", t, len(names), name)
                 expert = merged.expert(name)
-                scales.append(write_expert(file, layout, self.smoothing.parameters(expert)))
+                scales.append(write_expert(file, layout, smoothing.parameters(expert)))
                 self.norms[:, t] = [expert_norm(expert[f"{layer}.A"], expert[f"{layer}.B"]) for layer in layers]
-                self.add_task(name, max(len(expert[f"{layer}.A"]) for layer in layers), layout.bytes_per_task)
+                self.experts[name] = StoredExpert(layout.bytes_per_task, max(len(expert[f"{layer}.A"]) for layer in layers))
         progress("experts", len(names), len(names))
         blocks = [task.blocks for task in scales if task.blocks is not None]
         if blocks:
             (self.folder / SCALES).write_bytes(np.concatenate(blocks).astype("<f4").tobytes())
-        learned = [self.smoothing.gates(merged.gates(name)) for name in names]
+        learned = [smoothing.gates(merged.gates(name)) for name in names]
         self._gates = {
             layer: LayerGates(
                 weight=np.stack([task[layer][0] for task in learned], axis=1),

@@ -10,19 +10,17 @@ from pathlib import Path
 
 from mingle_edge.durable import why_not_written
 from mingle_edge.folder_lock import LOCK, locked
-from mingle_edge.merged_model import MergedModel
 from mingle_edge.new_folder import new_folder
 from mingle_edge_export.errors import OutputError
 from mingle_edge_runtime.bundle_index import INDEX_NAME
 
-MARGIN = 32 << 20  # bytes for everything but weights
-
 
 @contextmanager
-def bundle_folder(target: Path) -> Iterator[Path]:
+def bundle_folder(target: Path, needed: int) -> Iterator[Path]:
     """Yield a private folder whose files are in `target` when the block ends well; otherwise nothing is left of them.
 
-    Raises `OutputError` where `target` holds something, is being written by another process, or the file system refuses.
+    Raises `OutputError` where `target` holds something, is being written by another process, has less than `needed` bytes left,
+    or the file system refuses.
     """
     final = Path(os.path.realpath(target))
     beside = final.with_name(f".{final.name}{LOCK}")
@@ -32,22 +30,13 @@ def bundle_folder(target: Path) -> Iterator[Path]:
                 stack.enter_context(locked(beside, "export"))
             if final.is_dir():
                 stack.enter_context(locked(final / LOCK, "export"))
-            yield stack.enter_context(new_folder(target, INDEX_NAME))
+            folder = stack.enter_context(new_folder(target, INDEX_NAME))
+            free = shutil.disk_usage(folder).free
+            if free < needed:
+                raise OutputError(
+                    f"{folder.parent}: the bundle needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; "
+                    "free some space or choose another disk"
+                )
+            yield folder
     except OSError as error:
         raise OutputError(f"{target}: {why_not_written(error)}") from error
-
-
-def check_space(folder: Path, merged: MergedModel, *, experts: bool) -> None:
-    """Raise `OutputError` where the file system of `folder` has less space left than the weights need.
-
-    experts: whether all of the model's are written, each taken to be as large as the first.
-    """
-    needed = MARGIN + sum(array.nbytes for array in merged.backbone().values())
-    if experts:
-        needed += len(merged.tasks) * sum(array.nbytes for array in merged.expert(merged.task_names[0]).values())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OutputError(
-            f"{folder.parent}: the bundle needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; "
-            "free some space or choose another disk"
-        )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -26,6 +26,7 @@ from mingle_edge_export.tower.vision_tower import Backbone, Tower
 from mingle_edge_runtime import Bundle
 from mingle_edge_runtime import bundle_index as fmt
 from mingle_edge_runtime.bundle_rules import check_rules
+from mingle_edge_runtime.session import check_version
 
 TOWER, DENSE, BACKBONE, GOLDEN, HEADS = "tower.onnx", "dense.onnx", "backbone.bin", "golden.npz", "heads"
 TRIAL, TRIAL_WEIGHTS = "trial.onnx", "trial.bin"
@@ -35,19 +36,29 @@ FEWER_BITS = fmt.Fidelity(golden_cosine=0.999, golden_difference=0.05)
 exact, and from 0.16 on where those saturate (docs/device.md)."""
 
 
+class StoredExpert(NamedTuple):
+    """What the index says of one task's expert."""
+
+    size: int  # bytes
+    rank: int  # largest among the layers
+    path: str | None = None  # of its own file in the bundle
+
+
 class BundleWriter(ABC):
     """Writes a bundle's folder: experts, then graphs, then, once these were checked, golden outputs and index."""
 
     dense = DENSE
     """path of the tower without experts"""
 
-    def __init__(self, folder: Path, merged: MergedModel, options: ExportOptions, smoothing: Smoothing) -> None:
+    def __init__(self, folder: Path, merged: MergedModel, options: ExportOptions) -> None:
+        """Raises `ProviderError` where the ONNX Runtime installed here does not run such a bundle."""
         self.folder = folder
         self.merged = merged
         self.options = options
-        self.smoothing = smoothing
-        self.parameters = smoothing.parameters(merged.backbone())
-        self.tasks: list[fmt.Task] = []
+        check_version(self.minimum_onnxruntime)
+        self.parameters: dict[str, Array] = {}
+        """of the plain tower that the graphs store, by internal name"""
+        self.experts: dict[str, StoredExpert] = {}
         self.router: fmt.Router | None = None
         self.defaults: fmt.Defaults | None = None
         self.page_bank: fmt.PageBank | None = None
@@ -55,9 +66,14 @@ class BundleWriter(ABC):
         """layer scope: `||B_t A_t||_F` `[layers, T]`"""
         self._records: dict[str, fmt.FileRecord] = {}
 
+    @property
+    def minimum_onnxruntime(self) -> str:
+        """The oldest version that runs the bundle."""
+        return "1.20.0"  # the first with adapters
+
     @abstractmethod
-    def write_experts(self, progress: Progress) -> None:
-        """Write head and expert of every task."""
+    def write_experts(self, smoothing: Smoothing, progress: Progress) -> None:
+        """Smooth the backbone and all experts, and write these."""
 
     @abstractmethod
     def add_graphs(self, backbone: Backbone) -> None:
@@ -68,10 +84,14 @@ class BundleWriter(ABC):
         """Build the tower with its experts; all of its own weights go to the backbone's file."""
 
     def write_graphs(self, exact: frozenset[str], progress: Progress) -> Bundle:
-        """Write all graphs, with the weights of these layers in fp32, and open the bundle, which has no index yet."""
+        """Write heads and graphs, with the weights of these layers in fp32, and open the bundle, which has no index yet."""
         progress("backbone", 0, 1)
         with (self.folder / BACKBONE).open("wb") as file:
-            self.add_graphs(self._backbone(WeightFile(file, BACKBONE), exact))
+            weights = WeightFile(file, BACKBONE)
+            self.add_graphs(Backbone(self.merged.architecture, self.parameters, weights, self.options.precision, exact))
+        (self.folder / HEADS).mkdir()
+        for name in self.merged.task_names:
+            np.save(self.folder / HEADS / f"{name}.npy", self.merged.head(name).astype(np.float32))
         progress("backbone", 1, 1)
         return self._open(exact, TOWER)
 
@@ -79,18 +99,13 @@ class BundleWriter(ABC):
     def trial(self, exact: frozenset[str]) -> Iterator[Bundle]:
         """Yield, for the time of the block, a bundle of the experts and of a tower with the weights of these layers in fp32."""
         with (self.folder / TRIAL_WEIGHTS).open("wb") as file:
-            self.tower(self._backbone(WeightFile(file, TRIAL_WEIGHTS), exact)).write(self.folder / TRIAL)
+            weights = WeightFile(file, TRIAL_WEIGHTS)
+            backbone = Backbone(self.merged.architecture, self.parameters, weights, self.options.precision, exact)
+            self.tower(backbone).write(self.folder / TRIAL)
         yield self._open(exact, TRIAL)
         for name in (TRIAL, TRIAL_WEIGHTS):
             (self.folder / name).unlink()
             del self._records[name]
-
-    def add_task(self, name: str, rank: int, size: int, path: str | None = None) -> None:
-        """Write the head of the next task and keep the index's record of it; rank, size in bytes, path: of its expert."""
-        task, head = self.merged.task(name), f"{HEADS}/{name}.npy"
-        (self.folder / HEADS).mkdir(exist_ok=True)
-        np.save(self.folder / head, self.merged.head(name).astype(np.float32))
-        self.tasks.append(fmt.Task(name, tuple(task.classes), head, size, rank, path))
 
     def publish(self, bundle: Bundle, golden: Mapping[str, NDArray[Any]], parity: Parity) -> dict[str, int]:
         """Write golden.npz, then the index with what was measured, and return bytes by path."""
@@ -99,25 +114,19 @@ class BundleWriter(ABC):
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as file:  # dated 1980, and so the same whenever written
                     np.lib.format.write_array(file, array, allow_pickle=False)
         fidelity = replace(bundle.index.fidelity, cosine=parity.cosine, route_agreement=parity.route_agreement)
-        index = replace(bundle.index, fidelity=fidelity, files=self._recorded_files())
+        records = bundle.index.files | {GOLDEN: fmt.FileRecord.of(self.folder / GOLDEN)}
+        index = replace(bundle.index, fidelity=fidelity, files=dict(sorted(records.items())))
         check_rules(index)
         text = json.dumps(index.to_json(), indent=1) + "\n"
         (self.folder / fmt.INDEX_NAME).write_text(text)
         return {name: file.size for name, file in index.files.items()} | {fmt.INDEX_NAME: len(text.encode())}
 
-    def _recorded_files(self) -> dict[str, fmt.FileRecord]:
-        """Return size and hash of every file by path; each is read once."""
-        for path in self.folder.rglob("*"):
-            name = path.relative_to(self.folder).as_posix()
-            if path.is_file() and name not in self._records:
-                self._records[name] = fmt.FileRecord.of(path)
-        return dict(sorted(self._records.items()))
-
-    def _backbone(self, file: WeightFile, exact: frozenset[str]) -> Backbone:
-        return Backbone(self.merged.architecture, self.parameters, file, self.options.precision, exact)
-
     def _open(self, exact: frozenset[str], tower: str) -> Bundle:
         a, merged, options = self.merged.architecture, self.merged, self.options
+        for path in self.folder.rglob("*"):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_file() and name not in self._records:  # each is hashed once
+                self._records[name] = fmt.FileRecord.of(path)
         index = fmt.BundleIndex(
             format=fmt.FORMAT,
             format_version=fmt.FORMAT_VERSION,
@@ -126,18 +135,21 @@ class BundleWriter(ABC):
             expert_precision=options.experts,
             exact_layers=tuple(sorted(exact)),
             fidelity=LOSSLESS if options.lossless else FEWER_BITS,
-            minimum_onnxruntime=options.minimum_onnxruntime(merged),
+            minimum_onnxruntime=self.minimum_onnxruntime,
             producer={"mingle-edge": mingle_edge.__version__, "onnx": onnx.__version__},
             source=fmt.Source(merged.backbone_sha256, {task.name: task.source_sha256 for task in merged.tasks}),
             architecture=fmt.Architecture(a.image_size, a.patch_size, a.width, a.layers, a.heads, a.output_dim),
             preprocess=fmt.Preprocess(a.image_size, a.mean, a.std),
             logit_scale=merged.logit_scale,
             top_k=options.top_k,
-            tasks=tuple(self.tasks),
+            tasks=tuple(
+                fmt.Task(task.name, tuple(task.classes), f"{HEADS}/{task.name}.npy", *self.experts[task.name])
+                for task in merged.tasks
+            ),
             tower=tower,
             dense=self.dense,
             golden=GOLDEN,
-            files=self._recorded_files(),
+            files=dict(self._records),
             router=self.router,
             defaults=self.defaults,
             page_bank=self.page_bank,

@@ -46,7 +46,7 @@ def check_parity(bundle: Bundle, reference: Reference, norms: Array | None, boun
     Image scope: no expert, each expert alone, a mixture of two, the router. Layer scope: some top_k and all, with routes.
     norms: `||B_t A_t||_F` `[layers, T]` in the layer scope, None in the others. Raises `ParityError` with the figures.
     """
-    comparison = _Comparison(bundle, norms, bounds)
+    comparison = Comparison(bundle, norms, bounds)
     total = 1 + len(reference.routed) + len(reference.experts) + 2 * bool(reference.router) + bool(reference.mixture)
     for i, (title, session, expected, inputs, adapter) in enumerate(_cases(bundle, reference)):
         progress("parity", i, total, title)
@@ -58,7 +58,10 @@ def check_parity(bundle: Bundle, reference: Reference, norms: Array | None, boun
                 raise _failed(f"{what}: does not run ({' '.join(str(error).split())[:200]})", True) from error
             comparison.compare(what, outputs, {name: value[:count] for name, value in expected.items()})
     progress("parity", total, total)
-    return comparison.parity()
+    agreement = comparison.agreeing / comparison.routes if comparison.routes else 1.0
+    if not ((comparison.exact and comparison.exact_router) or agreement >= bounds.route_agreement):
+        raise _failed(f"{agreement:.1%} of the routes agree (at least {bounds.route_agreement:.1%})", False)
+    return Parity(comparison.cosine, comparison.max_abs, comparison.posterior, comparison.near_ties, agreement)
 
 
 def _cases(bundle: Bundle, reference: Reference) -> Iterator[Case]:
@@ -92,73 +95,64 @@ def expert_inputs(bundle: Bundle, task: Task, tower: Session) -> tuple[Outputs, 
     return {}, map_adapter(bundle, task, tower.optional_inputs).ready if index.scope == "image" else None
 
 
-class _Comparison:
+class Comparison:
     """Compares outputs and remembers the worst figures."""
 
     def __init__(self, bundle: Bundle, norms: Array | None, bounds: Bounds) -> None:
         index = bundle.index
-        self._bounds = bounds
-        self._norms = norms
+        self.bounds = bounds
+        self.norms = norms
         # Whether nothing but float rounding may tell outputs from their references.
-        self._exact = (index.precision, index.expert_precision) == ("fp32", "fp32")
-        self._exact_router = index.router is None or index.router.precision == "fp32"
-        self._cosine, self._max_abs, self._posterior, self._near_ties = 1.0, 0.0, 0.0, 0
-        self._agreeing = self._routes = 0
+        self.exact = (index.precision, index.expert_precision) == ("fp32", "fp32")
+        self.exact_router = index.router is None or index.router.precision == "fp32"
+        self.cosine, self.max_abs, self.posterior, self.near_ties = 1.0, 0.0, 0.0, 0
+        self.agreeing = self.routes = 0
 
     def compare(self, what: str, outputs: Outputs, expected: Outputs) -> None:
         """Compare those outputs that are expected; embeddings of images whose routes agree everywhere."""
-        agree: NDArray[np.bool_] = np.ones(len(next(iter(expected.values()))), dtype=bool)
         if "posterior" in expected:
-            self._compare_router(what, outputs, expected)
+            posterior, confidence = expected["posterior"], expected["confidence"]
+            difference = float(np.abs(outputs["posterior"] - posterior).max())
+            relative = float((np.abs(outputs["confidence"] - confidence) / np.maximum(1, np.abs(confidence))).max())
+            if self.exact_router and not (difference <= POSTERIOR and relative <= CONFIDENCE):  # so that NaN fails
+                raise _failed(
+                    f"{what}: probabilities differ by {difference:.1e} (at most {POSTERIOR}), "
+                    f"confidence by {relative:.1e} of itself (at most {CONFIDENCE})",
+                    self.exact,
+                )
+            self.posterior = max(self.posterior, difference)
+            self.agreeing += int((outputs["posterior"].argmax(axis=1) == posterior.argmax(axis=1)).sum())
+            self.routes += len(posterior)
+            return
+        actual, wanted = outputs["image_embeds"], expected["image_embeds"]
         if "route_tasks" in expected:
             agree = self._compare_routes(what, outputs, expected)
-        if "image_embeds" not in expected or not agree.any():
+            actual, wanted = actual[agree], wanted[agree]
+        if not len(wanted):
             return
-        actual, wanted = outputs["image_embeds"][agree], expected["image_embeds"][agree]
-        cosine = float((actual * wanted).sum(axis=1).min())
-        max_abs = float(np.abs(actual - wanted).max())
-        if not (cosine >= self._bounds.cosine and (max_abs <= MAX_ABS or not self._exact)):
-            most = f" (at most {MAX_ABS})" if self._exact else ""
+        cosine, max_abs = float((actual * wanted).sum(axis=1).min()), float(np.abs(actual - wanted).max())
+        if not (cosine >= self.bounds.cosine and (max_abs <= MAX_ABS or not self.exact)):
+            most = f" (at most {MAX_ABS})" if self.exact else ""
             raise _failed(
-                f"{what}: cosine {cosine:.7f} (at least {self._bounds.cosine}), largest difference {max_abs:.1e}{most}",
-                self._exact,
+                f"{what}: cosine {cosine:.7f} (at least {self.bounds.cosine}), largest difference {max_abs:.1e}{most}",
+                self.exact,
             )
-        self._cosine, self._max_abs = min(self._cosine, cosine), max(self._max_abs, max_abs)
-
-    def parity(self) -> Parity:
-        """Return the figures. Raises `ParityError` where too few routes agree."""
-        agreement = self._agreeing / self._routes if self._routes else 1.0
-        if not ((self._exact and self._exact_router) or agreement >= self._bounds.route_agreement):
-            raise _failed(f"{agreement:.1%} of the routes agree (at least {self._bounds.route_agreement:.1%})", False)
-        return Parity(self._cosine, self._max_abs, self._posterior, self._near_ties, agreement)
-
-    def _compare_router(self, what: str, outputs: Outputs, expected: Outputs) -> None:
-        posterior, confidence = expected["posterior"], expected["confidence"]
-        difference = float(np.abs(outputs["posterior"] - posterior).max())
-        relative = float((np.abs(outputs["confidence"] - confidence) / np.maximum(1, np.abs(confidence))).max())
-        if self._exact_router and not (difference <= POSTERIOR and relative <= CONFIDENCE):  # so that NaN fails
-            raise _failed(
-                f"{what}: probabilities differ by {difference:.1e} (at most {POSTERIOR}), "
-                f"confidence by {relative:.1e} of itself (at most {CONFIDENCE})",
-                self._exact,
-            )
-        self._posterior = max(self._posterior, difference)
-        same = outputs["posterior"].argmax(axis=1) == posterior.argmax(axis=1)
-        self._agreeing, self._routes = self._agreeing + int(same.sum()), self._routes + same.size
+        self.cosine, self.max_abs = min(self.cosine, cosine), max(self.max_abs, max_abs)
 
     def _compare_routes(self, what: str, outputs: Outputs, expected: Outputs) -> NDArray[np.bool_]:
         """Return which images `[n]` have routes that agree in every layer."""
         routes, actual = ((each["route_tasks"], each["route_weights"]) for each in (expected, outputs))
-        if self._exact and self._norms is not None:
+        if self.exact and self.norms is not None:
             try:
-                same = agree = agreeing_routes(routes, actual, self._norms)
+                same = agree = agreeing_routes(routes, actual, self.norms)
             except RouteMismatchError as error:
-                raise _failed(f"{what}: {error}", self._exact) from error
-            self._near_ties += int((~agree).sum())
+                raise _failed(f"{what}: {error}", self.exact) from error
+            self.near_ties += int((~agree).sum())
         else:
             same = (actual[0][..., None] == routes[0][:, :, None]).any(axis=-1)  # [n, layers, k]
             agree = same.all(axis=(1, 2))  # where top_k is all tasks, every image: the dense form is always compared
-        self._agreeing, self._routes = self._agreeing + int(same.sum()), self._routes + same.size
+        self.agreeing += int(same.sum())
+        self.routes += same.size
         return agree
 
 

@@ -24,16 +24,14 @@ _FLOAT = 1  # onnx.TensorProto.DataType
 class ExpertInputs(Tower):
     """A tower in which every parameter an expert may carry is an optional input, by the names of docs/bundle-format.md."""
 
+    optional_vectors = True
+
     def __init__(self, graph: Graph, backbone: Backbone, carrying: Collection[str], precision: Precision = "fp32") -> None:
         """Add to `graph`. carrying: the linear layers with experts. precision: of experts."""
         super().__init__(graph, backbone)
         self._carrying = carrying
         self._integer = precision in ("int8", "int4")
         self._stored: type[np.floating[Any]] = np.float16 if precision == "fp16" else np.float32
-
-    def vector(self, name: str) -> str:
-        """Add an optional input of the backbone's value."""
-        return self.graph.optional_weight(name, self.backbone.parameters[name], self.backbone.file)
 
     def add_experts(self, layers: Sequence[str], x: Tokens, tokens: Tokens, outputs: list[str]) -> list[str]:
         """Return `y + (x A') B` where the layer carries experts, y elsewhere."""

@@ -58,6 +58,8 @@ class Tower:
 
     class_token_from: Literal["q", "fc2"] = "q"
     """The linear of the last block from which on only the class token is computed: `fc2` where gates read all tokens."""
+    optional_vectors = False
+    """Whether a run may replace the parameters that are not weights of linear layers."""
 
     def __init__(self, graph: Graph, backbone: Backbone) -> None:
         self.graph = graph
@@ -118,7 +120,13 @@ class Tower:
             x = Tokens(graph.op("Add", x.value, y.value), x.count)
         (y,) = self.linear([f"{name}.fc1"], self._layer_norm(x, f"{name}.ln_2"))
         with graph.part(f"{name}.activation"):
-            y = tokens = Tokens(self._activation(y.value), y.count)
+            if self.architecture.activation == "quick_gelu":  # y sigmoid(1.702 y)
+                active = graph.op("Mul", y.value, graph.op("Sigmoid", graph.op("Mul", y.value, graph.scalar(1.702))))
+            else:  # y (1 + erf(y / sqrt 2)) / 2
+                erf = graph.op("Erf", graph.op("Div", y.value, graph.scalar(2**0.5)))
+                active = graph.op("Mul", y.value, graph.op("Add", erf, graph.scalar(1)))
+                active = graph.op("Mul", active, graph.scalar(0.5))
+            y = tokens = Tokens(active, y.count)
         if class_token_from == "fc2":
             x, y = self._class_token(x, width), self._class_token(y, mlp_width)
         (y,) = self.linear([f"{name}.fc2"], y, tokens)
@@ -143,7 +151,8 @@ class Tower:
 
     def vector(self, name: str) -> str:
         """Add a parameter that is not the weight of a linear layer."""
-        return self.graph.weight(name, self.backbone.parameters[name], self.backbone.file)
+        add = self.graph.optional_weight if self.optional_vectors else self.graph.weight
+        return add(name, self.backbone.parameters[name], self.backbone.file)
 
     def token_mean(self, x: Tokens, width: int) -> str:
         """Add the mean over the tokens of `[batch * N, width]`, all N of them: `[batch, 1, width]`.
@@ -168,13 +177,6 @@ class Tower:
         mixed = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), split(v, [0, 2, 1, 3]))
         mixed = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])  # [batch, n, heads, head]
         return Tokens(graph.op("Reshape", mixed, graph.integers(-1, width)), q.count)
-
-    def _activation(self, x: str) -> str:
-        graph = self.graph
-        if self.architecture.activation == "quick_gelu":  # x sigmoid(1.702 x)
-            return graph.op("Mul", x, graph.op("Sigmoid", graph.op("Mul", x, graph.scalar(1.702))))
-        erf = graph.op("Erf", graph.op("Div", x, graph.scalar(2**0.5)))  # x (1 + erf(x / sqrt 2)) / 2
-        return graph.op("Mul", graph.op("Mul", x, graph.op("Add", erf, graph.scalar(1))), graph.scalar(0.5))
 
     def _layer_norm(self, x: Tokens, name: str) -> Tokens:
         weight, bias = self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
