@@ -30,6 +30,7 @@ from benchmarks.architectures import MODELS
 from benchmarks.command import make_parser
 from benchmarks.opening import open_and_run
 from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.demo import task_files as demo
 
 Array = NDArray[Any]
 CLASSES, SEEDS_PER_CLASS = 10, 5
@@ -92,12 +93,18 @@ def command(*arguments: str) -> dict[str, float]:
 
 def write_task_file(inputs: Path, scope: str, tasks: int, rank: int) -> Path:
     """Write the task file of one scope and return its path."""
-    lines = ["[backbone]", 'model = "backbone"', "[settings]", f'scope = "{scope}"', f"rank = {rank}"]
-    for t in range(tasks):
-        lines += ["[[task]]", f'name = "task{t}"', f'weights = "task{t}"', f'seeds = "seeds/task{t}"']
-        lines += [f"classes = {json.dumps([f'class {c}' for c in range(CLASSES)])}", f'head = "head{t}.safetensors"']
-    path = inputs / f"{scope}.toml"
-    path.write_text("\n".join(lines) + "\n")
+    path, classes = inputs / f"{scope}.toml", [f"class {c}" for c in range(CLASSES)]
+    tables = [
+        {
+            "name": f"task{t}",
+            "weights": f"task{t}",
+            "seeds": f"seeds/task{t}",
+            "classes": classes,
+            "head": f"head{t}.safetensors",
+        }
+        for t in range(tasks)
+    ]
+    demo.write_task_file(path, {"model": "backbone"}, {"scope": scope, "rank": rank}, tables)
     return path
 
 

@@ -103,6 +103,15 @@ print(os.environ["ORT_DISABLE_TELEMETRY"], len(calls))
     assert result.stdout == f"1 {int(imported_before)}\n", result
 
 
+def test_the_wheel_imports_nothing_that_is_no_part_of_it() -> None:
+    root = Path(__file__).parents[1]
+    for file in (path for folder in ("mingle_edge", "export", "runtime") for path in (root / folder).rglob("*.py")):
+        imports = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+        for node in imports:
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            assert not {name.split(".")[0] for name in names} & {"research", "benchmarks", "devices", "examples"}, file
+
+
 def test_importing_the_merging_side_loads_no_command_line() -> None:
     code = """
 import mingle_edge, mingle_edge_export
@@ -162,6 +171,12 @@ def test_mistakes_are_told_before_anything_heavy_is_imported(image_model, task_f
         ("compare", task_file, "-o", tmp_path / "c", "--corruptions", "snow"): "there is no corruption 'snow'",
         ("compare", task_file, "-o", tmp_path / "c", "--tune"): "not every task has some; add tune =",
         ("compare", "--list"): "mingle-exact-top1: ",
+        (
+            "merge",
+            task_file,
+            "-o",
+            tmp_path / "m",
+        ): "needs the package torch; install it with: pip install 'mingle-edge[merge]'",
     }
     commands = [[str(argument) for argument in arguments] for arguments in mistakes]
     code = f"""
