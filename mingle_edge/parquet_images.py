@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mingle_edge.cache_folder import VARIABLE, cache_folder
 from mingle_edge.durable import why_not_written
 from mingle_edge.errors import ImageFolderError, MingleError, shown
 from mingle_edge.extras import advice
@@ -33,6 +32,15 @@ MOST_ROWS = 10_000_000
 MOST_EXPANSION, LEAST_EXPANDED = 100, 64 << 20
 """A column that is said to become more than this many times as large, and this many bytes, is none of encoded images."""
 _FILE = re.compile(r"(\d{7,})\.[a-z0-9]+")
+
+
+VARIABLE = "MINGLE_EDGE_CACHE"
+
+
+def cache_folder() -> Path:
+    """Return the folder that `MINGLE_EDGE_CACHE` in the environment names, or `~/.cache/mingle-edge`; it need not exist yet."""
+    named = os.environ.get(VARIABLE)
+    return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "mingle-edge"
 
 
 class ParquetImages:

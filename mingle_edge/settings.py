@@ -18,34 +18,51 @@ CONSTANT_START = 0.3
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a merge. Paper sections are those of MINGLE, arXiv 2505.11883."""
+    """Settings of a merge. Paper sections are those of MINGLE, arXiv 2505.11883.
+
+    Attributes:
+        scope: `image`, one route for the whole network, or `layer`, the paper's gates, a route in every layer.
+        rank: of an expert at each linear layer.
+        layers: which linear layers of a block carry experts; `qkv+fc1` is MINGLE*.
+        seed: of everything random.
+        semantics: which defaults the other settings take, ours or those of the published code.
+        router_blocks: image scope: blocks of the plain backbone that the router reads; `auto`: by leave-one-out on the seeds.
+        router_augmentations: image scope: mild variations of each seed image that the router's statistics are taken from.
+        interference_projection: keep a new expert out of the leading directions of earlier ones (section 3.1).
+        gate_pooling: over what a gate value is averaged besides the tokens of an image (section 3.2): `batch` as published.
+        gate_start: a small constant inside the null space, or N(0, 0.01).
+        steps: of a gate's test-time adaptation.
+        learning_rate: of Adam.
+        batch_size: images per step.
+        temperature: of the distillation.
+        projected: what is kept in the null space (section 3.3): Adam's updates, or the gradients that enter it.
+        subspace_inputs: what earlier inputs are: what a gate reads, or every token.
+        subspace_basis: how new directions are orthogonalized; `rank-checked` leaves out dependent ones.
+        subspace_directions: added to each layer's basis after each task.
+        relaxation: gamma; 0 is the hard projector.
+        relaxation_decay: beta.
+    """
 
     scope: Literal["image", "layer"] = "image"
-    rank: int = 64  # of an expert at each linear layer
-    layers: Literal["attn+mlp", "qkv+fc1"] = "attn+mlp"  # which linears of a block carry experts; qkv+fc1 is MINGLE*
-    seed: int = 0  # of everything random
-    semantics: Literal["mingle-edge", "official"] = "mingle-edge"  # which defaults the settings below take
-
-    # Image scope: the router.
-    router_blocks: int | Literal["auto"] = "auto"  # blocks of the plain backbone it reads; auto: by leave-one-out on the seeds
-    router_augmentations: int = 16  # mild variations of each seed image its statistics are taken from
-
-    # Gates and their test-time adaptation (section 3.2).
-    interference_projection: bool = True  # keep a new expert out of the leading directions of earlier ones
+    rank: int = 64
+    layers: Literal["attn+mlp", "qkv+fc1"] = "attn+mlp"
+    seed: int = 0
+    semantics: Literal["mingle-edge", "official"] = "mingle-edge"
+    router_blocks: int | Literal["auto"] = "auto"
+    router_augmentations: int = 16
+    interference_projection: bool = True
     gate_pooling: Pooling = "image"
-    gate_start: Literal["null-space", "random"] = "null-space"  # a small constant inside the null space, or N(0, 0.01)
+    gate_start: Literal["null-space", "random"] = "null-space"
     steps: int = 50
     learning_rate: float = 1e-4
-    batch_size: int = 16  # images
-    temperature: float = 2.0  # of the distillation
-
-    # Null-space constraint (section 3.3).
-    projected: Literal["update", "gradient"] = "update"  # what is kept in the null space
-    subspace_inputs: Literal["mean", "tokens"] = "mean"  # what earlier inputs are: what a gate reads, or every token
+    batch_size: int = 16
+    temperature: float = 2.0
+    projected: Literal["update", "gradient"] = "update"
+    subspace_inputs: Literal["mean", "tokens"] = "mean"
     subspace_basis: Literal["rank-checked", "qr"] = "rank-checked"
-    subspace_directions: int = 3  # added to each layer's basis after each task
-    relaxation: float = 0.0  # gamma; 0 is the hard projector
-    relaxation_decay: float = 0.99  # beta
+    subspace_directions: int = 3
+    relaxation: float = 0.0
+    relaxation_decay: float = 0.99
 
     def carrying(self) -> tuple[str, ...]:
         """Return the linear layers of a block that carry experts."""

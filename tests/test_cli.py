@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -71,16 +70,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, task_file, tmp_path, monkeyp
     assert len(lines) == 1
     assert re.search(message, lines[0])
     assert "Traceback" not in result.output
-
-
-def test_a_missing_extra_is_named_with_the_command_that_installs_it(run, task_file, tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "mingle_edge.merge", raising=False)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    for name in [name for name in sys.modules if name.startswith("mingle_edge.") and ".cli" not in name]:
-        monkeypatch.delitem(sys.modules, name)
-    result = run("merge", task_file, "-o", tmp_path / "m")
-    assert result.exit_code == 2
-    assert "pip install 'mingle-edge[merge]'" in result.output
 
 
 def test_an_interruption_says_that_nothing_is_lost(run, task_file, tmp_path, monkeypatch):

@@ -176,7 +176,7 @@ def test_mistakes_are_told_before_anything_heavy_is_imported(image_model, task_f
             task_file,
             "-o",
             tmp_path / "m",
-        ): "needs the package torch; install it with: pip install 'mingle-edge[merge]'",
+        ): "the package torch; install it with: pip install 'mingle-edge[merge]'",
     }
     commands = [[str(argument) for argument in arguments] for arguments in mistakes]
     code = f"""

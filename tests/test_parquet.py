@@ -160,7 +160,7 @@ class TestCache:
         assert labeled_pairs(source, base, ["a"]) == labeled_pairs(ImageSource("links/one.parquet"), base, ["a"])
 
     def test_the_default_is_in_the_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from mingle_edge.cache_folder import cache_folder
+        from mingle_edge.parquet_images import cache_folder
 
         monkeypatch.delenv("MINGLE_EDGE_CACHE")
         monkeypatch.setenv("HOME", str(tmp_path))

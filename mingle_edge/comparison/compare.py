@@ -42,18 +42,31 @@ _PACKAGES = ("mingle-edge", "torch", "open_clip_torch", "numpy")
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """How methods are compared."""
+    """How methods are compared.
 
-    methods: str | None = None  # such as `ties,mingle(steps=10)`; None: one of each kind, unless ablations are named
-    ablations: Sequence[str] = ()  # the rows of tables of the paper, by name
-    orders: int = 10  # task orders to average over
-    seed: int = 42  # of the orders and of everything random
-    tune: bool = False  # choose parameters on the validation images, 5 trials a method
-    corruptions: tuple[Corruption, ...] = ()  # that the test images are corrupted by as well
-    step_images: int | None = None  # test images per task of states in between; None: all, 0: those states are passed over
-    device: str = "auto"  # or `cpu`, `cuda`
-    parallel: bool = True  # on Ray, where it is installed
-    address: str | None = None  # of a Ray cluster; None: this machine
+    Attributes:
+        methods: such as `ties,mingle(steps=10)`; None: one of each kind, unless ablations are named.
+        ablations: the rows of tables of the paper, by name.
+        orders: task orders to average over.
+        seed: of the orders and of everything random.
+        tune: choose parameters on the validation images, 5 trials a method.
+        corruptions: the test images are corrupted by these as well.
+        step_images: test images per task of states in between; None: all, 0: those states are passed over.
+        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+        parallel: on Ray, where it is installed.
+        address: HOST:PORT of a Ray cluster; None: this machine.
+    """
+
+    methods: str | None = None
+    ablations: Sequence[str] = ()
+    orders: int = 10
+    seed: int = 42
+    tune: bool = False
+    corruptions: tuple[Corruption, ...] = ()
+    step_images: int | None = None
+    device: str = "auto"
+    parallel: bool = True
+    address: str | None = None
 
 
 @dataclass
@@ -108,6 +121,12 @@ def compare(
     Writes `results.json` (docs/comparison.md), `results.csv` and `report.html`, and returns what the first holds. Pretrained
     and individual models are always compared. A cell that fails is listed under `failed`, costs no other, and is tried again
     by the next run. The task file, the options and the output are checked before torch is imported.
+
+    Args:
+        task_file: the tasks, each with `test` images, and with `tune` images where parameters are to be chosen.
+        output: a folder for the results and every finished cell.
+        options: what is compared and how; the defaults are one method of each kind over ten orders.
+        progress: is told how far the work is.
 
     Raises:
         ComparisonError: an unknown method or parameter, no validation images to tune on, seeds among the labeled images.

@@ -53,18 +53,14 @@ def _few_or_many(**others: Any) -> Published:
     return lambda tasks: {"scaling": 0.3 if tasks <= FEW else 0.1, **others}
 
 
-def _values(name: str, *values: float) -> Grid:
-    return tuple({name: value} for value in values)
+def _grid(names: str, *values: float | tuple[Any, ...]) -> Grid:
+    """Return one parameter change for each value, or tuple of values, of the names."""
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return tuple(dict(zip(names.split(), row, strict=True)) for row in rows)
 
 
-_TIES_GRID = (
-    {"scaling": 0.1, "keep": 0.2},
-    {"scaling": 0.2, "keep": 0.2},
-    {"scaling": 0.3, "keep": 0.2},
-    {"scaling": 0.5, "keep": 0.2},
-    {"scaling": 0.3, "keep": 0.5},
-)
-_SHARES = _values("share", 0.2, 0.35, 0.5, 0.65, 0.8)
+_TIES_GRID = _grid("scaling keep", (0.1, 0.2), (0.2, 0.2), (0.3, 0.2), (0.5, 0.2), (0.3, 0.5))
+_SHARES = _grid("share", 0.2, 0.35, 0.5, 0.65, 0.8)
 _STATIC = (
     MethodSpec("pretrained", "the backbone for every task", "references:Pretrained", _always()),
     MethodSpec("individual", "each task's own model, told the task: the upper end", "references:Individual", _always()),
@@ -79,7 +75,7 @@ _STATIC = (
         "scaled sum of the task vectors (arXiv 2212.04089)",
         "static:task_arithmetic",
         _few_or_many(),
-        _values("scaling", 0.05, 0.1, 0.2, 0.3, 0.5),
+        _grid("scaling", 0.05, 0.1, 0.2, 0.3, 0.5),
     ),
     MethodSpec(
         "ties",
@@ -100,33 +96,21 @@ _STATIC = (
         "the largest change of any task in each entry (arXiv 2407.06322)",
         "static:magmax",
         _always(scaling=0.5),
-        _values("scaling", 0.2, 0.3, 0.5, 0.7, 1.0),
+        _grid("scaling", 0.2, 0.3, 0.5, 0.7, 1.0),
     ),
     MethodSpec(
         "consensus",
         "scaled sum of the task vectors in entries that enough tasks use (Consensus TA, arXiv 2405.07813)",
         "static:consensus_arithmetic",
         _always(scaling=0.1, threshold=0.2, required=2),
-        (
-            {"scaling": 0.1, "threshold": 0.2},
-            {"scaling": 0.2, "threshold": 0.2},
-            {"scaling": 0.3, "threshold": 0.2},
-            {"scaling": 0.2, "threshold": 0.5},
-            {"scaling": 0.3, "threshold": 0.5},
-        ),
+        _grid("scaling threshold", (0.1, 0.2), (0.2, 0.2), (0.3, 0.2), (0.2, 0.5), (0.3, 0.5)),
     ),
     MethodSpec(
         "consensus-published",
         "Consensus TA as the MINGLE paper ran it: masked by the newest task alone, earlier ones counted again",
         "static:consensus_as_published",
         _always(scaling=0.1, threshold=0.2),
-        (
-            {"scaling": 0.05, "threshold": 0.2},
-            {"scaling": 0.1, "threshold": 0.2},
-            {"scaling": 0.2, "threshold": 0.2},
-            {"scaling": 0.3, "threshold": 0.2},
-            {"scaling": 0.1, "threshold": 0.5},
-        ),
+        _grid("scaling threshold", (0.05, 0.2), (0.1, 0.2), (0.2, 0.2), (0.3, 0.2), (0.1, 0.5)),
     ),
     MethodSpec(
         "opcm",
@@ -145,13 +129,7 @@ _STATIC = (
 )
 
 _ENTROPY = {"start": 0.3, "learning_rate": 1e-4, "steps": 50, "batch_size": 16}
-_ADAMERGING_GRID = (
-    {"learning_rate": 1e-4},
-    {"learning_rate": 1e-3},
-    {"learning_rate": 1e-2},
-    {"learning_rate": 1e-3, "start": 0.1},
-    {"learning_rate": 1e-2, "start": 0.1},
-)
+_ADAMERGING_GRID = _grid("learning_rate", 1e-4, 1e-3, 1e-2) + _grid("learning_rate start", (1e-3, 0.1), (1e-2, 0.1))
 _WEMOE = {**_ENTROPY, "rank": 64, "freezes_earlier": False}
 _ADAPTIVE = (
     MethodSpec(
@@ -174,11 +152,10 @@ _ADAPTIVE = (
         "wemoe:corrected",
         _always(**_WEMOE, pooling="image"),
         (
-            {"learning_rate": 1e-4},
-            {"learning_rate": 1e-3},
-            {"start": 0.1},
-            {"freezes_earlier": True},
-            {"start": 0.1, "freezes_earlier": True},
+            *_grid("learning_rate", 1e-4, 1e-3),
+            *_grid("start", 0.1),
+            *_grid("freezes_earlier", True),
+            *_grid("start freezes_earlier", (0.1, True)),
         ),
     ),
     MethodSpec(
@@ -186,13 +163,7 @@ _ADAPTIVE = (
         "LoRA-WEMoE as the MINGLE paper ran it: gates pooled over the batch, rank 64, then 16 (arXiv 2402.00433)",
         "wemoe:as_published",
         _always(**_WEMOE, later_rank=16, pooling="batch"),
-        (
-            {"learning_rate": 1e-4},
-            {"learning_rate": 1e-3},
-            {"learning_rate": 1e-2},
-            {"start": 0.1},
-            {"learning_rate": 1e-3, "start": 0.1},
-        ),
+        (*_grid("learning_rate", 1e-4, 1e-3, 1e-2), *_grid("start", 0.1), *_grid("learning_rate start", (1e-3, 0.1))),
     ),
 )
 
@@ -201,7 +172,7 @@ _CONSTRAINT = ("subspace_directions", "relaxation", "relaxation_decay")
 _EVALUATION = {"pooling": "image", "top_k": None, "components": "null-space", "constant": CONSTANT_START, "routing": "gates"}
 _EXACT = Settings(scope="layer")
 # The published step is made for gates of 768 inputs; narrow towers ask for more.
-_LEARNING_RATES = _values("learning_rate", 1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+_LEARNING_RATES = _grid("learning_rate", 1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
 def _mingle(name: str, summary: str, settings: Settings, grid: Grid = _LEARNING_RATES, **changes: Any) -> MethodSpec:
@@ -244,7 +215,7 @@ _LAYER_SCOPE = (
         "static-experts",
         "mingle's experts at a constant gate, nothing learned (arXiv 2505.11883, first row of the ablation)",
         OFFICIAL,
-        _values("constant", 0.1, 0.2, 0.3, 0.5, 1.0),
+        _grid("constant", 0.1, 0.2, 0.3, 0.5, 1.0),
         components="experts",
         pooling="batch",  # a constant gate is the same pooled, and pooled is faster
     ),

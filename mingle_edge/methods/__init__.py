@@ -1,1 +1,1 @@
-"""Ways to turn N fine-tuned models into one, each in a file of its own, all continual: task t arrives after t - 1 others."""
+"""Ways to turn N fine-tuned models into one, one file a family, all continual: task t arrives after t - 1 others."""
