@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import weakref
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -17,7 +19,9 @@ from tiny_merged import ARCHITECTURE, write_merged
 from mingle_edge.answers import predict_among
 from mingle_edge.cli import main
 from mingle_edge.gated_tower import GatedTower
+from mingle_edge.merged_model import MergedModel
 from mingle_edge_export import ExportOptions, export_bundle
+from mingle_edge_export.cached_model import KEPT_EXPERTS
 from mingle_edge_runtime.bundle import Bundle
 from mingle_edge_runtime.preprocess import preprocess
 from mingle_edge_runtime.verify import verify
@@ -151,6 +155,44 @@ def test_exporting_twice_gives_the_same_bytes(exported, tmp_path):
     for path in bundle.root.rglob("*"):
         if path.is_file():
             assert (tmp_path / "again" / path.relative_to(bundle.root)).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("scope", ["image", "layer"])
+def test_every_tensor_of_a_small_model_is_read_once(tmp_path, monkeypatch, scope):
+    merged, reads = write_merged(tmp_path / "merged", scope=scope), Counter()
+
+    def counted(name):
+        read = getattr(MergedModel, name)
+        return lambda self, *task: (reads.update([(name, *task)]), read(self, *task))[1]
+
+    for name in ("backbone", "expert", "head", "gates", "router"):
+        monkeypatch.setattr(MergedModel, name, counted(name))
+    export_bundle(merged.path, tmp_path / "bundle", ExportOptions(top_k=2))
+    kinds = ["head", "expert", *(["gates"] if scope == "layer" else [])]
+    expected = {("backbone",), *((kind, task) for kind in kinds for task in merged.task_names)}
+    assert reads == Counter(expected | ({("router",)} if scope == "image" else set()))
+
+
+def test_few_experts_of_many_tasks_are_held_at_once(tmp_path, monkeypatch):
+    merged = write_merged(tmp_path / "merged", tasks=3 * KEPT_EXPERTS, rank=1)
+    held, most, read = weakref.WeakSet(), [], MergedModel.expert
+
+    class Kept(dict):
+        """A dictionary that can be referred to weakly, and is equal to nothing but itself."""
+
+        __hash__ = object.__hash__
+        __eq__ = object.__eq__
+
+    def expert(self, task):
+        found = Kept(read(self, task))
+        held.add(found)
+        most.append(len(held))
+        return found
+
+    monkeypatch.setattr(MergedModel, "expert", expert)
+    export_bundle(merged.path, tmp_path / "bundle")
+    assert max(most) <= KEPT_EXPERTS + 1
+    assert len(most) <= 2 * len(merged.tasks) + 5  # the reference and the bundle; a mixture, the routes of golden images
 
 
 def test_golden_outputs_verify(exported):

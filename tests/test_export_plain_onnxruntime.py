@@ -76,7 +76,7 @@ def test_the_oldest_and_the_present_release_compute_the_same(tmp_path, kind, pre
     assert not str(new.pop("version")).startswith("1.20.")
     golden = np.load(tmp_path / "bundle/golden.npz")
     assert set(old) == set(new) >= set(golden) - {"images", "probabilities"}
-    # A code that rounding decides for, or its neighbour: releases round the same values, but for float rounding before.
+    # A code that rounding decides for, or its neighbor: releases round the same values, but for float rounding before.
     between, to_golden = (2e-2, 2e-2) if precision == "int8" else (2e-5, 1e-4)
     for name, value in new.items():
         np.testing.assert_allclose(old[name], value, atol=between, err_msg=name)

@@ -25,7 +25,7 @@ from mingle_edge.merge import merge
 from mingle_edge_export import ExportOptions, OptionError, ParityError, TaskAccuracy, export_bundle
 from mingle_edge_export.check import calibration, labeled_accuracy, task_images
 from mingle_edge_export.check.synthetic_images import smooth_images
-from mingle_edge_export.precision.quantization import pack_nibbles, quantize, quantize_blocks
+from mingle_edge_export.precision.quantization import pack_int4, quantize, quantize_blocks
 from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_runtime import Bundle, EdgeModel
 from mingle_edge_runtime.adapter import read_adapter
@@ -35,7 +35,7 @@ from mingle_edge_runtime.verify import verify
 
 KINDS = {"image": {}, "layer": {"scope": "layer"}}
 PAIRS = [("fp16", "fp16"), ("fp32", "fp16"), ("fp32", "int8"), ("int8", "int8"), ("int8", "fp32"), ("int4", "int4")]
-LOOSE = {"min_cosine": 0.0, "min_route_agreement": 0.0}  # random weights are harder to quantise than trained ones
+LOOSE = {"min_cosine": 0.0, "min_route_agreement": 0.0}  # random weights are harder to quantize than trained ones
 IMAGES = smooth_images(5, 37)
 
 
@@ -134,7 +134,7 @@ def test_nibbles_are_laid_out_as_onnxruntimes_kernel_reads_them():
     codes, scales = quantize_blocks(weights, bits=4)
     attributes = {"K": 64, "N": 6, "bits": 4, "block_size": 32}
     node = onnx.helper.make_node("MatMulNBits", ["x", "codes", "scales"], ["y"], domain="com.microsoft", **attributes)
-    tensors = {"codes": pack_nibbles(codes).reshape(6, 2, 16), "scales": scales.reshape(-1)}
+    tensors = {"codes": pack_int4(codes).reshape(6, 2, 16), "scales": scales.reshape(-1)}
     graph = onnx.helper.make_graph(
         [node],
         "one",
@@ -161,7 +161,7 @@ def test_expanded_nibbles_are_the_stored_values(rank, seed):
     for name, value in rows.items():
         codes, scales = quantize_blocks(value, bits=4)
         scales = scales.astype(np.float16)
-        stored |= {f"q.{name}_nibbles": pack_nibbles(codes), f"q.{name}_block_scales": scales}
+        stored |= {f"q.{name}_nibbles": pack_int4(codes), f"q.{name}_block_scales": scales}
         exact = codes.reshape(rank, -1, 32) * scales[:, :, None].astype(np.float32)
         values[name] = exact.reshape(rank, -1)[:, : value.shape[1]]
     found = expand(stored, {"q.A_codes": [70, "rank"], "q.B_codes": ["rank", 45]})
@@ -244,16 +244,16 @@ def test_what_is_refused(tmp_path, kind, options, error, message):
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
-    """A task file of two tiny tasks with seeds and labelled images, and the model merged from it."""
-    folder = tmp_path_factory.mktemp("labelled")
+def labeled(tmp_path_factory):
+    """A task file of two tiny tasks with seeds and labeled images, and the model merged from it."""
+    folder = tmp_path_factory.mktemp("labeled")
     tasks = tiny_clip.write_task_file(folder, tasks=2, rank=8)
     model = merge(tasks, folder / "merged")
     return tasks, model
 
 
-def test_the_reported_accuracy_is_that_of_both_implementations(labelled, tmp_path):
-    tasks, model = labelled
+def test_the_reported_accuracy_is_that_of_both_implementations(labeled, tmp_path):
+    tasks, model = labeled
     options = ["--precision", "int8", "--images", str(tasks), "--min-cosine", "0.9", "--max-accuracy-drop", "100"]
     result = CliRunner().invoke(main, ["export", str(model.path), "-o", str(tmp_path / "bundle"), *options])
     assert result.exit_code == 0, result.output
@@ -273,8 +273,8 @@ def test_the_reported_accuracy_is_that_of_both_implementations(labelled, tmp_pat
     assert len(table) == len(model.tasks)
 
 
-def test_layers_return_to_fp32_until_labels_stay(labelled, tmp_path, monkeypatch):
-    tasks, model = labelled
+def test_layers_return_to_fp32_until_labels_stay(labeled, tmp_path, monkeypatch):
+    tasks, model = labeled
     options = ExportOptions(precision="int8", images=tasks, min_cosine=0.5, max_accuracy_drop=100)
     shares = iter([0.5, 0.5, 1.0])
     tried = []
@@ -294,8 +294,8 @@ def test_layers_return_to_fp32_until_labels_stay(labelled, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("options", [{}, {"expert_precision": "int4", "top_k": 2}, {"fold": "task0"}], ids=str)
-def test_layers_are_chosen_by_what_the_bundle_then_computes(labelled, tmp_path, monkeypatch, options):
-    tasks, model = labelled
+def test_layers_are_chosen_by_what_the_bundle_then_computes(labeled, tmp_path, monkeypatch, options):
+    tasks, model = labeled
     options = {name: model.task_names[0] if name == "fold" else value for name, value in options.items()}
     random, references, agreements = np.random.default_rng(0), {}, []
     right = calibration.label_agreement
@@ -319,8 +319,8 @@ def test_layers_are_chosen_by_what_the_bundle_then_computes(labelled, tmp_path, 
     assert 0 < agreements[0] < 1
 
 
-def test_a_bundle_that_loses_accuracy_is_refused(labelled, tmp_path, monkeypatch):
-    tasks, model = labelled
+def test_a_bundle_that_loses_accuracy_is_refused(labeled, tmp_path, monkeypatch):
+    tasks, model = labeled
     lossy = [TaskAccuracy("a", 9, named=(100, 98.5), routed=(100, 100)), TaskAccuracy("b", 9, named=(90, 90), routed=(9, 9))]
     monkeypatch.setattr(labeled_accuracy, "measure_accuracy", lambda *arguments: lossy)
     with pytest.raises(ParityError, match=r"costs 0.75 points of accuracy in the mean over 2 tasks, at most 0.5 are allowed"):
@@ -328,8 +328,8 @@ def test_a_bundle_that_loses_accuracy_is_refused(labelled, tmp_path, monkeypatch
     assert not (tmp_path / "bundle").exists()
 
 
-def test_images_of_other_tasks_are_refused(labelled, tmp_path):
-    _, model = labelled
+def test_images_of_other_tasks_are_refused(labeled, tmp_path):
+    _, model = labeled
     other = tiny_clip.write_task_file(tmp_path / "other", tasks=1, rank=8)
     with pytest.raises(TaskFileError, match=r"has no \[\[task\]\] '.*', which .* holds"):
         export_bundle(model.path, tmp_path / "bundle", ExportOptions(precision="int8", images=other))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 from mingle_edge.merged_model import MergedModel
@@ -9,6 +10,7 @@ from mingle_edge.merged_model import MergedModel
 KEPT_EXPERTS = 8  # of ViT-B/32 and rank 64 they take 340 MB
 
 
+@dataclass(frozen=True)
 class CachedModel(MergedModel):
     """A merged model that keeps what it has read: backbone, router, heads and gates, and the experts used last.
 

@@ -70,22 +70,22 @@ class ExportOptions:
 
     @property
     def experts(self) -> Precision:
-        """The precision of experts."""
+        """Return the precision of experts."""
         return self.expert_precision or self.precision
 
     @property
     def router(self) -> Precision:
-        """The precision of the router's blocks."""
+        """Return the precision of the router's blocks."""
         return self.router_precision or self.precision
 
     @property
     def lossless(self) -> bool:
-        """Whether all weights stay as they are."""
+        """Return whether all weights stay as they are."""
         return {self.precision, self.experts, self.router} == {"fp32"}
 
     @property
     def bounds(self) -> Bounds:
-        """The bounds that are given, and those of the least precise part for the others."""
+        """Return the bounds that are given, and those of the least precise part for the others."""
         stored = [self.precision] if self.fold else [self.precision, self.experts, self.router]
         default = DEFAULT_BOUNDS[max(stored, key=list(DEFAULT_BOUNDS).index)]
         return Bounds(

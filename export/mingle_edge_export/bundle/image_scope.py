@@ -23,7 +23,7 @@ class ImageScopeWriter(BundleWriter):
 
     @property
     def carrying(self) -> Sequence[str]:
-        """The linear layers that carry experts, in order of depth."""
+        """Return the linear layers that carry experts, in order of depth."""
         kinds = ("patch_embedding", *self.merged.settings.carrying(), "projection")
         return [layer for layer in self.merged.architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
 

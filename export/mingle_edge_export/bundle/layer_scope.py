@@ -21,7 +21,7 @@ class LayerScopeWriter(BundleWriter):
 
     @property
     def minimum_onnxruntime(self) -> str:
-        """The oldest version that runs the bundle."""
+        """Return the oldest version that runs the bundle."""
         return "1.23.0" if self.options.experts == "int4" else "1.20.0"  # GatherBlockQuantized of two codes a byte
 
     def write_experts(self, smoothing: Smoothing, progress: Progress) -> None:

@@ -51,7 +51,7 @@ class BundleWriter(ABC):
     """path of the tower without experts"""
 
     def __init__(self, folder: Path, merged: MergedModel, options: ExportOptions) -> None:
-        """Raises `ProviderError` where the ONNX Runtime installed here does not run such a bundle."""
+        """Begin in an empty folder. Raises `ProviderError` where the ONNX Runtime installed here does not run such a bundle."""
         self.folder = folder
         self.merged = merged
         self.options = options
@@ -68,7 +68,7 @@ class BundleWriter(ABC):
 
     @property
     def minimum_onnxruntime(self) -> str:
-        """The oldest version that runs the bundle."""
+        """Return the oldest version that runs the bundle."""
         return "1.20.0"  # the first with adapters
 
     @abstractmethod

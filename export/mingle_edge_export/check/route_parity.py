@@ -18,7 +18,7 @@ class RouteMismatchError(Exception):
 
 
 def agreeing_routes(expected: Routes, actual: Routes, norms: Array) -> NDArray[np.bool_]:
-    """`[n]`: the images whose routes agree in every layer.
+    """Return which images `[n]` have routes that agree in every layer.
 
     In the layer where an image's routes part, the exchanged experts must have equal contributions `|s_t| ||B_t A_t||_F` (norms
     `[layers, T]`); what follows in that image cannot be compared. Raises `RouteMismatchError`.
@@ -46,7 +46,7 @@ def agreeing_routes(expected: Routes, actual: Routes, norms: Array) -> NDArray[n
 
 
 def _by_task(routes: Routes, tasks: int) -> tuple[NDArray[np.bool_], Array]:
-    """Which tasks were chosen, and their gate values, 0 for the others: both `[n, layers, T]`."""
+    """Return which tasks were chosen, and their gate values, 0 for the others: both `[n, layers, T]`."""
     numbers, values = routes
     shape = (*numbers.shape[:2], tasks)
     chosen, gates = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.float32)

@@ -9,7 +9,7 @@ WAVES = 6  # cosines along each axis
 
 
 def smooth_images(count: int, size: int) -> NDArray[np.uint8]:
-    """`[count, size, size, 3]`: random sums of low-frequency cosines over the full range of values, always the same."""
+    """Return `[count, size, size, 3]`: random sums of low-frequency cosines over the full range, always the same."""
     random = np.random.default_rng(20250518)
     frequencies = np.arange(WAVES)
     waves = np.cos(np.pi * frequencies * (np.arange(size)[:, None] + 0.5) / size)  # [size, waves]

@@ -1,4 +1,4 @@
-"""Images that a task file names, for an export: seeds that calibrate, and labelled ones that accuracy is measured on."""
+"""Images that a task file names, for an export: calibration images, and labeled ones that accuracy is measured on."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from mingle_edge.task_file import read_task_file
 
 @dataclass(frozen=True)
 class TaskImages:
-    """Of the tasks of a merged model."""
+    """The images of a merged model's tasks."""
 
     seeds: Mapping[str, Sequence[Path]]
     tests: Mapping[str, ImageSet]
-    """of the tasks that have labelled images"""
+    """of the tasks that have labeled images"""
 
 
 def read_task_images(path: Path, merged: MergedModel, progress: Progress = silent) -> TaskImages:
-    """Find and decode the images. Raises `TaskFileError` where a task is missing, `ImageFolderError` for broken images."""
+    """Find the images and decode each once to check it.
+
+    Raises `TaskFileError` where a task is missing, `ImageFolderError` for broken images.
+    """
     tasks = read_task_file(path)
     sources = {task.name: task for task in tasks.tasks}
     missing = [name for name in merged.task_names if name not in sources]

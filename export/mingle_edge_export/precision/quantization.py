@@ -45,7 +45,7 @@ def quantize_blocks(rows: Array, bits: int) -> tuple[Codes, Array]:
     return codes.reshape(n, -1), scales[:, :, 0]
 
 
-def pack_nibbles(codes: Codes) -> NDArray[np.uint8]:
+def pack_int4(codes: Codes) -> NDArray[np.uint8]:
     """Pack two 4-bit codes a byte along the last axis, the first in the low half, each as code + 8.
 
     That is how the operators MatMulNBits and GatherBlockQuantized of ONNX Runtime read them.

@@ -2,7 +2,7 @@
 
 SmoothQuant (Xiao et al., arXiv 2211.10438, eq. 4, alpha 1/2): with one scale for a whole activation tensor, channels of large
 values leave few codes to the others. Where a LayerNorm feeds linear layers, dividing its output by s and multiplying the input
-channels of the layers by s changes nothing but how well both can be quantised. Everything that reads the same values follows:
+channels of the layers by s changes nothing but how well both can be quantized. Everything that reads the same values follows:
 the A of experts, and gates.
 """
 

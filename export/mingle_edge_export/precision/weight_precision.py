@@ -13,7 +13,7 @@ from collections.abc import Collection
 import numpy as np
 
 from mingle_edge_export.graph.builder import MICROSOFT, Array, Graph, WeightFile
-from mingle_edge_export.precision.quantization import BLOCK, pack_nibbles, quantize, quantize_blocks
+from mingle_edge_export.precision.quantization import BLOCK, pack_int4, quantize, quantize_blocks
 from mingle_edge_runtime.bundle_index import Precision
 
 _FLOAT, _INT8 = 1, 3  # onnx.TensorProto.DataType
@@ -72,7 +72,7 @@ class WeightPrecision:
     def _int4(self, layer: str, x: str, weight: Array) -> str:
         d_out, d_in = weight.shape
         codes, scales = quantize_blocks(weight, bits=4)  # [d_out, blocks * 32], [d_out, blocks]
-        packed = pack_nibbles(codes).reshape(d_out, -1, BLOCK // 2)
+        packed = pack_int4(codes).reshape(d_out, -1, BLOCK // 2)
         return self._graph.op(
             "MatMulNBits",
             x,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge_export.graph.builder import Array, Graph
-from mingle_edge_export.precision.quantization import CODE_UNIT, pack_nibbles, quantize_blocks, quantize_pair
+from mingle_edge_export.precision.quantization import CODE_UNIT, pack_int4, quantize_blocks, quantize_pair
 from mingle_edge_export.tower.vision_tower import Backbone, Tokens, Tower
 from mingle_edge_runtime.bundle_index import Precision
 
@@ -87,7 +87,7 @@ def expert_values(
         for name, rows in ((f"{layer}.A", A), (f"{layer}.B", B)):
             if precision == "int4":
                 codes, scales = quantize_blocks(rows, bits=4)
-                values[f"{name}_nibbles"] = pack_nibbles(codes)
+                values[f"{name}_nibbles"] = pack_int4(codes)
                 values[f"{name}_block_scales"] = scales.astype(np.float16)
             else:
                 values[name] = rows.astype(np.float16 if precision == "fp16" else np.float32)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mingle_edge.architecture import VisionArchitecture
 from mingle_edge_export.graph.builder import Array
-from mingle_edge_export.precision.quantization import pack_nibbles, quantize_blocks, quantize_pair
+from mingle_edge_export.precision.quantization import pack_int4, quantize_blocks, quantize_pair
 from mingle_edge_runtime.bundle_index import Precision
 
 TENSOR = "experts"  # the bank's initializer in the tower
@@ -43,17 +43,17 @@ class LayerSlot:
 
     @property
     def pages_of_A(self) -> int:
-        """The number of pages from `first_page` on."""
+        """Return the number of pages from `first_page` on."""
         return -(-self.rank * self.d_in // self.page)
 
     @property
     def pages_of_B(self) -> int:
-        """The number of pages after those of A."""
+        """Return the number of pages after those of A."""
         return -(-self.rank * self.d_out // self.page)
 
     @property
     def pages(self) -> int:
-        """The number of pages of both matrices."""
+        """Return the number of pages of both matrices."""
         return self.pages_of_A + self.pages_of_B
 
 
@@ -79,27 +79,27 @@ class PageLayout:
 
     @property
     def page(self) -> int:
-        """Values on a page."""
+        """Return the number of values on a page."""
         return PAGE_VALUES[self.precision]
 
     @property
     def element(self) -> Element:
-        """Type of the bank's elements."""
+        """Return the type of the bank's elements."""
         return ELEMENTS[self.precision]
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The same for numpy, little-endian as the file is."""
+        """Return that type for numpy, little-endian as the file is."""
         return np.dtype(self.element).newbyteorder("<")
 
     @property
     def page_elements(self) -> int:
-        """Elements of `dtype` on a page."""
+        """Return the number of elements of `dtype` on a page."""
         return self.page // 2 if self.precision == "int4" else self.page
 
     @property
     def bytes_per_task(self) -> int:
-        """Size of one task's pages."""
+        """Return the size of one task's pages in bytes."""
         return self.pages_per_task * self.page_elements * self.dtype.itemsize
 
 
@@ -127,7 +127,7 @@ def write_expert(file: BinaryIO, layout: PageLayout, expert: Mapping[str, Array]
             content = np.pad(content.ravel(), (0, pages * layout.page - content.size)).reshape(pages, layout.page)
             if layout.precision == "int4":
                 codes, scales = quantize_blocks(content, bits=4)
-                content = pack_nibbles(codes)
+                content = pack_int4(codes)
                 blocks.append(scales)
             file.write(np.ascontiguousarray(content, dtype=layout.dtype).tobytes())
     return ExpertScales(rows, np.concatenate(blocks) if blocks else None)
