@@ -35,17 +35,17 @@ from benchmarks import apart
 from benchmarks.architectures import MODELS
 from benchmarks.command import make_parser, report, write_report
 from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
-from mingle_edge.adaptation import NewGate, adapt
-from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.corruptions import Corruption
-from mingle_edge.finetuned_task import FinetunedTask, PretrainedModel
-from mingle_edge.gate_learning import GateLearner
-from mingle_edge.gating import ExpertStack, GatedExperts, gate_values
-from mingle_edge.image_set import ImageSet
-from mingle_edge.progress import silent
-from mingle_edge.settings import CONSTANT_START, Pooling, Settings
-from mingle_edge.vision_tower import Parameters, plain_linear
-from mingle_edge_runtime.memory import process_memory
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.clip.vision_tower import Parameters, plain_linear
+from mingle_edge.core.progress import silent
+from mingle_edge.data.corruptions import Corruption
+from mingle_edge.data.image_set import ImageSet
+from mingle_edge.data.settings import CONSTANT_START, Pooling, Settings
+from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
+from mingle_edge.gates.adaptation import NewGate, adapt
+from mingle_edge.gates.gate_training import GateLearner
+from mingle_edge.gates.gating import ExpertStack, GatedExperts, gate_values
+from mingle_edge_runtime.ort.memory import process_memory
 
 RANK, CLASSES, LOGIT_SCALE, TOLERANCE = 64, 10, 100.0, 1e-5
 ARCHITECTURE = MODELS["ViT-B-32"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.clip.architecture import VisionArchitecture
 
 MODELS = {
     "tiny": VisionArchitecture(64, 16, 96, 4, 4, 384, 64, "quick_gelu"),

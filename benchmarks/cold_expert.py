@@ -28,10 +28,11 @@ from typing import TypeAlias
 import numpy as np
 
 from benchmarks.command import make_parser, write_report
-from mingle_edge_runtime import EdgeModel, page_bank
-from mingle_edge_runtime.golden import read_golden
-from mingle_edge_runtime.mapped_file import MappedFile
-from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime import EdgeModel
+from mingle_edge_runtime.bundle.mapped_file import MappedFile
+from mingle_edge_runtime.check.golden import read_golden
+from mingle_edge_runtime.experts import page_bank
+from mingle_edge_runtime.images.preprocess import preprocess
 
 Span: TypeAlias = tuple[int, int]  # first byte and end
 PIECE = 1 << 20  # bytes

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from mingle_edge_runtime.machine import machine_record
+from mingle_edge_runtime.ort.machine import machine_record
 
 
 def make_parser(doc: str | None) -> argparse.ArgumentParser:

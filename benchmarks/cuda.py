@@ -28,13 +28,13 @@ from benchmarks import apart
 from benchmarks.command import make_parser, report, write_report
 from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
 from mingle_edge_runtime import Bundle, EdgeModel
-from mingle_edge_runtime.golden import read_golden
-from mingle_edge_runtime.image_scope import ImageScope
-from mingle_edge_runtime.memory import process_memory
-from mingle_edge_runtime.opening import open_scope
-from mingle_edge_runtime.preprocess import preprocess
-from mingle_edge_runtime.scope import Scope
-from mingle_edge_runtime.session import CPU, Session, resolve_providers
+from mingle_edge_runtime.check.golden import read_golden
+from mingle_edge_runtime.images.preprocess import preprocess
+from mingle_edge_runtime.ort.memory import process_memory
+from mingle_edge_runtime.ort.session import CPU, Session, resolve_providers
+from mingle_edge_runtime.scopes.image_scope import ImageScope
+from mingle_edge_runtime.scopes.opening import open_scope
+from mingle_edge_runtime.scopes.scope import Scope
 
 BATCHES = (1, 8, 32)
 IMAGES = 32

@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from benchmarks.command import make_parser, write_report
-from mingle_edge_runtime.replacement_policy import LRFU
+from mingle_edge_runtime.experts.replacement_policy import LRFU
 
 Item: TypeAlias = Any  # a task, or (task, layer)
 Trace: TypeAlias = list[list[Item]]  # what each request uses

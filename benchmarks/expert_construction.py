@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmarks.architectures import MODELS
 from benchmarks.command import make_parser, report, write_report
-from mingle_edge.experts import Factors, build_expert
-from mingle_edge.low_rank import effective_rank
+from mingle_edge.experts.low_rank import effective_rank
+from mingle_edge.experts.task_vectors import Factors, build_expert
 
 RANK = 64
 ARCHITECTURE = MODELS["ViT-B-32"]

@@ -29,7 +29,7 @@ from benchmarks import apart
 from benchmarks.architectures import MODELS
 from benchmarks.command import make_parser
 from benchmarks.opening import open_and_run
-from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.demo import task_files as demo
 
 Array = NDArray[Any]

@@ -23,16 +23,16 @@ import onnxruntime
 from benchmarks.architectures import MODELS
 from benchmarks.command import make_parser, write_report
 from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
-from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge_export.bundle.adapters import write_adapter
 from mingle_edge_export.graph.builder import MICROSOFT, WeightFile
 from mingle_edge_export.tower.expert_inputs import ExpertInputs, expert_values
 from mingle_edge_export.tower.page_bank import PageLayout, write_expert
 from mingle_edge_export.tower.routed_experts import BLOCK_SCALES, LayerGates, RoutedExperts
 from mingle_edge_export.tower.vision_tower import PIXELS, Backbone, Tokens, Tower, pixel_graph
-from mingle_edge_runtime.adapter import adapter_values
-from mingle_edge_runtime.bundle_index import Precision
-from mingle_edge_runtime.session import optional_inputs
+from mingle_edge_runtime.bundle.index import Precision
+from mingle_edge_runtime.experts.adapter import adapter_values
+from mingle_edge_runtime.ort.session import optional_inputs
 
 TASKS, RANK = 8, 64
 PAUSE = 0.02  # seconds, for idle threads of other variants to fall asleep

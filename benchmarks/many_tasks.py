@@ -30,8 +30,8 @@ from benchmarks.interleaved import Seconds, quartiles_of_ratios, time_in_turn
 from benchmarks.opening import open_and_run
 from mingle_edge_export.bundle.image_scope import ROUTER_WEIGHTS
 from mingle_edge_runtime import EdgeModel
-from mingle_edge_runtime.golden import read_golden
-from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.check.golden import read_golden
+from mingle_edge_runtime.images.preprocess import preprocess
 
 CLAIM_ALL = -1e30  # confidence bound
 NEVER = -1e4  # score of a task that is not to win

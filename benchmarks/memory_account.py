@@ -32,11 +32,11 @@ from benchmarks import apart
 from benchmarks.command import make_parser, write_report
 from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
 from mingle_edge_runtime import EdgeModel
-from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.golden import read_golden
-from mingle_edge_runtime.memory import mapped_bytes, process_memory
-from mingle_edge_runtime.preprocess import preprocess
-from mingle_edge_runtime.session import CPU, Session
+from mingle_edge_runtime.bundle.bundle import Bundle
+from mingle_edge_runtime.check.golden import read_golden
+from mingle_edge_runtime.images.preprocess import preprocess
+from mingle_edge_runtime.ort.memory import mapped_bytes, process_memory
+from mingle_edge_runtime.ort.session import CPU, Session
 
 STEPS = ("opened", "first run", "steady")
 WARM_UP = 4  # runs

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from mingle_edge_runtime import EdgeModel
-from mingle_edge_runtime.memory import process_memory
+from mingle_edge_runtime.ort.memory import process_memory
 
 RUNS = 5
 

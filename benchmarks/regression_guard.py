@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.architectures import MODELS
 from benchmarks.command import make_parser
 from benchmarks.graph_variants import Bench, measure
-from mingle_edge_runtime.machine import machine_record
+from mingle_edge_runtime.ort.machine import machine_record
 
 BOUNDS = {
     "image fp32, no expert": 1.10,

@@ -30,8 +30,8 @@ from mingle_edge.demo.canvas import photograph
 from mingle_edge.demo.digits import draw_handwritten, handwritten_digits
 from mingle_edge.demo.tasks import TASKS, ImageTask
 from mingle_edge_runtime import EdgeModel, Route, StreamStats
-from mingle_edge_runtime.preprocess import preprocess
-from mingle_edge_runtime.route_reuse import AUDIT_EVERY, THRESHOLD, RouteReuse, cell_means
+from mingle_edge_runtime.images.preprocess import preprocess
+from mingle_edge_runtime.scopes.route_reuse import AUDIT_EVERY, THRESHOLD, RouteReuse, cell_means
 
 Floats = NDArray[np.floating[Any]]
 Pixels = NDArray[np.float32]

@@ -28,27 +28,27 @@ import torch
 from benchmarks.architectures import MODELS
 from benchmarks.command import make_parser, write_report
 from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
-from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints import open_checkpoint, read_architecture
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.clip.vision_tower import Parameters, router_features
+from mingle_edge.core.progress import silent
+from mingle_edge.data.image_folder import list_images
+from mingle_edge.data.image_set import ImageSet
+from mingle_edge.data.settings import Settings
 from mingle_edge.demo import tiny_clip
 from mingle_edge.demo.captions import captioned_images
 from mingle_edge.demo.demo import CAPTIONED
 from mingle_edge.demo.splits import make_split, write_unlabeled
 from mingle_edge.demo.tasks import TASKS
-from mingle_edge.finetuned_task import PretrainedModel
-from mingle_edge.image_folder import list_images
-from mingle_edge.image_set import ImageSet
-from mingle_edge.progress import silent
-from mingle_edge.router import DIRECTIONS, fit_router
-from mingle_edge.router_depth import choose_depth, deepest, left_out_errors, mean_of_tasks
-from mingle_edge.router_features import router_statistics
-from mingle_edge.router_statistics import MOMENTS, RouterStatistics
-from mingle_edge.settings import Settings
-from mingle_edge.vision_tower import Parameters, router_features
+from mingle_edge.experts.finetuned_task import PretrainedModel
+from mingle_edge.routing.depth import choose_depth, deepest, left_out_errors, mean_of_tasks
+from mingle_edge.routing.discriminants import DIRECTIONS, fit_router
+from mingle_edge.routing.features import router_statistics
+from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
 from mingle_edge_export.graph.builder import WeightFile
 from mingle_edge_export.tower.router import write_router
 from mingle_edge_export.tower.vision_tower import PIXELS, Backbone, Tower, pixel_graph
-from mingle_edge_runtime.session import CPU
+from mingle_edge_runtime.ort.session import CPU
 
 COSTED = MODELS["ViT-B-32"]
 COSTED_TASKS = 8

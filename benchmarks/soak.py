@@ -19,8 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from mingle_edge_runtime.bundle_index import Precision
-from mingle_edge_runtime.machine import machine_record
+from mingle_edge_runtime.bundle.index import Precision
+from mingle_edge_runtime.ort.machine import machine_record
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hostile"))

@@ -21,7 +21,7 @@ from PIL import Image
 from benchmarks.command import make_parser, report, write_report
 from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
 from mingle_edge_runtime import EdgeModel, Prediction
-from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.images.preprocess import preprocess
 
 IN_FLIGHT = 3  # frames submitted before the first result is waited for, as a live camera would
 

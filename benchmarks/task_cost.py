@@ -34,10 +34,10 @@ from benchmarks.full_size import write_inputs, write_task_file
 from mingle_edge.checkpoints import open_checkpoint
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.comparison.registry import SPECS
-from mingle_edge.finetuned_task import FinetunedTask
-from mingle_edge.image_set import ImageSet
-from mingle_edge.merge import merge
-from mingle_edge_runtime.machine import machine_record
+from mingle_edge.data.image_set import ImageSet
+from mingle_edge.experts.finetuned_task import FinetunedTask
+from mingle_edge.merging.merge import merge
+from mingle_edge_runtime.ort.machine import machine_record
 
 RANK = {"tiny": 16}
 SCOPES = ("image", "layer")

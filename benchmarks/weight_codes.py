@@ -29,13 +29,13 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from benchmarks.command import make_parser, write_report
 from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
-from mingle_edge.merged_model import MergedModel
+from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_runtime import Bundle
-from mingle_edge_runtime.machine import machine_record
-from mingle_edge_runtime.prediction import read_heads
-from mingle_edge_runtime.preprocess import decode, pictures, stack, to_pixel_values
-from mingle_edge_runtime.session import CPU, Session
+from mingle_edge_runtime.images.preprocess import decode, pictures, stack, to_pixel_values
+from mingle_edge_runtime.ort.machine import machine_record
+from mingle_edge_runtime.ort.session import CPU, Session
+from mingle_edge_runtime.scopes.prediction import read_heads
 
 SHAPES = ((50, 768, 768), (50, 768, 3072), (50, 3072, 768), (1, 768, 3072))  # rows, d_in, d_out
 

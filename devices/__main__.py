@@ -15,8 +15,8 @@ from devices.errors import DeviceFileError, UnavailableError
 from devices.labels import compare_labels, read_labels
 from devices.matrix import measure_matrix
 from devices.page import render
-from mingle_edge.durable import write_text
-from mingle_edge.errors import MingleError
+from mingle_edge.core.errors import MingleError
+from mingle_edge.files.atomic_files import write_text
 from mingle_edge_export import ExportError
 
 _LABELLED = "image-int8"

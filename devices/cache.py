@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mingle_edge.partial_folder import partial_folder
+from mingle_edge.files.partial_folder import partial_folder
 
 CACHE = Path(__file__).with_name(".cache")
 

@@ -23,19 +23,19 @@ import mingle_edge_runtime
 from devices import products
 from devices.errors import DeviceFileError
 from devices.on_device.measure import measure
-from mingle_edge.durable import replacing
-from mingle_edge.merged_model import MergedModel
+from mingle_edge.files.atomic_files import replacing
+from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_export.check.synthetic_images import smooth_images
-from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.bundle_index import LARGEST_CODE
-from mingle_edge_runtime.image_file import read_image
-from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.bundle.bundle import Bundle
+from mingle_edge_runtime.bundle.index import LARGEST_CODE
+from mingle_edge_runtime.images.image_file import read_image
+from mingle_edge_runtime.images.preprocess import preprocess
 
 TEST_IMAGES = 4  # of each task, routed and classified
 EMBEDDED_IMAGES = 1  # of each task, embedded by every expert as well
 SYNTHETIC_IMAGES = 8  # where there are no test images; all embedded
-FULL_CODES = Path(mingle_edge_runtime.__file__).with_name("integer_product.onnx")
+FULL_CODES = Path(mingle_edge_runtime.__file__).parent / "ort/integer_product.onnx"
 REQUIRED_TOWER = "tower_required.onnx"
 
 

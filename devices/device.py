@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from devices.errors import DeviceFileError
-from mingle_edge.errors import FileError
-from mingle_edge.text_file import read_text
+from mingle_edge.core.errors import FileError
+from mingle_edge.files.text_file import read_text
 
 KINDS = Path(__file__).with_name("kinds")
 NEWEST = "newest"

@@ -14,7 +14,7 @@ from devices.environment import prepare_environment
 from devices.errors import DeviceFileError
 from devices.matrix import run_script
 from devices.on_device.classify import classify
-from mingle_edge.durable import write_text
+from mingle_edge.files.atomic_files import write_text
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from devices.command import last_line
 from devices.device import KINDS, Device
 from devices.environment import Environment, prepare_environment
 from devices.errors import UnavailableError
-from mingle_edge.durable import write_text
+from mingle_edge.files.atomic_files import write_text
 
 LONGEST = 1800  # seconds of one cell; an emulated processor is about 20 times slower
 

@@ -12,8 +12,8 @@ from devices.cell import LEAST_COSINE, Cell, Run, Share
 from devices.command import last_line
 from devices.device import Device
 from devices.labels import Labels
-from mingle_edge_runtime.arithmetic import EXACT_PRODUCT
-from mingle_edge_runtime.processor import read_processor
+from mingle_edge_runtime.ort.arithmetic import EXACT_PRODUCT
+from mingle_edge_runtime.ort.processor import read_processor
 
 _INTRODUCTION = """# The same answer on every device
 

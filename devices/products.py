@@ -20,9 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mingle_edge_export.graph.builder import Graph, WeightFile
 from mingle_edge_export.precision.weight_precision import WeightPrecision
-from mingle_edge_runtime.adapter import read_adapter
-from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.session import OptionalInput
+from mingle_edge_runtime.bundle.bundle import Bundle
+from mingle_edge_runtime.experts.adapter import read_adapter
+from mingle_edge_runtime.ort.session import OptionalInput
 
 Arrays = dict[str, NDArray[Any]]
 ROWS = (1, 2, 50)

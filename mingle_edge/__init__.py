@@ -1,6 +1,7 @@
 """Merge independently fine-tuned CLIP vision towers into one gated model.
 
-    from mingle_edge import evaluate, merge
+    from mingle_edge import evaluate
+    from mingle_edge.merging import merge
 
     model = merge("TASKS.toml", "merged")
     print(model.task_names)
@@ -20,8 +21,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mingle_edge.comparison.compare import ComparisonOptions, compare
-    from mingle_edge.corruptions import Corruption, CorruptionError
-    from mingle_edge.errors import (
+    from mingle_edge.core.errors import (
         CheckpointError,
         ComparisonError,
         DeviceError,
@@ -33,17 +33,18 @@ if TYPE_CHECKING:
         OutputError,
         TaskFileError,
     )
-    from mingle_edge.evaluation import EvaluationReport, evaluate
-    from mingle_edge.inspection import inspect
-    from mingle_edge.merge import merge
-    from mingle_edge.merged_model import MergedModel
-    from mingle_edge.progress import Progress
-    from mingle_edge.settings import Settings
+    from mingle_edge.core.progress import Progress
+    from mingle_edge.data.corruptions import Corruption, CorruptionError
+    from mingle_edge.data.settings import Settings
+    from mingle_edge.evaluation.evaluate import EvaluationReport, evaluate
+    from mingle_edge.merging.inspection import inspect
+    from mingle_edge.merging.merge import merge
+    from mingle_edge.merging.merged_model import MergedModel
 
 _MODULES = {
     "comparison.compare": ("ComparisonOptions", "compare"),
-    "corruptions": ("Corruption", "CorruptionError"),
-    "errors": (
+    "data.corruptions": ("Corruption", "CorruptionError"),
+    "core.errors": (
         "CheckpointError",
         "ComparisonError",
         "DeviceError",
@@ -55,12 +56,12 @@ _MODULES = {
         "OutputError",
         "TaskFileError",
     ),
-    "evaluation": ("EvaluationReport", "evaluate"),
-    "inspection": ("inspect",),
-    "merge": ("merge",),
-    "merged_model": ("MergedModel",),
-    "progress": ("Progress",),
-    "settings": ("Settings",),
+    "evaluation.evaluate": ("EvaluationReport", "evaluate"),
+    "merging.inspection": ("inspect",),
+    "merging.merge": ("merge",),
+    "merging.merged_model": ("MergedModel",),
+    "core.progress": ("Progress",),
+    "data.settings": ("Settings",),
 }
 """Module -> the names of this package that it has. Each is imported when one of them is first asked for."""
 

@@ -11,7 +11,7 @@ from hypothesis import settings
 from threadpoolctl import threadpool_limits
 from tiny_bundle import Weights, write_kinds
 
-from mingle_edge.merge import merge
+from mingle_edge.merging.merge import merge
 
 # Tiny models gain nothing from a second thread and lose much where the cores are busy. Processes that tests start inherit it.
 torch.set_num_threads(1)

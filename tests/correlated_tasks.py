@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mingle_edge.router_statistics import RouterStatistics
+from mingle_edge.routing.statistics import RouterStatistics
 
 
 def images(seed, *, tasks=3, count=7, each=4, F=10, apart=1.0, varied=0.3):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mingle_edge.seeds import task_generator
+from mingle_edge.data.calibration_images import task_generator
 
 
 class GatedLayer(nn.Module):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mingle_edge.core.progress import silent
+from mingle_edge.data.settings import Settings
 from mingle_edge.demo.tiny_clip import Training
-from mingle_edge.progress import silent
-from mingle_edge.settings import Settings
 from research.studies import overlap, rank_allocation, router, router_shift, seeds, trade_offs
 from research.suite import suite
 from research.suite.scale import Scale

@@ -15,8 +15,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from mingle_edge_runtime import bundle_index as fmt
-from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.bundle import index as fmt
+from mingle_edge_runtime.images.preprocess import preprocess
 
 TASKS = ("red", "green", "blue")
 SIDE, DIM, RANK, LAYERS, PAGE = 8, 16, 2, 2, 1024

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from mingle_edge.answers import predict_among, predict_within
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.method import Workbench
-from mingle_edge.labelled_images import read_labeled
-from mingle_edge.metrics import average_accuracy, backward_transfer
-from mingle_edge.prepared import read_merge_inputs
-from mingle_edge.progress import silent
-from mingle_edge.protocols import PROTOCOLS
-from mingle_edge.task_file import read_task_file
+from mingle_edge.core.progress import silent
+from mingle_edge.data.labelled_images import read_labeled
+from mingle_edge.data.task_file import read_task_file
+from mingle_edge.evaluation.answers import predict_among, predict_within
+from mingle_edge.evaluation.metrics import average_accuracy, backward_transfer
+from mingle_edge.evaluation.protocols import PROTOCOLS
+from mingle_edge.merging.merge_inputs import read_merge_inputs
 
 
 class TinyComparison:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.merged_model import MergedModel, TaskRecord, TaskTensors, commit_task, create
-from mingle_edge.router_statistics import RouterStatistics
-from mingle_edge.settings import Settings
-from mingle_edge.vision_tower import router_features
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.clip.vision_tower import router_features
+from mingle_edge.data.settings import Settings
+from mingle_edge.merging.merged_model import MergedModel, TaskRecord, TaskTensors, commit_task, create
+from mingle_edge.routing.statistics import RouterStatistics
 
 # No two sizes are equal, so that no axis can be mistaken for another. The width is not 4096 / rank: pages need filling up.
 ARCHITECTURE = VisionArchitecture(

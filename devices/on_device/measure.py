@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime import EdgeModel
-from mingle_edge_runtime.preprocess import preprocess
-from mingle_edge_runtime.route import Route
-from mingle_edge_runtime.session import onnxruntime
+from mingle_edge_runtime.images.preprocess import preprocess
+from mingle_edge_runtime.ort.session import onnxruntime
+from mingle_edge_runtime.scopes.route import Route
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "I8": np.int8, "U8": np.uint8}
 

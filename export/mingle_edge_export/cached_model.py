@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mingle_edge.merged_model import MergedModel
+from mingle_edge.merging.merged_model import MergedModel
 
 KEPT_EXPERTS = 8  # of ViT-B/32 and rank 64 they take 340 MB
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mingle_edge.progress import Progress, silent
+from mingle_edge.core.progress import Progress, silent
 from mingle_edge_export.bundle.folded_scope import FoldedScopeWriter
 from mingle_edge_export.bundle.image_scope import ImageScopeWriter
 from mingle_edge_export.bundle.layer_scope import LayerScopeWriter
@@ -42,7 +42,7 @@ def export_bundle(
     with bundle_folder(Path(bundle_path), needed) as folder:
         writer = WRITERS["folded" if options.fold else merged.scope](folder, merged, options)
         # These load PyTorch, which takes seconds.
-        from mingle_edge.gated_tower import GatedTower
+        from mingle_edge.merging.merged_tower import GatedTower
         from mingle_edge_export.check.calibration import calibrate, choose_exact_layers
         from mingle_edge_export.check.golden_images import own_golden
         from mingle_edge_export.check.labeled_accuracy import check_accuracy, measure_accuracy

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mingle_edge.merged_model import MergedModel
+from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export.errors import OptionError
-from mingle_edge_runtime.bundle_index import Precision
+from mingle_edge_runtime.bundle.index import Precision
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The architecture of a vision tower, from the configuration files of open_clip and Hugging Face.
 
-Whatever the tower of `mingle_edge.vision_tower` cannot express exactly is refused here, by field and value: a model that runs
-a little differently from how it was trained is the failure nobody notices.
+Whatever the tower of `mingle_edge.clip.vision_tower` cannot express exactly is refused here, by field and value: a model that
+runs a little differently from how it was trained is the failure nobody notices.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import open_clip
 
-from mingle_edge.architecture import OPENAI_MEAN, OPENAI_STD, VisionArchitecture
 from mingle_edge.checkpoints.model_config import ModelConfig, is_tag, read_model_config
-from mingle_edge.errors import CheckpointError, shown
+from mingle_edge.clip.architecture import OPENAI_MEAN, OPENAI_STD, VisionArchitecture
+from mingle_edge.core.errors import CheckpointError, shown
 
 LARGEST = 1 << 16
 """No size in a configuration may exceed this; it keeps a damaged file from asking for endless memory."""

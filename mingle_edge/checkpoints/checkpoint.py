@@ -10,14 +10,14 @@ from typing import Literal
 
 from torch import Tensor
 
-from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints.architectures import architecture_of
 from mingle_edge.checkpoints.model_config import read_model_config
 from mingle_edge.checkpoints.stored_parameters import StoredParameter, hugging_face_parameters, open_clip_parameters
 from mingle_edge.checkpoints.stored_tensors import StoredTensors, open_tensors, without_module
 from mingle_edge.checkpoints.weights import check_tag, find_weights
-from mingle_edge.errors import CheckpointError
-from mingle_edge.plain_file import refusal
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.core.errors import CheckpointError
+from mingle_edge.files.plain_file import refusal
 
 Naming = Literal["open_clip", "hugging_face"]
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 
 import open_clip
 
-from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints.architectures import architecture_of
 from mingle_edge.checkpoints.checkpoint import Checkpoint
 from mingle_edge.checkpoints.model_config import ModelConfig
 from mingle_edge.checkpoints.stored_tensors import FLOATS
-from mingle_edge.errors import CheckpointError
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.core.errors import CheckpointError
 
 LINES = 12
 """Lines of a difference that are shown; the rest is counted."""

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import open_clip
 
-from mingle_edge.errors import CheckpointError, FileError, shown
-from mingle_edge.hub import is_hub_reference, local_path
-from mingle_edge.plain_file import find_file
-from mingle_edge.text_file import read_json
+from mingle_edge.core.errors import CheckpointError, FileError, shown
+from mingle_edge.data.hub import is_hub_reference, local_path
+from mingle_edge.files.plain_file import find_file
+from mingle_edge.files.text_file import read_json
 
 HUGGING_FACE_TYPES = ("clip", "clip_vision_model")
 

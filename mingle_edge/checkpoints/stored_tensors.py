@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mingle_edge.errors import CheckpointError, FileError, shown
-from mingle_edge.plain_file import check_plain_file, find_file, refusal
-from mingle_edge.text_file import read_json
+from mingle_edge.core.errors import CheckpointError, FileError, shown
+from mingle_edge.files.plain_file import check_plain_file, find_file, refusal
+from mingle_edge.files.text_file import read_json
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 SHARD_INDEX = "model.safetensors.index.json"

@@ -7,12 +7,12 @@ from typing import Any
 
 import open_clip
 
-from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints.architectures import read_architecture
 from mingle_edge.checkpoints.model_config import is_tag, is_there
 from mingle_edge.checkpoints.stored_tensors import TORCH_SUFFIXES
-from mingle_edge.errors import CheckpointError, shown
-from mingle_edge.hub import local_path
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.core.errors import CheckpointError, shown
+from mingle_edge.data.hub import local_path
 
 
 def find_weights(path_or_tag: str, base: Path, model: str | None) -> Path:

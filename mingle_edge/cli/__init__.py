@@ -13,11 +13,11 @@ import click
 from mingle_edge import __version__
 from mingle_edge.cli.interruption import Terminated, exit_code, terminable
 from mingle_edge.cli.terminal import one_line, terminal
-from mingle_edge.extras import advice, package_of
+from mingle_edge.core.extras import advice, package_of
 
 COMMANDS = ("merge", "evaluate", "compare", "export", "run", "verify", "inspect", "profile", "demo")
 ERROR_TREES = {
-    "mingle_edge.errors": "MingleError",
+    "mingle_edge.core.errors": "MingleError",
     "mingle_edge_export.errors": "ExportError",
     "mingle_edge_runtime.errors": "EdgeError",
 }

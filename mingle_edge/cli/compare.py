@@ -11,7 +11,7 @@ from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
 
 if TYPE_CHECKING:
-    from mingle_edge.corruptions import Corruption
+    from mingle_edge.data.corruptions import Corruption
 
 
 @click.command(short_help="What merging costs, method by method, on your tasks.")
@@ -68,7 +68,7 @@ def command(task_file: Path, output: Path, corruptions: str | None, severity: in
 
 
 def _corruptions(text: str | None, severity: int) -> tuple[Corruption, ...]:
-    from mingle_edge.corruptions import CORRUPTIONS, Corruption
+    from mingle_edge.data.corruptions import CORRUPTIONS, Corruption
 
     if text is None:
         return ()

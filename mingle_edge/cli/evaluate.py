@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from mingle_edge.cli.progress_bar import ProgressBar
-from mingle_edge.output_path import check_output_file, write_output
-from mingle_edge.protocols import PROTOCOLS
+from mingle_edge.evaluation.protocols import PROTOCOLS
+from mingle_edge.files.output_path import check_output_file, write_output
 
 if TYPE_CHECKING:
-    from mingle_edge.evaluation import EvaluationReport
+    from mingle_edge.evaluation.evaluate import EvaluationReport
 
 
 @click.command(short_help="Accuracy and forgetting of a merged model.")
@@ -31,7 +31,7 @@ def command(merged: Path, task_file: Path, top_k: int | None, pooled: bool, devi
     lost since their own merge.
     """
     check_output_file(json_path)
-    from mingle_edge.evaluation import evaluate
+    from mingle_edge.evaluation.evaluate import evaluate
 
     with ProgressBar() as progress:
         report = evaluate(

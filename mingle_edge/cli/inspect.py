@@ -12,8 +12,8 @@ from mingle_edge.cli.byte_size import format_bytes
 from mingle_edge.cli.terminal import one_line
 
 if TYPE_CHECKING:
-    from mingle_edge.merged_model import MergedModel
-    from mingle_edge_runtime.bundle_index import BundleIndex
+    from mingle_edge.merging.merged_model import MergedModel
+    from mingle_edge_runtime.bundle.index import BundleIndex
 
 
 @click.command(short_help="What is in a bundle or a merged model.")
@@ -24,8 +24,8 @@ def command(path: Path) -> None:
     PATH is a bundle or a merged model. Nothing but its index is read; `verify`
     checks the contents of a bundle.
     """
-    from mingle_edge.inspection import inspect
-    from mingle_edge_runtime.bundle_index import BundleIndex
+    from mingle_edge.merging.inspection import inspect
+    from mingle_edge_runtime.bundle.index import BundleIndex
 
     folder = inspect(path)
     lines = describe_bundle(folder) if isinstance(folder, BundleIndex) else describe_merged_model(folder)
@@ -89,7 +89,7 @@ def describe_merged_model(model: MergedModel) -> list[str]:
 
 
 def _router(model: MergedModel) -> str:
-    from mingle_edge.router_depth import deepest
+    from mingle_edge.routing.depth import deepest
 
     if model.scope == "layer":
         return "router: gates per layer"

@@ -26,7 +26,7 @@ def command(task_file: Path, output: Path | None, into: Path | None, device: str
     target = into or output
     if target is None:
         raise click.UsageError("give -o FOLDER for a new merged model, or --into FOLDER to add to one")
-    from mingle_edge.merge import merge
+    from mingle_edge.merging.merge import merge
 
     with ProgressBar() as progress:
         model = merge(task_file, target, into=into is not None, device=device, progress=progress)

@@ -15,7 +15,7 @@ REDRAW = 0.1  # seconds
 
 
 class ProgressBar:
-    """Shows the stages that a `mingle_edge.progress.Progress` reports."""
+    """Shows the stages that a `mingle_edge.core.progress.Progress` reports."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()

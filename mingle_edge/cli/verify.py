@@ -21,7 +21,7 @@ def command(bundle: Path, threads: int | None, provider: str | None) -> None:
     output for the images that travel with the bundle: each task's expert, the
     router, and the labels of all tasks competing. Exit code 2 where one differs.
     """
-    from mingle_edge_runtime.verify import verify
+    from mingle_edge_runtime.check.verify import verify
 
     with ProgressBar() as progress:
         verification = verify(

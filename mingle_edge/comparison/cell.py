@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from mingle_edge import __version__
-from mingle_edge.corruptions import Corruption
+from mingle_edge.data.corruptions import Corruption
 
 if TYPE_CHECKING:
     from mingle_edge.comparison.material import Material

@@ -10,15 +10,15 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from mingle_edge.answers import Answers, measure
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.cell import Cell, CellResult
 from mingle_edge.comparison.material import Material
 from mingle_edge.comparison.method import ContinualMethod, Workbench
 from mingle_edge.comparison.registry import MethodSpec
-from mingle_edge.errors import ComparisonError
-from mingle_edge.progress import Progress
-from mingle_edge.protocols import PROTOCOLS
+from mingle_edge.core.errors import ComparisonError
+from mingle_edge.core.progress import Progress
+from mingle_edge.evaluation.answers import Answers, measure
+from mingle_edge.evaluation.protocols import PROTOCOLS
 
 LATENCY_RUNS = 30
 

@@ -23,12 +23,12 @@ from mingle_edge.comparison.registry import REFERENCES, SPECS
 from mingle_edge.comparison.results import Finished
 from mingle_edge.comparison.table import write_csv
 from mingle_edge.comparison.tuning import Tuning, trials
-from mingle_edge.corruptions import Corruption
-from mingle_edge.errors import ComparisonError
-from mingle_edge.output_path import check_output_folder, write_output
-from mingle_edge.progress import Progress, silent
-from mingle_edge.protocols import HEAD_GIVEN, PROTOCOLS
-from mingle_edge.task_file import read_task_file
+from mingle_edge.core.errors import ComparisonError
+from mingle_edge.core.progress import Progress, silent
+from mingle_edge.data.corruptions import Corruption
+from mingle_edge.data.task_file import read_task_file
+from mingle_edge.evaluation.protocols import HEAD_GIVEN, PROTOCOLS
+from mingle_edge.files.output_path import check_output_folder, write_output
 
 if TYPE_CHECKING:
     from mingle_edge.comparison.execution import Execute, Source
@@ -152,7 +152,7 @@ def compare(
     from mingle_edge.comparison.execution import Source
     from mingle_edge.comparison.material import Material
     from mingle_edge.comparison.page import write_page
-    from mingle_edge.device import choose_device
+    from mingle_edge.core.device import choose_device
 
     choose_device(plan.device)
     material = Material.open(task_file, seed=plan.seed, seeds_per_class=counts, progress=progress)

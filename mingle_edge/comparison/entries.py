@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mingle_edge.comparison.registry import DEFAULT, MethodSpec
-from mingle_edge.errors import ComparisonError, shown
-from mingle_edge.task_file import MOST_SEEDS_PER_CLASS
+from mingle_edge.core.errors import ComparisonError, shown
+from mingle_edge.data.task_file import MOST_SEEDS_PER_CLASS
 
 SEEDS_PER_CLASS = "seeds_per_class"
 MOST = 1e12  # of a parameter, in absolute value; far below where a float32 ends

@@ -19,9 +19,9 @@ from mingle_edge.comparison.cell_run import run_cell
 from mingle_edge.comparison.material import Material
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.comparison.registry import SPECS
-from mingle_edge.device import choose_device
-from mingle_edge.errors import ComparisonError
-from mingle_edge.progress import Progress, silent
+from mingle_edge.core.device import choose_device
+from mingle_edge.core.errors import ComparisonError
+from mingle_edge.core.progress import Progress, silent
 
 CONNECTING = 10.0  # seconds
 

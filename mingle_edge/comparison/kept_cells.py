@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mingle_edge.comparison.cell import CellResult
-from mingle_edge.durable import why_not_written
-from mingle_edge.errors import ComparisonError, FileError, OutputError
-from mingle_edge.output_path import write_output
-from mingle_edge.protocols import PROTOCOLS
-from mingle_edge.text_file import read_json
-from mingle_edge_runtime.json_record import RecordError, read_record
+from mingle_edge.core.errors import ComparisonError, FileError, OutputError
+from mingle_edge.evaluation.protocols import PROTOCOLS
+from mingle_edge.files.atomic_files import why_not_written
+from mingle_edge.files.output_path import write_output
+from mingle_edge.files.text_file import read_json
+from mingle_edge_runtime.bundle.json_record import RecordError, read_record
 
 
 class KeptCells:

@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
-from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.comparison.cell import PARTS, Part
 from mingle_edge.comparison.method import Workbench
-from mingle_edge.errors import ComparisonError, ImageFolderError
-from mingle_edge.finetuned_task import FinetunedTask
-from mingle_edge.image_decoding import check_images
-from mingle_edge.image_set import ImageSet
-from mingle_edge.image_source import ImageSource
-from mingle_edge.labelled_images import draw_seeds, read_labeled
-from mingle_edge.plain_file import refusal
-from mingle_edge.prepared import MergeInputs, TaskInputs, read_merge_inputs
-from mingle_edge.progress import Progress
-from mingle_edge.task_file import TaskFile, TaskSource, read_task_file
+from mingle_edge.core.errors import ComparisonError, ImageFolderError
+from mingle_edge.core.progress import Progress
+from mingle_edge.data.image_decoding import check_images
+from mingle_edge.data.image_set import ImageSet
+from mingle_edge.data.image_source import ImageSource
+from mingle_edge.data.labelled_images import draw_seeds, read_labeled
+from mingle_edge.data.task_file import TaskFile, TaskSource, read_task_file
+from mingle_edge.experts.finetuned_task import FinetunedTask
+from mingle_edge.files.plain_file import refusal
+from mingle_edge.merging.merge_inputs import MergeInputs, TaskInputs, read_merge_inputs
 
 _LISTED = 10  # files named in a message
 KEPT_BYTES = 1 << 28  # of preprocessed images of one set; larger sets are decoded again whenever they are needed

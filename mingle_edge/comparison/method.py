@@ -8,12 +8,12 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from mingle_edge.answers import Answers
 from mingle_edge.comparison.batches import ImageRows, TestBatch
-from mingle_edge.finetuned_task import FinetunedTask, PretrainedModel
-from mingle_edge.gated_tower import CompleteExpert
-from mingle_edge.router import Router
-from mingle_edge.router_statistics import RouterStatistics
+from mingle_edge.evaluation.answers import Answers
+from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
+from mingle_edge.merging.merged_tower import CompleteExpert
+from mingle_edge.routing.discriminants import Router
+from mingle_edge.routing.statistics import RouterStatistics
 
 T = TypeVar("T")
 

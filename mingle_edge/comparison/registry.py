@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mingle_edge.settings import CONSTANT_START, OFFICIAL, Settings
+from mingle_edge.data.settings import CONSTANT_START, OFFICIAL, Settings
 
 if TYPE_CHECKING:
     from mingle_edge.comparison.method import ContinualMethod, Workbench
@@ -22,7 +22,7 @@ TRIALS = 5
 """Parameter sets tried when a method is tuned, the same number for every method that has something to tune."""
 FEW = 8
 """Tasks up to which the paper scales task vectors by 0.3; it takes 0.1 for its groups of 14 and 20."""
-METHODS = "mingle_edge.methods"
+METHODS = "mingle_edge.comparison.methods"
 
 Grid = tuple[Mapping[str, Any], ...]
 Published = Callable[[int], dict[str, Any]]
@@ -34,7 +34,7 @@ class MethodSpec:
 
     name: str
     summary: str  # one line: idea and source
-    implementation: str  # `module:name` in `mingle_edge.methods`, called with a workbench and the parameters
+    implementation: str  # `module:name` in `mingle_edge.comparison.methods`, called with a workbench and the parameters
     published: Published  # number of tasks -> every parameter with its published value
     grid: Grid = ()  # `TRIALS` parameter changes, or none where nothing is to be tuned
 

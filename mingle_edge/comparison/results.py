@@ -8,8 +8,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from mingle_edge.comparison.cell import Cell, CellResult
-from mingle_edge.metrics import average_accuracy, backward_transfer, forward_transfer
-from mingle_edge.protocols import HEAD_GIVEN, PROTOCOLS
+from mingle_edge.evaluation.metrics import average_accuracy, backward_transfer, forward_transfer
+from mingle_edge.evaluation.protocols import HEAD_GIVEN, PROTOCOLS
 
 FORMAT, FORMAT_VERSION = "mingle-edge comparison", 1
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from mingle_edge.comparison.ranking import accuracy, ordered
 from mingle_edge.comparison.wording import count, difference, finite, megabytes, percentage, times
-from mingle_edge.output_path import write_output
+from mingle_edge.evaluation.protocols import GIVEN
+from mingle_edge.files.output_path import write_output
 from mingle_edge.pages.labels import shorten
-from mingle_edge.protocols import GIVEN
 
 _WIDTH = 100  # characters
 FIGURES = ("acc", "acc_std", "bwt", "bwt_std", "fwt", "fwt_std")

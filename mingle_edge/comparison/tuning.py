@@ -9,8 +9,8 @@ from typing import Any
 from mingle_edge.comparison.cell import CellResult
 from mingle_edge.comparison.entries import Entry
 from mingle_edge.comparison.registry import MethodSpec
-from mingle_edge.metrics import average_accuracy
-from mingle_edge.protocols import HEAD_GIVEN
+from mingle_edge.evaluation.metrics import average_accuracy
+from mingle_edge.evaluation.protocols import HEAD_GIVEN
 
 
 @dataclass

@@ -8,10 +8,10 @@ from mingle_edge.comparison.cell import Cell
 from mingle_edge.comparison.cell_run import run_cell
 from mingle_edge.comparison.material import Material
 from mingle_edge.comparison.registry import SPECS
-from mingle_edge.device import choose_device
-from mingle_edge.evaluation import EvaluationReport
-from mingle_edge.progress import silent
-from mingle_edge.protocols import PROTOCOLS
+from mingle_edge.core.device import choose_device
+from mingle_edge.core.progress import silent
+from mingle_edge.evaluation.evaluate import EvaluationReport
+from mingle_edge.evaluation.protocols import PROTOCOLS
 
 BASELINES = {"pretrained": "pretrained", "individual": "individual", "average": "weight-averaging"}
 

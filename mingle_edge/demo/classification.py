@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from mingle_edge.core.progress import Progress
 from mingle_edge.demo.contact_sheet import COLUMNS, INK, Cell, Row, write_contact_sheet
 from mingle_edge.demo.task_files import test_images
 from mingle_edge.demo.tasks import TASKS
-from mingle_edge.progress import Progress
-from mingle_edge.protocols import PROTOCOLS
+from mingle_edge.evaluation.protocols import PROTOCOLS
 from mingle_edge_runtime import EdgeModel, Prediction
 
 _SHOWN = 2 * COLUMNS  # images per task on the contact sheet

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mingle_edge_runtime.image_file import read_image
+from mingle_edge_runtime.images.image_file import read_image
 
 COLUMNS = 10
 INK = "#1b1f24"

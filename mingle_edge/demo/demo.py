@@ -15,6 +15,8 @@ from typing import Any
 
 import open_clip
 
+from mingle_edge.core.errors import MingleError
+from mingle_edge.core.progress import Progress, silent
 from mingle_edge.demo import task_files, tiny_clip
 from mingle_edge.demo.baselines import BASELINES, evaluate_baseline
 from mingle_edge.demo.captions import captioned_images
@@ -22,19 +24,17 @@ from mingle_edge.demo.classification import classify_test_images
 from mingle_edge.demo.parallel import run_parts
 from mingle_edge.demo.splits import LabeledImages, make_split, write_labeled, write_unlabeled
 from mingle_edge.demo.tasks import TASKS, ImageTask
-from mingle_edge.durable import replacing, why_not_written, write_text
-from mingle_edge.errors import MingleError
-from mingle_edge.evaluation import EvaluationReport, evaluate
-from mingle_edge.folder_lock import LOCK, locked
-from mingle_edge.merge import merge
-from mingle_edge.new_folder import contents
-from mingle_edge.output_path import check_output_folder
-from mingle_edge.progress import Progress, silent
-from mingle_edge.protocols import PROTOCOLS
+from mingle_edge.evaluation.evaluate import EvaluationReport, evaluate
+from mingle_edge.evaluation.protocols import PROTOCOLS
+from mingle_edge.files.atomic_files import replacing, why_not_written, write_text
+from mingle_edge.files.folder_lock import LOCK, locked
+from mingle_edge.files.new_folder import contents
+from mingle_edge.files.output_path import check_output_folder
+from mingle_edge.merging.merge import merge
 from mingle_edge_export import Parity, export_bundle
-from mingle_edge_runtime.machine import machine_record
+from mingle_edge_runtime.check.verify import verify
+from mingle_edge_runtime.ort.machine import machine_record
 from mingle_edge_runtime.profile import profile
-from mingle_edge_runtime.verify import verify
 
 SCOPES = ("image", "layer")
 MARK = "ABOUT.txt"

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from joblib import Parallel, cpu_count, delayed, parallel_config
 
-from mingle_edge.progress import Progress
+from mingle_edge.core.progress import Progress
 
 PROCESSES = 4  # at most: each holds PyTorch, and no stage has more parts that take long
 

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mingle_edge.experts import Factors, build_expert
-from mingle_edge.finetuned_task import FinetunedTask, PretrainedModel
-from mingle_edge.gate_learning import GateLearner
-from mingle_edge.gating import GatedExperts, GatedLinear
-from mingle_edge.image_set import ImageSet
-from mingle_edge.settings import Settings
-from mingle_edge.vision_tower import embed_images
+from mingle_edge.clip.vision_tower import embed_images
+from mingle_edge.data.image_set import ImageSet
+from mingle_edge.data.settings import Settings
+from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
+from mingle_edge.experts.task_vectors import Factors, build_expert
+from mingle_edge.gates.gate_training import GateLearner
+from mingle_edge.gates.gating import GatedExperts, GatedLinear
 from research.studies.study import Bools, Study, in_batches
 
 Layers = dict[str, GatedExperts]

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mingle_edge.adaptation import NewGate
-from mingle_edge.gate_learning import GateLearner, InputRecorder
-from mingle_edge.gating import GatedLinear
-from mingle_edge.null_space import NullSpaceProjector
-from mingle_edge.settings import Settings
-from mingle_edge.vision_tower import embed_images
+from mingle_edge.clip.vision_tower import embed_images
+from mingle_edge.data.settings import Settings
+from mingle_edge.gates.adaptation import NewGate
+from mingle_edge.gates.gate_training import GateLearner, InputRecorder
+from mingle_edge.gates.gating import GatedLinear
+from mingle_edge.gates.null_space import NullSpaceProjector
 from research.studies.layer_merging import Layers, merge_layers, right_in_layers
 from research.studies.seeds import LEARNING_RATE
 from research.studies.study import (

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mingle_edge.vision_tower import embed_images, plain_linear
+from mingle_edge.clip.vision_tower import embed_images, plain_linear
 from research.studies.study import PARTS, Study, markdown, note, parser
 
 RANKS = (2, 4, 8, 16)

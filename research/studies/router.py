@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mingle_edge.clip.vision_tower import router_features
 from mingle_edge.demo.tiny_clip import to_pixels
-from mingle_edge.router import OWN_SHARE, fit_router
-from mingle_edge.router_statistics import MOMENTS, RouterStatistics
-from mingle_edge.vision_tower import router_features
+from mingle_edge.routing.discriminants import OWN_SHARE, fit_router
+from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
 from research.studies.study import (
     BACKBONE,
     Bools,

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mingle_edge.corruptions import CORRUPTIONS, Corruption
-from mingle_edge.images import load_images
-from mingle_edge.router import Router, fit_router
-from mingle_edge.router_depth import choose_depth
-from mingle_edge.router_statistics import RouterStatistics
-from mingle_edge.vision_tower import router_features
+from mingle_edge.clip.vision_tower import router_features
+from mingle_edge.data.corruptions import CORRUPTIONS, Corruption
+from mingle_edge.data.images import load_images
+from mingle_edge.routing.depth import choose_depth
+from mingle_edge.routing.discriminants import Router, fit_router
+from mingle_edge.routing.statistics import RouterStatistics
 from research.studies.study import BATCH, Floats, Study, markdown, note, parser, route, spread
 
 SEEDS_PER_CLASS = 5

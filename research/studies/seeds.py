@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mingle_edge.router_features import mild_variations
-from mingle_edge.seeds import task_generator
-from mingle_edge.settings import Settings
+from mingle_edge.data.calibration_images import task_generator
+from mingle_edge.data.settings import Settings
+from mingle_edge.routing.features import mild_variations
 from research.studies.layer_merging import merge_layers, right_in_layers
 from research.studies.study import PoolSeeds, Study, markdown, note, own_route, p1, p2, parser, route, spread
 

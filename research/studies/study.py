@@ -23,25 +23,25 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mingle_edge import router_features as library_features
-from mingle_edge import vision_tower
-from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.corruptions import Corruption
-from mingle_edge.durable import replacing
-from mingle_edge.experts import Factors, build_expert
-from mingle_edge.image_set import ImageSet
-from mingle_edge.images import load_images
-from mingle_edge.labelled_images import read_labeled
-from mingle_edge.prepared import TaskInputs, read_merge_inputs
-from mingle_edge.progress import silent
-from mingle_edge.router import OWN_SHARE, Router, fit_router
-from mingle_edge.router_depth import choose_depth, deepest
-from mingle_edge.router_features import mild_variations
-from mingle_edge.router_statistics import MOMENTS, RouterStatistics
-from mingle_edge.seeds import task_generator
-from mingle_edge.settings import Settings
-from mingle_edge.task_file import read_task_file
-from mingle_edge.vision_tower import Parameters, embed_images, router_features
+from mingle_edge.clip import vision_tower
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.clip.vision_tower import Parameters, embed_images, router_features
+from mingle_edge.core.progress import silent
+from mingle_edge.data.calibration_images import task_generator
+from mingle_edge.data.corruptions import Corruption
+from mingle_edge.data.image_set import ImageSet
+from mingle_edge.data.images import load_images
+from mingle_edge.data.labelled_images import read_labeled
+from mingle_edge.data.settings import Settings
+from mingle_edge.data.task_file import read_task_file
+from mingle_edge.experts.task_vectors import Factors, build_expert
+from mingle_edge.files.atomic_files import replacing
+from mingle_edge.merging.merge_inputs import TaskInputs, read_merge_inputs
+from mingle_edge.routing import features as library_features
+from mingle_edge.routing.depth import choose_depth, deepest
+from mingle_edge.routing.discriminants import OWN_SHARE, Router, fit_router
+from mingle_edge.routing.features import mild_variations
+from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
 
 PARTS = ("tune", "test")
 BACKBONE = -1  # in place of a task's number: no expert

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.comparison.method import Workbench
-from mingle_edge.gated_tower import CompleteExpert
-from mingle_edge.methods.image_scope import embed_mixtures
-from mingle_edge.router import Router
-from mingle_edge.settings import Settings
+from mingle_edge.comparison.methods.image_scope import embed_mixtures
+from mingle_edge.data.settings import Settings
+from mingle_edge.merging.merged_tower import CompleteExpert
+from mingle_edge.routing.discriminants import Router
 from research.studies.study import (
     BACKBONE,
     BATCH,

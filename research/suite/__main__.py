@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mingle_edge.core.device import choose_device
+from mingle_edge.core.errors import MingleError
 from mingle_edge.demo.baselines import evaluate_baseline
-from mingle_edge.device import choose_device
-from mingle_edge.errors import MingleError
-from mingle_edge.evaluation import EvaluationReport
+from mingle_edge.evaluation.evaluate import EvaluationReport
 from research.suite.suite import make_suite
 from research.suite.tasks import GROUPS, TASKS
 

@@ -10,12 +10,12 @@ import open_clip
 import torch
 from safetensors.torch import load_file
 
+from mingle_edge.core.progress import silent
 from mingle_edge.demo import canvas, captions, tiny_clip
 from mingle_edge.demo.canvas import Floats, blend, dark_and_light, luminance
 from mingle_edge.demo.captions import Style, captioned_images, monochrome_print
 from mingle_edge.demo.tasks import ImageTask
-from mingle_edge.durable import replacing
-from mingle_edge.progress import silent
+from mingle_edge.files.atomic_files import replacing
 from research.suite.images import images_recipe, read_training
 from research.suite.pictures import shapes
 from research.suite.recipe import is_made, making, recipe

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from mingle_edge.durable import flush, write_text
-from mingle_edge.partial_folder import partial_folder
+from mingle_edge.files.atomic_files import flush, write_text
+from mingle_edge.files.partial_folder import partial_folder
 
 
 def recipe(*parts: object) -> str:

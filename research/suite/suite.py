@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
+from mingle_edge.core.progress import Progress
 from mingle_edge.demo.contact_sheet import INK, Cell, Row, write_contact_sheet
 from mingle_edge.demo.parallel import run_parts
 from mingle_edge.demo.task_files import write_task_file
-from mingle_edge.progress import Progress
 from research.suite.images import write_images
 from research.suite.models import BACKBONE, CONFIG_FILE, WIDTH, weights, write_backbone, write_fine_tuned
 from research.suite.scale import Scale

@@ -19,8 +19,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 if hasattr(sys.modules.get("onnxruntime"), "disable_telemetry_events"):  # else it is what an uninstalled package left
     sys.modules["onnxruntime"].disable_telemetry_events()
 
-from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.edge_model import EdgeModel
+from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.errors import (
     BudgetError,
     BundleError,
@@ -31,11 +30,12 @@ from mingle_edge_runtime.errors import (
     ProviderError,
     UnknownTaskError,
 )
-from mingle_edge_runtime.expert_budget import ExpertStats
-from mingle_edge_runtime.prediction import Prediction
-from mingle_edge_runtime.route import LayerRoute, Route
-from mingle_edge_runtime.route_reuse import StreamStats
-from mingle_edge_runtime.stream import Stream
+from mingle_edge_runtime.experts.budget import ExpertStats
+from mingle_edge_runtime.scopes.prediction import Prediction
+from mingle_edge_runtime.scopes.route import LayerRoute, Route
+from mingle_edge_runtime.scopes.route_reuse import StreamStats
+from mingle_edge_runtime.serving.edge_model import EdgeModel
+from mingle_edge_runtime.serving.stream import Stream
 
 __all__ = [
     "BudgetError",

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mingle_edge import merged_model
+from mingle_edge.merging import merged_model
 
 CHANGES = ("mkdir", "rmdir", "rename", "replace", "unlink", "remove", "chmod", "fsync", "ftruncate", "pwrite", "open")
 """Functions of `os` after which the disk may be another; `pathlib` and `shutil` call these too."""

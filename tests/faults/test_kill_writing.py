@@ -13,12 +13,12 @@ import pytest
 from kill_points import kill_at_size, kill_before, kill_inside_save, operations, state
 from tiny_tasks import TASKS, write_tasks
 
-from mingle_edge.errors import MergedModelError
-from mingle_edge.merge import merge
-from mingle_edge.merged_model import MergedModel
+from mingle_edge.core.errors import MergedModelError
+from mingle_edge.merging.merge import merge
+from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export import OutputError, export_bundle
 from mingle_edge_export.check import parity
-from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.errors import EdgeError
 
 

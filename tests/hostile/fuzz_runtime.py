@@ -15,9 +15,9 @@ import numpy as np
 from fuzz_cases import Inputs, Target, WrongAnswerError, first_refusal
 
 from mingle_edge_runtime import EdgeError, EdgeModel, Prediction, ProviderError
-from mingle_edge_runtime.bundle_index import Preprocess
-from mingle_edge_runtime.preprocess import preprocess
-from mingle_edge_runtime.verify import verify
+from mingle_edge_runtime.bundle.index import Preprocess
+from mingle_edge_runtime.check.verify import verify
+from mingle_edge_runtime.images.preprocess import preprocess
 
 INDEX = "bundle.json"
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 12, 9, 3), dtype=np.uint8)

@@ -20,20 +20,20 @@ from fuzz_corpus import CLASSES
 from fuzz_runtime import SPEC, change_picture
 from hub_parquet import encoded
 
-from mingle_edge.architecture import VisionArchitecture
 from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture
 from mingle_edge.cli.inspect import describe_merged_model
-from mingle_edge.errors import MingleError
-from mingle_edge.image_source import ImageSource
-from mingle_edge.images import load_images
-from mingle_edge.merged_model import MergedModel
-from mingle_edge.parquet_images import ParquetImages
-from mingle_edge.settings import Settings
-from mingle_edge.task_file import TASK_NAME, read_task_file
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.core.errors import MingleError
+from mingle_edge.data.image_source import ImageSource
+from mingle_edge.data.images import load_images
+from mingle_edge.data.parquet_images import ParquetImages
+from mingle_edge.data.settings import Settings
+from mingle_edge.data.task_file import TASK_NAME, read_task_file
+from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export import export_bundle
 from mingle_edge_export.errors import ExportError
 from mingle_edge_runtime import EdgeError, EdgeModel
-from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.images.preprocess import preprocess
 
 
 class _Files(Target):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mingle_edge_runtime import BudgetError, EdgeError, EdgeModel
-from mingle_edge_runtime.memory import process_memory
+from mingle_edge_runtime.ort.memory import process_memory
 
 IMAGES = np.random.default_rng(7).integers(0, 256, (8, 14, 11, 3), dtype=np.uint8)
 IMAGES[np.arange(6), ..., np.arange(6) % 3] |= 0xC0

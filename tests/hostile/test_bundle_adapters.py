@@ -22,9 +22,9 @@ from tiny_bundle import DIM, INPUTS, RANK, Weights, images, node, relist, rewrit
 
 import mingle_edge_runtime
 from mingle_edge_runtime import BundleError, EdgeModel, ExpertError
-from mingle_edge_runtime.adapter import adapter_values
-from mingle_edge_runtime.adapter_tensors import adapter_tensors
-from mingle_edge_runtime.session import OptionalInput
+from mingle_edge_runtime.experts.adapter import adapter_values
+from mingle_edge_runtime.experts.adapter_tensors import adapter_tensors
+from mingle_edge_runtime.ort.session import OptionalInput
 
 INTERPRETERS = [sys.executable, *filter(None, [os.environ.get("MINGLE_ORT_1_20")])]
 GREEN = "experts/green.onnx_adapter"

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from tiny_bundle import Weights, images, relist, rewrite, write_image_bundle, write_layer_bundle
 
 from mingle_edge_runtime import Bundle, BundleError, EdgeError, EdgeModel, UnknownTaskError
-from mingle_edge_runtime.golden import read_golden
-from mingle_edge_runtime.npy_file import NpyError, read_npy
-from mingle_edge_runtime.verify import verify
+from mingle_edge_runtime.bundle.npy_file import NpyError, read_npy
+from mingle_edge_runtime.check.golden import read_golden
+from mingle_edge_runtime.check.verify import verify
 
 HUGE = 10**4000  # has fewer digits than Python's limit, and more than any number
 DEEP: Any = []

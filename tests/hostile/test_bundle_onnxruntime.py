@@ -9,7 +9,7 @@ import types
 import pytest
 
 from mingle_edge_runtime import ProviderError
-from mingle_edge_runtime.session import check_version, onnxruntime, resolve_providers
+from mingle_edge_runtime.ort.session import check_version, onnxruntime, resolve_providers
 
 REASONS: list[tuple[Exception, str]] = [
     (ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime"), r"ONNX Runtime is not installed: pip install"),

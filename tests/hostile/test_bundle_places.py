@@ -15,8 +15,9 @@ from hub_cache import COMMIT, write_folder
 from tiny_bundle import KINDS, TASKS, Weights, images, relist, write_image_bundle, write_kinds
 
 import mingle_edge_runtime
-from mingle_edge_runtime import Bundle, BundleError, EdgeModel, mapped_file
-from mingle_edge_runtime.verify import verify
+from mingle_edge_runtime import Bundle, BundleError, EdgeModel
+from mingle_edge_runtime.bundle import mapped_file
+from mingle_edge_runtime.check.verify import verify
 
 IMAGES = images(0, 1, 2, 3)
 INTERPRETERS = [sys.executable, *filter(None, [os.environ.get("MINGLE_ORT_1_20")])]
@@ -146,7 +147,7 @@ SERVE = """
 import sys
 import numpy as np
 from mingle_edge_runtime import EdgeModel
-from mingle_edge_runtime.verify import verify
+from mingle_edge_runtime.check.verify import verify
 
 bundle, images, output = sys.argv[1:]
 verify(bundle).check()

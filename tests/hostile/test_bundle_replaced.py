@@ -13,10 +13,11 @@ from PIL import Image
 from tiny_bundle import KINDS, TASKS, Weights, images, relist, write_image_bundle, write_kinds, write_layer_bundle
 
 from mingle_edge.cli import main
-from mingle_edge_runtime import Bundle, BundleError, EdgeError, EdgeModel, ExpertError, mapped_file
-from mingle_edge_runtime.mapped_file import MappedFile
-from mingle_edge_runtime.session import CPU, Session
-from mingle_edge_runtime.verify import verify
+from mingle_edge_runtime import Bundle, BundleError, EdgeError, EdgeModel, ExpertError
+from mingle_edge_runtime.bundle import mapped_file
+from mingle_edge_runtime.bundle.mapped_file import MappedFile
+from mingle_edge_runtime.check.verify import verify
+from mingle_edge_runtime.ort.session import CPU, Session
 
 IMAGES = images(0, 1, 2, 3, 2, 1, 0, seed=3)
 OLD, NEW = Weights(0), Weights(1)

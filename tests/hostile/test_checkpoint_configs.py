@@ -14,8 +14,8 @@ from tiny_clip import tiny_config, write_open_clip
 
 from mingle_edge.checkpoints import read_architecture
 from mingle_edge.checkpoints.architectures import MOST_LAYERS
-from mingle_edge.errors import CheckpointError
-from mingle_edge.zero_shot import build_text_tower
+from mingle_edge.checkpoints.text_heads import build_text_tower
+from mingle_edge.core.errors import CheckpointError
 
 # As JSON: Python reads and writes NaN and Infinity, too.
 VALUES = (None, True, 0, -1, 10**400, 1.5, 1e300, float("nan"), float("inf"), "", "x" * 10**5, [], [1, 2], [[]], {}, {"a": {}})

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture, stored_tensors
 from mingle_edge.checkpoints.stored_tensors import MOST_HEADER, MOST_PICKLE, open_tensors
-from mingle_edge.errors import CheckpointError
+from mingle_edge.core.errors import CheckpointError
 
 
 def archive(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from tiny_clip import write_config, write_open_clip
 from torch import Tensor
 
-from mingle_edge.errors import CheckpointError, TaskFileError
-from mingle_edge.zero_shot import TextTower, build_text_tower, class_embeddings, read_head
+from mingle_edge.checkpoints.text_heads import TextTower, build_text_tower, class_embeddings, read_head
+from mingle_edge.core.errors import CheckpointError, TaskFileError
 
 CLASSES = ["cat", "dog", "owl"]
 

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mingle_edge.comparison.compare import ComparisonOptions, compare
-from mingle_edge.errors import CheckpointError, MergedModelError
-from mingle_edge.evaluation import evaluate
-from mingle_edge.merge import merge
-from mingle_edge.merged_model import MergedModel
+from mingle_edge.core.errors import CheckpointError, MergedModelError
+from mingle_edge.evaluation.evaluate import evaluate
+from mingle_edge.merging.merge import merge
+from mingle_edge.merging.merged_model import MergedModel
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_backbone_that_overflows_is_found_before_its_router_is_learned(copied:
 def test_a_task_that_came_out_not_finite_is_not_committed(
     task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mingle_edge import task_merging
+    from mingle_edge.merging import task_merging
 
     complete = task_merging.complete_expert
 

@@ -17,7 +17,7 @@ from tiny_bundle import Weights, images, rewrite, write_image_bundle
 from mingle_edge.cli import LazyGroup, main
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import LossyTerminal, Terminal, one_line
-from mingle_edge.output_path import write_output
+from mingle_edge.files.output_path import write_output
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x08\x9b31m\x7f\u202egnp.exe\u2028end"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\x08\x9b31m\x7f\u202egnp.exe\u2028end"

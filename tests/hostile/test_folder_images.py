@@ -13,12 +13,12 @@ from no_waiting import no_waiting
 from other_user import bound_by_modes, open_folder
 from PIL import Image
 
-from mingle_edge.errors import FileError, ImageFolderError
-from mingle_edge.file_pattern import matching_files
-from mingle_edge.image_decoding import check_images
-from mingle_edge.image_folder import labeled_images, list_images, match_classes, suffixes
-from mingle_edge_runtime.image_file import FORMATS
-from mingle_edge_runtime.preprocess import decode
+from mingle_edge.core.errors import FileError, ImageFolderError
+from mingle_edge.data.image_decoding import check_images
+from mingle_edge.data.image_folder import labeled_images, list_images, match_classes, suffixes
+from mingle_edge.files.file_pattern import matching_files
+from mingle_edge_runtime.images.image_file import FORMATS
+from mingle_edge_runtime.images.preprocess import decode
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 DEEP = 200

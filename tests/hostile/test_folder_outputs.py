@@ -15,19 +15,19 @@ from no_waiting import no_waiting
 from other_user import bound_by_modes, open_folder
 
 import mingle_edge.comparison.execution
-import mingle_edge.evaluation
-import mingle_edge.gated_tower
-import mingle_edge.prepared
+import mingle_edge.evaluation.evaluate
+import mingle_edge.merging.merge_inputs
+import mingle_edge.merging.merged_tower
 import mingle_edge_export.check.reference
 import mingle_edge_export.check.task_images
 from mingle_edge.cli import main
 from mingle_edge.comparison.compare import ComparisonOptions, compare
+from mingle_edge.core.errors import ImageFolderError, MingleError, OutputError
 from mingle_edge.demo.demo import run_demo
-from mingle_edge.errors import ImageFolderError, MingleError, OutputError
-from mingle_edge.evaluation import evaluate
-from mingle_edge.merge import merge
-from mingle_edge.merged_model import MergedModel
-from mingle_edge.output_path import check_output_file, check_output_folder, write_output
+from mingle_edge.evaluation.evaluate import evaluate
+from mingle_edge.files.output_path import check_output_file, check_output_folder, write_output
+from mingle_edge.merging.merge import merge
+from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export import ExportOptions, export_bundle
 
 
@@ -131,8 +131,8 @@ def test_every_command_looks_where_it_will_write_first(
     places = {"merged": image_model.path, "tasks": task_file, "file": tmp_path / "file", "folder": tmp_path / "folder"}
     with unused(
         monkeypatch,
-        (mingle_edge.evaluation, "read_test_images"),
-        (mingle_edge.prepared, "check_images"),
+        (mingle_edge.evaluation.evaluate, "read_test_images"),
+        (mingle_edge.merging.merge_inputs, "check_images"),
         (mingle_edge_export.check.task_images, "read_task_images"),
     ):
         result = CliRunner().invoke(main, [argument.format(**places) for argument in arguments])
@@ -161,7 +161,7 @@ class TestImages:
         ]
         with unused(
             monkeypatch,
-            (mingle_edge.gated_tower, "GatedTower"),
+            (mingle_edge.merging.merged_tower, "GatedTower"),
             (mingle_edge_export.check.reference, "compute_reference"),
             (mingle_edge.comparison.execution, "run_cell"),
         ):
@@ -173,7 +173,10 @@ class TestImages:
     def test_a_broken_seed_costs_nothing(self, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seed = sorted((broken.parent / "seeds").rglob("*.png"))[-1]
         seed.write_bytes(seed.read_bytes()[:-40])
-        with unused(monkeypatch, (mingle_edge.prepared, "open_checkpoint")), pytest.raises(ImageFolderError, match=seed.name):
+        with (
+            unused(monkeypatch, (mingle_edge.merging.merge_inputs, "open_checkpoint")),
+            pytest.raises(ImageFolderError, match=seed.name),
+        ):
             merge(broken, tmp_path / "merged", device="cpu")
         assert not (tmp_path / "merged").exists()
 

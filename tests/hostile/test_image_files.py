@@ -16,14 +16,14 @@ import pytest
 from encoded_images import PIXELS, SIGNATURE, bmp_of_16_bits, chunk, encoded, png, tiff
 from PIL import EpsImagePlugin, Image, ImageFile
 
-from mingle_edge.architecture import VisionArchitecture
-from mingle_edge.errors import ImageFolderError
-from mingle_edge.image_decoding import check_images
-from mingle_edge.images import load_images
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.core.errors import ImageFolderError
+from mingle_edge.data.image_decoding import check_images
+from mingle_edge.data.images import load_images
 from mingle_edge_runtime import ImageError
-from mingle_edge_runtime.bundle_index import Preprocess
-from mingle_edge_runtime.image_file import FORMATS, MOST_ELONGATED, read_image
-from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.bundle.index import Preprocess
+from mingle_edge_runtime.images.image_file import FORMATS, MOST_ELONGATED, read_image
+from mingle_edge_runtime.images.preprocess import preprocess
 
 SPEC = Preprocess(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 TINY = VisionArchitecture(8, 8, 48, 1, 1, 64, 24, "gelu")

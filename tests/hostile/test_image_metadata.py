@@ -14,7 +14,7 @@ from encoded_images import END_OF_HEADER, PIXELS, chunk, encoded, exif, jpeg_wit
 from PIL import Image
 
 from mingle_edge_runtime import ImageError
-from mingle_edge_runtime.image_file import read_image
+from mingle_edge_runtime.images.image_file import read_image
 
 TURNED = (0x112, 3, 1, struct.pack("<HH", 6, 0))  # as a phone that was held upright stores its pictures
 

@@ -16,8 +16,8 @@ from no_waiting import no_waiting
 from other_user import bound_by_modes, open_folder
 from tiny_merged import write_merged
 
-from mingle_edge.errors import MergedModelError, MingleError
-from mingle_edge.merged_model import MergedModel, TaskRecord, TaskTensors, commit_task
+from mingle_edge.core.errors import MergedModelError, MingleError
+from mingle_edge.merging.merged_model import MergedModel, TaskRecord, TaskTensors, commit_task
 from mingle_edge_export import export_bundle
 
 VALUES = [

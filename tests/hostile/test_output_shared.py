@@ -15,16 +15,16 @@ import pytest
 from other_user import bound_by_modes, open_folder
 from tiny_merged import write_merged
 
-from mingle_edge import merge as merging
+from mingle_edge.core.errors import MergedModelError
 from mingle_edge.demo.demo import MARK, DemoFolderError, run_demo
-from mingle_edge.durable import RefusedFolderError, replacing, write_text
-from mingle_edge.errors import MergedModelError
-from mingle_edge.folder_lock import LOCK, locked
-from mingle_edge.merge import merge
-from mingle_edge.merged_model import MergedModel
-from mingle_edge.partial_folder import abandoned, is_partial, partial_folder, partial_folders
+from mingle_edge.files.atomic_files import RefusedFolderError, replacing, write_text
+from mingle_edge.files.folder_lock import LOCK, locked
+from mingle_edge.files.partial_folder import abandoned, is_partial, partial_folder, partial_folders
+from mingle_edge.merging import merge as merging
+from mingle_edge.merging.merge import merge
+from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export import OutputError, export_bundle
-from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.bundle.bundle import Bundle
 
 
 @pytest.fixture(scope="module")

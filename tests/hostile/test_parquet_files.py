@@ -15,9 +15,9 @@ from hub_parquet import IMAGE, encoded, labeled_pairs, write_shard
 from no_waiting import no_waiting
 from other_user import bound_by_modes, open_folder
 
-from mingle_edge import parquet_images
-from mingle_edge.errors import ImageFolderError
-from mingle_edge.image_source import ImageSource
+from mingle_edge.core.errors import ImageFolderError
+from mingle_edge.data import parquet_images
+from mingle_edge.data.image_source import ImageSource
 
 NAMES = ["sea", "river"]
 CONTENT = [{"bytes": encoded(n), "path": None} for n in range(4)]

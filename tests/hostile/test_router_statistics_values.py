@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_merged import write_merged
 
-from mingle_edge.errors import MergedModelError
-from mingle_edge.merged_model import MergedModel
+from mingle_edge.core.errors import MergedModelError
+from mingle_edge.merging.merged_model import MergedModel
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from tiny_bundle import Weights, images, write_image_bundle
 
 from mingle_edge_runtime import EdgeError, EdgeModel, Prediction
-from mingle_edge_runtime.submissions import WAITING
+from mingle_edge_runtime.serving.submissions import WAITING
 
 IMAGES = images(0, 2, 3, 1)
 LONG = 20  # seconds that no test comes near to

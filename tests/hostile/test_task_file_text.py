@@ -20,9 +20,9 @@ from devices.device import read_devices
 from devices.errors import DeviceFileError
 from mingle_edge.checkpoints import open_checkpoint, read_architecture
 from mingle_edge.comparison.kept_cells import KeptCells
-from mingle_edge.errors import CheckpointError, ComparisonError, FileError, MingleError, TaskFileError
-from mingle_edge.task_file import read_task_file
-from mingle_edge.text_file import MOST_BYTES, read_json, read_text
+from mingle_edge.core.errors import CheckpointError, ComparisonError, FileError, MingleError, TaskFileError
+from mingle_edge.data.task_file import read_task_file
+from mingle_edge.files.text_file import MOST_BYTES, read_json, read_text
 from mingle_edge_runtime import EdgeError
 from mingle_edge_runtime.profile import ProfileReport
 

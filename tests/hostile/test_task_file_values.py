@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from mingle_edge.errors import TaskFileError, shown
-from mingle_edge.settings import RANGES, Settings
-from mingle_edge.task_file import read_task_file
+from mingle_edge.core.errors import TaskFileError, shown
+from mingle_edge.data.settings import RANGES, Settings
+from mingle_edge.data.task_file import read_task_file
 
 HUGE = f"0x{'f' * 5000}"  # Python writes no such number in decimal digits
 VALUES = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mingle_edge.progress import Progress
+from mingle_edge.core.progress import Progress
 from mingle_edge_export.bundle.writer import TOWER, BundleWriter, StoredExpert
 from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_export.tower.vision_tower import Backbone, Tower, pixel_graph

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mingle_edge.progress import Progress
+from mingle_edge.core.progress import Progress
 from mingle_edge_export.bundle.adapters import write_adapter
 from mingle_edge_export.bundle.writer import DENSE, TOWER, BundleWriter, StoredExpert
 from mingle_edge_export.graph.builder import WeightFile
@@ -13,7 +13,7 @@ from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_export.tower.expert_inputs import ExpertInputs, expert_values
 from mingle_edge_export.tower.router import write_router
 from mingle_edge_export.tower.vision_tower import Backbone, Tower, pixel_graph
-from mingle_edge_runtime import bundle_index as fmt
+from mingle_edge_runtime.bundle import index as fmt
 
 EXPERTS, ROUTER, ROUTER_WEIGHTS = "experts", "router.onnx", "router.bin"
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from mingle_edge.progress import Progress
+from mingle_edge.core.progress import Progress
 from mingle_edge_export.bundle.writer import DENSE, TOWER, BundleWriter, StoredExpert
 from mingle_edge_export.graph.builder import WeightFile
 from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_export.tower.page_bank import TENSOR, PageLayout, write_expert
 from mingle_edge_export.tower.routed_experts import LayerGates, RoutedExperts, expert_norm
 from mingle_edge_export.tower.vision_tower import Backbone, Tower, pixel_graph
-from mingle_edge_runtime import bundle_index as fmt
+from mingle_edge_runtime.bundle import index as fmt
 
 BANK, SCALES, GATES = "experts.bin", "expert_scales.bin", "gates.bin"
 

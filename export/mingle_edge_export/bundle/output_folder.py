@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mingle_edge.durable import why_not_written
-from mingle_edge.folder_lock import LOCK, locked
-from mingle_edge.new_folder import new_folder
+from mingle_edge.files.atomic_files import why_not_written
+from mingle_edge.files.folder_lock import LOCK, locked
+from mingle_edge.files.new_folder import new_folder
 from mingle_edge_export.errors import OutputError
-from mingle_edge_runtime.bundle_index import INDEX_NAME
+from mingle_edge_runtime.bundle.index import INDEX_NAME
 
 
 @contextmanager

@@ -16,17 +16,17 @@ import onnx
 from numpy.typing import NDArray
 
 import mingle_edge
-from mingle_edge.merged_model import MergedModel
-from mingle_edge.progress import Progress
+from mingle_edge.core.progress import Progress
+from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export.graph.builder import Array, WeightFile
 from mingle_edge_export.options import ExportOptions
 from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_export.report import Parity
 from mingle_edge_export.tower.vision_tower import Backbone, Tower
 from mingle_edge_runtime import Bundle
-from mingle_edge_runtime import bundle_index as fmt
-from mingle_edge_runtime.bundle_rules import check_rules
-from mingle_edge_runtime.session import check_version
+from mingle_edge_runtime.bundle import index as fmt
+from mingle_edge_runtime.bundle.rules import check_rules
+from mingle_edge_runtime.ort.session import check_version
 
 TOWER, DENSE, BACKBONE, GOLDEN, HEADS = "tower.onnx", "dense.onnx", "backbone.bin", "golden.npz", "heads"
 TRIAL, TRIAL_WEIGHTS = "trial.onnx", "trial.bin"

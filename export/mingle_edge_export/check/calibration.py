@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mingle_edge.gated_tower import GatedTower
-from mingle_edge.images import load_images
-from mingle_edge.merged_model import MergedModel
-from mingle_edge.progress import Progress
+from mingle_edge.core.progress import Progress
+from mingle_edge.data.images import load_images
+from mingle_edge.merging.merged_model import MergedModel
+from mingle_edge.merging.merged_tower import GatedTower
 from mingle_edge_export.check.parity import expert_inputs
 from mingle_edge_export.graph.builder import Array
 from mingle_edge_export.precision.smoothing import Smoothing
-from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.bundle_index import LARGEST_CODE
-from mingle_edge_runtime.preprocess import preprocess
-from mingle_edge_runtime.session import CPU, Session
+from mingle_edge_runtime.bundle.bundle import Bundle
+from mingle_edge_runtime.bundle.index import LARGEST_CODE
+from mingle_edge_runtime.images.preprocess import preprocess
+from mingle_edge_runtime.ort.session import CPU, Session
 
 LEAST_AGREEMENT = 0.995  # of labels with the reference; half a point, were the reference always right
 MOST_IMAGES = 64  # a task

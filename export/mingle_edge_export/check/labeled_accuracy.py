@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mingle_edge.gated_tower import GatedTower
-from mingle_edge.image_set import ImageSet
-from mingle_edge.merged_answers import reference_answers
-from mingle_edge.progress import Progress
+from mingle_edge.core.progress import Progress
+from mingle_edge.data.image_set import ImageSet
+from mingle_edge.evaluation.merged_answers import reference_answers
+from mingle_edge.merging.merged_tower import GatedTower
 from mingle_edge_export.errors import ParityError
 from mingle_edge_export.graph.builder import Array
 from mingle_edge_export.report import TaskAccuracy
 from mingle_edge_runtime import EdgeModel
-from mingle_edge_runtime.bundle import Bundle
+from mingle_edge_runtime.bundle.bundle import Bundle
 
 
 def measure_accuracy(

@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge.progress import Progress
+from mingle_edge.core.progress import Progress
 from mingle_edge_export.check.reference import MIXTURE, Outputs, Reference
 from mingle_edge_export.check.route_parity import RouteMismatchError, agreeing_routes
 from mingle_edge_export.errors import ParityError
 from mingle_edge_export.graph.builder import Array
 from mingle_edge_export.options import Bounds
 from mingle_edge_export.report import Parity
-from mingle_edge_runtime.adapter import map_adapter, read_adapter
-from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.bundle_index import Task
-from mingle_edge_runtime.mixture import mix
-from mingle_edge_runtime.session import CPU, Session
+from mingle_edge_runtime.bundle.bundle import Bundle
+from mingle_edge_runtime.bundle.index import Task
+from mingle_edge_runtime.experts.adapter import map_adapter, read_adapter
+from mingle_edge_runtime.experts.mixture import mix
+from mingle_edge_runtime.ort.session import CPU, Session
 
 BATCHES = (1, 2, 7)
 MAX_ABS = 1e-4  # of embeddings of unit length, in fp32

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mingle_edge.gated_tower import GatedTower
-from mingle_edge.progress import Progress
+from mingle_edge.core.progress import Progress
+from mingle_edge.merging.merged_tower import GatedTower
 from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_export.graph.builder import Array
-from mingle_edge_runtime.bundle_index import Preprocess
-from mingle_edge_runtime.preprocess import preprocess
+from mingle_edge_runtime.bundle.index import Preprocess
+from mingle_edge_runtime.images.preprocess import preprocess
 
 IMAGES = 7
 GOLDEN_IMAGES = 2  # of them, the first, travel with the bundle

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mingle_edge.errors import TaskFileError
-from mingle_edge.image_decoding import check_images
-from mingle_edge.image_set import ImageSet
-from mingle_edge.labelled_images import read_labeled, read_seeds
-from mingle_edge.merged_model import MergedModel
-from mingle_edge.progress import Progress, silent
-from mingle_edge.task_file import read_task_file
+from mingle_edge.core.errors import TaskFileError
+from mingle_edge.core.progress import Progress, silent
+from mingle_edge.data.image_decoding import check_images
+from mingle_edge.data.image_set import ImageSet
+from mingle_edge.data.labelled_images import read_labeled, read_seeds
+from mingle_edge.data.task_file import read_task_file
+from mingle_edge.merging.merged_model import MergedModel
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_export.graph.builder import Array
-from mingle_edge_runtime.bundle_index import LARGEST_CODE
+from mingle_edge_runtime.bundle.index import LARGEST_CODE
 
 BLOCK = 32  # 4-bit codes that share a scale: the one block size every MatMulNBits and GatherBlockQuantized kernel has
 CODE_UNIT = np.float32(1 / LARGEST_CODE)

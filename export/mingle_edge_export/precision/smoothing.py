@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge_export.graph.builder import Array
 
 Arrays = dict[str, NDArray[np.float32]]

@@ -14,7 +14,7 @@ import numpy as np
 
 from mingle_edge_export.graph.builder import MICROSOFT, Array, Graph, WeightFile
 from mingle_edge_export.precision.quantization import BLOCK, pack_int4, quantize, quantize_blocks
-from mingle_edge_runtime.bundle_index import Precision
+from mingle_edge_runtime.bundle.index import Precision
 
 _FLOAT, _INT8 = 1, 3  # onnx.TensorProto.DataType
 _INT8_ACTIVATIONS = 4  # MatMulNBits: accuracy_level

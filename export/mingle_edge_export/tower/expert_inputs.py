@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge_export.graph.builder import Array, Graph
 from mingle_edge_export.precision.quantization import CODE_UNIT, pack_int4, quantize_blocks, quantize_pair
 from mingle_edge_export.tower.vision_tower import Backbone, Tokens, Tower
-from mingle_edge_runtime.bundle_index import Precision
+from mingle_edge_runtime.bundle.index import Precision
 
 _FLOAT = 1  # onnx.TensorProto.DataType
 

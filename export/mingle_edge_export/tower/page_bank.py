@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge_export.graph.builder import Array
 from mingle_edge_export.precision.quantization import pack_int4, quantize_blocks, quantize_pair
-from mingle_edge_runtime.bundle_index import Precision
+from mingle_edge_runtime.bundle.index import Precision
 
 TENSOR = "experts"  # the bank's initializer in the tower
 PAGE_VALUES = {"fp32": 4096, "fp16": 4096, "int8": 4096, "int4": 8192}

@@ -1,7 +1,7 @@
 """The CLIP vision tower as an ONNX graph, with one place where every linear layer passes.
 
-The twin of `mingle_edge/vision_tower.py`. Tokens of all images are rows of one matrix, so that a linear layer is one Gemm with
-its bias inside and an expert's product accumulates into the layer's own. Measured on ViT-B/32, B/16 and L/14
+The twin of `mingle_edge/clip/vision_tower.py`. Tokens of all images are rows of one matrix, so that a linear layer is one
+Gemm with its bias inside and an expert's product accumulates into the layer's own. Measured on ViT-B/32, B/16 and L/14
 (benchmarks/graph_variants.py), the operators of the standard domain are as fast as fused `com.microsoft` ones written by hand,
 because ONNX Runtime fuses QuickGELU, scaled and transposed MatMul by itself; what pays is to compute of the last block only
 what the class token needs.
@@ -16,10 +16,10 @@ from typing import Literal
 
 import numpy as np
 
-from mingle_edge.architecture import VisionArchitecture
+from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge_export.graph.builder import Array, Graph, WeightFile
 from mingle_edge_export.precision.weight_precision import WeightPrecision
-from mingle_edge_runtime.bundle_index import Precision
+from mingle_edge_runtime.bundle.index import Precision
 
 PIXELS, EMBEDS = "pixel_values", "image_embeds"
 

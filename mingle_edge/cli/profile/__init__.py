@@ -14,7 +14,7 @@ from mingle_edge.cli.byte_size import byte_size
 from mingle_edge.cli.interruption import exit_code
 from mingle_edge.cli.profile.lists import baseline_list, sweep_axes
 from mingle_edge.cli.progress_bar import ProgressBar
-from mingle_edge.output_path import check_output_file, write_output
+from mingle_edge.files.output_path import check_output_file, write_output
 
 if TYPE_CHECKING:
     from mingle_edge_runtime.profile import ProfileReport
@@ -128,7 +128,7 @@ def command(
 
 def image_files(folder: Path) -> list[Path]:
     """All images in a folder and those below it, in order of their names. Raises `ImageFolderError`."""
-    from mingle_edge.image_folder import list_images
+    from mingle_edge.data.image_folder import list_images
 
     return list_images(folder)
 

@@ -10,7 +10,7 @@ from typing import Any
 from mingle_edge.comparison.page import figures, headline, tables
 from mingle_edge.comparison.ranking import accuracy, order_name, ordered, orders_finished
 from mingle_edge.comparison.wording import count, parameters, percentage
-from mingle_edge.output_path import write_output
+from mingle_edge.files.output_path import write_output
 from mingle_edge.pages.page import render
 
 _MEANINGS = {

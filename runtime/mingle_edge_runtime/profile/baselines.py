@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.adapter import read_adapter
-from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.edge_model import EdgeModel
+from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.errors import EdgeError
-from mingle_edge_runtime.machine import available_memory
-from mingle_edge_runtime.mixture import mix
+from mingle_edge_runtime.experts.adapter import read_adapter
+from mingle_edge_runtime.experts.mixture import mix
+from mingle_edge_runtime.ort.machine import available_memory
+from mingle_edge_runtime.ort.session import Session
 from mingle_edge_runtime.profile.interleaving import Run
 from mingle_edge_runtime.profile.requests import Requests
-from mingle_edge_runtime.session import Session
+from mingle_edge_runtime.serving.edge_model import EdgeModel
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.edge_model import EdgeModel
+from mingle_edge_runtime.bundle.bundle import Bundle
+from mingle_edge_runtime.bundle.json_record import read_record
+from mingle_edge_runtime.check.golden import read_golden
 from mingle_edge_runtime.errors import EdgeError, ImageError
-from mingle_edge_runtime.golden import read_golden
-from mingle_edge_runtime.json_record import read_record
-from mingle_edge_runtime.machine import machine_record
-from mingle_edge_runtime.preprocess import Picture, Pictures, pictures, preprocess
+from mingle_edge_runtime.images.preprocess import Picture, Pictures, pictures, preprocess
+from mingle_edge_runtime.ort.machine import machine_record
+from mingle_edge_runtime.ort.session import onnxruntime, resolve_providers
 from mingle_edge_runtime.profile import distribution
 from mingle_edge_runtime.profile.baselines import BUILDERS, SWITCHING, Setting, check_baselines
 from mingle_edge_runtime.profile.interleaving import Run, interleave, seconds_of, warm_up, warm_up_rounds
@@ -47,7 +47,7 @@ from mingle_edge_runtime.profile.report import (
 from mingle_edge_runtime.profile.requests import Requests
 from mingle_edge_runtime.profile.sweep import SweepSetting, Value, plan_sweep, sweep_axis, sweep_runs
 from mingle_edge_runtime.profile.traffic import record_traffic, totals
-from mingle_edge_runtime.session import onnxruntime, resolve_providers
+from mingle_edge_runtime.serving.edge_model import EdgeModel
 
 BATCH_SIZES = (1, 4, 16)
 _MOST_IMAGES = 64  # kept in memory and taken in turn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-from mingle_edge_runtime.memory import process_memory
+from mingle_edge_runtime.ort.memory import process_memory
 from mingle_edge_runtime.profile.report import Memory
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.adapter import read_adapter
+from mingle_edge_runtime.experts.adapter import read_adapter
+from mingle_edge_runtime.ort.session import Session
 from mingle_edge_runtime.profile.baselines import Setting, has_experts, with_expert
 from mingle_edge_runtime.profile.interleaving import Run, interleave
 from mingle_edge_runtime.profile.report import LayerTime, OperatorTime, Trace
-from mingle_edge_runtime.session import Session
 
 _KERNEL = "_kernel_time"
 _WARM_UP = 2  # runs of each graph that are traced and left out

@@ -12,8 +12,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from mingle_edge_runtime.bundle.json_record import RecordError, read_record, write_record
 from mingle_edge_runtime.errors import EdgeError
-from mingle_edge_runtime.json_record import RecordError, read_record, write_record
 
 FORMAT = "mingle-edge profile"
 FORMAT_VERSION = 1

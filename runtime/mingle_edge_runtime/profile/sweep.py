@@ -14,16 +14,16 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.bundle import Bundle
-from mingle_edge_runtime.edge_model import EdgeModel
+from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.errors import EdgeError
-from mingle_edge_runtime.expert_budget import check_budget
+from mingle_edge_runtime.experts.budget import check_budget
 from mingle_edge_runtime.profile.distribution import latency, ratio
 from mingle_edge_runtime.profile.interleaving import Run, interleave, warm_up, warm_up_rounds
 from mingle_edge_runtime.profile.moments import memory_before, memory_now
 from mingle_edge_runtime.profile.report import Memory, SweepRow
 from mingle_edge_runtime.profile.requests import Requests
-from mingle_edge_runtime.scope import Scope
+from mingle_edge_runtime.scopes.scope import Scope
+from mingle_edge_runtime.serving.edge_model import EdgeModel
 
 AXES = ("threads", "batch", "top-k", "precision", "budget")
 Value: TypeAlias = int | str | os.PathLike[str] | None

@@ -8,11 +8,11 @@ from dataclasses import fields
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.edge_model import EdgeModel
-from mingle_edge_runtime.expert_budget import ExpertStats
+from mingle_edge_runtime.experts.budget import ExpertStats
 from mingle_edge_runtime.profile.interleaving import seconds_of
 from mingle_edge_runtime.profile.report import ExpertTotals, TrafficRun
-from mingle_edge_runtime.route import Route
+from mingle_edge_runtime.scopes.route import Route
+from mingle_edge_runtime.serving.edge_model import EdgeModel
 
 
 def record_traffic(

@@ -1,0 +1,170 @@
+"""One route for the whole network: complete experts, and a router that knows each task by its seeds.
+
+Idea: what a task's model needs besides the backbone is small (low-rank pairs, vectors, stem), and one decision per image, from
+features that the plain backbone has anyway, replaces a decision in every layer. Experts never mix unless several are asked for,
+so none has to be kept out of another's way, and adding a task changes nothing of an older one.
+Limitation: an image that goes to a wrong expert gets a wrong model; without seeds there is no router.
+Source: this project (docs/); router and experts are those that `mingle-edge merge` computes, function by function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mingle_edge.comparison.batches import TestBatch
+from mingle_edge.comparison.method import Workbench, once
+from mingle_edge.comparison.methods.image_router import ImageRouter, Route
+from mingle_edge.comparison.methods.towers import backbone_embeddings, tower_bytes
+from mingle_edge.core.errors import TaskFileError
+from mingle_edge.data.settings import Settings
+from mingle_edge.evaluation.answers import Answers
+from mingle_edge.experts.finetuned_task import FinetunedTask
+from mingle_edge.merging.merged_tower import CompleteExpert, expert_linear, expert_parameters
+from mingle_edge.merging.task_merging import complete_expert
+
+MIXED_BYTES = 1 << 26  # of experts laid out per image at a time
+ALONE = torch.finfo(torch.float32).eps  # an expert with all but this share of the weight is alone, in float32
+
+
+class ImageScope:
+    """See the module. Parameters: those of `Settings` for the image scope, and
+
+    - `top_k`: experts mixed per image, by their posteriors renormalized; 1 takes the most probable alone;
+    - `complete`: whether an expert carries the vectors and the stem besides the low-rank pairs of the blocks.
+    """
+
+    def __init__(self, workbench: Workbench, parameters: Mapping[str, Any]) -> None:
+        """Check the parameters. Raises `TaskFileError` for one that does not exist or a value out of range."""
+        settings = dict(parameters)
+        self.top_k: int = settings.pop("top_k", 1)
+        self.complete: bool = settings.pop("complete", True)
+        if not isinstance(self.top_k, int) or self.top_k < 1:
+            raise TaskFileError(f"image scope: top_k must be a whole number of at least 1, not {self.top_k!r}")
+        self.settings = Settings.from_mapping({"scope": "image", "seed": workbench.seed} | settings, "image scope")
+        self.workbench = workbench
+        self.router = ImageRouter(workbench, self.settings)
+        self._experts: dict[str, tuple[Hashable, CompleteExpert]] = {}  # by task in order of merging
+
+    def add(self, task: FinetunedTask) -> None:
+        """See `ContinualMethod`."""
+        bench, settings = self.workbench, self.settings
+        self.router.add(task)
+
+        def expert() -> CompleteExpert:
+            complete, _ = complete_expert(task, bench, settings)
+            return complete if self.complete else _pairs_of_blocks(complete)
+
+        key = ("expert", task.name, self.complete, settings.rank, settings.layers)
+        self._experts[task.name] = (key, once(bench.kept.experts, key, expert))
+
+    @torch.inference_mode()
+    def answer(self, batch: TestBatch) -> Answers:
+        """See `ContinualMethod`."""
+        if not self._experts:
+            return Answers(backbone_embeddings(batch, self.workbench))
+        route = self.router.route(batch)
+        return Answers(self._mixed(batch, route), route.posterior, route.claimed, route.tasks)
+
+    @torch.inference_mode()
+    def answer_named(self, batch: TestBatch, task: str) -> Tensor:
+        """See `ContinualMethod`."""
+        return self._embed(batch, task)
+
+    def stored_bytes(self) -> int:
+        """See `ContinualMethod`."""
+        experts = sum(_bytes(expert) for _, expert in self._experts.values())
+        return self._shared_bytes() + experts
+
+    def active_bytes(self) -> int:
+        """Count the largest experts; the router's features are those of the backbone's first blocks, which are read anyway."""
+        largest = sorted((_bytes(expert) for _, expert in self._experts.values()), reverse=True)
+        return self._shared_bytes() + sum(largest[: self.top_k])
+
+    def _shared_bytes(self) -> int:
+        return tower_bytes(self.workbench.backbone) + (self.router.stored_bytes() if self._experts else 0)
+
+    def _mixed(self, batch: TestBatch, route: Route) -> Tensor:
+        """Return embeddings along the route of each image."""
+        weights, tasks = route.posterior.topk(min(self.top_k, len(self._experts)), dim=1)
+        weights = weights / weights.sum(1, keepdim=True)
+        alone: dict[int, list[int]] = {}  # task, or -1 for the plain backbone -> places in the batch
+        mixed: list[int] = []
+        first = torch.where(route.claimed, tasks[:, 0], -1).tolist()
+        for place, (task, share) in enumerate(zip(first, weights[:, 0].tolist(), strict=True)):
+            if task < 0 or share >= 1 - ALONE:
+                alone.setdefault(task, []).append(place)
+            else:
+                mixed.append(place)
+        names = list(self._experts)
+        embeds = torch.empty(len(tasks), self.workbench.architecture.output_dim, device=self.workbench.device)
+        for task, places in alone.items():
+            embeds[places] = (
+                self._embed(batch, names[task], places) if task >= 0 else backbone_embeddings(batch, self.workbench, places)
+            )
+        experts = [expert for _, expert in self._experts.values()]
+        at_once = max(1, MIXED_BYTES // max(1, self.top_k * max(map(_bytes, experts))))
+        for start in range(0, len(mixed), at_once):
+            places = mixed[start : start + at_once]
+            chosen = [[experts[task] for task in row] for row in tasks[places].tolist()]
+            embeds[places] = embed_mixtures(batch.images[places], chosen, weights[places], self.workbench)
+        return embeds
+
+    def _embed(self, batch: TestBatch, task: str, places: list[int] | None = None) -> Tensor:
+        """Return embeddings under one expert, which depend on the image alone."""
+        key, expert = self._experts[task]
+        alone = [(1.0, expert)]
+
+        def embed(images: Tensor) -> Tensor:
+            parameters = expert_parameters(self.workbench.backbone, alone)
+            return self.workbench.embed(images, parameters, expert_linear(parameters, alone))
+
+        return self.workbench.kept.rows.of(key, batch, embed, places)
+
+
+def embed_mixtures(images: Tensor, experts: list[list[CompleteExpert]], weights: Tensor, workbench: Workbench) -> Tensor:
+    """Return embeddings `[B, output_dim]` of unit length of images under weighted experts, k of each image's own.
+
+    Weights are `[B, k]`. What each image uses is laid out in memory for all of them at once.
+    """
+
+    def embed(image: Tensor, shares: Tensor, own: list[dict[str, Any]]) -> Tensor:
+        mixture = [(share, CompleteExpert(**tensors)) for share, tensors in zip(shares.unbind(), own, strict=True)]
+        parameters = expert_parameters(workbench.backbone, mixture)
+        return workbench.embed(image[None], parameters, expert_linear(parameters, mixture))[0]
+
+    stacked = [_stacked(list(column)) for column in zip(*experts, strict=True)]
+    with sdpa_kernel(SDPBackend.MATH):  # the one form of attention that vmap knows how to batch
+        embeds: Tensor = torch.func.vmap(embed)(images, weights.to(images), stacked)
+    return embeds
+
+
+def _stacked(experts: list[CompleteExpert]) -> dict[str, Any]:
+    """Return the fields of experts with one more dimension in front."""
+
+    def pairs(of_each: list[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:
+        return {
+            layer: (torch.stack([pair[layer][0] for pair in of_each]), torch.stack([pair[layer][1] for pair in of_each]))
+            for layer in of_each[0]
+        }
+
+    return {
+        "factors": pairs([expert.factors for expert in experts]),
+        "unfactored": {name: torch.stack([expert.unfactored[name] for expert in experts]) for name in experts[0].unfactored},
+    }
+
+
+def _pairs_of_blocks(expert: CompleteExpert) -> CompleteExpert:
+    """Return the expert without vectors, stem and projection: what the layer scope's experts are made of."""
+    inside = {layer: factors for layer, factors in expert.factors.items() if layer.startswith("blocks.")}
+    return replace(expert, factors=inside, unfactored={})
+
+
+def _bytes(expert: CompleteExpert) -> int:
+    tensors = [tensor for pair in expert.factors.values() for tensor in pair]
+    return 4 * sum(tensor.numel() for tensor in (*tensors, *expert.unfactored.values()))

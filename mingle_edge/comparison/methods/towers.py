@@ -1,0 +1,45 @@
+"""Whole towers: embeddings under one, those of the pretrained one kept for all methods, and methods that end in one."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mingle_edge.clip.vision_tower import Parameters
+from mingle_edge.comparison.batches import TestBatch
+from mingle_edge.comparison.method import Workbench
+from mingle_edge.evaluation.answers import Answers
+
+
+class OneTower:
+    """One set of weights that answers for every image, so that it makes no difference whether the task is told."""
+
+    def __init__(self, workbench: Workbench) -> None:
+        self.workbench = workbench
+        self.tower: Parameters = workbench.backbone
+
+    def answer(self, batch: TestBatch) -> Answers:
+        """Embed a batch; before the first task with the pretrained model."""
+        if self.tower is self.workbench.backbone:
+            return Answers(backbone_embeddings(batch, self.workbench))
+        return Answers(self.workbench.embed(batch.images, self.tower))
+
+    def answer_named(self, batch: TestBatch, task: str) -> None:
+        """Leave it at P1: there are no routes to choose."""
+
+    def stored_bytes(self) -> int:
+        """Return the bytes of one tower, however many tasks."""
+        return tower_bytes(self.workbench.backbone)
+
+    def active_bytes(self) -> int:
+        """Return the bytes of one tower."""
+        return tower_bytes(self.workbench.backbone)
+
+
+def backbone_embeddings(batch: TestBatch, workbench: Workbench, places: list[int] | None = None) -> Tensor:
+    """Return the pretrained model's embeddings `[n, output_dim]` of images at these places of the batch, or of all; kept."""
+    return workbench.kept.rows.of("backbone", batch, workbench.embed, places)
+
+
+def tower_bytes(parameters: Parameters) -> int:
+    """Return what one tower takes at 4 bytes a parameter."""
+    return 4 * sum(value.numel() for value in parameters.values())

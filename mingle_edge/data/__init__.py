@@ -1,0 +1,1 @@
+"""Task files: their settings, and the images they name, in folders, parquet files and on the hub."""

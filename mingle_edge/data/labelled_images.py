@@ -1,0 +1,113 @@
+"""Finding the images that a task file names: labeled ones, and the calibration images drawn from them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from mingle_edge.core.errors import ImageFolderError
+from mingle_edge.core.progress import Progress, silent
+from mingle_edge.data.calibration_images import permutation, task_generator
+from mingle_edge.data.hub import local_path, rooted
+from mingle_edge.data.image_folder import labeled_images, list_images
+from mingle_edge.data.image_set import ImageSet
+from mingle_edge.data.image_source import WHOLE, ImageSource
+from mingle_edge.data.parquet_images import ParquetImages
+from mingle_edge.data.task_file import TaskSource
+
+
+class LabeledSource(Protocol):
+    """Images by number, with their classes; those that are not asked for need not exist as files."""
+
+    labels: list[int]  # class numbers
+
+    def paths(self, numbers: Sequence[int], progress: Progress = silent) -> list[Path]:
+        """Return files of the images with these numbers."""
+
+
+class _Files:
+    """Images that are files already."""
+
+    def __init__(self, pairs: list[tuple[Path, int]]) -> None:
+        self.labels = [label for _, label in pairs]
+        self._paths = [path for path, _ in pairs]
+
+    def paths(self, numbers: Sequence[int], progress: Progress = silent) -> list[Path]:
+        return [self._paths[n] for n in numbers]
+
+
+def read_labeled(source: ImageSource, base: Path, classes: Sequence[str], progress: Progress = silent) -> ImageSet:
+    """Return every image of a labeled source with the number of its class, relative paths starting from `base`.
+
+    Raises:
+        ImageFolderError: nothing there, classes that do not match, or a class without images.
+        HubError: the source is on the hub, and the hub or the cache does not have it.
+    """
+    images, by_class = _open(source, base, classes)
+    numbers = sorted(number for of_class in by_class for number in of_class)
+    return ImageSet(images.paths(numbers, progress), [images.labels[n] for n in numbers])
+
+
+def draw_seeds(
+    source: ImageSource, base: Path, classes: Sequence[str], per_class: int, seed: int, progress: Progress = silent
+) -> ImageSet:
+    """Draw `per_class` images of every class of a labeled source at random, in an order that says nothing of classes.
+
+    The draw depends on `seed`, the class's name and its images, and on nothing else; a smaller draw is part of a larger one.
+
+    Raises:
+        ImageFolderError: as `read_labeled`, or a class has fewer images.
+    """
+    if per_class == 0:
+        return ImageSet([])
+    images, by_class = _open(source, base, classes)
+    drawn: list[int] = []
+    for name, numbers in zip(classes, by_class, strict=True):
+        if len(numbers) < per_class:
+            raise ImageFolderError(
+                f"{source.files}: class {name!r} has {len(numbers)} images, and {per_class} seeds of each class are asked for; "
+                "add images, or ask for fewer"
+            )
+        drawn += [numbers[i] for i in permutation(len(numbers), task_generator(seed, name, "seeds"))[:per_class]]
+    order = permutation(len(drawn), task_generator(seed, "", "order of seeds"))
+    return ImageSet(images.paths([drawn[i] for i in order], progress))
+
+
+def read_seeds(task: TaskSource, base: Path, seed: int, progress: Progress = silent) -> ImageSet:
+    """Return a task's calibration images, the task file's `seeds`, which is what the paper calls them.
+
+    They are all images of a folder, or those drawn from a labeled source with the settings' `seed`. Raises as `draw_seeds`.
+    """
+    if task.seeds_per_class is None:
+        return ImageSet(list_images(local_path(task.seeds.files, base)))
+    return draw_seeds(task.seeds, base, task.classes, task.seeds_per_class, seed, progress)
+
+
+def _open(source: ImageSource, base: Path, classes: Sequence[str]) -> tuple[LabeledSource, list[list[int]]]:
+    """Open a source, and return by class the numbers of the images in its share."""
+    folder, files = rooted(source.files, base)
+    images: LabeledSource
+    if source.parquet:
+        images = ParquetImages(replace(source, files=files), folder, classes)
+    else:
+        images = _Files(labeled_images(files, folder, classes))
+    by_class: list[list[int]] = [[] for _ in classes]
+    for number, label in enumerate(images.labels):
+        by_class[label].append(number)
+    if source.share != WHOLE:
+        by_class = [_shared(numbers, source.share) for numbers in by_class]
+    for name, numbers in zip(classes, by_class, strict=True):
+        if not numbers:
+            where = "" if source.share == WHOLE else f" in the share {list(source.share)}"
+            raise ImageFolderError(f"{source.files}: class {name!r} has no image{where}; add images, or correct what is named")
+    return images, by_class
+
+
+def _shared(numbers: list[int], share: tuple[float, float]) -> list[int]:
+    """Return the part of a class's images between two fractions; parts with a common border divide them without a rest."""
+    mixed = sorted(numbers, key=lambda number: hashlib.sha256(str(number).encode()).digest())
+    first, last = (round(fraction * len(mixed)) for fraction in share)
+    return mixed[first:last]

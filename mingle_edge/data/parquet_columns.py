@@ -1,0 +1,182 @@
+"""Parquet files of images as the Hugging Face hub stores them: which files, which columns, and what the labels mean."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mingle_edge.core.errors import FileError, ImageFolderError
+from mingle_edge.data.image_folder import match_classes
+from mingle_edge.files.file_pattern import is_pattern, matching_files
+from mingle_edge.files.plain_file import check_plain_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+IMAGE_NAMES = ("image", "img")
+LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class")
+"""What is taken where several columns have the form of an image or a label, in order of preference."""
+
+_SHARD = re.compile(r"(.*?)-(\d{1,9})-of-(\d{1,9})(-[0-9a-f]+)?\.parquet")
+_FORMS = {"image": "a struct of bytes and path", "label": "whole numbers, true and false, or text"}
+_LISTED = 10  # names in a message
+_COLUMNS = 30  # columns in a message
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The two columns of a parquet file that are read."""
+
+    image: str
+    label: str
+    names: list[str] | None  # of the label numbers, where the file says
+
+
+def find_shards(files: str, base: Path) -> list[Path]:
+    """Return the parquet files of a pattern relative to `base`, sorted.
+
+    Raises:
+        ImageFolderError: none, one that is no plain file, a folder that may not be read, or shards numbered
+            `-00001-of-00003` of which some are missing.
+    """
+    try:
+        paths = sorted(path for path, _ in matching_files(base, files))
+        for path in paths:
+            check_plain_file(path)
+    except FileError as error:
+        raise ImageFolderError(str(error)) from error
+    except ValueError as error:
+        raise ImageFolderError(f"the pattern {files!r} is malformed ({error}); use one such as data/test-*.parquet") from error
+    if not paths:
+        raise ImageFolderError(f"there is no parquet file {base / files}; correct the path")
+    numbered: dict[tuple[Path, str, str], set[int]] = {}
+    for path in paths if is_pattern(files) else []:  # one shard alone may be asked for
+        if match := _SHARD.fullmatch(path.name):
+            numbered.setdefault((path.parent, match[1], match[3]), set()).add(int(match[2]))
+    for (folder, name, total), numbers in numbered.items():
+        missing = itertools.islice((number for number in range(int(total)) if number not in numbers), 3)
+        if listed := ", ".join(f"{name}-{number:0{len(total)}d}-of-{total}.parquet" for number in missing):
+            raise ImageFolderError(
+                f"{folder} holds {len(numbers)} of the {int(total)} shards of {name}, without {listed}; download the "
+                "others, or widen the pattern"
+            )
+    return paths
+
+
+def find_columns(schema: pa.Schema, where: Path, image: str | None, label: str | None) -> Columns:
+    """Return the named columns, or those that alone have the form of an image and of a label, or of these the ones usually so
+    called.
+
+    An image is a struct of `bytes` and `path`, as the `datasets` library writes its feature Image. A label is a whole number,
+    true or false, or text, or a dictionary of these; its names are those of the feature ClassLabel in the schema's metadata.
+
+    Raises:
+        ImageFolderError: no such column, or several; they are listed.
+    """
+    features = _features(schema)
+    once = {name for name, count in Counter(schema.names).items() if count == 1}
+    images = [field.name for field in schema if field.name in once and _is_image(field.type)]
+    marked = [name for name in images if features.get(name, {}).get("_type") == "Image"]  # sound has the same form
+    labels = [field.name for field in schema if field.name in once and _is_label(field.type)]
+    classes = [name for name in labels if features.get(name, {}).get("_type") == "ClassLabel"]
+    chosen_image = _chosen(image, images, marked or images, IMAGE_NAMES, "image", schema, where)
+    chosen_label = _chosen(label, labels, classes or labels, LABEL_NAMES, "label", schema, where)
+    names = features.get(chosen_label, {}).get("names") if chosen_label in classes else None
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ImageFolderError(f"{where}: the class names of column {chosen_label} are not a list of strings; write it again")
+    return Columns(chosen_image, chosen_label, names)
+
+
+def class_numbers(names: Sequence[str] | None, classes: Sequence[str], where: str) -> list[int]:
+    """Return, for each label number of a file, the number of its class in the task.
+
+    Names that are the task's up to case, spaces and underscores are matched by name. Otherwise the task's classes are taken to
+    be in the order of label numbers, as CLIP's names for a data set's classes usually are.
+
+    Raises:
+        ImageFolderError: other numbers of classes, or a name that the file and the task have at different places.
+    """
+    if names is None:
+        return list(range(len(classes)))
+    if len(names) != len(classes):
+        extra, missing = (_listed([n for n in one if n not in other]) for one, other in ((names, classes), (classes, names)))
+        raise ImageFolderError(
+            f"{where} has labels of {len(names)} classes, and the task has {len(classes)} classes: only in the files: {extra}; "
+            f"only in the task: {missing}; correct the classes, or name the column of the labels"
+        )
+    matched = match_classes(names, classes)
+    if len(matched) == len(classes):
+        places = {name: number for number, name in enumerate(classes)}
+        by_label = {stored: places[name] for name, stored in matched.items()}
+        return [by_label[name] for name in names]
+    for number, name in enumerate(classes):
+        if name in matched and names[number] != matched[name]:
+            raise ImageFolderError(
+                f"{where}: class {name!r} is number {number} of the task and number {list(names).index(matched[name])} of the "
+                f"files, and not all names are the same (in the files: {_listed(names)}); give the task's classes in the order "
+                "of the files"
+            )
+    return list(range(len(classes)))
+
+
+def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """Return the features that the `datasets` library notes in a schema, by column; empty where there are none."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return {n: f for n, f in features.items() if isinstance(f, dict)} if isinstance(features, dict) else {}
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    if not types.is_struct(kind) or min(kind.get_field_index(name) for name in ("bytes", "path")) < 0:
+        return False
+    content = kind.field("bytes").type
+    return bool(types.is_binary(content) or types.is_large_binary(content))
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    return any(test(value) for test in (types.is_integer, types.is_boolean, types.is_string, types.is_large_string))
+
+
+def _chosen(
+    named: str | None,
+    fit: list[str],
+    likely: list[str],
+    usual: Sequence[str],
+    what: str,
+    schema: pa.Schema,
+    where: Path,
+) -> str:
+    described = [f"{field.name} ({field.type!s:.80})" for field in schema]
+    more = f" and {len(described) - _COLUMNS} more" if len(described) > _COLUMNS else ""
+    columns = ", ".join(described[:_COLUMNS]) + more
+    if named is not None:
+        if named in fit:
+            return named
+        there = schema.names.count(named)
+        rule = "does not exist"
+        if there:
+            rule = "is there more than once" if there > 1 else f"has another form than {_FORMS[what]}"
+        raise ImageFolderError(f"{where}: the {what} column {named!r} {rule}; the columns are {columns}")
+    only = next((name for name in usual if name in likely), likely[0] if len(likely) == 1 else None)
+    if only is None:
+        count = f"{len(likely)} columns that may be" if likely else "no column that may be"
+        raise ImageFolderError(f"{where} has {count} the {what}; name it: {what} = ...; the columns are {columns}")
+    return only
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (", ".join(repr(name) for name in names[:_LISTED]) or "none") + more

@@ -1,0 +1,159 @@
+"""Every setting of a merge, with its default and its allowed values."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, fields, replace
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.core.errors import TaskFileError, shown
+
+Pooling = Literal["image", "batch"]
+"""Over what a gate value is averaged besides the tokens of an image: nothing more, or the batch."""
+CONSTANT_START = 0.3
+"""A constant gate at the scale of static experts in the paper's ablation."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a merge. Paper sections are those of MINGLE, arXiv 2505.11883.
+
+    Attributes:
+        scope: `image`, one route for the whole network, or `layer`, the paper's gates, a route in every layer.
+        rank: of an expert at each linear layer.
+        layers: which linear layers of a block carry experts; `qkv+fc1` is MINGLE*.
+        seed: of everything random.
+        semantics: which defaults the other settings take, ours or those of the published code.
+        router_blocks: image scope: blocks of the plain backbone that the router reads; `auto`: by leave-one-out on the seeds.
+        router_augmentations: image scope: mild variations of each seed image that the router's statistics are taken from.
+        interference_projection: keep a new expert out of the leading directions of earlier ones (section 3.1).
+        gate_pooling: over what a gate value is averaged besides the tokens of an image (section 3.2): `batch` as published.
+        gate_start: a small constant inside the null space, or N(0, 0.01).
+        steps: of a gate's test-time adaptation.
+        learning_rate: of Adam.
+        batch_size: images per step.
+        temperature: of the distillation.
+        projected: what is kept in the null space (section 3.3): Adam's updates, or the gradients that enter it.
+        subspace_inputs: what earlier inputs are: what a gate reads, or every token.
+        subspace_basis: how new directions are orthogonalized; `rank-checked` leaves out dependent ones.
+        subspace_directions: added to each layer's basis after each task.
+        relaxation: gamma; 0 is the hard projector.
+        relaxation_decay: beta.
+    """
+
+    scope: Literal["image", "layer"] = "image"
+    rank: int = 64
+    layers: Literal["attn+mlp", "qkv+fc1"] = "attn+mlp"
+    seed: int = 0
+    semantics: Literal["mingle-edge", "official"] = "mingle-edge"
+    router_blocks: int | Literal["auto"] = "auto"
+    router_augmentations: int = 16
+    interference_projection: bool = True
+    gate_pooling: Pooling = "image"
+    gate_start: Literal["null-space", "random"] = "null-space"
+    steps: int = 50
+    learning_rate: float = 1e-4
+    batch_size: int = 16
+    temperature: float = 2.0
+    projected: Literal["update", "gradient"] = "update"
+    subspace_inputs: Literal["mean", "tokens"] = "mean"
+    subspace_basis: Literal["rank-checked", "qr"] = "rank-checked"
+    subspace_directions: int = 3
+    relaxation: float = 0.0
+    relaxation_decay: float = 0.99
+
+    def carrying(self) -> tuple[str, ...]:
+        """Return the linear layers of a block that carry experts."""
+        return ("q", "k", "v", "out", "fc1", "fc2") if self.layers == "attn+mlp" else ("q", "k", "v", "fc1")
+
+    def expert_layers(self, architecture: VisionArchitecture) -> list[str]:
+        """Return the linear layers of a tower that carry experts, by depth; in the image scope the first and last, too."""
+        kinds = (*self.carrying(), *(("patch_embedding", "projection") if self.scope == "image" else ()))
+        return [layer for layer in architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_mapping` turns back into equal settings."""
+        return asdict(self)
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any], where: str = "[settings]") -> Settings:
+        """Read settings from a TOML table; `semantics = "official"` changes defaults, never given values.
+
+        Raises `TaskFileError` naming the setting, the rule and the value.
+        """
+        hints = get_type_hints(cls)
+        for name, value in values.items():
+            if name not in hints:
+                close = difflib.get_close_matches(name, hints, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"settings are: {', '.join(hints)}"
+                raise TaskFileError(f"{where}: there is no setting {shown(name)}; {hint}")
+            _check_type(where, name, value, hints[name])
+            _check_range(where, name, value)
+        defaults = OFFICIAL if values.get("semantics") == "official" else cls()
+        given: dict[str, Any] = {name: float(v) if hints[name] is float else v for name, v in values.items()}
+        return replace(defaults, **given)
+
+    def difference(self, other: Settings) -> list[str]:
+        """Return the settings in which two merges differ, readable: `name: mine, theirs`."""
+        names = [field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)]
+        return [f"{name}: {getattr(self, name)!r}, {getattr(other, name)!r}" for name in names]
+
+
+OFFICIAL = Settings(
+    semantics="official",
+    scope="layer",
+    gate_pooling="batch",
+    gate_start="random",
+    projected="gradient",
+    subspace_inputs="tokens",
+    subspace_basis="qr",
+    relaxation=1.0,
+)
+"""The published configuration: batch-pooled gates, relaxed gradient projection, QR basis of all tokens."""
+
+RANGES: dict[str, tuple[float, float]] = {
+    "rank": (1, 1 << 16),
+    "seed": (0, (1 << 63) - 1),
+    "router_blocks": (0, 1 << 16),
+    "router_augmentations": (0, 1 << 16),
+    "steps": (1, 1 << 20),
+    "learning_rate": (1e-12, 10.0),
+    "batch_size": (1, 1 << 16),
+    "temperature": (1e-3, 1e3),
+    "subspace_directions": (1, 1 << 16),
+    "relaxation": (0.0, 1e6),
+    "relaxation_decay": (0.0, 1 - 1e-9),
+}
+"""Least and most of every setting that is a number: beyond them sums overflow, or the work never ends."""
+
+
+def _check_range(where: str, name: str, value: Any) -> None:
+    """Compare before anything is made a float, as an integer may be larger than any float. NaN is in no range."""
+    if name not in RANGES or isinstance(value, str):
+        return
+    least, most = RANGES[name]
+    if value < least:
+        rule = f"must not be negative, and is {shown(value)}" if least == 0 else f"must be at least {least}, not {shown(value)}"
+        raise TaskFileError(f"{where}: {name} {rule}")
+    if not value <= most:
+        raise TaskFileError(f"{where}: {name} must be at most {most}, not {shown(value)}")
+
+
+def _check_type(where: str, name: str, value: Any, hint: Any) -> None:
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if not any(_is_of(value, kind) for kind in kinds):
+        raise TaskFileError(f"{where}: {name} must be {' or '.join(map(_described, kinds))}, not {shown(value)}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if choices := get_args(kind):
+        return value in choices
+    return isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _described(kind: Any) -> str:
+    if choices := get_args(kind):
+        return f"one of {', '.join(map(repr, choices))}" if len(choices) > 1 else repr(choices[0])
+    return {int: "a whole number", float: "a number", bool: "true or false"}[kind]

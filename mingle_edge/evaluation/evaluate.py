@@ -1,0 +1,120 @@
+"""Accuracy of a merged model on labeled images, and what it forgot, under the three protocols.
+
+An append-only model is its own history: the state after task t is its first t tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mingle_edge.core.errors import MergedModelError, TaskFileError
+from mingle_edge.core.progress import Progress, silent
+from mingle_edge.data.image_decoding import check_images
+from mingle_edge.data.image_set import ImageSet
+from mingle_edge.data.labelled_images import read_labeled
+from mingle_edge.data.settings import Pooling
+from mingle_edge.data.task_file import read_task_file
+from mingle_edge.evaluation.metrics import average_accuracy, backward_transfer
+from mingle_edge.evaluation.protocols import PROTOCOLS
+from mingle_edge.merging.merged_model import MergedModel
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Accuracies in percent, by protocol, in order of merging."""
+
+    tasks: list[str]
+    after_own: dict[str, list[float]]  # right after the task's own merge
+    final: dict[str, list[float]]  # after the last merge
+    images: list[int]  # test images per task
+    own_route: list[float] = field(default_factory=list)  # image scope: images routed to their own task, percent
+    unclaimed: list[float] = field(default_factory=list)  # image scope: images no task claims, percent
+    router_blocks: int | None = None  # image scope: blocks the router reads after the last merge
+
+    def acc(self, protocol: str) -> float:
+        """Return the mean over tasks of the final accuracy, in percent; protocol: P1, P2 or P3."""
+        return average_accuracy(self.final[protocol])
+
+    def bwt(self, protocol: str) -> float:
+        """Return backward transfer in points: what earlier tasks gained since their own merge, negative where they lost."""
+        return backward_transfer(self.after_own[protocol], self.final[protocol])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object with every figure."""
+        summary = {p: {"acc": self.acc(p), "bwt": self.bwt(p)} for p in PROTOCOLS}
+        return vars(self) | {"summary": summary}
+
+
+def evaluate(
+    merged: str | Path,
+    task_file: str | Path,
+    *,
+    top_k: int | None = None,
+    pooling: Pooling = "image",
+    device: str = "auto",
+    progress: Progress = silent,
+) -> EvaluationReport:
+    """Evaluate a merged model on the test images that a task file names, and return its accuracies in percent.
+
+    The model and the task file are checked before torch is imported, and every image is decoded before the first is evaluated.
+
+    Args:
+        merged: the folder that `merge` wrote.
+        task_file: the task file it was merged from, each task with `test` images; more tasks may be in it.
+        top_k: experts per image (image scope: 1 unless given) or per layer (layer scope: all unless given).
+        pooling: `batch` averages the gates of the layer scope over 64 images of one task, which tells the gates the task.
+        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+        progress: is told how far the work is.
+
+    Raises:
+        MergedModelError: the model is damaged, has no task, or computes embeddings that are not finite.
+        TaskFileError: the task file is malformed, or lacks the test images of a task of the model.
+        ImageFolderError: images are missing, broken or of other classes.
+        DeviceError: there is no such device.
+    """
+    model = MergedModel.open(merged)
+    if not model.tasks:
+        raise MergedModelError(f"{model.path}: holds no task yet; run the merge to its end before evaluating")
+    tests = read_test_images(model, Path(task_file), progress)
+    from mingle_edge.core.device import choose_device
+    from mingle_edge.evaluation.merged_answers import measure_history
+    from mingle_edge.merging.merged_tower import GatedTower
+
+    chosen = choose_device(device)
+    check_images([path for images in tests.values() for path in images.paths], progress)
+    tower = GatedTower(model, chosen)
+    history = list(measure_history(tower, tests, top_k, pooling, progress))
+    last = [final for _, final in history]
+    return EvaluationReport(
+        tasks=model.task_names,
+        after_own={protocol: [own.right[protocol] for own, _ in history] for protocol in PROTOCOLS},
+        final={protocol: [final.right[protocol] for final in last] for protocol in PROTOCOLS},
+        images=[len(images) for images in tests.values()],
+        own_route=[final.own_route for final in last if final.own_route is not None],
+        unclaimed=[final.unclaimed for final in last if final.unclaimed is not None],
+        router_blocks=model.router_depth if model.scope == "image" else None,
+    )
+
+
+def read_test_images(model: MergedModel, task_file: Path, progress: Progress = silent) -> Mapping[str, ImageSet]:
+    """Return the labeled test images of every task of the model, as the task file names them; none is decoded.
+
+    Raises:
+        TaskFileError: a task of the model without test images.
+        ImageFolderError: images that are missing or of other classes.
+    """
+    tasks = read_task_file(task_file)
+    sources = {task.name: task.test for task in tasks.tasks}
+    tests: dict[str, ImageSet] = {}
+    for record in model.tasks:
+        source = sources.get(record.name)
+        if source is None:
+            raise TaskFileError(
+                f'{tasks.path}: task {record.name!r} of the merged model has no test images; add test = "dir/<class>/*.png" '
+                f"to its [[task]] table"
+            )
+        tests[record.name] = read_labeled(source, tasks.path.parent, record.classes, progress)
+    return tests

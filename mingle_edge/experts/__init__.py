@@ -1,0 +1,1 @@
+"""Task vectors and what low-rank experts keep of them."""

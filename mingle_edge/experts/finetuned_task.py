@@ -1,0 +1,42 @@
+"""The pretrained model and one task's fine-tuned one, in memory: what merging and its peers compute on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.clip.vision_tower import Linear, Parameters, embed_images
+from mingle_edge.data.image_set import ImageSet
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """What all tasks share."""
+
+    backbone: Parameters  # the complete vision tower by internal names, on the device
+    architecture: VisionArchitecture
+    logit_scale: float
+    device: torch.device
+
+    def embed(self, images: Tensor, parameters: Parameters | None = None, linear: Linear | None = None) -> Tensor:
+        """Return embeddings `[n, output_dim]` of unit length of images `[n, 3, H, W]`, under the backbone or another tower."""
+        tower = self.backbone if parameters is None else parameters
+        return F.normalize(embed_images(images, tower, self.architecture, linear), dim=-1)
+
+    def task_vector(self, finetuned: Parameters, layer: str) -> Tensor:
+        """Return what fine-tuning changed of a linear layer's weight, `[d_out, d_in]`."""
+        return finetuned[f"{layer}.weight"] - self.backbone[f"{layer}.weight"]
+
+
+@dataclass(frozen=True)
+class FinetunedTask:
+    """One fine-tuned model, its head and its calibration images."""
+
+    name: str
+    finetuned: Parameters  # the complete vision tower by internal names, on the device
+    head: Tensor  # [classes, output_dim], rows of unit length, on the device
+    seeds: ImageSet  # unlabeled

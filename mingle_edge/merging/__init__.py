@@ -1,0 +1,1 @@
+"""Merging tasks into a folder, and the merged model in it."""

@@ -1,0 +1,111 @@
+"""All inputs of a merge, found, opened and checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mingle_edge.checkpoints import Checkpoint, check_checkpoint, open_checkpoint, read_architecture
+from mingle_edge.checkpoints.text_heads import build_text_tower, class_embeddings, logit_scale, read_head
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.core.errors import TaskFileError
+from mingle_edge.core.progress import Progress
+from mingle_edge.data.image_decoding import check_images
+from mingle_edge.data.image_set import ImageSet
+from mingle_edge.data.labelled_images import read_seeds
+from mingle_edge.data.settings import Settings
+from mingle_edge.data.task_file import TaskFile, TaskSource
+from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
+
+KEPT_BYTES = 1 << 30  # of a task's preprocessed calibration images, which every step of adaptation reads
+
+
+@dataclass(frozen=True)
+class TaskInputs:
+    """One task whose checkpoint, calibration images and head have been read and found fit."""
+
+    source: TaskSource
+    checkpoint: Checkpoint
+    sha256: str
+    seeds: ImageSet
+    head: Tensor  # [classes, output_dim], rows of unit length
+
+    def load(self, pretrained: PretrainedModel) -> FinetunedTask:
+        """Read the fine-tuned tower onto the backbone's device. Raises `CheckpointError` where the file cannot be read."""
+        finetuned = {name: tensor.to(pretrained.device) for name, tensor in self.checkpoint.tensors()}
+        # A vision-only checkpoint has no projection: it was trained under the backbone's.
+        finetuned.setdefault("projection.weight", pretrained.backbone["projection.weight"])
+        return FinetunedTask(self.source.name, finetuned, self.head.to(pretrained.device), self.seeds.kept(KEPT_BYTES))
+
+
+@dataclass(frozen=True)
+class MergeInputs:
+    """The backbone and every task of a task file."""
+
+    architecture: VisionArchitecture
+    settings: Settings
+    backbone: Checkpoint
+    backbone_sha256: str
+    backbone_source: str
+    logit_scale: float
+    tasks: list[TaskInputs]
+
+    def load(self, device: torch.device) -> PretrainedModel:
+        """Read the pretrained tower onto a device. Raises `CheckpointError` where the file cannot be read."""
+        backbone = {name: tensor.to(device) for name, tensor in self.backbone.tensors()}
+        return PretrainedModel(backbone, self.architecture, self.logit_scale, device)
+
+
+def read_merge_inputs(tasks: TaskFile, progress: Progress) -> MergeInputs:
+    """Check everything a task file names: architecture, names, shapes, finite values, images, heads; and return it.
+
+    Each checkpoint is read once, tensor by tensor. Raises the errors of the parts, before anything is written.
+    """
+    base = tasks.path.parent
+    settings = Settings.from_mapping(tasks.settings, f"{tasks.path}: [settings]")
+    architecture = read_architecture(tasks.backbone.model, base, tasks.backbone.weights)
+    if settings.router_blocks != "auto" and settings.router_blocks > architecture.layers:
+        raise TaskFileError(
+            f"{tasks.path}: [settings]: router_blocks is {settings.router_blocks}, and the tower has {architecture.layers} "
+            'blocks; give at most that many, or "auto"'
+        )
+    seeds = [read_seeds(task, base, settings.seed, progress) for task in tasks.tasks]
+    check_images([path for images in seeds for path in images.paths], progress)
+    source = tasks.backbone.weights or tasks.backbone.model
+    backbone = open_checkpoint(source, base=base, architecture=architecture, model=tasks.backbone.model)
+    checkpoints = [open_checkpoint(t.weights, base=base, architecture=architecture) for t in tasks.tasks]
+    for done, checkpoint in enumerate([backbone, *checkpoints]):
+        progress("check", done, len(checkpoints) + 1, Path(checkpoint.path).name)
+        check_checkpoint(checkpoint, architecture, backbone=checkpoint is backbone)
+    progress("check", len(checkpoints) + 1, len(checkpoints) + 1)
+    heads = _heads(tasks, architecture, base)
+    return MergeInputs(
+        architecture=architecture,
+        settings=settings,
+        backbone=backbone,
+        backbone_sha256=backbone.sha256(),
+        backbone_source=source,
+        logit_scale=logit_scale(tasks.backbone.model, tasks.backbone.weights, base),
+        tasks=[
+            TaskInputs(task, checkpoint, checkpoint.sha256(), images, head)
+            for task, checkpoint, images, head in zip(tasks.tasks, checkpoints, seeds, heads, strict=True)
+        ],
+    )
+
+
+def _heads(tasks: TaskFile, architecture: VisionArchitecture, base: Path) -> Sequence[Tensor]:
+    """Return the head of every task; the text tower is built only if some task needs it, and let go afterwards."""
+    text_tower = None
+    if any(task.head is None for task in tasks.tasks):
+        text_tower = build_text_tower(tasks.backbone.model, tasks.backbone.weights, base)
+    heads = []
+    for task in tasks.tasks:
+        if task.head is not None:
+            heads.append(read_head(task.head, task.classes, architecture.output_dim))
+        elif text_tower is not None:
+            heads.append(class_embeddings(text_tower, task.classes, task.templates))
+    return heads

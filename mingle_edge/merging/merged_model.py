@@ -1,0 +1,348 @@
+"""The merged model on disk: reading it, and adding one task so that a kill at any moment loses nothing.
+
+The format is specified in docs/merged-model-format.md. Only numpy and safetensors are needed to read it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.core.errors import FileError, MergedModelError
+from mingle_edge.data.settings import Settings
+from mingle_edge.files.atomic_files import make_folder, replacing, why_not_written
+from mingle_edge.files.new_folder import new_folder
+from mingle_edge.files.partial_folder import abandoned
+from mingle_edge.files.plain_file import check_plain_file, find_file, refusal
+from mingle_edge.merging.merged_index import INDEX, Backbone, MergedIndex, read_index
+from mingle_edge.merging.merged_index import TaskRecord as TaskRecord
+from mingle_edge.routing.depth import choose_depth
+from mingle_edge.routing.discriminants import Router, fit_router
+from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
+
+BACKBONE, EXPERTS, HEADS = "backbone.safetensors", "experts", "heads"
+ROUTER, GATES, NULL_SPACE = "router.safetensors", "gates.safetensors", "null_space.safetensors"
+
+_MOST_SEEDS = 1 << 24  # float32 counts no further
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class TaskTensors:
+    """Everything `commit_task` writes of one task; shapes as in docs/merged-model-format.md."""
+
+    expert: Arrays
+    head: NDArray[np.float32]
+    router: RouterStatistics | None = None
+    gates: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=dict)
+    null_space: Arrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MergedModel:
+    """A merged model folder, or a view of some of its tasks. Tensors are read when asked for, never kept."""
+
+    path: Path
+    architecture: VisionArchitecture
+    settings: Settings
+    tasks: tuple[TaskRecord, ...]
+    logit_scale: float
+    backbone_source: str
+    backbone_sha256: str
+
+    @classmethod
+    def open(cls, path: str | Path) -> MergedModel:
+        """Read the index of a merged model. Raises `MergedModelError` naming the file and the reason."""
+        path = Path(path)
+        if _find(path / INDEX) is None:
+            raise MergedModelError(
+                f"{path}: not a merged model, there is no {INDEX} in it; give the folder that `mingle-edge merge -o` wrote"
+            )
+        index = read_index(path / INDEX)
+        backbone = index.backbone
+        return cls(
+            path, backbone.architecture, index.settings, index.tasks, backbone.logit_scale, backbone.source, backbone.sha256
+        )
+
+    @property
+    def stored_bytes(self) -> int:
+        """Return the bytes of all files in the folder."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    def index(self) -> MergedIndex:
+        """Return what `mingle.json` says of these tasks."""
+        backbone = Backbone(self.architecture, self.backbone_source, self.backbone_sha256, self.logit_scale)
+        return MergedIndex(backbone, self.settings, self.tasks)
+
+    @property
+    def scope(self) -> Literal["image", "layer"]:
+        """Return `image` (one route for the whole network) or `layer` (a route in every gated layer)."""
+        return self.settings.scope
+
+    @property
+    def task_names(self) -> list[str]:
+        """Return names in order of merging."""
+        return [task.name for task in self.tasks]
+
+    def task(self, name: str) -> TaskRecord:
+        """Return the record of one task. Raises `MergedModelError` listing the tasks there are."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise MergedModelError(f"{self.path}: there is no task {name!r}; tasks are: {', '.join(self.task_names)}")
+
+    def select(self, names: Sequence[str]) -> MergedModel:
+        """Return a view with these tasks in this order; the state after task t is `select(task_names[:t])`."""
+        return replace(self, tasks=tuple(self.task(name) for name in names))
+
+    def backbone(self) -> Arrays:
+        """Return the pretrained vision tower by internal name."""
+        return self._read(BACKBONE, self.architecture.parameter_shapes())
+
+    def expert(self, task: str) -> Arrays:
+        """Return `<layer>.A [r, d_in]`, `<layer>.B [d_out, r]`, and in the image scope the vectors' fine-tuned values."""
+        name = f"{EXPERTS}/{self.task(task).name}.safetensors"
+        tensors = _read_tensors(self.path / name, "")
+        layers = {key[:-2] for key in tensors if key.endswith((".A", ".B"))} & set(self.architecture.linear_layers())
+        shapes = self.architecture.vector_shapes() if self.scope == "image" else {}
+        for layer in layers | ({"patch_embedding", "projection"} if self.scope == "image" else set()):
+            d_out, d_in = self.architecture.linear_shape(layer)
+            rank = _length(tensors, f"{layer}.A")
+            shapes |= {f"{layer}.A": (rank, d_in), f"{layer}.B": (d_out, rank)}
+        _check_tensors(self.path / name, tensors, shapes)
+        return tensors
+
+    def head(self, task: str) -> NDArray[np.float32]:
+        """Return class embeddings `[classes, output_dim]`, rows of unit length."""
+        record = self.task(task)
+        shape = (len(record.classes), self.architecture.output_dim)
+        return self._read(f"{HEADS}/{record.name}.safetensors", {"embeddings": shape})["embeddings"]
+
+    def gates(self, task: str) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Return weight `[d_in]` and bias `[1]` of each gated layer (layer scope)."""
+        inputs = {layer: self.architecture.linear_shape(layer)[1] for layer in self.settings.expert_layers(self.architecture)}
+        shapes = {f"{layer}/weight": (d_in,) for layer, d_in in inputs.items()} | {f"{layer}/bias": (1,) for layer in inputs}
+        rows = self._read(GATES, shapes, prefix=f"{self.task(task).name}/")
+        return {layer: (rows[f"{layer}/weight"], rows[f"{layer}/bias"]) for layer in inputs}
+
+    def router_statistics(self, task: str) -> RouterStatistics:
+        """Return what the image router keeps of a task, of the features of the largest depth it may be of."""
+        tensors = _read_tensors(self.path / ROUTER, f"{self.task(task).name}/")
+        features, rows = _length(tensors, "mean"), _length(tensors, "factor")
+        shapes: dict[str, tuple[int, ...]] = {"mean": (features,), "factor": (rows, features), "count": (1,)}
+        if "coordinates" in tensors:
+            shapes["coordinates"] = (_length(tensors, "coordinates"), _length(tensors, "coordinates", 1), rows)
+        _check_tensors(self.path / ROUTER, tensors, shapes)
+        count = float(tensors["count"][0])
+        if not 1 <= count < _MOST_SEEDS:
+            raise MergedModelError(
+                f"{self.path / ROUTER}: {task}/count is {count}, which counts no seeds; restore it or merge again"
+            )
+        return RouterStatistics(tensors["mean"], tensors["factor"], int(count), tensors.get("coordinates"))
+
+    @cached_property
+    def router_depth(self) -> int:
+        """Return, in the image scope, the blocks of the plain backbone that the router of these tasks reads.
+
+        Unless the setting fixes it, it is chosen from the statistics of these tasks and nothing else.
+        """
+        blocks = self.settings.router_blocks
+        if blocks != "auto":
+            return blocks
+        statistics = [self.router_statistics(name) for name in self.task_names]
+        with self._computing():
+            return choose_depth(statistics, self._features_per_depth)
+
+    def router(self) -> Router:
+        """Return, in the image scope, the router of these tasks at `router_depth`."""
+        features = (self.router_depth + 1) * self._features_per_depth
+        statistics = [self.router_statistics(name).first(features) for name in self.task_names]
+        with self._computing():
+            return fit_router(statistics)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Compute with stored statistics; where they are too large for it, the error is a `MergedModelError`."""
+        try:
+            with np.errstate(over="raise", divide="raise", invalid="raise"):
+                yield
+        except (np.linalg.LinAlgError, ArithmeticError) as error:
+            raise MergedModelError(
+                f"{self.path / ROUTER}: no router can be computed from these statistics ({error}); restore it or merge again"
+            ) from error
+
+    @property
+    def _features_per_depth(self) -> int:
+        return MOMENTS * self.architecture.width
+
+    def null_space(self, task: str) -> Arrays:
+        """Return directions `[added, d]` that this task added to each layer's protected subspace."""
+        tensors = _read_tensors(self.path / NULL_SPACE, f"{self.task(task).name}/")
+        biased = self.settings.subspace_inputs == "mean"  # the bias then counts as a weight
+        inputs = {
+            layer: self.architecture.linear_shape(layer)[1] + biased for layer in self.settings.expert_layers(self.architecture)
+        }
+        shapes = {layer: (_length(tensors, layer), d) for layer, d in inputs.items()}
+        _check_tensors(self.path / NULL_SPACE, tensors, shapes)
+        return tensors
+
+    def _read(self, name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> Arrays:
+        tensors = _read_tensors(self.path / name, prefix)
+        _check_tensors(self.path / name, tensors, shapes)
+        return tensors
+
+
+def create(
+    path: Path,
+    *,
+    backbone: Arrays,
+    architecture: VisionArchitecture,
+    settings: Settings,
+    logit_scale: float,
+    source: str,
+    sha256: str,
+) -> MergedModel:
+    """Write a merged model without tasks into a folder that is new or empty. Raises `OSError` where it is not."""
+    model = MergedModel(path, architecture, settings, (), logit_scale, source, sha256)
+    with new_folder(path, INDEX) as folder:
+        _save(folder / BACKBONE, backbone)
+        _write_index(replace(model, path=folder))
+    return model
+
+
+def commit_task(model: MergedModel, record: TaskRecord, tensors: TaskTensors) -> MergedModel:
+    """Add one task; it exists from the moment the index is renamed, and nothing of an older task changes.
+
+    `model` must hold all committed tasks, in order. Returns the model with the task in it. Raises `MergedModelError` where the
+    disk refuses a file, or the record holds a figure that is not finite; the model is then what it was.
+    """
+    grown = replace(model, tasks=(*model.tasks, record))
+    grown.index().to_text()
+    _save(model.path / EXPERTS / f"{record.name}.safetensors", tensors.expert)
+    _save(model.path / HEADS / f"{record.name}.safetensors", {"embeddings": tensors.head})
+    if tensors.router is not None:
+        rows = {
+            "mean": tensors.router.mean,
+            "factor": tensors.router.factor,
+            "count": np.array([tensors.router.count], dtype=np.float32),
+        }
+        if tensors.router.coordinates is not None:
+            rows["coordinates"] = tensors.router.coordinates
+        _append(model, ROUTER, record.name, rows)
+    if tensors.gates:
+        gates = {f"{layer}/weight": weight for layer, (weight, _) in tensors.gates.items()}
+        _append(model, GATES, record.name, gates | {f"{layer}/bias": b for layer, (_, b) in tensors.gates.items()})
+    if tensors.null_space:
+        _append(model, NULL_SPACE, record.name, tensors.null_space)
+    _write_index(grown)
+    return grown
+
+
+def clear_remains(path: Path) -> None:
+    """Remove what killed merges left unfinished in a merged model's folder. Whoever calls this holds its lock."""
+    for folder in (path, path / EXPERTS, path / HEADS):
+        for _ in abandoned(folder):
+            pass
+
+
+def _append(model: MergedModel, name: str, task: str, rows: Arrays) -> None:
+    """Write the rows of all committed tasks, unchanged, and those of `task`; leftovers of a killed merge go."""
+    path = model.path / name
+    kept: Arrays = {}
+    if model.tasks:
+        everything = _read_tensors(path, "")
+        kept = {key: value for key, value in everything.items() if key.split("/")[0] in model.task_names}
+    _save(path, kept | {f"{task}/{key}": value for key, value in rows.items()})
+
+
+def _read_tensors(path: Path, prefix: str) -> Arrays:
+    with _opened(path) as file:
+        names = [name for name in sorted(file.keys()) if name.startswith(prefix)]
+        tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    if not tensors:
+        raise MergedModelError(f"{path}: holds no tensors named {prefix}*; restore it or merge again")
+    return tensors
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file of tensors; what goes wrong within the block is a `MergedModelError`."""
+    if _find(path) is None:
+        raise MergedModelError(f"{path}: missing from the merged model; restore it or merge again")
+    try:
+        check_plain_file(path)
+        with path.open("rb"):
+            pass  # safetensors calls a file missing that may not be read
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except FileError as error:
+        raise MergedModelError(str(error)) from error
+    except PermissionError as error:
+        raise MergedModelError(f"{path} {refusal(error)}") from error
+    except (SafetensorError, OSError, TypeError, ValueError) as error:  # the last two of types that numpy has not
+        raise MergedModelError(f"{path}: cannot be read ({error}); restore it or merge again") from error
+
+
+def _find(path: Path) -> os.stat_result | None:
+    """Return the status of a file of the model, None where there is none. Raises `MergedModelError` where nobody may look."""
+    try:
+        return find_file(path)
+    except FileError as error:
+        raise MergedModelError(str(error)) from error
+
+
+def _length(tensors: Arrays, name: str, axis: int = 0) -> int:
+    """Return a side of a tensor whose length is its own; 0, which no shape then fits, where there is no such side."""
+    return tensors[name].shape[axis] if name in tensors and tensors[name].ndim > axis else 0
+
+
+def _check_tensors(path: Path, tensors: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that there are these tensors and no others, of float32 and these shapes, and that all values are finite."""
+    for name in sorted(shapes.keys() | tensors.keys()):
+        array, shape = tensors.get(name), shapes.get(name)
+        if array is None:
+            raise MergedModelError(f"{path}: holds no tensor {name}; restore it or merge again")
+        if shape is None:
+            raise MergedModelError(f"{path}: holds a tensor {name}, which does not belong there; restore it or merge again")
+        if array.shape != shape or array.dtype != np.float32:
+            raise MergedModelError(
+                f"{path}: {name} is {array.dtype} {list(array.shape)}, must be float32 {list(shape)}; restore it or merge again"
+            )
+        if not np.isfinite(array).all():
+            raise MergedModelError(f"{path}: {name} holds values that are not finite; restore it or merge again")
+
+
+def _save(path: Path, tensors: Arrays) -> None:
+    try:
+        make_folder(path.parent)
+        with replacing(path) as written:
+            save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, written)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))  # all that safetensors says of a full disk
+        cause = OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(errno.EIO, str(error))
+        raise MergedModelError(f"{path}: {why_not_written(cause)}") from error
+    except OSError as error:
+        raise MergedModelError(f"{path}: {why_not_written(error)}") from error
+
+
+def _write_index(model: MergedModel) -> None:
+    text, path = model.index().to_text(), model.path / INDEX
+    try:
+        with replacing(path) as written:
+            written.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise MergedModelError(f"{path}: {why_not_written(error)}") from error

@@ -1,0 +1,66 @@
+"""How many bytes a merge will write, so that none starts that the disk has no room for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.data.settings import Settings
+from mingle_edge.merging.merged_model import GATES, NULL_SPACE, ROUTER, MergedModel
+from mingle_edge.routing.depth import deepest
+from mingle_edge.routing.statistics import KEPT_SEEDS, MAX_FACTOR_ROWS, MOMENTS
+
+if TYPE_CHECKING:
+    from mingle_edge.merging.merge_inputs import MergeInputs, TaskInputs
+
+_FLOAT = 4  # bytes
+_OVERHEAD = 1 << 20  # bytes for the index, headers, and what a file system rounds up
+
+
+def bytes_to_write(inputs: MergeInputs, existing: MergedModel | None) -> int:
+    """Return the most bytes that a merge will take of the disk at any moment, beside what is there. Each may be a little less.
+
+    Files that hold rows of every task are written anew with each task, so that the last but one is there beside the last.
+    """
+    architecture, settings = inputs.architecture, inputs.settings
+    merged = existing.task_names if existing is not None else []
+    missing = [task for task in inputs.tasks if task.source.name not in merged]
+    if not missing:
+        return 0
+    backbone = 0 if existing is not None else _elements(architecture.parameter_shapes().values())
+    own = sum(_expert(architecture, settings) + len(task.source.classes) * architecture.output_dim for task in missing)
+    rows = sum(_rows(architecture, settings, task) for task in missing)
+    before_last = rows - _rows(architecture, settings, missing[-1])
+    return _FLOAT * (backbone + own + rows + before_last) + _stored_rows(existing) + _OVERHEAD
+
+
+def _expert(architecture: VisionArchitecture, settings: Settings) -> int:
+    """Count the elements of one expert."""
+    shapes = [architecture.linear_shape(layer) for layer in settings.expert_layers(architecture)]
+    factors = sum(min(settings.rank, *shape) * sum(shape) for shape in shapes)
+    return factors if settings.scope == "layer" else factors + _elements(architecture.vector_shapes().values())
+
+
+def _rows(architecture: VisionArchitecture, settings: Settings, task: TaskInputs) -> int:
+    """Count the elements that a task adds to files of all tasks: the router's statistics, gates, protected directions."""
+    if settings.scope == "layer":
+        gate_inputs = sum(architecture.linear_shape(layer)[1] + 1 for layer in settings.expert_layers(architecture))
+        return (1 + settings.subspace_directions) * gate_inputs
+    each, seeds = 1 + settings.router_augmentations, len(task.seeds)
+    features = (deepest(settings.router_blocks, architecture.layers) + 1) * MOMENTS * architecture.width
+    factor = min(each * seeds, features, MAX_FACTOR_ROWS)
+    return features * (1 + factor) + min(seeds, KEPT_SEEDS) * each * factor
+
+
+def _stored_rows(existing: MergedModel | None) -> int:
+    """Count the bytes of the files that hold rows of every task, as they are: they are copied into the new ones."""
+    if existing is None:
+        return 0
+    paths = [existing.path / name for name in (ROUTER, GATES, NULL_SPACE)]
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def _elements(shapes: Iterable[tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes)

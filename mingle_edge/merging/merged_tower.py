@@ -1,0 +1,179 @@
+"""A merged model in PyTorch: the reference that evaluation runs and that every exported graph is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mingle_edge.clip.vision_tower import Linear, Parameters, embed_images, plain_linear, router_features
+from mingle_edge.data.settings import Pooling
+from mingle_edge.gates.gating import ExpertStack, GatedExperts, GatedLinear
+from mingle_edge.merging.merged_model import MergedModel
+from mingle_edge.routing.discriminants import Router
+
+Observer = Callable[[str, Tensor], None]
+"""Called with the internal name of a linear layer and its input [B, N, d_in]."""
+
+
+@dataclass(frozen=True)
+class CompleteExpert:
+    """What turns the backbone into one task's model."""
+
+    factors: Mapping[str, tuple[Tensor, Tensor]]  # layer -> B [d_out, r], A [r, d_in]
+    unfactored: Parameters  # biases, LayerNorms, class token and positions, as they are in that model
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, NDArray[np.float32]],
+        device: torch.device | str = "cpu",
+    ) -> CompleteExpert:
+        """Return an expert from the arrays of a merged model."""
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        layers = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
+        return cls(
+            factors={layer: (tensors[f"{layer}.B"], tensors[f"{layer}.A"]) for layer in layers},
+            unfactored={name: tensor for name, tensor in tensors.items() if not name.endswith((".A", ".B"))},
+        )
+
+
+def expert_parameters(backbone: Parameters, experts: Sequence[tuple[float | Tensor, CompleteExpert]]) -> dict[str, Tensor]:
+    """Return the backbone with what is not factored at `default + sum_t c_t (v_t - default)`; exactly v for one of weight 1."""
+    parameters = dict(backbone)
+    for name in {name for _, expert in experts for name in expert.unfactored}:
+        if len(experts) == 1 and experts[0][0] == 1:
+            parameters[name] = experts[0][1].unfactored[name]
+        else:
+            moves = [c * (expert.unfactored[name] - backbone[name]) for c, expert in experts if name in expert.unfactored]
+            parameters[name] = backbone[name] + torch.stack(moves).sum(0)
+    return parameters
+
+
+def expert_linear(parameters: Parameters, experts: Sequence[tuple[float | Tensor, CompleteExpert]]) -> Linear:
+    """Return linear layers with a fixed route: `W x + b + sum_t c_t B_t A_t x`."""
+    plain = plain_linear(parameters)
+
+    def linear(layer: str, x: Tensor) -> Tensor:
+        y = plain(layer, x)
+        for weight, expert in experts:
+            if layer in expert.factors:
+                B, A = expert.factors[layer]
+                y = y + weight * (x @ A.T @ B.T)
+        return y
+
+    return linear
+
+
+class GatedTower:
+    """Runs a merged model. Images are preprocessed `[B, 3, H, W]`; embeddings `[B, output_dim]` have unit length."""
+
+    def __init__(self, merged: MergedModel, device: torch.device | str = "cpu") -> None:
+        """Loads the backbone and, in the layer scope, all experts; image-scope experts are read when used."""
+        self.merged = merged
+        self.device = torch.device(device)
+        self.architecture = merged.architecture
+        self.backbone = {name: torch.from_numpy(a).to(self.device) for name, a in merged.backbone().items()}
+        self._expert: tuple[str, CompleteExpert] | None = None
+        self._layers = load_layer_experts(merged, self.device) if merged.scope == "layer" else {}
+        self._router = merged.router() if merged.scope == "image" and merged.tasks else None
+        self._observer: Observer | None = None
+
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Have `observer` called with what every linear layer reads in embeddings computed within the block."""
+        self._observer = observer
+        try:
+            yield
+        finally:
+            self._observer = None
+
+    @torch.inference_mode()
+    def embed(self, images: Tensor, task: str | None = None) -> Tensor:
+        """Return embeddings under one named task's expert, or of the plain backbone."""
+        return self.embed_mixture(images, [], []) if task is None else self.embed_mixture(images, [task], [1.0])
+
+    @torch.inference_mode()
+    def embed_mixture(self, images: Tensor, tasks: Sequence[str], weights: Sequence[float]) -> Tensor:
+        """Return, in the image scope, embeddings under a weighted mixture of complete experts, the same for all images."""
+        experts = [(c, self._complete_expert(task)) for c, task in zip(weights, tasks, strict=True)]
+        parameters = expert_parameters(self.backbone, experts)
+        linear = self._reporting(expert_linear(parameters, experts))
+        return F.normalize(embed_images(images.to(self.device), parameters, self.architecture, linear), dim=-1)
+
+    @torch.inference_mode()
+    def route(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return, in the image scope, the router's posterior `[B, T]` and confidence `[B]`, in float64."""
+        if self._router is None:
+            raise ValueError("only a merged model of scope 'image' with at least one task has a router")
+        depth = self.merged.router_depth
+        features = router_features(images.to(self.device), self.backbone, self.architecture, depth)
+        posterior, confidence = self._router.posterior(features.double().cpu().numpy())
+        return torch.from_numpy(posterior), torch.from_numpy(confidence)
+
+    @property
+    def router(self) -> Router | None:
+        """Return the router's arithmetic, None in the layer scope."""
+        return self._router
+
+    @torch.inference_mode()
+    def embed_layers(
+        self,
+        images: Tensor,
+        top_k: int | None = None,
+        task_mask: Tensor | None = None,
+        pooling: Pooling = "image",
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return, in the layer scope, embeddings and each gated layer's route: tasks and weights, both `[B, layers, k]`."""
+        linear = GatedLinear(self.backbone, self._layers, top_k, pooling, task_mask, routes=[])
+        reporting = self._reporting(linear)
+        embeds = F.normalize(embed_images(images.to(self.device), self.backbone, self.architecture, reporting), dim=-1)
+        tasks, weights = zip(*(linear.routes or []), strict=True)
+        return embeds, torch.stack(tasks, dim=1), torch.stack(weights, dim=1)
+
+    def _reporting(self, linear: Linear) -> Linear:
+        """Return the same layers, telling the observer, if there is one, what they read."""
+        observer = self._observer
+        if observer is None:
+            return linear
+
+        def reporting(layer: str, x: Tensor) -> Tensor:
+            observer(layer, x)
+            return linear(layer, x)
+
+        return reporting
+
+    def _complete_expert(self, task: str) -> CompleteExpert:
+        if self._expert is None or self._expert[0] != task:
+            self._expert = (task, CompleteExpert.from_arrays(self.merged.expert(task), self.device))
+        return self._expert[1]
+
+
+def load_layer_experts(merged: MergedModel, device: torch.device | str) -> dict[str, GatedExperts]:
+    """Return all experts and gates of a layer-scope model, stacked per layer."""
+    if not merged.tasks:
+        return {}
+    experts = [merged.expert(name) for name in merged.task_names]
+    gates = [merged.gates(name) for name in merged.task_names]
+
+    def stacked(arrays: Sequence[NDArray[np.float32]]) -> Tensor:
+        return torch.stack([torch.from_numpy(array) for array in arrays]).to(device)
+
+    return {
+        layer: GatedExperts(
+            ExpertStack(
+                A=stacked([expert[f"{layer}.A"] for expert in experts]),
+                B=stacked([expert[f"{layer}.B"] for expert in experts]),
+            ),
+            gate_weight=stacked([gate[layer][0] for gate in gates]),
+            gate_bias=stacked([gate[layer][1] for gate in gates]).squeeze(1),
+        )
+        for layer in merged.architecture.block_linears()
+        if f"{layer}.A" in experts[0]
+    }

@@ -1,0 +1,1 @@
+"""The image scope: the features, statistics and depth of the router."""

@@ -1,0 +1,251 @@
+"""`bundle.json` as dataclasses, written by the exporter and read by the runtime through the same code.
+
+`docs/bundle-format.md` is the specification; `bundle_rules` checks what types cannot say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from mingle_edge_runtime.bundle.json_record import RecordError, read_record, write_record
+from mingle_edge_runtime.errors import BundleError
+
+FORMAT = "mingle-edge bundle"
+FORMAT_VERSION = 4
+INDEX_NAME = "bundle.json"
+LARGEST_CODE = 64
+"""Magnitude of an int8 weight's code: two products with activation codes, 2 x 255 x 64, fit 16 bits, to which processors
+without VNNI cut their sum."""
+Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What `bundle.json` says about one file."""
+
+    size: int
+    """bytes"""
+    sha256: str
+    """64 lower-case hexadecimal digits"""
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """Return size and hash of an existing file."""
+        with path.open("rb") as file:
+            return cls(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The vision tower's shape, for information."""
+
+    image_size: int
+    """pixels, square"""
+    patch_size: int
+    """pixels, square"""
+    width: int
+    layers: int
+    heads: int
+    output_dim: int
+    """of the shared image-text space"""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes `pixel_values`."""
+
+    image_size: int
+    """pixels, square"""
+    mean: tuple[float, float, float]
+    """per RGB channel, of values scaled to [0, 1]"""
+    std: tuple[float, float, float]
+    """per RGB channel, of values scaled to [0, 1]"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights came from: sha256 of the checkpoints."""
+
+    backbone_sha256: str
+    tasks: dict[str, str]
+    """task name -> sha256 of its fine-tuned checkpoint"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: its labels, its head, its expert."""
+
+    name: str
+    labels: tuple[str, ...]
+    """in the order of the head's rows"""
+    head: str
+    """path of the class embeddings `[labels, output_dim]`, float32"""
+    expert_bytes: int
+    """bytes: the adapter file (image scope), or the task's pages (layer scope)"""
+    rank: int
+    """largest rank among the layers"""
+    expert: str | None = None
+    """path of the adapter (image scope)"""
+
+
+@dataclass(frozen=True)
+class Router:
+    """The image scope's router."""
+
+    file: str
+    blocks: int
+    """blocks of the plain backbone it reads"""
+    precision: Precision
+    """of their weights"""
+    confidence_bound: float
+    """an image below it runs on the plain backbone"""
+
+    @property
+    def one_by_one(self) -> bool:
+        """Return whether images must run one at a time: int8 activations share one scale with all that is in the run."""
+        return self.precision == "int8"
+
+
+@dataclass(frozen=True)
+class DefaultTensor:
+    """A float32 tensor inside a file."""
+
+    offset: int
+    """bytes, a multiple of 4096"""
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """The plain backbone's vectors, by internal name: what an expert's vectors replace (image scope)."""
+
+    file: str
+    tensors: dict[str, DefaultTensor]
+
+
+@dataclass(frozen=True)
+class LayerPages:
+    """The pages one layer owns within each task's pages."""
+
+    name: str
+    """internal name of the layer"""
+    first_page: int
+    pages: int
+
+
+@dataclass(frozen=True)
+class PageBank:
+    """The layer scope's experts: one tensor `[tasks * pages_per_task, page]`, task after task."""
+
+    file: str
+    initializer: str
+    """name of the tower's initializer that the bank is"""
+    dtype: Literal["float32", "float16", "int8", "uint8"]
+    """of the tensor's elements; uint8: two values of 4 bits each"""
+    page: int
+    """elements per page"""
+    pages_per_task: int
+    layers: tuple[LayerPages, ...]
+    """in the order of `route_tasks`"""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How closely the bundle computes what the merged model computes in PyTorch, and must compute the golden outputs."""
+
+    golden_cosine: float
+    """at least, between an output of any machine and the golden one"""
+    golden_difference: float
+    """at most, between a probability on any machine and the golden one; of the router's confidence, relative to itself"""
+    cosine: float | None = None
+    """the smallest between an embedding and PyTorch's"""
+    route_agreement: float | None = None
+    """share of routes that are PyTorch's"""
+
+
+@dataclass(frozen=True)
+class BundleIndex:
+    """Everything in `bundle.json`."""
+
+    format: str
+    format_version: int
+    scope: Literal["image", "layer", "folded"]
+    precision: Precision
+    """of the backbone's weights"""
+    expert_precision: Precision
+    """of experts"""
+    exact_layers: tuple[str, ...]
+    """layers whose weights are fp32 whatever the precision"""
+    fidelity: Fidelity
+    minimum_onnxruntime: str
+    """dotted version"""
+    producer: dict[str, str]
+    """package -> version"""
+    source: Source
+    architecture: Architecture
+    preprocess: Preprocess
+    logit_scale: float
+    """multiplier of cosines before the softmax"""
+    top_k: int
+    """experts per route"""
+    tasks: tuple[Task, ...]
+    tower: str
+    dense: str
+    golden: str
+    files: dict[str, FileRecord]
+    """path -> size and hash, of every file but `bundle.json`"""
+    router: Router | None = None
+    """image scope"""
+    defaults: Defaults | None = None
+    """image scope"""
+    page_bank: PageBank | None = None
+    """layer scope"""
+
+    @property
+    def one_by_one(self) -> bool:
+        """Return whether images must run one at a time: int8 activations share one scale with all that is in the run."""
+        return self.precision == "int8" or self.expert_precision == "int8" or self.expands
+
+    @property
+    def expands(self) -> bool:
+        """Return whether experts are stored in 4 bits and multiplied in 8, so that they are expanded when they are opened."""
+        return self.scope == "image" and self.expert_precision == "int4"
+
+    @property
+    def golden_top_k(self) -> tuple[int, ...]:
+        """Return the numbers of experts that golden outputs are recorded for: as exported, and all of them (layer scope)."""
+        return tuple(sorted({self.top_k, len(self.tasks)}))
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Return the names in the order of the router's columns and of the page bank."""
+        return tuple(task.name for task in self.tasks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `bundle.json` holds."""
+        record: dict[str, Any] = write_record(self)
+        return record
+
+    @classmethod
+    def from_json(cls, value: object) -> BundleIndex:
+        """Read what `to_json` wrote. Raises `BundleError` naming the offending member by its JSON path."""
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise BundleError(f'{INDEX_NAME}: format must be "{FORMAT}"; this is not a bundle')
+        version = value.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise BundleError(
+                f"{INDEX_NAME}: format_version is {version}, this runtime reads up to {FORMAT_VERSION}: "
+                "upgrade mingle-edge or export again"
+            )
+        if isinstance(version, int) and version < FORMAT_VERSION:
+            raise BundleError(
+                f"{INDEX_NAME}: format_version is {version}, this runtime reads {FORMAT_VERSION}: export again (8-bit weights "
+                "of older bundles overflow on some processors, and their golden outputs leave out classification)"
+            )
+        try:
+            return read_record(cls, value)
+        except RecordError as error:
+            raise BundleError(f"{INDEX_NAME}: {error}") from error

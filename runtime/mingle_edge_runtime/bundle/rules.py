@@ -1,0 +1,143 @@
+"""What `bundle.json` must satisfy beyond the types of its members."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from mingle_edge_runtime.bundle.index import INDEX_NAME, BundleIndex, Defaults, PageBank
+from mingle_edge_runtime.bundle.task_names import fault_in_names
+from mingle_edge_runtime.errors import BundleError
+
+_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,5}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PAGE_BYTES = 4096  # alignment of mapped data
+_FLOAT_BYTES = 4
+_LARGEST_SCALE = 1e6  # CLIP's is 100; exponents of much larger ones overflow
+_LEAST_STD, _LARGEST_PIXEL = 1e-3, 1e3  # of values scaled to [0, 1]: far from where float32 ends
+_MOST_SIDES = 8
+_ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
+
+
+def check_rules(index: BundleIndex) -> None:
+    """Raise `BundleError` at the first rule of `docs/bundle-format.md` that the index breaks."""
+    for name, record in index.files.items():
+        check_relative(name, f"{INDEX_NAME}: files")
+        _require(name != INDEX_NAME, f"files lists {INDEX_NAME} itself")
+        _require(record.size >= 0, f"files.{name}.size is {record.size}, must not be negative")
+        _require(bool(_SHA256.fullmatch(record.sha256)), f"files.{name}.sha256 is not 64 hexadecimal digits")
+    for where, name in _referenced(index):
+        check_relative(name, f"{INDEX_NAME}: {where}")
+        _require(name in index.files, f"{where} names {name!r}, which files does not list")
+    _check_numbers(index)
+    for member, scope in (("router", "image"), ("defaults", "image"), ("page_bank", "layer")):
+        wanted = index.scope == scope
+        _require((getattr(index, member) is not None) == wanted, f"{member} must {_be(wanted)} in the {index.scope} scope")
+    if index.defaults:
+        _check_defaults(index.defaults, index)
+    if index.page_bank:
+        _check_page_bank(index.page_bank, index)
+    _check_tasks(index)
+
+
+def check_relative(name: str, where: str) -> None:
+    """Raise `BundleError` unless `name` is a `/`-separated path that cannot leave the folder it is joined to."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or any(mark in name for mark in "\\:\0"):
+        raise BundleError(f"{where} is {name!r}: paths must be relative, use '/', and stay inside the bundle")
+
+
+def _be(wanted: bool) -> str:
+    return "be there" if wanted else "be absent"
+
+
+def _require(condition: bool, rule: str) -> None:
+    if not condition:
+        raise BundleError(f"{INDEX_NAME}: {rule}")
+
+
+def _referenced(index: BundleIndex) -> Iterator[tuple[str, str]]:
+    """Yield every member that names a file, with the name."""
+    yield from (("tower", index.tower), ("dense", index.dense), ("golden", index.golden))
+    for i, task in enumerate(index.tasks):
+        yield f"tasks[{i}].head", task.head
+        if task.expert is not None:
+            yield f"tasks[{i}].expert", task.expert
+    if index.router:
+        yield "router.file", index.router.file
+    if index.defaults:
+        yield "defaults.file", index.defaults.file
+    if index.page_bank:
+        yield "page_bank.file", index.page_bank.file
+
+
+def _check_numbers(index: BundleIndex) -> None:
+    _require(bool(_VERSION.fullmatch(index.minimum_onnxruntime)), "minimum_onnxruntime must be a dotted version")
+    scale = index.logit_scale
+    _require(0 < scale <= _LARGEST_SCALE, f"logit_scale is {scale}, must be positive and at most {_LARGEST_SCALE:g}")
+    count = len(index.tasks)
+    _require(1 <= index.top_k <= count, f"top_k is {index.top_k}, must be between 1 and the {count} tasks")
+    side = index.preprocess.image_size
+    _require(1 <= side <= 4096, f"preprocess.image_size is {side}, must be between 1 and 4096")
+    mean, std = index.preprocess.mean, index.preprocess.std
+    _require(
+        min(std) >= _LEAST_STD and max(std) <= _LARGEST_PIXEL,
+        f"preprocess.std is {std}, must be positive, from {_LEAST_STD:g} to {_LARGEST_PIXEL:g}",
+    )
+    _require(
+        max(map(abs, mean)) <= _LARGEST_PIXEL,
+        f"preprocess.mean is {mean}, must be from -{_LARGEST_PIXEL:g} to {_LARGEST_PIXEL:g}",
+    )
+    _require(index.architecture.output_dim > 0, "architecture.output_dim must be positive")
+    for name in ("golden_cosine", "cosine", "route_agreement"):
+        value = getattr(index.fidelity, name)
+        _require(value is None or -1 <= value <= 1.001, f"fidelity.{name} is {value}, must be at most 1")
+    largest = index.fidelity.golden_difference
+    _require(0 <= largest <= 1, f"fidelity.golden_difference is {largest}, must be between 0 and 1")
+    _require(index.scope != "folded" or count == 1, f"a folded bundle has one task, tasks has {count}")
+
+
+def _check_tasks(index: BundleIndex) -> None:
+    if fault := fault_in_names(index.task_names):
+        raise BundleError(f"{INDEX_NAME}: {fault}")
+    for i, task in enumerate(index.tasks):
+        where = f"tasks[{i}]"
+        _require(len(task.labels) > 0, f"{where}.labels is empty")
+        labels = [label.strip() for label in task.labels]
+        _require("" not in labels, f"{where}.labels of task {task.name!r} holds a blank one")
+        twice = next((label for label, count in Counter(labels).items() if count > 1), None)
+        _require(twice is None, f"{where}.labels of task {task.name!r} holds {twice!r} twice")
+        _require(task.rank >= 0, f"{where}.rank is {task.rank}, must not be negative")
+        _require((task.expert is not None) == (index.scope == "image"), f"{where}.expert belongs to the image scope alone")
+        size = index.files[task.expert].size if task.expert else _bank_bytes(index.page_bank)
+        _require(task.expert_bytes == size, f"{where}.expert_bytes is {task.expert_bytes}, the files say {size}")
+
+
+def _bank_bytes(bank: PageBank | None) -> int:
+    return bank.pages_per_task * bank.page * _ITEM_BYTES[bank.dtype] if bank else 0
+
+
+def _check_defaults(defaults: Defaults, index: BundleIndex) -> None:
+    size = index.files[defaults.file].size
+    for name, tensor in defaults.tensors.items():
+        where = f"defaults.tensors.{name}"
+        _require(len(tensor.shape) <= _MOST_SIDES, f"{where}.shape has {len(tensor.shape)} sides, at most {_MOST_SIDES}")
+        _require(all(0 <= side <= size for side in tensor.shape), f"{where}.shape has a side that is negative or ends at byte")
+        _require(tensor.offset % _PAGE_BYTES == 0, f"{where}.offset is {tensor.offset}, no multiple of {_PAGE_BYTES}")
+        end = tensor.offset + math.prod(tensor.shape) * _FLOAT_BYTES
+        _require(tensor.offset >= 0 and end <= size, f"{where} ends at byte {end} of {size} in {defaults.file}")
+
+
+def _check_page_bank(bank: PageBank, index: BundleIndex) -> None:
+    _require(bank.page > 0 and bank.pages_per_task > 0, "page_bank.page and .pages_per_task must be positive")
+    size, actual = _bank_bytes(bank) * len(index.tasks), index.files[bank.file].size
+    _require(size == actual, f"page_bank describes {size} bytes, {bank.file} has {actual}")
+    end = 0
+    for i, layer in enumerate(bank.layers):
+        where = f"page_bank.layers[{i}]"
+        _require(layer.first_page >= end, f"{where} starts at page {layer.first_page}, inside the layer before it")
+        _require(layer.pages > 0, f"{where}.pages is {layer.pages}, must be positive")
+        end = layer.first_page + layer.pages
+    _require(end <= bank.pages_per_task, f"page_bank.layers end at page {end} of {bank.pages_per_task}")

@@ -1,0 +1,1 @@
+"""Is a bundle intact, and does this machine compute it right?"""

@@ -1,0 +1,124 @@
+"""`golden.npz`: images that travel with a bundle, the outputs that every machine must compute for them, and the comparison."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_runtime.bundle.bundle import Bundle
+from mingle_edge_runtime.bundle.npy_file import read_npy
+from mingle_edge_runtime.errors import BundleError
+from mingle_edge_runtime.scopes.prediction import Head, label_probabilities
+from mingle_edge_runtime.scopes.route import Route
+from mingle_edge_runtime.scopes.scope import Scope
+
+Golden: TypeAlias = dict[str, NDArray[Any]]
+"""The arrays of golden.npz by name, as docs/bundle-format.md has them."""
+CLAIMED, UNCLAIMED = "classification, claimed", "classification, unclaimed"
+"""Image scope: the labels of all tasks compete for an image that the router claims, and for one that it does not."""
+
+
+def read_golden(bundle: Bundle) -> Golden:
+    """Read the images and all outputs that a bundle of its scope must have.
+
+    Raises `BundleError` where the file cannot be read, is compressed, lacks an array or has one of another shape or type.
+    """
+    name = bundle.index.golden
+    path, content = bundle.file(name), bundle.read(name)
+    golden = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            declared = sum(entry.file_size for entry in entries.values())
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries.values())
+            if stored and declared <= len(content):  # so that reading it takes little more memory than the file is long
+                names = ["images", *_shapes(bundle, 0)]
+                golden = {name: read_npy(archive.read(entries[name])) for name in names if name in entries}
+    except Exception as error:  # the reader raises errors of many types on broken files
+        raise BundleError(f"{path} cannot be read as arrays without pickle: {error}; export the bundle again") from error
+    if not stored or declared > len(content):
+        raise _misfit(bundle, f"it is compressed, to hold {declared} bytes; arrays must be stored as they are")
+    images = golden.get("images")
+    if images is None or images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+        raise _misfit(bundle, "it holds no uint8 images [n, H, W, 3]")
+    for name, shape in _shapes(bundle, len(images)).items():
+        if name not in golden:
+            raise _misfit(bundle, f"it holds no {name} {list(shape)}")
+        if golden[name].shape != shape or golden[name].dtype.kind != "f":
+            raise _misfit(bundle, f"{name} is {golden[name].dtype} {list(golden[name].shape)} instead of float {list(shape)}")
+    return golden
+
+
+def golden_outputs(bundle: Bundle, scope: Scope, heads: Mapping[str, Head], pixels: NDArray[np.float32]) -> Golden:
+    """Compute this machine's values of the golden outputs for `pixels [n, 3, S, S]`, by their names.
+
+    heads: of all tasks, in the bundle's order.
+    """
+
+    def compete(embeds: NDArray[np.float32], routes: Sequence[Route]) -> NDArray[np.float64]:
+        """Return probabilities `[n, labels of all tasks]`."""
+        scale = bundle.index.logit_scale
+        return np.stack([label_probabilities(*pair, heads, scale) for pair in zip(embeds, routes, strict=True)])
+
+    runs = scope.golden_runs(pixels)
+    return runs.arrays | {"probabilities": np.stack([compete(*run) for run in runs.competitions])}
+
+
+def least_cosines(bundle: Bundle, actual: Golden, golden: Golden) -> dict[str, float]:
+    """Return the smallest cosine of each embedding among the images, by what it is."""
+    titles = [f"expert {task}" for task in bundle.index.task_names]
+    if bundle.index.scope == "layer":
+        titles = [f"top_k {k}" for k in bundle.index.golden_top_k]
+    plain = {"plain backbone": _cosine(actual["plain"], golden["plain"])} if "plain" in actual else {}
+    return plain | {title: _cosine(actual["embeds"][i], golden["embeds"][i]) for i, title in enumerate(titles)}
+
+
+def largest_differences(actual: Golden, golden: Golden) -> dict[str, float]:
+    """Return the largest difference of a probability, and of the confidence relative to itself, by what it is.
+
+    Where no probability differs by more than d, the most probable label is the same wherever it leads by more than 2 d.
+    """
+    if "posterior" not in actual:
+        return {"classification": _difference(actual["probabilities"], golden["probabilities"])}
+    scale = np.maximum(1, np.abs(golden["confidence"]))
+    return {
+        "router posterior": _difference(actual["posterior"], golden["posterior"]),
+        "router confidence": _difference(actual["confidence"] / scale, golden["confidence"] / scale),
+        CLAIMED: _difference(actual["probabilities"][0], golden["probabilities"][0]),
+        UNCLAIMED: _difference(actual["probabilities"][1], golden["probabilities"][1]),
+    }
+
+
+def _shapes(bundle: Bundle, images: int) -> dict[str, tuple[int, ...]]:
+    index = bundle.index
+    count, dim = len(index.tasks), index.architecture.output_dim
+    if index.scope == "layer":
+        count = len(index.golden_top_k)
+    labels = sum(len(task.labels) for task in index.tasks)
+    shapes: dict[str, tuple[int, ...]] = {"embeds": (count, images, dim), "probabilities": (1, images, labels)}
+    if index.scope == "image":
+        shapes |= {"plain": (images, dim), "posterior": (images, count), "confidence": (images,)}
+        shapes["probabilities"] = (2, images, labels)
+    return shapes
+
+
+def _cosine(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        cosine = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    return float(np.min(np.nan_to_num(cosine, nan=-1.0)))  # NaN or zero outputs are as wrong as can be
+
+
+def _difference(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(actual.astype(np.float64) - expected)
+    return float(np.max(np.nan_to_num(difference, nan=1.0)))  # likewise
+
+
+def _misfit(bundle: Bundle, what: str) -> BundleError:
+    return BundleError(f"{bundle.file(bundle.index.golden)} does not fit the bundle: {what}; export it again")

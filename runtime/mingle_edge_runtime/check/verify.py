@@ -1,0 +1,114 @@
+"""Is this bundle intact, and does this machine compute it right? Hashes, heads, and the outputs that travel with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+
+from mingle_edge_runtime.bundle.bundle import Bundle, Progress
+from mingle_edge_runtime.check.golden import golden_outputs, largest_differences, least_cosines, read_golden
+from mingle_edge_runtime.errors import BundleError
+from mingle_edge_runtime.images.preprocess import preprocess
+from mingle_edge_runtime.ort.arithmetic import Arithmetic, measure_arithmetic
+from mingle_edge_runtime.ort.session import resolve_providers
+from mingle_edge_runtime.scopes.opening import open_scope
+from mingle_edge_runtime.scopes.prediction import read_heads
+from mingle_edge_runtime.scopes.scope import Scope
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found. A hash, a head or a label that is wrong, or golden outputs that cannot be read, raise instead."""
+
+    files: int
+    """files whose hash was right"""
+    bytes: int
+    """their size together"""
+    heads: int
+    """whose rows are finite and of unit length"""
+    labels: int
+    """of all tasks, none blank, no two of a task the same"""
+    cosines: dict[str, float]
+    """per part, the smallest cosine with the golden output among its images"""
+    least_cosine: float
+    """that each must have, as the bundle says"""
+    differences: dict[str, float]
+    """per part, the largest difference of a probability, or of the confidence relative to itself"""
+    largest_difference: float
+    """that each may have, as the bundle says"""
+    arithmetic: Arithmetic
+    """what this machine multiplies with"""
+    notes: tuple[str, ...]
+    """what this provider does differently, nodes that it leaves to another one included"""
+    seconds: float
+    """that all of it took"""
+
+    def check(self) -> None:
+        """Raise `BundleError` naming every part that differs from its golden output by more than it may, and the machine."""
+        wrong = [
+            f"{part} has a cosine of {cosine:.6f}, at least {self.least_cosine} is needed"
+            for part, cosine in self.cosines.items()
+            if not cosine >= self.least_cosine
+        ]
+        wrong += [
+            f"{part} differs by {difference:.2g}, at most {self.largest_difference:g} is allowed"
+            for part, difference in self.differences.items()
+            if not difference <= self.largest_difference
+        ]
+        if wrong:
+            if self.arithmetic.saturation:
+                wrong.append(f"this processor multiplies 8-bit integers with saturation: {self.arithmetic.saturation}")
+            raise BundleError(
+                f"the bundle does not compute its golden outputs on this machine, {self.arithmetic}: {'; '.join(wrong)}. "
+                "Try another version of ONNX Runtime or another provider, or export the bundle again in a higher precision"
+            )
+
+
+def verify(
+    path: str | PathLike[str],
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Check hashes, heads and labels of the bundle folder at `path`, then recompute its golden outputs.
+
+    providers, threads: as in `EdgeModel.open`.
+    progress: called with bytes hashed and their total.
+
+    Raises `BundleError` where the bundle is damaged, and leaves it to `Verification.check` to raise where outputs differ.
+    """
+    bundle = Bundle.open(path)
+    full = resolve_providers(providers)
+    return verify_bundle(bundle, partial(open_scope, bundle, None, full, threads), full, progress)
+
+
+def verify_bundle(
+    bundle: Bundle, opened: Callable[[], Scope], providers: Sequence[str], progress: Progress | None = None
+) -> Verification:
+    """Do what `verify` does with a bundle that is open already.
+
+    opened: opens what serves it, once hashes and heads are right; it is let go when this returns. providers: full names.
+    """
+    started = time.perf_counter()
+    bundle.verify_hashes(progress)
+    index = bundle.index
+    heads = read_heads(bundle)
+    golden = read_golden(bundle)
+    scope = opened()
+    actual = golden_outputs(bundle, scope, heads, preprocess(golden["images"], index.preprocess))
+    return Verification(
+        files=len(index.files),
+        bytes=sum(file.size for file in index.files.values()),
+        heads=len(heads),
+        labels=sum(len(task.labels) for task in index.tasks),
+        cosines=least_cosines(bundle, actual, golden),
+        least_cosine=index.fidelity.golden_cosine,
+        differences=largest_differences(actual, golden),
+        largest_difference=index.fidelity.golden_difference,
+        arithmetic=measure_arithmetic(providers),
+        notes=scope.experts.stats().notes,
+        seconds=time.perf_counter() - started,
+    )

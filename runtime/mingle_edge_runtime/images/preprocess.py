@@ -1,0 +1,110 @@
+"""Images to `pixel_values`, in Pillow and numpy: open_clip's inference transform for CLIP, bit for bit.
+
+Resize so that the shorter side fits, crop the center, convert to RGB, scale to [0, 1], normalize per channel, in this order
+(Radford et al. 2021, arXiv 2103.00020, and open_clip's `image_transform(..., is_train=False)`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mingle_edge_runtime.bundle.index import Preprocess
+from mingle_edge_runtime.errors import ImageError
+from mingle_edge_runtime.images.image_file import check_depth, read_image
+
+Picture: TypeAlias = str | PathLike[str] | Image.Image | NDArray[Any]
+"""One image: a path, a Pillow image, or a uint8 array `[H, W, 3]` (RGB) or `[H, W]` (gray).
+
+A file is turned upright as its EXIF orientation says, as phones store pictures; a Pillow image is taken as it is.
+"""
+Pictures: TypeAlias = Picture | Iterable[Picture]
+"""One image or several; a uint8 array `[n, H, W, 3]` is n images."""
+
+
+def pictures(images: Pictures) -> Iterator[tuple[str, Picture]]:
+    """Yield every image in turn with a name for error messages, nothing decoded yet."""
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        yield from ((f"image {i} of the batch", image) for i, image in enumerate(images))
+    elif isinstance(images, (str, PathLike)):
+        yield os.fsdecode(images), images
+    elif isinstance(images, (Image.Image, np.ndarray, bytes)) or not isinstance(images, Iterable):
+        yield "the image", images
+    else:
+        for i, image in enumerate(images):
+            yield os.fsdecode(image) if isinstance(image, (str, PathLike)) else f"image {i}", image
+
+
+def decode(image: Picture, name: str) -> Image.Image:
+    """Decode to a loaded Pillow image of any 8-bit mode. Raises `ImageError` naming it by `name`."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+            raise ImageError(
+                f"{name} is an array of {image.dtype} {list(image.shape)}: "
+                "arrays must be uint8 [H, W, 3] (RGB), [H, W] (gray) or a batch [n, H, W, 3]"
+            )
+        if not image.size:
+            raise ImageError(f"{name} has no pixels")
+    elif not isinstance(image, (Image.Image, str, PathLike)):
+        raise ImageError(f"{name} is a {type(image).__name__}: give a path, a Pillow image or a uint8 array")
+    try:
+        if isinstance(image, np.ndarray):
+            return Image.fromarray(image)
+        picture = image if isinstance(image, Image.Image) else read_image(image)
+        check_depth(picture)
+        picture.load()  # what an application opened may be broken, too
+    except Exception as error:
+        raise ImageError(f"{name} cannot be read as an image: {str(error) or type(error).__name__}") from error
+    if min(picture.size) == 0:
+        raise ImageError(f"{name} has no pixels")
+    return picture
+
+
+def to_pixel_values(picture: Image.Image, spec: Preprocess, name: str) -> NDArray[np.float32]:
+    """Return `[3, S, S]` of one decoded image, S = `spec.image_size`. Raises `ImageError` naming it by `name`."""
+    side = spec.image_size
+    width, height = _resized(picture.size, side)
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+        raise ImageError(f"{name} is {picture.width} x {picture.height}: too elongated to resize to a side of {side}")
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    try:
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        picture = picture.crop((left, top, left + side, top + side))
+        picture.info.pop("transparency", None)  # of a palette, lost anyway; Pillow would warn
+        picture = picture.convert("RGB")
+    except Exception as error:  # a mode without a conversion to RGB, or no memory
+        raise ImageError(f"{name} cannot be converted to RGB: {str(error) or type(error).__name__}") from error
+    values = np.asarray(picture).transpose(2, 0, 1).astype(np.float32)  # [S, S, 3] -> [3, S, S]
+    values /= np.float32(255)
+    values -= np.array(spec.mean, np.float32)[:, None, None]
+    values /= np.array(spec.std, np.float32)[:, None, None]
+    return values
+
+
+def preprocess(images: Pictures, spec: Preprocess) -> NDArray[np.float32]:
+    """Return `[n, 3, S, S]` float32 of one or several images, S = `spec.image_size`.
+
+    Raises `ImageError` naming the first image that cannot be decoded.
+    """
+    return stack((to_pixel_values(decode(image, name), spec, name) for name, image in pictures(images)), spec)
+
+
+def stack(values: Iterable[NDArray[np.float32]], spec: Preprocess) -> NDArray[np.float32]:
+    """Return `[n, 3, S, S]` of n arrays `[3, S, S]`, also when there are none."""
+    parts = list(values)
+    side = spec.image_size
+    return np.stack(parts) if parts else np.empty((0, 3, side, side), np.float32)
+
+
+def _resized(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return `(width, height)` with the shorter one equal to `side`, the longer one cut to an integer as torchvision does."""
+    width, height = size
+    if width <= height:
+        return side, int(side * height / width)
+    return int(side * width / height), side

@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions, devices, what this machine computes with."""

@@ -1,0 +1,1 @@
+"""What serves a bundle of each scope: routes, runs, predictions."""

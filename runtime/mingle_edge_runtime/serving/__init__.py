@@ -1,0 +1,1 @@
+"""`EdgeModel`: predictions, calls in the background, streams."""

@@ -1,0 +1,62 @@
+"""One camera: its frames one after the other, which may share a route while the picture hardly moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mingle_edge_runtime.bundle.index import Preprocess
+from mingle_edge_runtime.images.preprocess import Picture, preprocess
+from mingle_edge_runtime.scopes.prediction import Prediction
+from mingle_edge_runtime.scopes.route import Route
+from mingle_edge_runtime.scopes.route_reuse import RouteReuse, StreamStats
+from mingle_edge_runtime.scopes.scope import Scope
+
+Predictor: TypeAlias = Callable[[NDArray[np.float32], Sequence[Route]], list[Prediction]]
+
+
+class Stream:
+    """Frames of one camera, from one thread; several streams may share a model."""
+
+    def __init__(
+        self,
+        scope: Callable[[], Scope],
+        spec: Preprocess,
+        predictor: Callable[[int, str | None], Predictor],
+        reuse: tuple[float, int] | None,
+    ) -> None:
+        """Use `EdgeModel.stream`."""
+        self._scope, self._spec, self._predictor = scope, spec, predictor
+        routed = scope().routed  # None for a folded bundle, which has one route
+        self._reuse = RouteReuse(lambda pixels: scope().route(pixels)[0], *reuse) if reuse and routed else None
+        self._frames = 0
+
+    def classify(self, frame: Picture, top: int = 5, head: str | None = None) -> Prediction:
+        """Return the `top` most probable labels of the next frame; see `EdgeModel.classify`.
+
+        `route` of the prediction is the one that ran, posterior and confidence included: the present frame's own, or that of
+        the frame that was routed last.
+        """
+        predictions = self._predictor(top, head)
+        return predictions(*self._run(frame))[0]
+
+    def embed(self, frame: Picture) -> NDArray[np.float32]:
+        """Return `[dim]`, the embedding of the next frame, of unit length."""
+        embed: NDArray[np.float32] = self._run(frame)[0][0]
+        return embed
+
+    def stats(self) -> StreamStats:
+        """Return what became of the frames so far, and how often an audited frame had another route."""
+        return self._reuse.stats() if self._reuse else StreamStats(self._frames)
+
+    def _run(self, frame: Picture) -> tuple[NDArray[np.float32], list[Route]]:
+        scope = self._scope()
+        pixels = preprocess([frame], self._spec)
+        self._frames += 1
+        if self._reuse is None or scope.routed is None:
+            return scope.embed(pixels)
+        routes = [self._reuse.route(pixels)]
+        return scope.routed.embed_routed(pixels, routes), routes

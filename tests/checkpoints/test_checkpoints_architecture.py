@@ -1,0 +1,199 @@
+"""Architectures from the configuration files of both libraries, and the fields that the tower cannot express."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from tiny_clip import tiny_config, write_config, write_hugging_face
+
+from mingle_edge.checkpoints import read_architecture
+from mingle_edge.clip.architecture import OPENAI_MEAN, OPENAI_STD, VisionArchitecture
+from mingle_edge.core.errors import CheckpointError
+
+TINY = VisionArchitecture(
+    image_size=32, patch_size=8, width=48, layers=3, heads=3, mlp_width=192, output_dim=32, activation="quick_gelu"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "width", "layers", "heads", "output", "activation"),
+    [
+        ("ViT-B-32", 32, 768, 12, 12, 512, "gelu"),
+        ("ViT-B-32-quickgelu", 32, 768, 12, 12, 512, "quick_gelu"),
+        ("ViT-B-16", 16, 768, 12, 12, 512, "gelu"),
+        ("ViT-L-14-quickgelu", 14, 1024, 24, 16, 768, "quick_gelu"),
+    ],
+)
+def test_open_clip_names(
+    tmp_path: Path, name: str, patch: int, width: int, layers: int, heads: int, output: int, activation: Any
+) -> None:
+    expected = VisionArchitecture(224, patch, width, layers, heads, 4 * width, output, activation)
+    assert read_architecture(name, tmp_path) == expected
+
+
+def test_a_tag_brings_its_own_normalisation(tmp_path: Path) -> None:
+    tagged = read_architecture("ViT-L-14", tmp_path, "laion2b_s32b_b82k")
+    assert tagged.mean == (0.5, 0.5, 0.5)
+    assert read_architecture("ViT-L-14", tmp_path).mean == OPENAI_MEAN
+    with pytest.raises(CheckpointError, match=r"ViT-H-14: preprocess_cfg.resize_mode is 'squash', but must be 'shortest'"):
+        read_architecture("ViT-H-14", tmp_path, "dfn5b")
+
+
+@pytest.mark.parametrize("kind", ["CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection"])
+def test_both_libraries_describe_the_same_tower(tmp_path: Path, kind: str) -> None:
+    write_config(tmp_path / "model.json")
+    write_hugging_face(tmp_path / "folder", kind=kind)
+    assert read_architecture("model.json", tmp_path) == read_architecture("folder", tmp_path) == TINY
+
+
+def test_hub_configuration_with_preprocessing(tmp_path: Path) -> None:
+    preprocess = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bicubic", "resize_mode": "shortest"}
+    config = {"model_cfg": tiny_config(), "preprocess_cfg": preprocess | {"size": [32, 32], "fill_color": 0}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    architecture = read_architecture("open_clip_config.json", tmp_path)
+    assert (architecture.mean, architecture.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+@pytest.mark.parametrize("unified", [False, True])
+def test_image_processor_beside_the_model(tmp_path: Path, unified: bool) -> None:
+    write_hugging_face(tmp_path, kind="CLIPVisionModel")
+    processor = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32, image_mean=[0.5, 0.4, 0.3])
+    processor.save_pretrained(tmp_path)
+    if unified:  # as CLIPProcessor saves it from transformers 5 on
+        record = json.loads((tmp_path / "preprocessor_config.json").read_text())
+        (tmp_path / "preprocessor_config.json").unlink()
+        (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": record}))
+    architecture = read_architecture(".", tmp_path)
+    assert (architecture.mean, architecture.std) == ((0.5, 0.4, 0.3), OPENAI_STD)
+
+
+def test_values_that_transformers_leaves_out(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clip_vision_model"}')
+    expected = transformers.CLIPVisionConfig()
+    architecture = read_architecture(".", tmp_path)
+    assert architecture == VisionArchitecture(
+        image_size=expected.image_size,
+        patch_size=expected.patch_size,
+        width=expected.hidden_size,
+        layers=expected.num_hidden_layers,
+        heads=expected.num_attention_heads,
+        mlp_width=expected.intermediate_size,
+        output_dim=expected.projection_dim,
+        activation=expected.hidden_act,
+        layer_norm_eps=expected.layer_norm_eps,
+    )
+
+
+def test_the_dictionaries_of_old_files_win(tmp_path: Path) -> None:
+    vision = {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 24, "patch_size": 14}
+    record = {"model_type": "clip", "projection_dim": 768, "vision_config": {}, "vision_config_dict": vision}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    architecture = read_architecture(".", tmp_path)
+    assert (architecture.width, architecture.patch_size, architecture.output_dim) == (1024, 14, 768)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("timm_model_name", "vit_base_patch16_siglip_224", "None"),
+        ("layers", [3, 4, 6, 3], "one number, for ResNets are not transformers"),
+        ("layers", 0, "a whole number"),
+        ("layers", 10**9, "a whole number"),
+        ("width", True, "a whole number"),
+        ("attentional_pool", True, "False"),
+        ("pool_type", "avg", "'tok'"),
+        ("no_ln_pre", True, "False"),
+        ("pos_embed_type", "sin_cos_2d", "'learnable'"),
+        ("ls_init_value", 1e-4, "None"),
+        ("qk_norm", True, "False"),
+        ("block_type", "custom", "None"),
+        ("act_kwargs", {"approximate": "tanh"}, "None"),
+        ("norm_kwargs", {"elementwise_affine": False}, "eps alone"),
+        ("head_width", 20, "a divisor of the width, 48"),
+        ("patch_size", [8, 4], "one number, or two equal ones"),
+        ("image_size", [32, 40], "one number, or two equal ones"),
+        ("image_size", 36, "a multiple of patch_size, 8"),
+        ("mlp_ratio", -1, "a positive number"),
+        ("mlp_ratoi", 4, "absent"),
+    ],
+)
+def test_open_clip_field_that_cannot_be_expressed(tmp_path: Path, field: str, value: Any, rule: str) -> None:
+    config = tiny_config()
+    config["vision_cfg"][field] = value
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError) as refused:
+        read_architecture("model.json", tmp_path)
+    assert f"{field} is {value!r}, but must be {rule}" in str(refused.value)
+    assert "model.json" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["RN50", "ViT-B-16-SigLIP", "coca_ViT-B-32", "convnext_base", "ViT-L-14-CLIPA", "EVA02-B-16"])
+def test_open_clip_models_of_other_kinds(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match=f"^{name}: vision_cfg"):
+        read_architecture(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_act", "gelu_pytorch_tanh"),
+        ("num_channels", 4),
+        ("image_size", 33),
+        ("num_attention_heads", 5),
+        ("hidden_size", "48"),
+        ("layer_norm_eps", 0),
+    ],
+)
+@pytest.mark.parametrize("kind", ["CLIPModel", "CLIPVisionModel"])
+def test_hugging_face_field_that_cannot_be_expressed(tmp_path: Path, kind: str, field: str, value: Any) -> None:
+    write_hugging_face(tmp_path, kind=kind)
+    record = json.loads((tmp_path / "config.json").read_text())
+    (record["vision_config"] if kind == "CLIPModel" else record)[field] = value
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=r"config\.json: .* must be"):
+        read_architecture(".", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("resample", 2), ("do_center_crop", False), ("size", {"shortest_edge": 48}), ("size", {"height": 32, "width": 32})],
+)
+def test_image_processor_that_the_runtime_would_not_match(tmp_path: Path, field: str, value: Any) -> None:
+    write_hugging_face(tmp_path, kind="CLIPVisionModel")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({field: value}))
+    with pytest.raises(CheckpointError, match=f"{field} of the image processor is"):
+        read_architecture(".", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "cannot be read as JSON"),
+        ("[1]", "must hold a JSON object, not a list"),
+        ("{}", "needs embed_dim and vision_cfg"),
+        ('{"embed_dim": 32, "vision_cfg": 3}', "vision_cfg is 3, but must be an object"),
+        ('{"embed_dim": 32, "vision_cfg": {}, "quick_gelu": "yes"}', "quick_gelu is 'yes', but must be true or false"),
+        ('{"model_cfg": [], "preprocess_cfg": {}}', "needs embed_dim and vision_cfg"),
+        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}}, "preprocess_cfg": {"std": [1, 0, 1]}}', "three positive numbers"),
+        pytest.param("[" * 100_000, "cannot be read as JSON", id="nested"),
+    ],
+)
+def test_damaged_configuration(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_architecture("model.json", tmp_path)
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"'ViT-B/32' is neither .* the nearest names are ViT-B-32"):
+        read_architecture("ViT-B/32", tmp_path)
+    with pytest.raises(CheckpointError, match="neither an open_clip name"):
+        read_architecture("hf-hub:someone/something", tmp_path)  # never leads to the network
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        read_architecture("empty", tmp_path)
+    (tmp_path / "empty" / "config.json").write_text('{"model_type": "siglip"}')
+    with pytest.raises(CheckpointError, match="model_type is 'siglip'"):
+        read_architecture("empty", tmp_path)

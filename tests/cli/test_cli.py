@@ -1,0 +1,166 @@
+"""The command line: help that fits 80 columns, exit codes and messages of everything a user can get wrong."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import load_file, save_file
+
+from mingle_edge.cli import COMMANDS, main
+
+
+@pytest.fixture
+def run():
+    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_is_readable_in_80_columns(run, command):
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+    assert max(map(len, result.output.splitlines())) <= 80
+    for line in result.output.splitlines():
+        if option := re.match(r"  (?:-\w, )?--[\w-]+(?: [A-Z\[\]a-z|.]+)?(.*)", line):
+            assert not option[1].endswith("...")
+
+
+def test_merge_evaluate_inspect_in_a_user_s_order(run, task_file, tmp_path):
+    merged = tmp_path / "merged"
+    result = run("merge", task_file, "-o", merged)
+    assert result.exit_code == 0, result.output
+    assert "3 tasks, scope image: task0, task1, task2" in result.output
+    result = run("evaluate", merged, task_file, "--json", tmp_path / "report.json")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^ACC +\d+\.\d +\d+\.\d +\d+\.\d$", result.output, re.MULTILINE)
+    assert max(map(len, result.output.splitlines())) <= 80
+    assert '"bwt"' in (tmp_path / "report.json").read_text()
+    result = run("inspect", merged)
+    assert result.exit_code == 0, result.output
+    assert all(name in result.output for name in ("task0", "task1", "task2"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("merge", "nowhere.toml", "-o", "m"), r"nowhere\.toml"),
+        (("merge", "{file}"), "give -o FOLDER"),
+        (("merge", "{file}", "-o", "a", "--into", "b"), "different folders"),
+        (("merge", "{file}", "--into", "{tmp}"), "not a merged model"),
+        (("merge", "{file}", "-o", "/proc/merged"), "/proc/merged"),
+        (("merge", "{file}", "-o", "{tmp}/m", "--device", "cuda"), "no CUDA device"),
+        (("evaluate", "{tmp}", "{file}"), "not a merged model"),
+        (("inspect", "{tmp}"), "holds neither bundle.json nor mingle.json; give a bundle or a merged model"),
+        (("export", "{tmp}", "-o", "{tmp}/b"), "not a merged model"),
+        (("run", "{tmp}", "x.png"), "bundle.json does not exist: name a folder that `mingle-edge export` wrote"),
+        (("verify", "{tmp}"), "bundle.json does not exist: name a folder that `mingle-edge export` wrote"),
+        (("profile", "{tmp}"), "bundle.json does not exist: name a folder that `mingle-edge export` wrote"),
+        (("merg", "x"), "No such command 'merg'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, task_file, tmp_path, monkeypatch, arguments, message):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = run(*(argument.format(file=task_file, tmp=tmp_path) for argument in arguments))
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.output.splitlines() if line.lower().startswith("error: ")]
+    assert len(lines) == 1
+    assert re.search(message, lines[0])
+    assert "Traceback" not in result.output
+
+
+def test_an_interruption_says_that_nothing_is_lost(run, task_file, tmp_path, monkeypatch):
+    import mingle_edge.merging.merge
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mingle_edge.merging.merge, "merge", interrupted)
+    result = run("merge", task_file, "-o", tmp_path / "m")
+    assert result.exit_code == 130
+    assert "run the same command again to continue" in result.output
+
+
+def other_architecture(folder):
+    """A checkpoint with one block less."""
+    state = load_file(folder / "task1.safetensors")
+    save_file({n: t for n, t in state.items() if ".resblocks.2." not in n}, folder / "task1.safetensors")
+
+
+def not_a_number(folder):
+    state = load_file(folder / "task1.safetensors")
+    state["visual.proj"][0, 0] = np.nan
+    save_file(state, folder / "task1.safetensors")
+
+
+def broken_image(folder):
+    image = next((folder / "seeds" / "task1").glob("*.png"))
+    image.write_bytes(image.read_bytes()[:60])
+
+
+def no_seeds(folder):
+    for image in (folder / "seeds" / "task1").glob("*.png"):
+        image.unlink()
+
+
+def duplicate_name(folder):
+    file = folder / "TASKS.toml"
+    file.write_text(file.read_text().replace('name = "task1"', 'name = "Task0"'))
+
+
+def unknown_setting(folder):
+    file = folder / "TASKS.toml"
+    file.write_text(file.read_text().replace("rank = 8", "ranks = 8"))
+
+
+def wrong_value(folder):
+    file = folder / "TASKS.toml"
+    file.write_text(file.read_text().replace("rank = 8", "rank = 0"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (other_architecture, r"task1\.safetensors"),
+        (not_a_number, r"visual\.proj"),
+        (broken_image, r"seeds/task1/\d+\.png"),
+        (no_seeds, "seeds/task1"),
+        (duplicate_name, "Task0"),
+        (unknown_setting, r"no setting 'ranks'; did you mean 'rank'\?"),
+        (wrong_value, "rank must be at least 1, not 0"),
+    ],
+)
+def test_bad_input_of_a_merge_costs_nothing_and_exits_with_2(run, task_file, image_model, tmp_path, damage, message):
+    """Merging into a finished model: what was merged stays as it was."""
+    shutil.copytree(task_file.parent, tmp_path / "tasks")
+    shutil.copytree(image_model.path, tmp_path / "merged")
+    damage(tmp_path / "tasks")
+    result = run("merge", tmp_path / "tasks" / "TASKS.toml", "--into", tmp_path / "merged")
+    assert result.exit_code == 2, result.output
+    assert re.search(message, result.output)
+    assert "Traceback" not in result.output
+    now = {p.relative_to(tmp_path / "merged"): p.read_bytes() for p in (tmp_path / "merged").rglob("*") if p.is_file()}
+    assert now == {p.relative_to(image_model.path): p.read_bytes() for p in image_model.path.rglob("*") if p.is_file()}
+
+
+def test_export_verify_run_profile_in_a_user_s_order(run, image_model, task_file, tmp_path):
+    bundle = tmp_path / "bundle"
+    for arguments, expected in (
+        (("export", image_model.path, "-o", bundle), "cosine at least"),
+        (("inspect", bundle), "task2"),
+        (("verify", bundle), "outputs: all as recorded"),
+        (("run", bundle, *sorted((task_file.parent / "seeds" / "task0").glob("*.png"))[:2], "--json"), "probabilit"),
+        (("profile", bundle, "--runs", "2", "--against", "dense", "--json", tmp_path / "p.json"), "p50"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 0, (arguments, result.output)
+        assert re.search(expected, result.output), (arguments, result.output)
+    result = run("run", bundle, "--task", "tusk1", next((task_file.parent / "seeds").rglob("*.png")))
+    assert result.exit_code == 2
+    assert "task0, task1, task2" in result.output
+    result = run("export", image_model.path, "-o", bundle)
+    assert result.exit_code == 2
+    assert "new or empty" in result.output

@@ -1,0 +1,117 @@
+"""Evaluation against a loop over single images, and histories against models merged no further."""
+
+import numpy as np
+import pytest
+import torch
+
+from mingle_edge.clip.vision_tower import embed_images
+from mingle_edge.core.errors import TaskFileError
+from mingle_edge.data.images import load_images
+from mingle_edge.evaluation.answers import Answers, measure, predict_among, predict_within
+from mingle_edge.evaluation.evaluate import evaluate, read_test_images
+from mingle_edge.evaluation.metrics import average_accuracy, backward_transfer
+from mingle_edge.evaluation.protocols import PROTOCOLS
+from mingle_edge.merging.merge import merge
+from mingle_edge.merging.merged_tower import GatedTower
+
+
+def first_tasks(task_file, count):
+    parts = task_file.read_text().split("[[task]]")
+    path = task_file.with_name(f"evaluated-first-{count}.toml")
+    path.write_text("[[task]]".join(parts[: count + 1]))
+    return path
+
+
+def test_accuracies_of_the_image_scope_equal_a_loop_over_single_images(image_model, task_file):
+    report = evaluate(image_model.path, task_file, device="cpu")
+    tower = GatedTower(image_model)
+    heads = [torch.from_numpy(image_model.head(name)) for name in image_model.task_names]
+    for t, (name, tests) in enumerate(read_test_images(image_model, task_file).items()):
+        correct = dict.fromkeys(PROTOCOLS, 0)
+        for path, label in zip(tests.paths, tests.labels, strict=True):
+            image = load_images([path], image_model.architecture)
+            posterior, confidence = tower.route(image)
+            claimed = bool(confidence >= tower.router.confidence_bound)
+            routed = tower.embed(image, image_model.task_names[int(posterior.argmax())] if claimed else None)[0]
+            correct["P1"] += int((heads[t] @ routed).argmax()) == label
+            correct["P2"] += int((heads[t] @ tower.embed(image, name)[0]).argmax()) == label
+            if claimed:
+                shares = [p * (100 * head @ routed).softmax(0) for p, head in zip(posterior[0].float(), heads, strict=True)]
+            else:
+                shares = torch.cat([100 * head @ routed for head in heads]).softmax(0).split([len(h) for h in heads])
+            correct["P3"] += [(i, c) for i, s in enumerate(shares) for c in range(len(s))][
+                int(torch.cat(list(shares)).argmax())
+            ] == (t, label)
+        for protocol in PROTOCOLS:
+            assert report.final[protocol][t] == pytest.approx(100 * correct[protocol] / len(tests.paths)), (t, protocol)
+
+
+@pytest.mark.parametrize("scope", ["image", "layer"])
+def test_accuracy_right_after_a_merge_is_that_of_the_model_merged_so_far(
+    scope, task_file, layer_task_file, image_model, layer_model, tmp_path
+):
+    file, whole = {"image": (task_file, image_model), "layer": (layer_task_file, layer_model)}[scope]
+    history = evaluate(whole.path, file, top_k=1, device="cpu")
+    for count in (1, 2):
+        earlier = merge(first_tasks(file, count), tmp_path / str(count))
+        then = evaluate(earlier.path, file, top_k=1, device="cpu")
+        for protocol in PROTOCOLS:
+            assert history.after_own[protocol][count - 1] == pytest.approx(then.final[protocol][-1])
+    assert history.bwt("P2") == 0 or scope == "layer"
+
+
+def test_top_k_of_the_image_scope_mixes_experts(image_model, task_file):
+    """Every image under all three experts by its posteriors, against mixtures written out weight by weight."""
+    mixed = evaluate(image_model.path, task_file, top_k=3, device="cpu")
+    names, tower = image_model.task_names, GatedTower(image_model)
+    experts = [{n: torch.from_numpy(a) for n, a in image_model.expert(name).items()} for name in names]
+    for t, (name, tests) in enumerate(read_test_images(image_model, task_file).items()):
+        right = 0
+        for path, label in zip(tests.paths, tests.labels, strict=True):
+            image = load_images([path], image_model.architecture)
+            posterior, confidence = tower.route(image)
+            shares = posterior[0].float() if confidence >= tower.router.confidence_bound else torch.zeros(3)
+            parameters = dict(tower.backbone)
+            for share, expert in zip(shares, experts, strict=True):
+                for key in {key.removesuffix(".A") for key in expert if not key.endswith(".B")}:
+                    if f"{key}.A" in expert:
+                        change, key = expert[f"{key}.B"] @ expert[f"{key}.A"], f"{key}.weight"
+                    else:
+                        change = expert[key] - tower.backbone[key]
+                    parameters[key] = parameters[key] + share * change
+            embeds = embed_images(image, parameters, image_model.architecture)[0]
+            right += int((torch.from_numpy(image_model.head(name)) @ embeds).argmax()) == label
+        assert mixed.final["P1"][t] == pytest.approx(100 * right / len(tests))
+
+
+def test_a_task_without_test_images_is_named(image_model, task_file, tmp_path):
+    path = task_file.with_name("no-tests.toml")
+    path.write_text("\n".join(line for line in task_file.read_text().splitlines() if not line.startswith("test")))
+    with pytest.raises(TaskFileError, match="task 'task0' of the merged model has no test images; add test ="):
+        evaluate(image_model.path, path)
+
+
+def test_metrics_of_a_known_history():
+    after_own, final = [90.0, 80.0, 70.0], [84.0, 81.0, 70.0]
+    assert average_accuracy(final) == pytest.approx(np.mean(final))
+    assert backward_transfer(after_own, final) == pytest.approx(((84 - 90) + (81 - 80)) / 2)
+    assert backward_transfer([50.0], [50.0]) == 0
+
+
+def test_posterior_decides_between_equal_labels_only_for_claimed_images():
+    head = torch.eye(4)[:2]
+    embeds = torch.eye(4)[:1].repeat(2, 1)
+    posterior = torch.tensor([[0.1, 0.9], [0.1, 0.9]])
+    owner, label = predict_among(embeds, [head, head], 100.0, posterior, torch.tensor([True, False]))
+    assert (owner[0], label[0]) == (1, 0)
+    assert label[1] == 0
+    assert predict_within(embeds, head).tolist() == [0, 0]
+
+
+def test_a_task_still_to_come_is_measured_by_its_head_alone():
+    heads, embeds = [torch.eye(4)[:2], torch.eye(4)[2:]], torch.eye(4)
+    coming = measure(Answers(embeds), None, [0, 1, 0, 1], 1, heads, merged=1, scale=1.0)
+    assert (coming.right, coming.owners) == ({"P1": 75.0}, None)
+    merged = measure(Answers(embeds), embeds.flip(0), [0, 1, 0, 1], 1, heads, merged=2, scale=1.0)
+    assert merged.right == {"P1": 75.0, "P2": 25.0, "P3": 50.0}
+    assert merged.owners.tolist() == [0, 0, 1, 1]

@@ -1,0 +1,93 @@
+"""Bundles in plain ONNX Runtime, nothing of this project imported: the oldest release they promise, and the present one.
+
+`MINGLE_ORT_1_20` names the interpreter that has the old one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_merged import write_merged
+
+from mingle_edge_export import ExportOptions, export_bundle
+
+OLD = Path(os.environ.get("MINGLE_ORT_1_20", Path(__file__).parents[2] / ".venv-ort-1.20/bin/python"))
+SCRIPT = """
+import json, sys
+import numpy as np
+import onnxruntime as ort
+
+bundle, output = sys.argv[1:]
+index = json.load(open(f"{bundle}/bundle.json"))
+images = np.load(f"{bundle}/golden.npz")["images"].astype(np.float32) / 255
+spec = index["preprocess"]
+pixels = ((images - np.float32(spec["mean"])) / np.float32(spec["std"])).transpose(0, 3, 1, 2)
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+
+def run(name, adapter=None, **inputs):
+    session = ort.InferenceSession(f"{bundle}/{name}", options, providers=["CPUExecutionProvider"])
+    call = ort.RunOptions()
+    if adapter:
+        loaded = ort.LoraAdapter()
+        loaded.Load(f"{bundle}/{adapter}")
+        call.add_active_adapter(loaded)
+    # One image at a time, as bundles in int8 ask for.
+    each = [session.run(None, {"pixel_values": image[None], **inputs}, call) for image in pixels]
+    return [np.concatenate(parts) for parts in zip(*each)]
+
+found = {"version": np.array(ort.__version__), "dense": run(index["dense"])[0]}
+if index["scope"] == "image":
+    found["posterior"], found["confidence"] = run(index["router"]["file"])
+    found["plain"] = run(index["tower"])[0]
+    found["embeds"] = np.stack([run(index["tower"], task["expert"])[0] for task in index["tasks"]])
+else:
+    tasks = len(index["tasks"])
+    outputs = [run(index["tower"], top_k=np.array([k])) for k in (index["top_k"], tasks)]
+    found["embeds"] = np.stack([embeds for embeds, _, _ in outputs])
+    found["default"], found["route_tasks"], found["route_weights"] = run(index["tower"])
+    mask = (np.arange(tasks) == 1).astype(np.float32)
+    found["masked"], found["masked_tasks"], _ = run(index["tower"], task_mask=mask)
+np.savez(output, **found)
+"""
+
+
+def outputs(interpreter: Path | str, bundle: Path, output: Path) -> dict[str, np.ndarray]:
+    """What the script finds under an interpreter."""
+    if not Path(interpreter).exists():
+        pytest.fail(f"{interpreter} does not exist: run `make .venv-ort-1.20`, or name another in MINGLE_ORT_1_20")
+    subprocess.run([interpreter, "-c", SCRIPT, bundle, output], capture_output=True, timeout=120, check=True)
+    return dict(np.load(output))
+
+
+@pytest.mark.parametrize("kind", [{}, {"scope": "layer"}], ids=["image", "layer"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_the_oldest_and_the_present_release_compute_the_same(tmp_path, kind, precision):
+    merged = write_merged(tmp_path / "merged", **kind)
+    export_bundle(merged.path, tmp_path / "bundle", ExportOptions(precision=precision, min_cosine=0, min_route_agreement=0))
+    old = outputs(OLD, tmp_path / "bundle", tmp_path / "old.npz")
+    new = outputs(sys.executable, tmp_path / "bundle", tmp_path / "new.npz")
+    assert str(old.pop("version")).startswith("1.20.")
+    assert not str(new.pop("version")).startswith("1.20.")
+    golden = np.load(tmp_path / "bundle/golden.npz")
+    assert set(old) == set(new) >= set(golden) - {"images", "probabilities"}
+    # A code that rounding decides for, or its neighbor: releases round the same values, but for float rounding before.
+    between, to_golden = (2e-2, 2e-2) if precision == "int8" else (2e-5, 1e-4)
+    for name, value in new.items():
+        np.testing.assert_allclose(old[name], value, atol=between, err_msg=name)
+        if name in golden:
+            np.testing.assert_allclose(value, golden[name], atol=to_golden, err_msg=name)
+    if merged.scope == "layer":
+        np.testing.assert_array_equal(new["default"], new["embeds"][0])  # top_k 1 unless a run says otherwise
+        assert (new["masked_tasks"] == 1).all()
+        assert new["route_tasks"].shape == (2, 18, 1)
+
+
+def test_a_missing_interpreter_fails_with_the_command_that_makes_it(tmp_path):
+    with pytest.raises(pytest.fail.Exception, match=r"run `make .venv-ort-1.20`"):
+        outputs(tmp_path / "python", tmp_path, tmp_path)

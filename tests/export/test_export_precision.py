@@ -1,0 +1,373 @@
+"""Bundles in fewer bits: what they keep of the merged model, what they must not depend on, and when they are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import tiny_clip
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.quant_utils import quantize_data
+from tiny_merged import ARCHITECTURE, write_merged
+
+from mingle_edge.cli import main
+from mingle_edge.core.errors import TaskFileError
+from mingle_edge.evaluation.evaluate import evaluate
+from mingle_edge.merging.merge import merge
+from mingle_edge_export import ExportOptions, OptionError, ParityError, TaskAccuracy, export_bundle
+from mingle_edge_export.check import calibration, labeled_accuracy, task_images
+from mingle_edge_export.check.synthetic_images import smooth_images
+from mingle_edge_export.precision.quantization import pack_int4, quantize, quantize_blocks
+from mingle_edge_export.precision.smoothing import Smoothing
+from mingle_edge_runtime import Bundle, EdgeModel
+from mingle_edge_runtime.bundle.index import LARGEST_CODE
+from mingle_edge_runtime.check.verify import verify
+from mingle_edge_runtime.experts.adapter import read_adapter
+from mingle_edge_runtime.experts.int4 import expand
+
+KINDS = {"image": {}, "layer": {"scope": "layer"}}
+PAIRS = [("fp16", "fp16"), ("fp32", "fp16"), ("fp32", "int8"), ("int8", "int8"), ("int8", "fp32"), ("int4", "int4")]
+LOOSE = {"min_cosine": 0.0, "min_route_agreement": 0.0}  # random weights are harder to quantize than trained ones
+IMAGES = smooth_images(5, 37)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def merged(request, tmp_path_factory):
+    """A merged model of every kind."""
+    return write_merged(tmp_path_factory.mktemp(request.param) / "merged", **KINDS[request.param])
+
+
+@pytest.mark.parametrize(("precision", "expert_precision"), PAIRS)
+def test_every_pair_of_precisions_is_close_to_pytorch_and_runs(merged, tmp_path, precision, expert_precision):
+    report = export_bundle(
+        merged.path, tmp_path / "bundle", ExportOptions(2, precision=precision, expert_precision=expert_precision, **LOOSE)
+    )
+    least = {"fp16": 0.9999, "int8": 0.985, "int4": 0.1}[
+        max(precision, expert_precision, key=["fp32", "fp16", "int8", "int4"].index)
+    ]
+    assert report.parity.cosine >= least
+    index = Bundle.open(report.path).index
+    assert (index.precision, index.expert_precision) == (precision, expert_precision)
+    assert index.fidelity.cosine == report.parity.cosine
+    verify(report.path).check()
+    with EdgeModel.open(report.path) as model:
+        assert model.embed(IMAGES).shape == (5, 24)
+        together = model.embed(IMAGES, task="task1")
+        alone = np.concatenate([model.embed(image, task="task1") for image in IMAGES])
+    tolerance = {"rtol": 0, "atol": 0} if index.one_by_one else {"rtol": 0, "atol": 1e-5}
+    np.testing.assert_allclose(together, alone, **tolerance)
+
+
+@pytest.mark.parametrize(("precision", "share"), [("fp16", 0.55), ("int8", 0.4), ("int4", 0.35)])
+def test_fewer_bits_take_less_space(tmp_path, precision, share):
+    # Where weights are most of a file.
+    architecture = dataclasses.replace(ARCHITECTURE, width=192, mlp_width=768, layers=1)
+    for scope in ("image", "layer"):
+        merged = write_merged(tmp_path / f"merged-{scope}", scope=scope, architecture=architecture, rank=64, router_blocks=1)
+        sizes = {}
+        for chosen in ("fp32", precision):
+            files = export_bundle(merged.path, tmp_path / f"{scope}-{chosen}", ExportOptions(precision=chosen, **LOOSE)).files
+            experts = sum(size for name, size in files.items() if name.startswith("expert"))
+            sizes[chosen] = np.array([files["backbone.bin"], experts])
+        assert (sizes[precision] < share * sizes["fp32"]).all()
+
+
+@given(hnp.arrays(np.float32, (5, 70), elements=st.floats(-4, 4, width=32)), st.sampled_from([8, 4]))
+def test_codes_are_the_nearest(weights, bits):
+    for codes, scales, values in (
+        (*quantize(weights, axis=1, bits=bits), weights),
+        (
+            *(part.reshape(5, 3, -1) for part in quantize_blocks(weights, bits)),
+            np.pad(weights, ((0, 0), (0, 26))).reshape(5, 3, 32),
+        ),
+    ):
+        assert np.abs(codes).max() <= {8: LARGEST_CODE, 4: 7}[bits]
+        assert (np.abs(codes * scales - values) <= scales / 2 * (1 + 1e-5)).all()
+
+
+@given(hnp.arrays(np.float32, (6, 40), elements=st.floats(-4, 4, width=32)))
+def test_8_bit_codes_are_those_of_onnxruntimes_quantizer(weights):
+    for row in weights[np.abs(weights).max(axis=1) > 1e-3]:
+        _, scale, codes = quantize_data(row, onnx.TensorProto.INT8, symmetric=True, reduce_range=True)
+        mine, scales = quantize(row[None], axis=1)
+        np.testing.assert_allclose(scales[0, 0], np.float32(scale), rtol=1e-6)
+        assert np.abs(mine[0].astype(int) - codes.astype(int)).max() <= 1  # ties
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_the_dense_tower_in_int8_is_what_onnxruntimes_quantizer_makes_of_it(tmp_path, activation):
+    architecture = dataclasses.replace(ARCHITECTURE, activation=activation)
+    merged = write_merged(tmp_path / "merged", tasks=1, architecture=architecture)
+    for precision in ("fp32", "int8"):
+        export_bundle(merged.path, tmp_path / precision, ExportOptions(precision=precision, **LOOSE))
+    exact = onnx.load(tmp_path / "fp32/dense.onnx")
+    onnx.save(exact, tmp_path / "whole.onnx")
+    # The quantizer turns Gemm into MatMul and renames it.
+    kept = [f"{node.name}_MatMul" for node in exact.graph.node if node.name.startswith("patch_embedding/")]
+    quantize_dynamic(
+        tmp_path / "whole.onnx",
+        tmp_path / "quantized.onnx",
+        per_channel=True,
+        reduce_range=True,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=kept,
+        extra_options={"MatMulConstBOnly": True},
+    )
+    pixels = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    found, expected = (
+        ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"pixel_values": pixels})[0]
+        for path in (tmp_path / "int8/dense.onnx", tmp_path / "quantized.onnx")
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_nibbles_are_laid_out_as_onnxruntimes_kernel_reads_them():
+    weights = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)  # [N, K]
+    codes, scales = quantize_blocks(weights, bits=4)
+    attributes = {"K": 64, "N": 6, "bits": 4, "block_size": 32}
+    node = onnx.helper.make_node("MatMulNBits", ["x", "codes", "scales"], ["y"], domain="com.microsoft", **attributes)
+    tensors = {"codes": pack_int4(codes).reshape(6, 2, 16), "scales": scales.reshape(-1)}
+    graph = onnx.helper.make_graph(
+        [node],
+        "one",
+        [onnx.helper.make_tensor_value_info("x", 1, [64, 64])],
+        [onnx.helper.make_tensor_value_info("y", 1, [64, 6])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    domains = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=domains, ir_version=8)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"x": np.eye(64, dtype=np.float32)})[0].T
+    exact = codes.reshape(6, 2, 32) * scales[:, :, None]
+    np.testing.assert_allclose(found, exact.reshape(6, 64), atol=1e-6)
+
+
+@given(rank=st.integers(1, 5), seed=st.integers(0, 999))
+def test_expanded_nibbles_are_the_stored_values(rank, seed):
+    random = np.random.default_rng(seed)
+    rows = {
+        "A": random.standard_normal((rank, 70)).astype(np.float32),
+        "B": random.standard_normal((rank, 45)).astype(np.float32),
+    }
+    stored, values = {"ln.bias": np.ones(3, np.float32)}, {}
+    for name, value in rows.items():
+        codes, scales = quantize_blocks(value, bits=4)
+        scales = scales.astype(np.float16)
+        stored |= {f"q.{name}_nibbles": pack_int4(codes), f"q.{name}_block_scales": scales}
+        exact = codes.reshape(rank, -1, 32) * scales[:, :, None].astype(np.float32)
+        values[name] = exact.reshape(rank, -1)[:, : value.shape[1]]
+    found = expand(stored, {"q.A_codes": [70, "rank"], "q.B_codes": ["rank", 45]})
+    assert set(found) == {"ln.bias", "q.A_codes", "q.B_codes", "q.scale"}
+    product = (found["q.A_codes"] * found["q.scale"]) @ (found["q.B_codes"] / np.float32(64))
+    expected = values["A"].T @ values["B"]
+    assert np.linalg.norm(product - expected) <= 0.02 * np.linalg.norm(expected)
+
+
+def test_experts_in_4_bits_are_accounted_for_as_they_are_in_memory(tmp_path):
+    merged = write_merged(tmp_path / "merged")
+    report = export_bundle(merged.path, tmp_path / "bundle", ExportOptions(expert_precision="int4", **LOOSE))
+    with EdgeModel.open(report.path) as model:
+        model.embed(IMAGES[0], task="task0")
+        task = model.bundle.index.tasks[0]
+        held = read_adapter(model.bundle, task, model.scope._tower.optional_inputs)
+        assert sum(array.nbytes for array in held.values()) <= model.stats().resident_bytes <= 2 * task.expert_bytes
+
+
+def test_what_experts_cost_in_bits_does_not_touch_the_plain_backbone(tmp_path):
+    merged = write_merged(tmp_path / "merged")
+    plain = {}
+    for precision in ("fp32", "int8"):
+        path = export_bundle(merged.path, tmp_path / precision, ExportOptions(expert_precision=precision, **LOOSE)).path
+        with EdgeModel.open(path) as model:
+            pixels = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+            plain[precision] = model.scope.embed_plain(pixels)
+    np.testing.assert_allclose(plain["int8"], plain["fp32"], atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_folded_task_is_its_expert_without_one(tmp_path, precision):
+    merged = write_merged(tmp_path / "merged")
+    export_bundle(merged.path, tmp_path / "all")
+    report = export_bundle(merged.path, tmp_path / "one", ExportOptions(fold="task1", precision=precision))
+    assert set(report.files) == {"backbone.bin", "bundle.json", "golden.npz", "heads/task1.npy", "tower.onnx"}
+    verify(report.path).check()
+    with EdgeModel.open(tmp_path / "all") as every, EdgeModel.open(report.path, expert_budget=0) as one:
+        assert one.tasks == ("task1",)
+        expected = every.embed(IMAGES, task="task1")
+        assert (one.embed(IMAGES) * expected).sum(1).min() >= (0.99999 if precision == "fp32" else 0.99)
+        np.testing.assert_array_equal(one.embed(IMAGES), one.embed(IMAGES, task="task1"))
+        assert {route.tasks for route in one.route(IMAGES)} == {("task1",)}
+        assert one.stats().bytes_loaded == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "error", "message"),
+    [
+        ("image", {"fold": "task1", "tasks": ["task1"]}, OptionError, "fold: exports one task alone; leave out tasks"),
+        ("layer", {"fold": "task1"}, OptionError, "fold: the gates of scope 'layer' differ from image to image"),
+        ("image", {"fold": "task1", "expert_precision": "fp16"}, OptionError, "expert_precision: a folded task has no expert"),
+        (
+            "image",
+            {"fold": "task1", "router_precision": "int8"},
+            OptionError,
+            "router_precision: only bundles of scope 'image'",
+        ),
+        ("layer", {"router_precision": "int8"}, OptionError, "router_precision: only bundles of scope 'image'"),
+        ("image", {"min_cosine": 1.5}, OptionError, r"min_cosine is 1.5, must be between 0 and 1"),
+        (
+            "image",
+            {"precision": "int4", "min_cosine": 0.9999},
+            ParityError,
+            r"cosine 0\.\d+ \(at least 0.9999\).*choose a higher precision",
+        ),
+        (
+            "layer",
+            {"precision": "int4", "min_cosine": 0.0, "min_route_agreement": 1.0},
+            ParityError,
+            r"of the routes agree \(at least 100.0%\)",
+        ),
+    ],
+)
+def test_what_is_refused(tmp_path, kind, options, error, message):
+    merged = write_merged(tmp_path / "merged", **KINDS[kind])
+    with pytest.raises(error, match=message):
+        export_bundle(merged.path, tmp_path / "bundle", ExportOptions(**options))
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+@pytest.fixture(scope="module")
+def labeled(tmp_path_factory):
+    """A task file of two tiny tasks with seeds and labeled images, and the model merged from it."""
+    folder = tmp_path_factory.mktemp("labeled")
+    tasks = tiny_clip.write_task_file(folder, tasks=2, rank=8)
+    model = merge(tasks, folder / "merged")
+    return tasks, model
+
+
+def test_the_reported_accuracy_is_that_of_both_implementations(labeled, tmp_path):
+    tasks, model = labeled
+    options = ["--precision", "int8", "--images", str(tasks), "--min-cosine", "0.9", "--max-accuracy-drop", "100"]
+    result = CliRunner().invoke(main, ["export", str(model.path), "-o", str(tmp_path / "bundle"), *options])
+    assert result.exit_code == 0, result.output
+    pytorch = evaluate(model.path, tasks, device="cpu")
+    table = re.findall(r"^(\S+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", result.output, re.MULTILINE)
+    with EdgeModel.open(tmp_path / "bundle") as edge:
+        for i, (task, count, *shown) in enumerate(table):
+            images = sorted((tasks.parent / "test" / task).glob("*/*"))
+            own = [image.parent.name for image in images]
+            right = [
+                100 * np.mean([found.labels[0] == label for found, label in zip(answers, own, strict=True)])
+                for answers in (edge.classify(images, head=task), edge.classify(images, task))
+            ]
+            assert (task, int(count)) == (model.task_names[i], len(images))
+            expected = [pytorch.final["P1"][i], right[0], pytorch.final["P2"][i], right[1]]
+            assert [float(value) for value in shown] == pytest.approx(expected, abs=0.005)
+    assert len(table) == len(model.tasks)
+
+
+def test_layers_return_to_fp32_until_labels_stay(labeled, tmp_path, monkeypatch):
+    tasks, model = labeled
+    options = ExportOptions(precision="int8", images=tasks, min_cosine=0.5, max_accuracy_drop=100)
+    shares = iter([0.5, 0.5, 1.0])
+    tried = []
+
+    def agreement(bundle, *arguments):
+        tried.append(set(bundle.index.exact_layers))
+        return next(shares)
+
+    monkeypatch.setattr(calibration, "label_agreement", agreement)
+    report = export_bundle(model.path, tmp_path / "bundle", options)
+    layers = len(model.architecture.linear_layers())
+    assert tried[0] == {"patch_embedding"} < tried[1] < tried[2] == set(report.exact_layers)
+    assert [len(exact - {"patch_embedding"}) for exact in tried[1:]] == pytest.approx([layers / 12, layers / 6], abs=1)
+    monkeypatch.setattr(calibration, "label_agreement", lambda *arguments: 0.9)
+    report = export_bundle(model.path, tmp_path / "no help", options)
+    assert report.exact_layers == ("patch_embedding",)
+
+
+@pytest.mark.parametrize("options", [{}, {"expert_precision": "int4", "top_k": 2}, {"fold": "task0"}], ids=str)
+def test_layers_are_chosen_by_what_the_bundle_then_computes(labeled, tmp_path, monkeypatch, options):
+    tasks, model = labeled
+    options = {name: model.task_names[0] if name == "fold" else value for name, value in options.items()}
+    random, references, agreements = np.random.default_rng(0), {}, []
+    right = calibration.label_agreement
+
+    def agreement(bundle, merged, learned):
+        """With labels that are right by chance."""
+        references.update({task: random.standard_normal(embeds.shape) for task, embeds in learned.embeds.items()})
+        agreements.append(right(bundle, merged, dataclasses.replace(learned, embeds=references)))
+        return 1.0
+
+    monkeypatch.setattr(calibration, "label_agreement", agreement)
+    choice = ExportOptions(precision="int8", images=tasks, min_cosine=0.5, max_accuracy_drop=100, **options)
+    path = export_bundle(model.path, tmp_path / "bundle", choice).path
+    assert not list(path.glob("trial*"))
+    same = []
+    with EdgeModel.open(path) as edge:
+        for task, reference in references.items():
+            embeds = edge.embed(sorted((tasks.parent / "seeds" / task).iterdir()), task)
+            same += ((embeds @ model.head(task).T).argmax(1) == (reference @ model.head(task).T).argmax(1)).tolist()
+    assert agreements == [np.mean(same)]
+    assert 0 < agreements[0] < 1
+
+
+def test_a_bundle_that_loses_accuracy_is_refused(labeled, tmp_path, monkeypatch):
+    tasks, model = labeled
+    lossy = [TaskAccuracy("a", 9, named=(100, 98.5), routed=(100, 100)), TaskAccuracy("b", 9, named=(90, 90), routed=(9, 9))]
+    monkeypatch.setattr(labeled_accuracy, "measure_accuracy", lambda *arguments: lossy)
+    with pytest.raises(ParityError, match=r"costs 0.75 points of accuracy in the mean over 2 tasks, at most 0.5 are allowed"):
+        export_bundle(model.path, tmp_path / "bundle", ExportOptions(precision="int8", images=tasks, min_cosine=0.5))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_images_of_other_tasks_are_refused(labeled, tmp_path):
+    _, model = labeled
+    other = tiny_clip.write_task_file(tmp_path / "other", tasks=1, rank=8)
+    with pytest.raises(TaskFileError, match=r"has no \[\[task\]\] '.*', which .* holds"):
+        export_bundle(model.path, tmp_path / "bundle", ExportOptions(precision="int8", images=other))
+
+
+def test_smoothing_changes_nothing_but_the_difficulty(tmp_path):
+    """Where every layer stays in fp32, a smoothed model equals the plain one, in all scopes."""
+    random = np.random.default_rng(0)
+    for kind, options in KINDS.items():
+        merged = write_merged(tmp_path / kind, **options)
+        layers = merged.architecture.linear_layers()
+        peaks = {
+            layer: random.uniform(0.1, 50, merged.architecture.linear_shape(layer)[1]).astype(np.float32) for layer in layers
+        }
+        smoothing = Smoothing.from_peaks(merged.architecture, merged.backbone(), peaks)
+        chosen = calibration.Calibration({}, {}, smoothing, dict.fromkeys(layers, 0.0))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(calibration, "calibrate", lambda *arguments, chosen=chosen: chosen)
+            patch.setattr(task_images, "read_task_images", lambda *arguments: task_images.TaskImages({}, []))
+            patch.setattr(calibration, "label_agreement", lambda *arguments: 1.0)
+            patch.setattr(calibration, "SHARES", (1.0,))  # every layer of the backbone stays in fp32
+            exact = ExportOptions(precision="int8", expert_precision="fp32", images=tmp_path / "tasks.toml")
+            report = export_bundle(merged.path, tmp_path / f"{kind}-bundle", exact)
+        assert report.parity.cosine >= 0.99999
+        assert report.parity.route_agreement == 1
+
+
+def test_a_router_in_int8_leaves_the_tower_exact_and_images_apart(tmp_path):
+    merged = write_merged(tmp_path / "merged")
+    report = export_bundle(merged.path, tmp_path / "bundle", ExportOptions(router_precision="int8", min_route_agreement=0.5))
+    exact = export_bundle(merged.path, tmp_path / "exact")
+    assert report.parity.cosine >= 0.99999
+    assert report.parity.posterior > exact.parity.posterior
+    index = Bundle.open(report.path).index
+    assert (index.router.precision, index.router.one_by_one, index.one_by_one) == ("int8", True, False)
+    with EdgeModel.open(report.path) as model, EdgeModel.open(exact.path) as other:
+        together, alone = model.route(IMAGES), [model.route(image)[0] for image in IMAGES]
+        assert together == alone
+        found, expected = (np.array([route.posterior for route in one.route(IMAGES)]) for one in (model, other))
+        np.testing.assert_allclose(found, expected, atol=0.1)
+        np.testing.assert_allclose(model.embed(IMAGES, task="task2"), other.embed(IMAGES, task="task2"), atol=1e-6)

@@ -1,0 +1,259 @@
+"""Merging: what must hold of the result, and that no interruption or bad input costs anything."""
+
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_clip
+import torch
+from safetensors.numpy import load_file, save_file
+
+from mingle_edge.checkpoints import open_checkpoint
+from mingle_edge.clip.vision_tower import embed_images
+from mingle_edge.core.errors import MergedModelError, MingleError
+from mingle_edge.data.images import load_images
+from mingle_edge.merging import merge as merging
+from mingle_edge.merging.merge import merge
+from mingle_edge.merging.merged_model import MergedModel
+from mingle_edge.merging.merged_tower import GatedTower
+
+SCOPES = ("image", "layer")
+
+
+@pytest.fixture
+def model(request, image_model, layer_model):
+    return {"image": image_model, "layer": layer_model}[request.param]
+
+
+@pytest.fixture
+def file(request, task_file, layer_task_file):
+    return {"image": task_file, "layer": layer_task_file}[request.param]
+
+
+def first_tasks(task_file, count):
+    """The same task file with only its first tasks."""
+    parts = task_file.read_text().split("[[task]]")
+    path = task_file.with_name(f"first-{count}.toml")
+    path.write_text("[[task]]".join(parts[: count + 1]))
+    return path
+
+
+def tensors(folder):
+    """All bytes of a merged model but the timings in its index."""
+    files = sorted(p.relative_to(folder) for p in folder.rglob("*.safetensors"))
+    return {str(name): (folder / name).read_bytes() for name in files}
+
+
+def seed_images(model, task_file):
+    paths = sorted((task_file.parent / "seeds").rglob("*.png"))
+    return load_images(paths, model.architecture)
+
+
+@pytest.mark.parametrize(("model", "file"), [(s, s) for s in SCOPES], indirect=True)
+def test_merging_in_two_calls_is_bit_identical_to_one(model, file, tmp_path):
+    merge(first_tasks(file, 1), tmp_path / "m")
+    merge(first_tasks(file, 2), tmp_path / "m", into=True)
+    resumed = merge(file, tmp_path / "m", into=True)
+    assert resumed.task_names == model.task_names
+    assert tensors(tmp_path / "m") == tensors(model.path)
+
+
+@pytest.mark.parametrize(("model", "file"), [(s, s) for s in SCOPES], indirect=True)
+def test_an_added_task_changes_nothing_of_an_older_one(model, file, tmp_path):
+    before = merge(first_tasks(file, 2), tmp_path / "m")
+    old = {p.relative_to(before.path): load_file(p) for p in before.path.rglob("*.safetensors")}
+    merge(file, tmp_path / "m", into=True)
+    for name, arrays in old.items():
+        now = load_file(tmp_path / "m" / name)
+        for key, value in arrays.items():
+            assert now[key].tobytes() == value.tobytes(), (name, key)
+
+
+def test_an_interrupted_merge_continues_to_the_same_result(layer_task_file, layer_model, tmp_path, monkeypatch):
+    renamed = []
+
+    def replace(source, target, original=os.replace):
+        renamed.append(target)
+        if len(renamed) == 9:
+            signal.raise_signal(signal.SIGINT)
+        original(source, target)
+
+    # A shell that starts a job in the background has it ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", replace)
+            with pytest.raises(KeyboardInterrupt):
+                merge(layer_task_file, tmp_path / "m")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    merge(layer_task_file, tmp_path / "m")
+    assert tensors(tmp_path / "m") == tensors(layer_model.path)
+    assert not list((tmp_path / "m").rglob(".*"))
+
+
+def test_a_finished_merge_run_again_does_nothing(image_model, task_file):
+    before = tensors(image_model.path)
+    assert merge(task_file, image_model.path).task_names == image_model.task_names
+    assert tensors(image_model.path) == before
+
+
+def test_a_full_rank_complete_expert_is_its_fine_tuned_model(tmp_path):
+    file = tiny_clip.write_task_file(tmp_path / "tasks", tasks=2, rank=4096)
+    model = merge(file, tmp_path / "m")
+    tower, images = GatedTower(model), seed_images(model, file)
+    for task in model.task_names:
+        checkpoint = open_checkpoint(f"{task}.safetensors", base=file.parent, architecture=model.architecture)
+        expected = torch.nn.functional.normalize(embed_images(images, dict(checkpoint.tensors()), model.architecture), dim=-1)
+        torch.testing.assert_close(tower.embed(images, task), expected, rtol=1e-4, atol=2e-6)
+        assert (tower.embed(images) - expected).abs().max() > 1e-2
+
+
+def test_new_gates_do_not_react_to_what_earlier_tasks_protect(layer_model):
+    """Hard null space: an input inside the saved subspace meets a gate value of zero, to float rounding."""
+    names = layer_model.task_names
+    checked = 0
+    for t, name in enumerate(names[1:], start=1):
+        for layer, (weight, bias) in layer_model.gates(name).items():
+            protected = np.concatenate([layer_model.null_space(earlier)[layer] for earlier in names[:t]])
+            gate = np.concatenate([weight, bias])
+            assert np.abs(gate).max() > 1e-3
+            assert np.abs(protected @ gate).max() < 1e-6
+            checked += 1
+    assert checked == 2 * len(layer_model.gates(names[0]))
+
+
+def test_official_semantics_keep_one_direction_per_qr_column(tmp_path):
+    file = tiny_clip.write_task_file(tmp_path / "t", tasks=2, scope="layer", semantics="official", rank=4, steps=2)
+    model = merge(file, tmp_path / "m")
+    assert model.settings.gate_pooling == "batch"
+    for layer, directions in model.null_space("task1").items():
+        d_in = model.architecture.linear_shape(layer)[1]
+        assert directions.shape == (3, d_in)
+        both = np.concatenate([model.null_space("task0")[layer], directions])
+        np.testing.assert_allclose(both @ both.T, np.eye(6), atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", ["attn+mlp", "qkv+fc1"])
+def test_the_layer_setting_says_which_layers_carry_experts(tmp_path, layers):
+    file = tiny_clip.write_task_file(tmp_path / "t", tasks=1, rank=4, layers=layers)
+    model = merge(file, tmp_path / "m")
+    kinds = {name.rsplit(".", 2)[-2] for name in model.expert("task0") if name.endswith(".A")}
+    expected = {"q", "k", "v", "fc1"} | ({"out", "fc2"} if layers == "attn+mlp" else set())
+    assert kinds == expected | {"patch_embedding", "projection"}
+
+
+def changed(task_file, tmp_path, old, new):
+    folder = tmp_path / "changed"
+    shutil.copytree(task_file.parent, folder)
+    path = folder / task_file.name
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    return path
+
+
+def test_other_settings_are_refused_and_named(image_model, task_file, tmp_path):
+    file = changed(task_file, tmp_path, "rank = 8", "rank = 4")
+    with pytest.raises(MergedModelError, match=r"other settings .*rank: 8, 4.*another output folder"):
+        merge(file, image_model.path, into=True)
+
+
+def test_another_backbone_is_refused(image_model, task_file, tmp_path):
+    file = changed(task_file, tmp_path, "rank = 8", "rank = 8")
+    tiny_clip.write_backbone(file.parent / "backbone.safetensors", seed=9)
+    with pytest.raises(MergedModelError, match="another backbone"):
+        merge(file, image_model.path, into=True)
+
+
+def test_a_merged_name_from_another_checkpoint_is_refused(image_model, task_file, tmp_path):
+    file = changed(task_file, tmp_path, "rank = 8", "rank = 8")
+    tiny_clip.write_task(file.parent / "task1.safetensors", file.parent / "backbone.safetensors", seed=77)
+    with pytest.raises(MergedModelError, match="already holds a task 'task1' from another checkpoint"):
+        merge(file, image_model.path, into=True)
+
+
+def test_an_output_folder_in_use_is_refused(task_file, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(MergedModelError, match=r"must be new or empty, and holds precious\.txt"):
+        merge(task_file, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_a_merge_of_other_tasks_is_not_continued_without_into(image_model, task_file):
+    with pytest.raises(MergedModelError, match="holds a merge of other tasks"):
+        merge(first_tasks(task_file, 1), image_model.path)
+
+
+def test_nan_in_the_last_checkpoint_is_found_before_any_work(task_file, tmp_path):
+    file = changed(task_file, tmp_path, "rank = 8", "rank = 8")
+    path = file.parent / "task2.safetensors"
+    state = load_file(path)
+    state["visual.ln_post.weight"][3] = np.nan
+    save_file(state, path)
+    with pytest.raises(MingleError, match=r"task2\.safetensors.*visual\.ln_post\.weight"):
+        merge(file, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_disk_without_room_is_refused_before_any_work(task_file, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(merging.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(MergedModelError, match=r"the merge needs about \d+ MB and the disk has 0 MB free"):
+        merge(task_file, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_write_that_fails_midway_keeps_merged_tasks_and_leaves_no_remains(task_file, image_model, tmp_path):
+    """A limit on file sizes stands in for a disk that fills up."""
+    merge(first_tasks(task_file, 2), tmp_path / "m")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(MingleError, match="cannot be written"):
+            merge(task_file, tmp_path / "m", into=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert MergedModel.open(tmp_path / "m").task_names == ["task0", "task1"]
+    assert not list((tmp_path / "m").rglob(".*"))
+    merge(task_file, tmp_path / "m", into=True)
+    assert tensors(tmp_path / "m") == tensors(image_model.path)
+
+
+def test_a_newer_format_is_refused(image_model, tmp_path):
+    shutil.copytree(image_model.path, tmp_path / "m")
+    index = tmp_path / "m" / "mingle.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"format_version": 5}))
+    with pytest.raises(MergedModelError, match="format version 5; this release reads 4"):
+        MergedModel.open(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "mingle.json").unlink(), "not a merged model"),
+        (lambda folder: (folder / "mingle.json").write_text("{"), "is no valid JSON"),
+        (lambda folder: (folder / "mingle.json").write_text("{}"), "not the index of a merged model"),
+        (lambda folder: (folder / "experts" / "task1.safetensors").unlink(), "missing from the merged model"),
+        (lambda folder: (folder / "experts" / "task1.safetensors").write_bytes(b"\x10" * 40), "cannot be read"),
+    ],
+)
+def test_a_damaged_model_is_named(image_model, tmp_path, damage, message):
+    shutil.copytree(image_model.path, tmp_path / "m")
+    damage(tmp_path / "m")
+    with pytest.raises(MergedModelError, match=message):
+        MergedModel.open(tmp_path / "m").expert("task1")
+
+
+def test_a_view_knows_only_its_tasks(image_model):
+    view = image_model.select(["task1"])
+    assert view.task_names == ["task1"]
+    with pytest.raises(MergedModelError, match="no task 'task0'; tasks are: task1"):
+        view.expert("task0")
+    assert dataclasses.replace(view, tasks=image_model.tasks) == image_model
+    assert Path(view.path) == image_model.path

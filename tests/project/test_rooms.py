@@ -1,0 +1,51 @@
+"""The rooms of each package: arrows between them lead down alone, and no module lies beside them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = {
+    "mingle_edge": (
+        *("core", "files", "clip", "data", "checkpoints", "experts", "gates", "routing", "merging", "evaluation"),
+        *("pages", "comparison", "demo", "cli"),
+    ),
+    "export/mingle_edge_export": ("graph", "precision", "tower", "check", "bundle"),
+    "runtime/mingle_edge_runtime": ("bundle", "images", "ort", "experts", "scopes", "check", "serving", "profile"),
+}
+"""From the lowest to the highest: a room imports those before it."""
+
+
+def imported(path: Path, package: str) -> Iterator[str]:
+    """The rooms of the package that a module imports from, wherever the import stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+        elif isinstance(node, ast.Import):
+            modules = [name.name for name in node.names]
+        yield from (module.split(".")[1] for module in modules if module.startswith(f"{package}."))
+
+
+@pytest.mark.parametrize("folder", ROOMS)
+def test_every_import_between_rooms_leads_down(folder: str) -> None:
+    package, rooms = folder.split("/")[-1], ROOMS[folder]
+    assert sorted(rooms) == sorted(path.parent.name for path in (ROOT / folder).glob("*/__init__.py"))
+    arrows = {
+        (room, other): path.relative_to(ROOT)
+        for room in rooms
+        for path in (ROOT / folder / room).rglob("*.py")
+        for other in imported(path, package)
+        if other in rooms
+    }
+    assert len(arrows) > len(rooms)  # or nothing was found
+    up = {arrow: str(path) for arrow, path in arrows.items() if rooms.index(arrow[1]) > rooms.index(arrow[0])}
+    assert not up
+
+
+def test_nothing_lies_beside_the_rooms() -> None:
+    assert [path.name for path in (ROOT / "mingle_edge").glob("*.py")] == ["__init__.py"]

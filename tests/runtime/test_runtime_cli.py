@@ -1,0 +1,253 @@
+"""The commands for bundles: what they print, and one line with exit code 2 for what a user can put right."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from tiny_bundle import TASKS, Weights, images, relist, write_image_bundle, write_layer_bundle
+
+from mingle_edge.cli import main
+from mingle_edge.cli.byte_size import format_bytes
+from mingle_edge.cli.progress_bar import ProgressBar
+from mingle_edge_runtime.bundle.bundle import Bundle
+from mingle_edge_runtime.ort.processor import read_processor
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A bundle of each scope, another of the image scope, and a red and a black picture."""
+    root = tmp_path_factory.mktemp("cli")
+    write_image_bundle(root / "image", Weights())
+    write_layer_bundle(root / "layer", Weights())
+    write_image_bundle(root / "other", Weights(1))
+    (root / "pictures").mkdir()
+    for name, picture in zip(("red", "black"), images(0, 3), strict=True):
+        Image.fromarray(picture).save(root / f"pictures/{name}.png")
+    return root
+
+
+def call(*arguments: object) -> Result:
+    """Run the command line."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("command", ["run", "verify", "inspect", "profile"])
+def test_help_fits_80_columns(command: str) -> None:
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert all(len(line) <= 80 for line in result.output.splitlines())
+
+
+def test_run_shows_route_and_labels(folder) -> None:
+    result = call("run", folder / "image", folder / "pictures/red.png", folder / "pictures/black.png", "--top", 2)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0] == f"{folder}/pictures/red.png  (experts: red 1.00)"
+    assert lines[1].split()[1:] == ["red", "red", "2"]
+    assert lines[3] == f"{folder}/pictures/black.png  (experts: none, plain backbone)"
+    assert len(lines) == 6
+
+
+@pytest.mark.parametrize("scope", ["image", "layer"])
+def test_run_json_holds_everything(folder, scope: str) -> None:
+    picture = folder / "pictures/red.png"
+    result = call("run", folder / scope, picture, "--task", "blue", "--head", "green", "--json", "--threads", 1)
+    (record,) = json.loads(result.output)
+    assert record["image"] == str(picture)
+    assert set(record["tasks"]) == {"green"}
+    assert record["route"]["tasks"] == ["blue"]
+
+
+def test_run_with_low_memory_says_the_same(folder) -> None:
+    asked = ["run", folder / "image", folder / "pictures/red.png"]
+    usual, low = call(*asked), call(*asked, "--low-memory")
+    assert low.exit_code == 0, low.output
+    assert low.output == usual.output
+
+
+@pytest.mark.parametrize("scope", ["image", "layer"])
+def test_verify_passes_on_what_was_written(folder, scope: str) -> None:
+    result = call("verify", folder / scope)
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if not line.startswith(("note:", "machine:"))]
+    assert all(len(line) <= 80 for line in lines), max(lines, key=len)
+    image, layer = ("expert blue ", "router confidence ", "classification, claimed "), ("top_k 3 ", "classification ")
+    for part in image if scope == "image" else layer:
+        assert f"\n  {part}" in result.output
+    for line in ("heads: 3, every row of unit length", "labels: 12, none blank or twice in a task", "outputs: all as recorded"):
+        assert line in lines
+    assert f"machine: {read_processor()}, onnxruntime {onnxruntime.__version__}" in result.output
+    saturation = "saturate, 64 x 255 by 64 x 127 gives 1048544, not 2072640"
+    assert {"8-bit integers: exact", f"8-bit integers: {saturation}"} & set(lines)
+    assert re.search(r"^seconds: \d+\.\d$", result.output, re.M)
+
+
+def test_verify_fails_where_a_part_differs(tmp_path) -> None:
+    bundle = write_image_bundle(tmp_path / "bundle", Weights())
+    with np.load(bundle / "golden.npz") as file:
+        golden = dict(file)
+    golden["probabilities"] = np.roll(golden["probabilities"], 1, axis=2)
+    np.savez(bundle / "golden.npz", **golden)
+    relist(bundle, "golden.npz")
+    result = call("verify", bundle)
+    assert result.exit_code == 2
+    assert "error: the bundle does not compute its golden outputs on this machine, " in result.output
+    assert "classification, claimed differs by " in result.output
+    assert "outputs: all as recorded" not in result.output
+
+
+def test_verify_says_what_a_provider_leaves_to_the_cpu(folder) -> None:
+    result = call("verify", folder / "image", "--provider", "azure")
+    assert result.exit_code == 0, result.output
+    assert "nodes of tower.onnx run on CPUExecutionProvider instead of AzureExecutionProvider" in result.output
+
+
+@pytest.mark.parametrize("command", [["run", "IMAGE"], ["verify"], ["profile"]])
+def test_a_provider_that_is_not_there_is_refused_with_those_that_are(folder, command) -> None:
+    name, *rest = [argument.replace("IMAGE", str(folder / "pictures/red.png")) for argument in command]
+    result = call(name, folder / "image", *rest, "--provider", "cuda")
+    assert result.exit_code == 2
+    assert "error: provider 'cuda' is not available; this ONNX Runtime has " in result.output
+    assert "CPUExecutionProvider" in result.output
+
+
+def test_verify_fails_on_damage(tmp_path) -> None:
+    bundle = write_image_bundle(tmp_path / "bundle", Weights())
+    content = bytearray((bundle / "backbone.bin").read_bytes())
+    content[100] ^= 1
+    (bundle / "backbone.bin").write_bytes(content)
+    result = call("verify", bundle)
+    assert result.exit_code == 2
+    assert "error: " in result.output
+    assert "backbone.bin has sha256" in result.output
+
+
+@pytest.mark.parametrize("scope", ["image", "layer"])
+def test_inspect_describes_a_bundle(folder, scope: str) -> None:
+    result = call("inspect", folder / scope)
+    assert result.exit_code == 0, result.output
+    index = Bundle.open(folder / scope).index
+    assert f"bundle, format {index.format_version}, {scope} scope, top-k 1" in result.output
+    for task in TASKS:
+        (line,) = [line for line in result.output.splitlines() if line.startswith(f"{task} ")]
+        assert line.split()[1:3] == ["4", "2"]
+        assert format_bytes(index.tasks[0].expert_bytes) in line
+
+
+def test_inspect_describes_a_merged_model(image_model) -> None:
+    result = call("inspect", image_model.path)
+    assert result.exit_code == 0, result.output
+    assert "merged model, image scope, rank 8" in result.output
+    for task in image_model.tasks:
+        (line,) = [line for line in result.output.splitlines() if line.startswith(f"{task.name} ")]
+        assert str(task.seeds) in line.split()
+        assert task.source_sha256[:16] in line
+
+
+def test_profile_writes_what_it_shows(folder, tmp_path) -> None:
+    options = ["--images", folder / "pictures", "--runs", 3, "--against", "dense,reload", "--threads", 1]
+    options += [
+        "--expert-budget",
+        "1MB",
+        "--switch-every",
+        2,
+        "--operators",
+        "--sweep",
+        "batch=1,2,top-k",
+        "--sweep",
+        "precision",
+    ]
+    options[-1] += f"={folder / 'other'}"
+    options.append("--low-memory")
+    result = call("profile", folder / "image", *options, "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["settings"]["images"] == 2
+    assert report["settings"]["switch_every"] == 2
+    assert report["settings"]["low_memory"] is True
+    assert report["experts"]["budget"] == 1_000_000
+    assert [(row["axis"], row["value"]) for row in report["sweep"]] == [
+        *[("batch", "1"), ("batch", "2"), ("top-k", "1"), ("top-k", "2"), ("top-k", "3")],
+        *[("precision", str(folder / "image")), ("precision", str(folder / "other"))],
+    ]
+    assert f"{report['ratios']['reload']['named']['ratio']:.2f} x" in result.output
+    assert f"{report['experts']['hits']} hits" in result.output
+    lines = [line for line in result.output.splitlines() if not line.startswith("note:") and "onnxruntime" not in line]
+    assert all(len(line) <= 80 for line in lines), max(lines, key=len)
+    assert (tmp_path / "a.html").read_text().startswith("<!DOCTYPE html>")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.json"]
+    compared = call("profile", "--compare", tmp_path / "a.json", tmp_path / "a.json")
+    assert compared.exit_code == 0, compared.output
+    assert "named / dense" in compared.output
+    assert "regressions beyond the noise: none" in compared.output
+
+
+def test_an_interrupted_profile_shows_and_writes_what_it_has(folder, tmp_path, monkeypatch) -> None:
+    def interrupt(self: object, stage: str, done: int, total: int, detail: str = "") -> None:
+        if stage == "batch 4":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProgressBar, "__call__", interrupt)
+    result = call("profile", folder / "image", "--runs", 2, "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    assert result.exit_code == 130
+    assert "INTERRUPTED" in result.output
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["complete"] is False
+    assert set(report["latency"]) == {"named", "routed"}
+    assert "Interrupted" in (tmp_path / "a.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "{image}", "none.png"], "error: none.png cannot be read as an image: No such file or directory"),
+        (["run", "{image}", "{red}", "--task", "rde"], "error: task 'rde' is not in the bundle; it has red, green, blue"),
+        (["run", "{image}", "{red}", "--provider", "npu"], "error: provider 'npu' is not available; this ONNX Runtime has "),
+        (["run", "{image}", "{red}", "--expert-budget", "1kB"], "error: an expert budget of 1000 bytes is too small: "),
+        (["run", "{image}", "{red}", "--expert-budget", "1XB"], "'1XB' is no size; write it like 64MB"),
+        (["run", "{image}", "{red}", "--top", "0"], "0 is not in the range x>=1"),
+        (["run", "nowhere", "{red}"], "nowhere/bundle.json does not exist: name a folder that `mingle-edge export` wrote"),
+        (["verify", "{pictures}"], "pictures/bundle.json does not exist"),
+        (["inspect", "{pictures}"], "pictures holds neither bundle.json nor mingle.json"),
+        (["profile", "{image}", "--images", "nowhere"], "there is no image folder nowhere"),
+        (["profile"], "name a BUNDLE to measure, or two reports of it with --compare A.json B.json"),
+        (["profile", "{image}", "--compare", "a", "b", "--runs", "9"], "measures nothing: leave out --runs, BUNDLE"),
+        (["profile", "--compare", "a.json", "b.json"], "error: a.json cannot be read: No such file or directory"),
+        (["profile", "{image}", "--against", "dens"], "error: there is no baseline 'dens'; choose from dense, all-experts, "),
+        (["profile", "{image}", "--sweep", "2,threads"], "'2' is no axis; choose from threads, batch, top-k, precision, "),
+        (["profile", "{image}", "--sweep", "threads,2"], "'2' is no axis; choose from threads, batch, top-k, precision, "),
+        (["profile", "{image}", "--sweep", "threads=1,two"], "threads='two' is no whole number; write it like threads=1,2"),
+        (["profile", "{image}", "--sweep", "budget=all,1XB"], "'1XB' is no size; write it like 64MB"),
+        (["profile", "{image}", "--sweep", "batch="], "batch= has an empty value; write it like batch=1,2"),
+        (["profile", "{image}", "--sweep", "batch,batch=1"], "batch is given twice: write it once, with all its values"),
+        (["profile", "{image}", "--sweep", "threads", "--threads", "1"], "error: threads is fixed at 1 and swept"),
+        (["profile", "{image}", "--json", "nowhere/a.json"], "nowhere/a.json cannot be written: there is no folder nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(folder, arguments, message: str) -> None:
+    paths = {"image": folder / "image", "pictures": folder / "pictures", "red": folder / "pictures/red.png"}
+    result = call(*[argument.format(**paths) for argument in arguments])
+    assert result.exit_code == 2
+    assert message in result.output.replace("\n", " ")
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (44_123_456, "44.1 MB"), (5 * 10**12, "5.0 TB")]
+)
+def test_sizes_are_readable(size: int, text: str) -> None:
+    assert format_bytes(size) == text
+
+
+@pytest.mark.parametrize(("text", "size"), [("64MB", 64_000_000), ("1.5 MiB", 1_572_864), ("700000", 700_000), ("1gb", 10**9)])
+def test_sizes_are_understood(folder, text: str, size: int) -> None:
+    result = call("profile", folder / "image", "--runs", 1, "--expert-budget", text, "--json", folder / "report.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((folder / "report.json").read_text())["experts"]["budget"] == size

@@ -1,0 +1,200 @@
+"""`profile` and the figures it is made of: what is there, what it is computed from, what JSON can hold. No timings."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_bundle import GOLDEN_IMAGES, SPEC, TASKS, Weights, images, write_image_bundle, write_layer_bundle
+
+from mingle_edge_runtime import Bundle, EdgeError, ImageError
+from mingle_edge_runtime.images.preprocess import preprocess
+from mingle_edge_runtime.ort import memory as memory_module
+from mingle_edge_runtime.ort.machine import machine_record
+from mingle_edge_runtime.ort.memory import process_memory
+from mingle_edge_runtime.ort.processor import read_processor
+from mingle_edge_runtime.ort.session import CPU
+from mingle_edge_runtime.profile import BASELINES, ProfileInterrupted, ProfileReport, profile
+from mingle_edge_runtime.profile.requests import Requests
+from mingle_edge_runtime.profile.sweep import open_setting, plan_sweep
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory) -> dict[str, Path]:
+    """Two bundles of each scope."""
+    root = tmp_path_factory.mktemp("bundles")
+    return {
+        "image": write_image_bundle(root / "image", Weights()),
+        "layer": write_layer_bundle(root / "layer", Weights()),
+        "other image": write_image_bundle(root / "other image", Weights(1)),
+        "other layer": write_layer_bundle(root / "other layer", Weights(1)),
+    }
+
+
+@pytest.mark.parametrize("scope", ["image", "layer"])
+def test_a_profile_is_complete_and_survives_json(bundles, tmp_path, scope: str) -> None:
+    ticks: list[tuple[str, int, int]] = []
+    report = profile(
+        bundles[scope],
+        runs=6,
+        against=BASELINES,
+        operators=True,
+        sweep={"batch": [1, 2], "top-k": [], "budget": [], "precision": [bundles[f"other {scope}"]]},
+        batch_sizes=(1, 3),
+        threads=1,
+        progress=lambda *tick: ticks.append(tick),
+    )
+    (tmp_path / "report.json").write_text(json.dumps(report.to_json()))
+    assert ProfileReport.read(tmp_path / "report.json") == report
+    assert report.complete
+    assert report.bundle.tasks == TASKS
+    assert set(report.latency) == {"named", "routed", *BASELINES}
+    for latency in report.latency.values():
+        assert 0 < latency.p50 <= latency.p90 <= latency.p95 <= latency.p99
+        assert len(latency.seconds) == 6
+    assert set(report.ratios) == set(report.residence) - {"bundle"} == set(BASELINES)
+    assert all(set(ratios) == {"named", "routed"} for ratios in report.ratios.values())
+    assert set(report.switches) == {"named", "separate-models", "reload"}
+    assert [(batch.batch, set(batch.latency)) for batch in report.batches] == [(3, set(report.latency))]
+    assert list(report.memory) == ["before", "opened", "first_run", "routed", "steady"]
+    assert [(row.axis, row.value) for row in report.sweep if row.axis != "precision"] == [
+        *[("batch", "1"), ("batch", "2"), ("top-k", "1"), ("top-k", "2"), ("top-k", "3"), ("budget", "all")],
+        *[("budget", str(sum(report.bundle.expert_bytes.values()) // 2)), ("budget", str(report.bundle.expert_bytes["red"]))],
+    ]
+    assert all(set(row.latency) == ({"routed"} if row.axis == "top-k" else {"named", "routed"}) for row in report.sweep)
+    assert [bool(row.ratios) for row in report.sweep if row.axis == "precision"] == [False, True]
+    for phase in {name for name, _, _ in ticks}:
+        total = next(total for name, _, total in ticks if name == phase)
+        assert [tick for tick in ticks if tick[0] == phase] == [(phase, i, total) for i in range(1, total + 1)]
+
+
+def test_threads_are_swept(bundles) -> None:
+    report = profile(bundles["image"], runs=1, against=(), sweep={"threads": [1, 2]}, batch_sizes=())
+    assert [(row.axis, row.value, set(row.ratios)) for row in report.sweep] == [
+        ("threads", "1", set()),
+        ("threads", "2", {"named", "routed"}),
+    ]
+
+
+def test_without_baselines_nothing_is_compared(bundles) -> None:
+    report = profile(bundles["image"], images(0, 1), runs=2, against=(), batch_sizes=())
+    assert set(report.latency) == {"named", "routed"}
+    assert report.ratios == {}
+    assert report.settings.images == 2
+    assert report.settings.batch_sizes == (1,)
+
+
+def test_traffic_follows_the_images_and_the_budget(bundles) -> None:
+    size = Bundle.open(bundles["image"]).index.tasks[0].expert_bytes
+    report = profile(bundles["image"], images(0, 0, 1, 3, 0), runs=5, against=(), expert_budget=size)
+    assert [run.tasks for run in report.traffic] == [("red",), ("red",), ("green",), (), ("red",)]
+    assert [run.misses for run in report.traffic] == [1, 0, 1, 0, 1]
+    assert [run.hits for run in report.traffic] == [0, 1, 0, 0, 0]
+    assert [run.evictions for run in report.traffic] == [0, 0, 1, 0, 1]
+    assert [run.bytes_loaded for run in report.traffic] == [size, 0, size, 0, size]
+    assert [run.resident_bytes for run in report.traffic] == [size] * 5
+    assert report.experts is not None
+    assert report.experts.peak_bytes == report.experts.budget == size
+    assert report.experts.bytes_loaded == report.experts.misses * size
+    assert any("1 of 5 routed runs used no expert" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("phase", ["traffic", "warm-up", "open dense", "batch 1", "batch 4", "operators", "sweep batch"])
+def test_an_interrupted_profile_keeps_what_was_measured(bundles, tmp_path, phase: str) -> None:
+    def progress(name: str, done: int, total: int) -> None:
+        if name == phase and done == min(total, 11):
+            raise KeyboardInterrupt
+
+    settings = {"operators": True, "sweep": {"batch": [1, 2, 4]}, "batch_sizes": (1, 4)}
+    with pytest.raises(ProfileInterrupted) as interrupted:
+        profile(bundles["image"], runs=5, **settings, progress=progress)
+    report = interrupted.value.report
+    (tmp_path / "report.json").write_text(json.dumps(report.to_json()))
+    assert ProfileReport.read(tmp_path / "report.json") == report
+    assert not report.complete
+    assert report.traffic
+    finished = {"batch 4", "operators", "sweep batch"}
+    assert len({len(latency.seconds) for latency in report.latency.values()}) <= 1
+    if phase in finished:
+        assert {len(latency.seconds) for latency in report.latency.values()} == {5}
+    elif phase == "batch 1":
+        assert {len(latency.seconds) for latency in report.latency.values()} == {3}
+    else:
+        assert report.latency == {}
+
+
+def test_top_k_of_the_image_scope_mixes_every_image(bundles) -> None:
+    bundle = Bundle.open(bundles["image"])
+    (settings,) = plan_sweep({"top-k": [1, 2]}, bundle, 1, None, low_memory=False)
+    pixels = preprocess(GOLDEN_IMAGES, SPEC)
+    kinds, _ = open_setting(settings[1], [CPU], pixels, Requests(3), lambda: None)
+    _, routes = kinds["routed"](pixels, 0)
+    assert [len(route.tasks) for route in routes] == [2, 2, 2, 2]  # the black one, too, which no task claims
+
+
+@pytest.mark.parametrize(
+    ("axes", "fixed", "message"),
+    [
+        ({"power": []}, {}, r"there is no axis 'power' to sweep; choose from threads, batch"),
+        ({"threads": []}, {"threads": 2}, r"threads is fixed at 2 and swept at the same time"),
+        ({"budget": []}, {"expert_budget": 10**6}, r"budget is fixed at 1000000 and swept"),
+        ({"batch": [4]}, {}, r"sweeping batch needs at least two different values, has 4: name them, as in batch=1,2"),
+        ({"batch": [4, 4]}, {}, r"two different values, has 4, 4"),
+        ({"batch": [1, 0]}, {}, r"batch is swept over 0: its values must be whole numbers of at least 1"),
+        ({"threads": [1, None]}, {}, r"threads is swept over None"),
+        ({"top-k": [1, 4]}, {}, r"top-k is swept over 4, the bundle has 3 tasks: name smaller ones"),
+        ({"budget": [None, 1000]}, {}, r"an expert budget of 1000 bytes is too small"),
+        ({"top-k": [1, 3]}, {"expert_budget": 2000}, r"an expert budget of 2000 bytes is too small"),
+        ({"precision": []}, {}, r"name other bundles, as in precision=OTHER"),
+        ({"precision": ["nowhere"]}, {}, r"nowhere/bundle.json does not exist"),
+    ],
+)
+def test_sweeps_that_say_nothing_are_refused_before_any_work(bundles, axes, fixed, message: str) -> None:
+    with pytest.raises(EdgeError, match=message):
+        profile(bundles["image"], sweep=axes, progress=pytest.fail, **fixed)
+
+
+def test_nothing_to_measure_is_refused(bundles) -> None:
+    with pytest.raises(EdgeError, match=r"runs is 0, switch_every 1, batch_sizes \[1, 4, 16\]: all must be at least 1"):
+        profile(bundles["image"], runs=0)
+    with pytest.raises(EdgeError, match=r"cool_down is -1, must be a number of seconds"):
+        profile(bundles["image"], cool_down=-1)
+    with pytest.raises(ImageError, match="there is no image to profile with"):
+        profile(bundles["image"], images=[])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux splits a process's memory by what backs it")
+def test_memory_is_split_by_what_backs_it(tmp_path) -> None:
+    size = 64 << 20  # bytes, large against what else comes and goes
+    before = process_memory()
+    array = np.ones(size, np.uint8)
+    anonymous = process_memory()
+    array.tofile(tmp_path / "file")
+    with (tmp_path / "file").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+        assert np.frombuffer(mapping, np.uint8).sum() == size
+        mapped = process_memory()
+    assert anonymous.anonymous - before.anonymous == pytest.approx(size, rel=0.1)
+    assert mapped.file - anonymous.file == pytest.approx(size, rel=0.1)
+    assert mapped.resident - before.resident == pytest.approx(2 * size, rel=0.1)
+
+
+def test_other_systems_report_the_peak_and_say_so(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(memory_module, "_STATUS", tmp_path / "absent")
+    memory = process_memory()
+    assert memory.anonymous is memory.file is None
+    assert memory.resident > 1 << 20
+    assert "peak" in memory.source
+
+
+def test_the_machine_is_described() -> None:
+    record = machine_record()
+    assert json.loads(json.dumps(record)) == record
+    processor = read_processor()
+    assert record["cpu"] == processor.name
+    assert tuple(record["instruction_sets"]) == processor.instruction_sets
+    assert record["memory_bytes"] > 1 << 28
+    assert 1 <= record["usable_cores"] <= record["logical_cores"]

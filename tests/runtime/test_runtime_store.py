@@ -1,0 +1,212 @@
+"""The expert store alone: what stays within the budget, what is loaded once, what is never evicted."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mingle_edge_runtime import BudgetError
+from mingle_edge_runtime.experts.replacement_policy import HALF_LIFE
+from mingle_edge_runtime.experts.store import ExpertStore
+
+SIZES = {"a": 10, "b": 20, "c": 30, "d": 40}
+PARTS = {task: {task: size} for task, size in SIZES.items()}
+
+
+class Loads:
+    """Opens experts that are their own names, and counts."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, task: str) -> str:
+        self.counts[task] += 1
+        return task
+
+
+def store(budget: int | None, together: int = 1) -> tuple[ExpertStore[str, str], Loads]:
+    """A store and its counting loader."""
+    loads = Loads()
+    return ExpertStore(PARTS, loads, budget, together), loads
+
+
+def worth(uses: list[int], now: int) -> float:
+    """What LRFU says of an item used at these requests, by its definition."""
+    return sum(0.5 ** ((now - use) / HALF_LIFE) for use in uses)
+
+
+@given(
+    st.lists(st.sampled_from(sorted(SIZES)), max_size=60),
+    st.lists(st.tuples(st.integers(0, 59), st.integers(40, 100)), max_size=3).map(dict),
+)
+def test_what_is_worth_least_goes_first_also_when_the_budget_changes(requests: list[str], budgets: dict[int, int]) -> None:
+    experts, loads = store(100)
+    budget, resident = 100, set[str]()  # the model
+    uses: dict[str, list[int]] = {task: [] for task in SIZES}
+
+    def shrink(limit: int, now: int) -> None:
+        while sum(SIZES[name] for name in resident) > limit:
+            resident.remove(min(resident, key=lambda name: worth(uses[name], now)))
+
+    for now, task in enumerate(requests):
+        if now in budgets:
+            budget = budgets[now]
+            experts.set_budget(budget)
+            shrink(budget, now)
+            assert experts.stats().resident_bytes == sum(SIZES[name] for name in resident)
+        with experts.use(task) as expert:
+            assert expert == task
+        uses[task].append(now)
+        if task not in resident:
+            shrink(budget - SIZES[task], now)
+        resident.add(task)
+        assert experts.stats().resident_bytes == sum(SIZES[name] for name in resident) <= budget
+    stats = experts.stats()
+    assert stats.hits + stats.misses == len(requests)
+    assert stats.misses == loads.counts.total() == stats.evictions + len(resident)
+    assert stats.bytes_loaded == sum(SIZES[task] * count for task, count in loads.counts.items())
+    assert stats.overshoot_bytes == 0
+    assert stats.peak_bytes <= 100
+
+
+@given(st.data())
+def test_what_is_pinned_or_in_use_stays(data) -> None:
+    experts, loads = store(100)
+    experts.pin(["a", "b"])
+    with ExitStack() as held:
+        for task in data.draw(st.lists(st.sampled_from(sorted(SIZES)), max_size=4)):
+            held.enter_context(experts.use(task))
+            assert loads.counts[task] == 1
+        for task in data.draw(st.lists(st.sampled_from(sorted(SIZES)))):
+            with experts.use(task):
+                pass
+    stats = experts.stats()
+    assert loads.counts["a"] == loads.counts["b"] == 1
+    assert stats.resident_bytes <= 100
+    assert stats.overshoot_bytes == max(0, stats.peak_bytes - 100)
+    assert stats.pinned_bytes == 30
+
+
+def test_everything_in_use_may_overshoot_and_is_counted() -> None:
+    experts, _ = store(40)
+    with experts.use("d"), experts.use("c"):
+        assert experts.stats().resident_bytes == 70
+    assert experts.stats().overshoot_bytes == 30
+    assert experts.stats().resident_bytes <= 40
+
+
+def test_pins_replace_each_other_and_must_leave_room() -> None:
+    experts, loads = store(60)
+    with pytest.raises(BudgetError, match="60 bytes is too small: pinning c beside the others needs 70"):
+        experts.pin(["c"])
+    experts.pin(["b"])
+    experts.pin([])
+    assert experts.stats().pinned_bytes == 0
+    with experts.use("d"), experts.use("c"):
+        pass
+    with experts.use("b"):
+        assert loads.counts["b"] == 2
+
+
+def test_a_budget_that_cannot_hold_one_run_is_refused_and_the_old_one_stays() -> None:
+    experts, _ = store(100)
+    experts.pin(["b"])
+    for task in "bd":
+        with experts.use(task):
+            pass
+    with pytest.raises(BudgetError, match="59 bytes is too small: pinning b beside the others needs 60"):
+        experts.set_budget(59)
+    assert (experts.stats().budget, experts.stats().resident_bytes, experts.stats().evictions) == (100, 60, 0)
+    experts.set_budget(None)
+    with experts.use("a"), experts.use("c"):
+        assert experts.stats().resident_bytes == 100
+
+
+def test_a_smaller_budget_waits_for_what_is_in_use() -> None:
+    experts, _ = store(None)
+    with experts.use("d"):
+        with experts.use("c"), experts.use("b"):
+            experts.set_budget(40)
+            assert (experts.stats().resident_bytes, experts.stats().overshoot_bytes) == (90, 50)
+        assert experts.stats().resident_bytes == 40
+    assert experts.stats().evictions == 2
+
+
+def test_prefetch_stops_at_the_budget() -> None:
+    experts, loads = store(60)
+    experts.pin(["a"])
+    experts.prefetch(["a", "b", "c", "d"])
+    assert loads.counts == {"a": 1, "b": 1, "c": 1}
+    assert experts.stats().evictions == experts.stats().misses == 0
+
+
+@pytest.mark.parametrize(("together", "least"), [(1, 40), (2, 70), (4, 100), (9, 100)])
+def test_the_budget_must_hold_one_run(together: int, least: int) -> None:
+    store(least, together)
+    with pytest.raises(BudgetError, match=f"needs {least}"):
+        store(least - 1, together)
+
+
+def test_threads_that_ask_for_one_expert_load_it_once() -> None:
+    started, go = threading.Barrier(8), threading.Event()
+    calls: list[str] = []
+
+    def load(task: str) -> str:
+        calls.append(task)
+        go.wait(10)
+        return task
+
+    experts = ExpertStore(PARTS, load, None, 1)
+
+    def work(_: int) -> str:
+        started.wait()
+        with experts.use("c") as expert:
+            return expert
+
+    with ThreadPoolExecutor(8) as pool:
+        experts_seen = pool.map(work, range(8))
+        go.wait(0.05)  # time for the others to ask while the first one loads
+        go.set()
+        assert list(experts_seen) == ["c"] * 8
+    assert calls == ["c"]
+    assert experts.stats().bytes_loaded == 30
+
+
+def test_a_failed_load_leaves_nothing_behind_and_may_be_tried_again() -> None:
+    outcomes = iter([OSError("no disk"), None])
+
+    def load(task: str) -> str:
+        if error := next(outcomes):
+            raise error
+        return task
+
+    experts = ExpertStore(PARTS, load, 40, 1)
+    with pytest.raises(OSError, match="no disk"), experts.use("d"):
+        pass
+    assert experts.stats().resident_bytes == 0
+    with experts.use("d") as expert:
+        assert expert == "d"
+
+
+def test_random_traffic_from_many_threads_keeps_the_account() -> None:
+    experts, loads = store(70)
+
+    def work(seed: int) -> None:
+        for step in range(200):
+            task = "abcd"[(seed * 7 + step * step) % 4]
+            with experts.use(task) as expert:
+                assert expert == task
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    stats = experts.stats()
+    assert stats.hits + stats.misses == 1200
+    assert stats.bytes_loaded == sum(SIZES[task] * count for task, count in loads.counts.items())
+    assert stats.resident_bytes <= 70
+    assert stats.overshoot_bytes == max(0, stats.peak_bytes - 70)

@@ -1,0 +1,288 @@
+"""A bundle that proves itself: a part that is damaged alone is named by `verify`, and by opening with verify=True."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from tiny_bundle import KINDS, TASKS, Weights, images, relist, rewrite, write_image_bundle, write_layer_bundle
+
+from mingle_edge_runtime import BundleError, EdgeModel
+from mingle_edge_runtime.check import verify as module
+from mingle_edge_runtime.check.verify import verify
+from mingle_edge_runtime.ort.arithmetic import EXACT_PRODUCT
+from mingle_edge_runtime.ort.processor import read_processor
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Path:
+    """A bundle of the image scope to damage."""
+    return write_image_bundle(tmp_path / "image", Weights())
+
+
+def change_golden(bundle: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
+    """Write golden.npz anew, its hash corrected."""
+    with np.load(bundle / "golden.npz") as file:
+        golden = dict(file)
+    change(golden)
+    np.savez(bundle / "golden.npz", **golden)
+    relist(bundle, "golden.npz")
+
+
+def refused(bundle: Path, message: str) -> None:
+    """Both ways to verify raise the same."""
+    with pytest.raises(BundleError, match=message):
+        verify(bundle).check()
+    with pytest.raises(BundleError, match=message):
+        EdgeModel.open(bundle, verify=True)
+
+
+PARTS = {
+    "image": [
+        *("plain backbone", "expert red", "expert green", "expert blue"),
+        *("router posterior", "router confidence", "classification, claimed", "classification, unclaimed"),
+    ],
+    "layer": ["top_k 3", "classification"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sound_bundle_passes_in_every_part(bundles, kind) -> None:
+    verification = verify(bundles[kind])
+    verification.check()
+    scope, top_k = kind
+    routed = [f"top_k {top_k}"] if scope == "layer" else []
+    assert sorted({*verification.cosines, *verification.differences}) == sorted([*PARTS[scope], *routed])
+    assert min(verification.cosines.values()) > 0.999999
+    assert max(verification.differences.values()) < 1e-5
+    assert (verification.heads, verification.labels, verification.arithmetic.onnxruntime) == (3, 12, onnxruntime.__version__)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("budget", [None, "least"])
+def test_a_verified_model_is_as_if_just_opened(bundles, kind, budget) -> None:
+    with EdgeModel.open(bundles[kind]) as model:
+        expected = model.classify(images(0, 1, 2, 3))
+    least = kind[1] * max(task.expert_bytes for task in EdgeModel.open(bundles[kind]).bundle.index.tasks) if budget else None
+    with EdgeModel.open(bundles[kind], expert_budget=least, verify=True) as model:
+        stats = model.stats()
+        assert (stats.resident_bytes, stats.bytes_loaded, stats.hits, stats.misses) == (0, 0, 0, 0)
+        assert model.classify(images(0, 1, 2, 3)) == expected
+
+
+DAMAGE = {
+    "plain backbone": ("plain", 0),
+    "expert red": ("embeds", (0, 1)),
+    "expert blue": ("embeds", (2, 0)),
+    "router posterior": ("posterior", 2),
+    "router confidence": ("confidence", 3),
+    "classification, claimed": ("probabilities", (0, 3, 5)),
+    "classification, unclaimed": ("probabilities", (1, 0, 5)),
+}
+
+
+@pytest.mark.parametrize("part", DAMAGE)
+@pytest.mark.parametrize("wrong", [2.0, np.nan])
+def test_a_wrong_output_is_named_with_how_wrong_it_is(bundle, part: str, wrong: float) -> None:
+    array, where = DAMAGE[part]
+
+    def change(golden: dict[str, np.ndarray]) -> None:
+        golden[array][where] = golden[array][where][..., ::-1] if np.ndim(golden[array][where]) else golden[array][where] + 1
+        golden[array][where] *= wrong
+
+    change_golden(bundle, change)
+    with pytest.raises(BundleError) as caught:
+        verify(bundle).check()
+    said = re.findall(r"(?:: |; )([a-z, ]+) (?:has a cosine of|differs by) ", str(caught.value))
+    assert said == [part]
+    refused(bundle, part)
+
+
+@pytest.mark.parametrize(("difference", "passes"), [(0.0009, True), (0.0011, False)])
+@pytest.mark.parametrize("array", ["probabilities", "posterior"])
+def test_probabilities_may_differ_by_what_the_bundle_says(bundle, array: str, difference: float, passes: bool) -> None:
+    change_golden(bundle, lambda golden: golden[array].__iadd__(np.where(golden[array] > 0.5, -difference, difference)))
+    verification = verify(bundle)
+    assert verification.largest_difference == 0.001
+    assert max(verification.differences.values()) == pytest.approx(difference, rel=1e-2)
+    if passes:
+        verification.check()
+    else:
+        refused(bundle, "differs by 0.0011, at most 0.001 is allowed")
+        rewrite(bundle, lambda record: record["fidelity"].update(golden_difference=0.002))
+        verify(bundle).check()
+
+
+def test_heads_that_changed_places_are_found_by_classification_alone(bundle) -> None:
+    red, green = ((bundle / f"heads/{name}.npy").read_bytes() for name in TASKS[:2])
+    (bundle / "heads/red.npy").write_bytes(green)
+    (bundle / "heads/green.npy").write_bytes(red)
+    for name in TASKS[:2]:
+        relist(bundle, f"heads/{name}.npy")
+    verification = verify(bundle)
+    assert min(verification.cosines.values()) > 0.999999
+    assert {part for part, value in verification.differences.items() if value > 0.001} == set(PARTS["image"][-2:])
+    refused(bundle, "classification, claimed differs by .*; classification, unclaimed differs by ")
+
+
+def test_experts_that_changed_places_are_found(bundle) -> None:
+    red, green = ((bundle / f"experts/{name}.onnx_adapter").read_bytes() for name in TASKS[:2])
+    (bundle / "experts/red.onnx_adapter").write_bytes(green)
+    (bundle / "experts/green.onnx_adapter").write_bytes(red)
+    for name in TASKS[:2]:
+        relist(bundle, f"experts/{name}.onnx_adapter")
+    refused(bundle, "expert red has a cosine of .*; expert green has a cosine of .*classification, claimed differs by ")
+
+
+def test_a_confidence_at_the_bound_does_not_decide(bundle) -> None:
+    with np.load(bundle / "golden.npz") as file:
+        confidence = file["confidence"]
+    for bound in [np.nextafter(value, sign * np.inf) for value in confidence for sign in (-1, 1)]:
+        rewrite(bundle, lambda record, bound=bound: record["router"].update(confidence_bound=float(bound)))
+        verify(bundle).check()
+
+
+@pytest.mark.parametrize("product", [EXACT_PRODUCT, 1_048_544])
+def test_what_differs_names_the_machine_and_its_arithmetic(bundle, monkeypatch, product: int) -> None:
+    measure = module.measure_arithmetic
+    monkeypatch.setattr(module, "measure_arithmetic", lambda providers: replace(measure(providers), product=product))
+    verify(bundle).check()  # saturation alone is no fault: codes of a bundle do not reach it
+    change_golden(bundle, lambda golden: golden["embeds"].__imul__(-1))
+    with pytest.raises(BundleError) as caught:
+        EdgeModel.open(bundle, verify=True)
+    message = str(caught.value)
+    machine = f"{read_processor()}, onnxruntime {onnxruntime.__version__}"
+    assert f"on this machine, {machine}: expert red has a cosine of -1.0" in message
+    saturates = "this processor multiplies 8-bit integers with saturation: 64 x 255 by 64 x 127 gives 1048544, not 2072640"
+    assert (saturates in message) == (product != EXACT_PRODUCT)
+    assert message.endswith(
+        ". Try another version of ONNX Runtime or another provider, or export the bundle again in a higher precision"
+    )
+
+
+def test_damage_is_found_before_anything_is_opened(bundle) -> None:
+    content = bytearray((bundle / "tower.onnx").read_bytes())
+    content[-1] ^= 1
+    (bundle / "tower.onnx").write_bytes(content)
+    refused(bundle, r"tower.onnx has sha256 .*: the file is damaged, copy or export it again")
+
+
+@pytest.mark.parametrize(
+    ("row", "length"), [(np.nan, "nan"), (0.0, "0"), (np.inf, "inf"), (0.25 * 1.002, "1.002"), (-0.25 * 0.998, "0.998")]
+)
+def test_a_head_with_a_row_that_is_not_of_unit_length_is_refused_at_every_open(bundle, row: float, length: str) -> None:
+    head = np.load(bundle / "heads/green.npy")
+    head[2] = row
+    np.save(bundle / "heads/green.npy", head)
+    relist(bundle, "heads/green.npy")
+    message = f"the head of task 'green': the row of label 'green 2' has length {length}, must be 1 within 0.001: export"
+    with pytest.raises(BundleError, match=message):
+        EdgeModel.open(bundle)
+    refused(bundle, message)
+
+
+def test_a_head_of_unit_length_to_rounding_is_accepted(bundle) -> None:
+    head = np.load(bundle / "heads/green.npy")
+    np.save(bundle / "heads/green.npy", head * np.float32(1.0009))
+    relist(bundle, "heads/green.npy")
+    EdgeModel.open(bundle).close()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "b", " ", "d"], r"tasks\[1\].labels of task 'green' holds a blank one"),
+        (["a", "b", "", "d"], r"tasks\[1\].labels of task 'green' holds a blank one"),
+        (["a", "b", "c", "a"], r"tasks\[1\].labels of task 'green' holds 'a' twice"),
+        (["a", "b", "c", "a "], r"tasks\[1\].labels of task 'green' holds 'a' twice"),
+        ([], r"tasks\[1\].labels is empty"),
+    ],
+)
+def test_labels_that_cannot_be_told_apart_are_refused_at_every_open(bundle, labels: list[str], message: str) -> None:
+    rewrite(bundle, lambda record: record["tasks"][1].update(labels=labels))
+    refused(bundle, message)
+    with pytest.raises(BundleError, match=message):
+        EdgeModel.open(bundle)
+
+
+def test_two_tasks_may_have_the_same_label(bundle) -> None:
+    rewrite(bundle, lambda record: [task.update(labels=["a", "b", "c", "d"]) for task in record["tasks"]])
+    verify(bundle).check()
+
+
+@pytest.mark.parametrize("array", ["images", "plain", "posterior", "confidence", "embeds", "probabilities"])
+def test_a_golden_array_that_is_missing_is_named(bundle, array: str) -> None:
+    change_golden(bundle, lambda golden: golden.pop(array))
+    refused(bundle, rf"golden.npz does not fit the bundle: it holds no (uint8 )?{array} \[.*\]; export it again")
+
+
+@pytest.mark.parametrize("other", [np.zeros((4, 12, 9, 3)), np.zeros((12, 9, 3), np.uint8), np.zeros((0, 12, 9, 3), np.uint8)])
+def test_golden_images_of_another_kind_are_refused(bundle, other: np.ndarray) -> None:
+    change_golden(bundle, lambda golden: golden.update(images=other))
+    refused(bundle, r"it holds no uint8 images \[n, H, W, 3\]")
+
+
+def test_a_golden_array_of_pickled_objects_is_refused(bundle) -> None:
+    change_golden(bundle, lambda golden: golden.update(images=np.array([None])))
+    refused(bundle, "golden.npz cannot be read as arrays without pickle")
+
+
+@pytest.mark.parametrize("array", ["plain", "posterior", "confidence", "embeds", "probabilities"])
+def test_a_golden_array_of_another_shape_or_type_is_named(bundle, array: str) -> None:
+    change_golden(bundle, lambda golden: golden.update({array: golden[array][:-1]}))
+    refused(bundle, rf"golden.npz does not fit the bundle: {array} is float64 \[.*\] instead of float \[.*\]; export it again")
+    change_golden(bundle, lambda golden: golden.update({array: np.array(["a"])}))
+    refused(bundle, rf"{array} is <U1 \[1\] instead of float \[")
+
+
+def test_the_layer_scope_needs_its_probabilities_too(tmp_path) -> None:
+    bundle = write_layer_bundle(tmp_path / "layer", Weights(), top_k=2)
+    change_golden(bundle, lambda golden: golden.pop("probabilities"))
+    refused(bundle, r"it holds no probabilities \[1, 4, 12\]")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 1000, -1])
+def test_a_golden_file_that_was_cut_is_named(bundle, keep: int) -> None:
+    path = bundle / "golden.npz"
+    path.write_bytes(path.read_bytes()[:keep])
+    relist(bundle, "golden.npz")
+    refused(bundle, r"golden.npz cannot be read as arrays.*; export the bundle again")
+
+
+def test_a_golden_file_with_a_flipped_bit_is_named(bundle) -> None:
+    path = bundle / "golden.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    relist(bundle, "golden.npz")
+    refused(bundle, r"golden.npz cannot be read as arrays without pickle: Bad CRC-32.*; export the bundle again")
+
+
+def test_a_golden_file_that_would_grow_is_refused_before_it_does(bundle) -> None:
+    path = bundle / "golden.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", bytes(50_000_000))
+    assert path.stat().st_size < 100_000
+    relist(bundle, "golden.npz")
+    refused(bundle, r"golden.npz does not fit the bundle: it is compressed, to hold 50000000 bytes; arrays must be stored")
+
+
+def test_the_index_must_say_how_far_probabilities_may_differ(bundle) -> None:
+    rewrite(bundle, lambda record: record["fidelity"].pop("golden_difference"))
+    refused(bundle, r"bundle.json: fidelity.golden_difference must be a number, is missing")
+    rewrite(bundle, lambda record: record["fidelity"].update(golden_difference=1.5))
+    refused(bundle, r"fidelity.golden_difference is 1.5, must be between 0 and 1")
+
+
+def test_a_bundle_is_not_read_twice_over(bundle) -> None:
+    size = sum(file["size"] for file in json.loads((bundle / "bundle.json").read_text())["files"].values())
+    done: list[tuple[int, int]] = []
+    verify(bundle, progress=lambda *figures: done.append(figures))
+    assert done[-1] == (size, size)
