@@ -42,8 +42,8 @@ from mingle_edge.demo.splits import make_split, write_unlabeled
 from mingle_edge.demo.tasks import TASKS
 from mingle_edge.experts.finetuned_task import PretrainedModel
 from mingle_edge.routing.depth import choose_depth, deepest, left_out_errors, mean_of_tasks
-from mingle_edge.routing.discriminants import DIRECTIONS, fit_router
 from mingle_edge.routing.features import router_statistics
+from mingle_edge.routing.router import DIRECTIONS, fit_router
 from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
 from mingle_edge_export.graph.builder import WeightFile
 from mingle_edge_export.tower.router import write_router

@@ -1,7 +1,6 @@
 """Merge independently fine-tuned CLIP vision towers into one gated model.
 
-    from mingle_edge import evaluate
-    from mingle_edge.merging import merge
+    from mingle_edge import evaluate, merge
 
     model = merge("TASKS.toml", "merged")
     print(model.task_names)

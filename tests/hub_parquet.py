@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from mingle_edge.data.image_source import ImageSource
-from mingle_edge.data.labelled_images import read_labeled
+from mingle_edge.data.labeled_images import read_labeled
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # what the feature Image is stored as
 

@@ -7,7 +7,7 @@ import torch
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.core.progress import silent
-from mingle_edge.data.labelled_images import read_labeled
+from mingle_edge.data.labeled_images import read_labeled
 from mingle_edge.data.task_file import read_task_file
 from mingle_edge.evaluation.answers import predict_among, predict_within
 from mingle_edge.evaluation.metrics import average_accuracy, backward_transfer

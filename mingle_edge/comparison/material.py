@@ -20,7 +20,7 @@ from mingle_edge.core.progress import Progress
 from mingle_edge.data.image_decoding import check_images
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.image_source import ImageSource
-from mingle_edge.data.labelled_images import draw_seeds, read_labeled
+from mingle_edge.data.labeled_images import draw_seeds, read_labeled
 from mingle_edge.data.task_file import TaskFile, TaskSource, read_task_file
 from mingle_edge.experts.finetuned_task import FinetunedTask
 from mingle_edge.files.plain_file import refusal

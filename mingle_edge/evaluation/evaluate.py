@@ -14,7 +14,7 @@ from mingle_edge.core.errors import MergedModelError, TaskFileError
 from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.image_decoding import check_images
 from mingle_edge.data.image_set import ImageSet
-from mingle_edge.data.labelled_images import read_labeled
+from mingle_edge.data.labeled_images import read_labeled
 from mingle_edge.data.settings import Pooling
 from mingle_edge.data.task_file import read_task_file
 from mingle_edge.evaluation.metrics import average_accuracy, backward_transfer

@@ -16,7 +16,7 @@ from mingle_edge.core.errors import TaskFileError
 from mingle_edge.core.progress import Progress
 from mingle_edge.data.image_decoding import check_images
 from mingle_edge.data.image_set import ImageSet
-from mingle_edge.data.labelled_images import read_seeds
+from mingle_edge.data.labeled_images import read_seeds
 from mingle_edge.data.settings import Settings
 from mingle_edge.data.task_file import TaskFile, TaskSource
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel

@@ -30,7 +30,7 @@ from mingle_edge.files.plain_file import check_plain_file, find_file, refusal
 from mingle_edge.merging.merged_index import INDEX, Backbone, MergedIndex, read_index
 from mingle_edge.merging.merged_index import TaskRecord as TaskRecord
 from mingle_edge.routing.depth import choose_depth
-from mingle_edge.routing.discriminants import Router, fit_router
+from mingle_edge.routing.router import Router, fit_router
 from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
 
 BACKBONE, EXPERTS, HEADS = "backbone.safetensors", "experts", "heads"

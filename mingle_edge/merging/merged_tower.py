@@ -16,7 +16,7 @@ from mingle_edge.clip.vision_tower import Linear, Parameters, embed_images, plai
 from mingle_edge.data.settings import Pooling
 from mingle_edge.gates.gating import ExpertStack, GatedExperts, GatedLinear
 from mingle_edge.merging.merged_model import MergedModel
-from mingle_edge.routing.discriminants import Router
+from mingle_edge.routing.router import Router
 
 Observer = Callable[[str, Tensor], None]
 """Called with the internal name of a linear layer and its input [B, N, d_in]."""

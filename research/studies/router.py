@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mingle_edge.clip.vision_tower import router_features
 from mingle_edge.demo.tiny_clip import to_pixels
-from mingle_edge.routing.discriminants import OWN_SHARE, fit_router
+from mingle_edge.routing.router import OWN_SHARE, fit_router
 from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
 from research.studies.study import (
     BACKBONE,

@@ -23,7 +23,7 @@ from mingle_edge.clip.vision_tower import router_features
 from mingle_edge.data.corruptions import CORRUPTIONS, Corruption
 from mingle_edge.data.images import load_images
 from mingle_edge.routing.depth import choose_depth
-from mingle_edge.routing.discriminants import Router, fit_router
+from mingle_edge.routing.router import Router, fit_router
 from mingle_edge.routing.statistics import RouterStatistics
 from research.studies.study import BATCH, Floats, Study, markdown, note, parser, route, spread
 

@@ -31,7 +31,7 @@ from mingle_edge.data.calibration_images import task_generator
 from mingle_edge.data.corruptions import Corruption
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.images import load_images
-from mingle_edge.data.labelled_images import read_labeled
+from mingle_edge.data.labeled_images import read_labeled
 from mingle_edge.data.settings import Settings
 from mingle_edge.data.task_file import read_task_file
 from mingle_edge.experts.task_vectors import Factors, build_expert
@@ -39,8 +39,8 @@ from mingle_edge.files.atomic_files import replacing
 from mingle_edge.merging.merge_inputs import TaskInputs, read_merge_inputs
 from mingle_edge.routing import features as library_features
 from mingle_edge.routing.depth import choose_depth, deepest
-from mingle_edge.routing.discriminants import OWN_SHARE, Router, fit_router
 from mingle_edge.routing.features import mild_variations
+from mingle_edge.routing.router import OWN_SHARE, Router, fit_router
 from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
 
 PARTS = ("tune", "test")

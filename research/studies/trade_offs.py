@@ -19,7 +19,7 @@ from mingle_edge.comparison.method import Workbench
 from mingle_edge.comparison.methods.image_scope import embed_mixtures
 from mingle_edge.data.settings import Settings
 from mingle_edge.merging.merged_tower import CompleteExpert
-from mingle_edge.routing.discriminants import Router
+from mingle_edge.routing.router import Router
 from research.studies.study import (
     BACKBONE,
     BATCH,

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from mingle_edge.checkpoints import open_checkpoint, read_architecture
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.method import Workbench
-from mingle_edge.comparison.methods.entropy_minimisation import minimize_entropy, prediction_entropy
+from mingle_edge.comparison.methods.entropy_minimization import minimize_entropy, prediction_entropy
 from mingle_edge.comparison.registry import SPECS as ALL_SPECS
 from mingle_edge.data.calibration_images import shuffled_batches, task_generator
 from mingle_edge.data.image_set import ImageSet

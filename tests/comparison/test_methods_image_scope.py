@@ -15,7 +15,7 @@ from mingle_edge.data.image_set import ImageSet
 from mingle_edge.evaluation.evaluate import evaluate
 from mingle_edge.experts.finetuned_task import FinetunedTask
 from mingle_edge.merging.merged_tower import GatedTower
-from mingle_edge.routing.discriminants import DIRECTIONS
+from mingle_edge.routing.router import DIRECTIONS
 
 BY_NAME = {name: spec for name, spec in SPECS.items() if spec.implementation == "image_scope:ImageScope"}
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from mingle_edge.core.errors import ImageFolderError
 from mingle_edge.data.image_source import ImageSource
-from mingle_edge.data.labelled_images import draw_seeds
+from mingle_edge.data.labeled_images import draw_seeds
 from mingle_edge.data.parquet_columns import class_numbers
 
 NAMES = ["sea", "river", "lake"]

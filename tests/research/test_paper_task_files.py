@@ -16,7 +16,7 @@ from hub_parquet import encoded, labeled_pairs, write_shard
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.hub import parse_hub_reference
 from mingle_edge.data.image_source import ImageSource
-from mingle_edge.data.labelled_images import draw_seeds
+from mingle_edge.data.labeled_images import draw_seeds
 from mingle_edge.data.task_file import TaskSource, read_task_file
 
 FOLDER = Path(__file__).parents[2] / "research/paper"

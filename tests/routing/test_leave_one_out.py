@@ -8,8 +8,8 @@ from correlated_tasks import exactly, images, scatter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mingle_edge.routing.discriminants import fit_router
 from mingle_edge.routing.leave_one_out import left_out_distances, left_out_scores
+from mingle_edge.routing.router import fit_router
 from mingle_edge.routing.statistics import Covariance, RouterStatistics, oas_shrinkage
 
 

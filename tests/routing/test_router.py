@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from mingle_edge.routing.discriminants import ALL_DIRECTIONS, DIRECTIONS, fit_router
+from mingle_edge.routing.router import ALL_DIRECTIONS, DIRECTIONS, fit_router
 from mingle_edge.routing.statistics import Covariance, RouterStatistics, oas_shrinkage
 
 

@@ -12,8 +12,8 @@ from mingle_edge.data.images import load_images
 from mingle_edge.data.settings import Settings
 from mingle_edge.merging.merge import merge
 from mingle_edge.routing.depth import choose_depth, left_out_errors, mean_of_tasks
-from mingle_edge.routing.discriminants import fit_router
 from mingle_edge.routing.leave_one_out import left_out_scores
+from mingle_edge.routing.router import fit_router
 from mingle_edge.routing.statistics import KEPT_SEEDS, MOMENTS, RouterStatistics
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mingle_edge.routing.discriminants import Router
+from mingle_edge.routing.router import Router
 from mingle_edge_export.graph.builder import Graph, WeightFile
 from mingle_edge_export.tower.vision_tower import PIXELS, Backbone, Tokens, Tower, pixel_graph
 
@@ -18,7 +18,7 @@ def write_router(path: Path, backbone: Backbone, blocks: int, router: Router, fi
     """Write the graph from images `[batch, 3, H, W]` to `posterior [batch, T]` and `confidence [batch]`.
 
     blocks: of the backbone that it reads. file: of its own weights. The features (docs/merged-model-format.md) and
-    discriminants are those of `mingle_edge/routing/discriminants.py`.
+    discriminants are those of `mingle_edge/routing/router.py`.
     """
     tower = Tower(pixel_graph("router", backbone.architecture), backbone)
     graph, x = tower.graph, tower.tokens(PIXELS)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from mingle_edge.clip.vision_tower import Parameters
 from mingle_edge.comparison.method import Workbench
-from mingle_edge.comparison.methods.entropy_minimisation import minimize_entropy, seed_batches
+from mingle_edge.comparison.methods.entropy_minimization import minimize_entropy, seed_batches
 from mingle_edge.comparison.methods.towers import OneTower
 from mingle_edge.experts.finetuned_task import FinetunedTask
 

@@ -16,8 +16,8 @@ from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.settings import Settings
 from mingle_edge.experts.finetuned_task import FinetunedTask
 from mingle_edge.routing.depth import choose_depth, deepest
-from mingle_edge.routing.discriminants import Router, fit_router
 from mingle_edge.routing.features import router_statistics
+from mingle_edge.routing.router import Router, fit_router
 from mingle_edge.routing.statistics import MOMENTS
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from mingle_edge.clip.vision_tower import Linear, Parameters, plain_linear
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.method import Workbench
-from mingle_edge.comparison.methods.entropy_minimisation import minimize_entropy, seed_batches
+from mingle_edge.comparison.methods.entropy_minimization import minimize_entropy, seed_batches
 from mingle_edge.comparison.methods.towers import backbone_embeddings, tower_bytes
 from mingle_edge.data.calibration_images import task_generator
 from mingle_edge.data.settings import Pooling

@@ -19,7 +19,7 @@ from tiny_clip import write_task_file
 from mingle_edge.core.errors import ImageFolderError
 from mingle_edge.data.image_folder import list_images
 from mingle_edge.data.image_source import ImageSource
-from mingle_edge.data.labelled_images import draw_seeds, read_seeds
+from mingle_edge.data.labeled_images import draw_seeds, read_seeds
 from mingle_edge.data.task_file import read_task_file
 from mingle_edge.merging.merge import merge
 
