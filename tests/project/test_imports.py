@@ -140,8 +140,7 @@ HEAVY = ["torch", "torchvision", "open_clip", "transformers", "onnx", "onnxrunti
 def test_the_python_api_is_there_before_anything_heavy_is() -> None:
     code = """
 import mingle_edge, inspect
-from mingle_edge import compare, evaluate
-from mingle_edge.merging import merge
+from mingle_edge import compare, evaluate, merge
 print(*(name for name in mingle_edge.__all__ if not inspect.getdoc(getattr(mingle_edge, name))))
 print([name for name in dir(mingle_edge) if not hasattr(mingle_edge, name)], callable(merge))
 """
