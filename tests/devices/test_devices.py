@@ -162,7 +162,7 @@ def test_this_machine_is_right_and_what_differs_is_wrong(case, answers) -> None:
 
 
 def test_a_tie_of_two_experts_is_right_in_fewer_bits_while_labels_are(tmp_path) -> None:
-    write_merged(tmp_path / "layer", scope="layer", tasks=2)
+    write_merged(tmp_path / "layer", scope="layer")
     case = make_cases(tmp_path, ["layer-int8"], tmp_path / "cases", lambda _: None)[0]
     changed = measure(case.folder)
     changed["routes"][2] = ["another"]

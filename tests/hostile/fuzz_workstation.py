@@ -86,7 +86,7 @@ class MergedModels(_Merged):
         return "right, consistent"
 
     def _uses(self, model: MergedModel) -> Iterator[Callable[[], None]]:
-        yield partial(describe_merged_model, self._path)
+        yield partial(describe_merged_model, model)
         yield partial(_check_arrays, model.backbone)
         for task in model.task_names:
             yield partial(_check_arrays, partial(model.expert, task))
