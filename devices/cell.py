@@ -106,17 +106,15 @@ def judge(case: Case, measured: dict[str, Any]) -> tuple[tuple[Run, ...], Share 
         runs = runs[1:]  # a task is all there is to name
     expected = case.read("products.json")
     products = Share(sum(measured["products"].get(k) == v for k, v in expected.items()), len(expected)) if expected else None
-    ties = index.scope == "layer" and not lossless
-    return tuple(runs), products, list(_wrong(runs, products, LEAST_COSINE[lossless], ties))
+    return tuple(runs), products, list(_wrong(runs, products, LEAST_COSINE[lossless]))
 
 
-def _wrong(runs: list[Run], products: Share | None, least: float, ties: bool) -> Any:
-    """Say what is wrong. ties: whether rounding may choose between experts that are equally good for a layer."""
+def _wrong(runs: list[Run], products: Share | None, least: float) -> Any:
     for run in runs:
         cosine = min(run.host_cosine, 1.0 if run.golden_cosine is None else run.golden_cosine)
         if not cosine >= least:
             yield f"{run.name}: cosine {cosine:.6f}, at least {least} is needed"
-        if not run.routes.whole and not (ties and run.labels.whole):
+        if not run.routes.whole:
             yield f"{run.name}: {run.routes.total - run.routes.equal} of {run.routes.total} routes differ"
     if products is not None and not products.whole:
         yield f"{products.total - products.equal} of {products.total} integer products differ from numpy's"

@@ -25,8 +25,7 @@ runs it there alone (no torch, no onnx), or an application in JavaScript does. A
 
 - each cosine, with the bundle's golden outputs (PyTorch's in fp32) and with this machine's answers, is at least {fp32} in fp32
   and {fewer} in fewer bits,
-- all routes are this machine's (layer scope in fewer bits: or all labels are, since a layer that finds two experts equally
-  good leaves the choice to rounding), and
+- all routes are this machine's, and
 - every product of 8-bit integers is numpy's, bit for bit, also with activations as large as can be.
 """
 _INTEGERS = """## Integers
