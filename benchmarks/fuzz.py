@@ -1,7 +1,7 @@
 """Mutation fuzz: what becomes of inputs that an attacker or a failing disk has changed?
 
-    python benchmarks/fuzz.py [--cases 100000] [--seed 0] [--target NAME ...] [--jobs 2]
-    python benchmarks/fuzz.py --only 1234 --target "bundle files" [--seed 0]
+    python -m benchmarks.fuzz [--cases 100000] [--seed 0] [--target NAME ...] [--jobs 2]
+    python -m benchmarks.fuzz --only 1234 --target "bundle files" [--seed 0]
 
 Bundles (each file, with and without a corrected hash), merged models, exports of them, task files, parquet, checkpoints and
 images, tiny all of them. Each case must end in an answer that is right, or in an error of the package's own tree: no

@@ -1,6 +1,6 @@
 """Many answers from racing threads, each compared bit for bit with one thread's: is anything wrong, or left behind?
 
-    python benchmarks/soak.py [--answers 200000] [--threads 4] [--seed 0]
+    python -m benchmarks.soak [--answers 200000] [--threads 4] [--seed 0]
 
 Writes tiny bundles of both scopes, in fp32 and int8, with one expert a route and two, and asks them from several threads
 that evict, pin, prefetch, change budgets, submit, stream, close and reopen. Exit code 1 where an answer differs, a call fails,
