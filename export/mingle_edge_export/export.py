@@ -54,7 +54,7 @@ def export_bundle(
         tower = GatedTower(merged)
         reference = compute_reference(tower, options.fold, options.top_k, progress)
         calibrated = images is not None and "int8" in (options.precision, options.experts)
-        calibration = calibrate(tower, images.seeds, progress) if images is not None and calibrated else None
+        calibration = calibrate(tower, images.calibration_images, progress) if images is not None and calibrated else None
         writer.write_experts(Smoothing() if calibration is None else calibration.smoothing, progress)
         exact = STEM if {options.precision, options.router} & {"int8", "int4"} else frozenset()
         if calibration is not None and options.precision == "int8":

@@ -20,7 +20,7 @@ from mingle_edge.core.progress import Progress
 from mingle_edge.data.image_decoding import check_images
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.image_source import ImageSource
-from mingle_edge.data.labeled_images import draw_seeds, read_labeled
+from mingle_edge.data.labeled_images import draw_calibration_images, read_labeled
 from mingle_edge.data.task_file import TaskFile, TaskSource, read_task_file
 from mingle_edge.experts.finetuned_task import FinetunedTask
 from mingle_edge.files.plain_file import refusal
@@ -75,13 +75,13 @@ class Material:
         """Return what methods work with, the pretrained tower read now."""
         return Workbench(**vars(self.merge_inputs.load(device)), seed=self.merge_inputs.settings.seed)
 
-    def seeds(self, task: str, per_class: int | None) -> ImageSet:
+    def calibration_images(self, task: str, per_class: int | None) -> ImageSet:
         """Return the seeds of a task, as many as the task file says or so many of every class."""
-        return self.inputs[task].seeds if per_class is None else self.drawn[per_class][task]
+        return self.inputs[task].calibration_images if per_class is None else self.drawn[per_class][task]
 
     def load(self, name: str, per_class: int | None, workbench: Workbench) -> FinetunedTask:
         """Return one task as a method gets it, its tower read now."""
-        return replace(self.inputs[name], seeds=self.seeds(name, per_class)).load(workbench)
+        return replace(self.inputs[name], calibration_images=self.calibration_images(name, per_class)).load(workbench)
 
     def check_images(self, progress: Progress) -> None:
         """Decode every seed and labeled image once. Raises `ImageFolderError` naming those that are broken."""
@@ -90,7 +90,7 @@ class Material:
     def check_disjoint(self) -> None:
         """Check that no seed, of any task, has the same bytes as a labeled image. Raises `ComparisonError` listing them."""
         seeds: dict[str, list[Path]] = defaultdict(list)
-        for path in self._seed_paths():
+        for path in self._calibration_paths():
             seeds[self._hashes[path]].append(path)
         for part in PARTS:
             shared = [
@@ -120,7 +120,7 @@ class Material:
             task, images = self.inputs[name], self.parts[part][name]
             digest = hashlib.sha256(f"{name} {task.sha256} {images.labels}".encode())
             digest.update(task.head.numpy().tobytes())
-            for path in [*self.seeds(name, per_class).paths, *images.paths]:
+            for path in [*self.calibration_images(name, per_class).paths, *images.paths]:
                 digest.update(self._hashes[path].encode())
             self._digests[key] = digest.hexdigest()
         return self._digests[key]
@@ -133,7 +133,7 @@ class Material:
                 "classes": len(task.source.classes),
                 "test_images": len(self.parts["test"][name]),
                 "tune_images": len(self.parts["tune"][name]) if self.parts["tune"] else 0,
-                "seed_images": len(task.seeds),
+                "seed_images": len(task.calibration_images),
             }
             for name, task in self.inputs.items()
         ]
@@ -141,12 +141,14 @@ class Material:
     @cached_property
     def _hashes(self) -> Mapping[Path, str]:
         labeled = (path for part in self.parts.values() for images in part.values() for path in images.paths)
-        return {path: _sha256(path) for path in {*labeled, *self._seed_paths()}}
+        return {path: _sha256(path) for path in {*labeled, *self._calibration_paths()}}
 
-    def _seed_paths(self) -> set[Path]:
+    def _calibration_paths(self) -> set[Path]:
         """Return all seeds of all tasks."""
         drawn = (images for of_tasks in self.drawn.values() for images in of_tasks.values())
-        return {path for images in (*drawn, *(task.seeds for task in self.inputs.values())) for path in images.paths}
+        return {
+            path for images in (*drawn, *(task.calibration_images for task in self.inputs.values())) for path in images.paths
+        }
 
 
 def _sha256(path: Path) -> str:
@@ -162,7 +164,7 @@ def _seeds(task: TaskSource, base: Path, per_class: int, seed: int) -> ImageSet:
             f"task {task.name!r}: {per_class} seeds per class cannot be drawn from {task.seeds.files!r}, whose images have no "
             "labels; give seeds as dir/<class>/*.png or parquet, or leave the number of seeds to the task file"
         )
-    return draw_seeds(task.seeds, base, task.classes, per_class, seed)
+    return draw_calibration_images(task.seeds, base, task.classes, per_class, seed)
 
 
 def _part(part: Part, file: TaskFile, base: Path) -> dict[str, ImageSet]:

@@ -51,7 +51,7 @@ def read_labeled(source: ImageSource, base: Path, classes: Sequence[str], progre
     return ImageSet(images.paths(numbers, progress), [images.labels[n] for n in numbers])
 
 
-def draw_seeds(
+def draw_calibration_images(
     source: ImageSource, base: Path, classes: Sequence[str], per_class: int, seed: int, progress: Progress = silent
 ) -> ImageSet:
     """Draw `per_class` images of every class of a labeled source at random, in an order that says nothing of classes.
@@ -76,14 +76,15 @@ def draw_seeds(
     return ImageSet(images.paths([drawn[i] for i in order], progress))
 
 
-def read_seeds(task: TaskSource, base: Path, seed: int, progress: Progress = silent) -> ImageSet:
+def read_calibration_images(task: TaskSource, base: Path, seed: int, progress: Progress = silent) -> ImageSet:
     """Return a task's calibration images, the task file's `seeds`, which is what the paper calls them.
 
-    They are all images of a folder, or those drawn from a labeled source with the settings' `seed`. Raises as `draw_seeds`.
+    They are all images of a folder, or those drawn from a labeled source with the settings' `seed`. Raises as
+    `draw_calibration_images`.
     """
     if task.seeds_per_class is None:
         return ImageSet(list_images(local_path(task.seeds.files, base)))
-    return draw_seeds(task.seeds, base, task.classes, task.seeds_per_class, seed, progress)
+    return draw_calibration_images(task.seeds, base, task.classes, task.seeds_per_class, seed, progress)
 
 
 def _open(source: ImageSource, base: Path, classes: Sequence[str]) -> tuple[LabeledSource, list[list[int]]]:

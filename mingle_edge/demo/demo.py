@@ -127,7 +127,7 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 def _render_task(output: Path, task: ImageTask, seed: int) -> LabeledImages:
     """Write the task's seeds and test images; the training images are returned."""
-    write_unlabeled(output / task_files.seeds(task), make_split(task, "seeds", seed))
+    write_unlabeled(output / task_files.calibration_images(task), make_split(task, "seeds", seed))
     write_labeled(output / task_files.test_images(task), make_split(task, "test", seed), task.classes)
     return make_split(task, "train", seed)
 

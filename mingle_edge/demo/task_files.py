@@ -22,7 +22,7 @@ def weights(task: ImageTask) -> str:
     return f"models/{task.name}.safetensors"
 
 
-def seeds(task: ImageTask) -> str:
+def calibration_images(task: ImageTask) -> str:
     """Return the path of the folder of seed images."""
     return f"images/{task.name}/seeds"
 
@@ -59,7 +59,7 @@ def _task(task: ImageTask, root: str) -> Table:
     return {
         "name": task.name,
         "weights": root + weights(task),
-        "seeds": root + seeds(task),
+        "seeds": root + calibration_images(task),
         "classes": task.classes,
         "templates": [task.template],
         "test": f"{root}{test_images(task)}/<class>/*.png",

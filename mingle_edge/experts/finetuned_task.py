@@ -39,4 +39,4 @@ class FinetunedTask:
     name: str
     finetuned: Parameters  # the complete vision tower by internal names, on the device
     head: Tensor  # [classes, output_dim], rows of unit length, on the device
-    seeds: ImageSet  # unlabeled
+    calibration_images: ImageSet  # unlabeled

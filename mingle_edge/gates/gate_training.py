@@ -36,7 +36,7 @@ class GateLearner:
 
     def images(self, numbers: Sequence[int]) -> Tensor:
         """Return calibration images `[B, 3, H, W]` on the device."""
-        return self.task.seeds.load(numbers, self.pretrained.architecture).to(self.pretrained.device)
+        return self.task.calibration_images.load(numbers, self.pretrained.architecture).to(self.pretrained.device)
 
     @torch.inference_mode()
     def teacher_logits(self) -> Tensor:
@@ -44,7 +44,7 @@ class GateLearner:
         logits = []
         for numbers in self._batches():
             logits.append(self.logits(self.images(numbers), self.task.finetuned))
-            self.progress("teacher", numbers.stop, len(self.task.seeds))
+            self.progress("teacher", numbers.stop, len(self.task.calibration_images))
         return torch.cat(logits)
 
     def learn(
@@ -84,7 +84,7 @@ class GateLearner:
         )
         for numbers in self._batches():
             embed_images(self.images(numbers), backbone, self.pretrained.architecture, recorder)
-            self.progress("protect", numbers.stop, len(self.task.seeds))
+            self.progress("protect", numbers.stop, len(self.task.calibration_images))
         added = {}
         for layer in layers:
             directions = recorder.directions(layer, settings.subspace_directions)
@@ -107,7 +107,7 @@ class GateLearner:
             return self.logits(images, self.pretrained.backbone, linear)
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for numbers in shuffled_batches(len(self.task.seeds), settings.batch_size, settings.steps, generator):
+            for numbers in shuffled_batches(len(self.task.calibration_images), settings.batch_size, settings.steps, generator):
                 yield self.images(numbers), teacher_logits[numbers]
 
         return adapt(
@@ -142,7 +142,7 @@ class GateLearner:
         return gate
 
     def _batches(self) -> Iterator[range]:
-        size, count = self.settings.batch_size, len(self.task.seeds)
+        size, count = self.settings.batch_size, len(self.task.calibration_images)
         return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 

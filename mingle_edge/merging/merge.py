@@ -173,6 +173,6 @@ def _task_record(task: TaskInputs, record: dict[str, object]) -> TaskRecord:
         templates=[] if task.source.head is not None else task.source.templates,
         source=task.source.weights,
         source_sha256=task.sha256,
-        seeds=len(task.seeds),
+        seeds=len(task.calibration_images),
         record=record,
     )

@@ -16,7 +16,7 @@ from mingle_edge.core.errors import TaskFileError
 from mingle_edge.core.progress import Progress
 from mingle_edge.data.image_decoding import check_images
 from mingle_edge.data.image_set import ImageSet
-from mingle_edge.data.labeled_images import read_seeds
+from mingle_edge.data.labeled_images import read_calibration_images
 from mingle_edge.data.settings import Settings
 from mingle_edge.data.task_file import TaskFile, TaskSource
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
@@ -31,7 +31,7 @@ class TaskInputs:
     source: TaskSource
     checkpoint: Checkpoint
     sha256: str
-    seeds: ImageSet
+    calibration_images: ImageSet
     head: Tensor  # [classes, output_dim], rows of unit length
 
     def load(self, pretrained: PretrainedModel) -> FinetunedTask:
@@ -39,7 +39,9 @@ class TaskInputs:
         finetuned = {name: tensor.to(pretrained.device) for name, tensor in self.checkpoint.tensors()}
         # A vision-only checkpoint has no projection: it was trained under the backbone's.
         finetuned.setdefault("projection.weight", pretrained.backbone["projection.weight"])
-        return FinetunedTask(self.source.name, finetuned, self.head.to(pretrained.device), self.seeds.kept(KEPT_BYTES))
+        return FinetunedTask(
+            self.source.name, finetuned, self.head.to(pretrained.device), self.calibration_images.kept(KEPT_BYTES)
+        )
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def read_merge_inputs(tasks: TaskFile, progress: Progress) -> MergeInputs:
             f"{tasks.path}: [settings]: router_blocks is {settings.router_blocks}, and the tower has {architecture.layers} "
             'blocks; give at most that many, or "auto"'
         )
-    seeds = [read_seeds(task, base, settings.seed, progress) for task in tasks.tasks]
-    check_images([path for images in seeds for path in images.paths], progress)
+    calibration_images = [read_calibration_images(task, base, settings.seed, progress) for task in tasks.tasks]
+    check_images([path for images in calibration_images for path in images.paths], progress)
     source = tasks.backbone.weights or tasks.backbone.model
     backbone = open_checkpoint(source, base=base, architecture=architecture, model=tasks.backbone.model)
     checkpoints = [open_checkpoint(t.weights, base=base, architecture=architecture) for t in tasks.tasks]
@@ -92,7 +94,7 @@ def read_merge_inputs(tasks: TaskFile, progress: Progress) -> MergeInputs:
         logit_scale=logit_scale(tasks.backbone.model, tasks.backbone.weights, base),
         tasks=[
             TaskInputs(task, checkpoint, checkpoint.sha256(), images, head)
-            for task, checkpoint, images, head in zip(tasks.tasks, checkpoints, seeds, heads, strict=True)
+            for task, checkpoint, images, head in zip(tasks.tasks, checkpoints, calibration_images, heads, strict=True)
         ],
     )
 

@@ -48,7 +48,7 @@ def _rows(architecture: VisionArchitecture, settings: Settings, task: TaskInputs
     if settings.scope == "layer":
         gate_inputs = sum(architecture.linear_shape(layer)[1] + 1 for layer in settings.expert_layers(architecture))
         return (1 + settings.subspace_directions) * gate_inputs
-    each, seeds = 1 + settings.router_augmentations, len(task.seeds)
+    each, seeds = 1 + settings.router_augmentations, len(task.calibration_images)
     features = (deepest(settings.router_blocks, architecture.layers) + 1) * MOMENTS * architecture.width
     factor = min(each * seeds, features, MAX_FACTOR_ROWS)
     return features * (1 + factor) + min(seeds, KEPT_SEEDS) * each * factor

@@ -121,7 +121,7 @@ class TaskMerger:
             tensors = TaskTensors(
                 expert=_factor_arrays(expert.factors) | {name: _array(value) for name, value in expert.unfactored.items()},
                 head=_array(task.head),
-                router=router_statistics(task.name, task.seeds, pretrained, settings, self.progress),
+                router=router_statistics(task.name, task.calibration_images, pretrained, settings, self.progress),
             )
             record = {"explained_norm": explained_norm, "losses": []}
         _check_finite(task.name, tensors)

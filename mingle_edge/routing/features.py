@@ -17,7 +17,7 @@ from mingle_edge.experts.finetuned_task import PretrainedModel
 from mingle_edge.routing.depth import deepest
 from mingle_edge.routing.statistics import RouterStatistics
 
-MOST_VARIATIONS = 1024  # images per task in all; more seeds need fewer variations each
+MOST_VARIATIONS = 1024  # images per task in all; more calibration_images need fewer variations each
 SHIFT = 1 / 16  # of the image's side, at most
 GAIN, OFFSET, NOISE = 0.1, 0.05, 0.02  # contrast, brightness and noise on pixels in [0, 1]
 BATCH = 64  # images
@@ -45,7 +45,7 @@ def mild_variations(images: Tensor, count: int, architecture: VisionArchitecture
 
 @torch.inference_mode()
 def router_statistics(
-    task: str, seeds: ImageSet, pretrained: PretrainedModel, settings: Settings, progress: Progress = silent
+    task: str, calibration_images: ImageSet, pretrained: PretrainedModel, settings: Settings, progress: Progress = silent
 ) -> RouterStatistics:
     """Return what the router keeps of a task, from its calibration images alone. It depends on no other task.
 
@@ -55,18 +55,20 @@ def router_statistics(
     architecture = pretrained.architecture
     generator = task_generator(settings.seed, task, "router")
     blocks = deepest(settings.router_blocks, architecture.layers)
-    count = min(settings.router_augmentations, max(1, MOST_VARIATIONS // len(seeds)))
+    count = min(settings.router_augmentations, max(1, MOST_VARIATIONS // len(calibration_images)))
     per_batch = max(1, BATCH // (1 + count))
     features = []
-    for start in range(0, len(seeds), per_batch):
-        numbers = range(start, min(start + per_batch, len(seeds)))
-        images = mild_variations(seeds.load(numbers, architecture), count, architecture, generator).to(pretrained.device)
+    for start in range(0, len(calibration_images), per_batch):
+        numbers = range(start, min(start + per_batch, len(calibration_images)))
+        images = mild_variations(calibration_images.load(numbers, architecture), count, architecture, generator).to(
+            pretrained.device
+        )
         of_batch = router_features(images.flatten(0, 1), pretrained.backbone, architecture, blocks)
         if not of_batch.isfinite().all():
             raise CheckpointError(
-                f"the backbone's features of {seeds.paths[start]} or an image after it are not finite, so its weights are too "
-                "large to compute with; use an undamaged checkpoint"
+                f"the backbone's features of {calibration_images.paths[start]} or an image after it are not finite, so its "
+                "weights are too large to compute with; use an undamaged checkpoint"
             )
         features.append(of_batch.reshape(len(numbers), 1 + count, -1).cpu())
-        progress("router", numbers.stop, len(seeds))
+        progress("router", numbers.stop, len(calibration_images))
     return RouterStatistics.from_features(torch.cat(features).numpy())

@@ -140,7 +140,7 @@ class ScaledLearner(GateLearner):
         architecture, backbone = self.pretrained.architecture, self.pretrained.backbone
         layers = frozenset(architecture.block_linears())
         recorder = InputRecorder(GatedLinear(backbone, {}), layers, every_token=False)
-        embed_images(self.images(range(len(self.task.seeds))), backbone, architecture, recorder)
+        embed_images(self.images(range(len(self.task.calibration_images))), backbone, architecture, recorder)
         self.inputs.update({layer: torch.cat(rows) for layer, rows in recorder._rows.items()})
 
     def overlap(self, layer: str, basis: Tensor) -> Tensor:

@@ -234,8 +234,8 @@ def test_seeds_that_are_test_images_are_refused_and_listed(compared_file, tmp_pa
 
 def test_seeds_by_class_are_drawn_for_a_method_alone(compared_file):
     material = Material.open(compared_file, seed=1, seeds_per_class=(1, 3), progress=silent)
-    assert [len(material.seeds("task1", n)) for n in (None, 1, 3)] == [6, 3, 9]
-    one, two, three = (set(material.seeds("task1", n).paths) for n in (1, None, 3))
+    assert [len(material.calibration_images("task1", n)) for n in (None, 1, 3)] == [6, 3, 9]
+    one, two, three = (set(material.calibration_images("task1", n).paths) for n in (1, None, 3))
     assert one < two < three
 
 

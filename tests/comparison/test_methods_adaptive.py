@@ -67,8 +67,8 @@ class Bench:
         task = self.tasks[number]
         generator = task_generator(SEED, task.name, "batches")
         return [
-            task.seeds.load(n, self.architecture)
-            for n in shuffled_batches(len(task.seeds), STEPS["batch_size"], STEPS["steps"], generator)
+            task.calibration_images.load(n, self.architecture)
+            for n in shuffled_batches(len(task.calibration_images), STEPS["batch_size"], STEPS["steps"], generator)
         ]
 
     def logits(self, embeds, number):

@@ -61,7 +61,12 @@ def test_official_semantics_equal_a_second_writing_of_the_papers_code(tiny, name
     )
     for t, task in enumerate(tiny.tasks):
         method.add(task)
-        official.add(task.name, task.finetuned, task.head, task.seeds.load(range(len(task.seeds)), tiny.architecture))
+        official.add(
+            task.name,
+            task.finetuned,
+            task.head,
+            task.calibration_images.load(range(len(task.calibration_images)), tiny.architecture),
+        )
         for of, merged in enumerate(tiny.tasks):
             batch = tiny.batches[merged.name]
             pairs = [(method.answer(batch).embeds, official.embed(batch.images))]

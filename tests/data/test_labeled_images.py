@@ -19,7 +19,7 @@ from tiny_clip import write_task_file
 from mingle_edge.core.errors import ImageFolderError
 from mingle_edge.data.image_folder import list_images
 from mingle_edge.data.image_source import ImageSource
-from mingle_edge.data.labeled_images import draw_seeds, read_seeds
+from mingle_edge.data.labeled_images import draw_calibration_images, read_calibration_images
 from mingle_edge.data.task_file import read_task_file
 from mingle_edge.merging.merge import merge
 
@@ -40,17 +40,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestDrawing:
     def test_as_many_of_every_class_and_none_twice(self, base: Path) -> None:
-        seeds = draw_seeds(SOURCE, base, CLASSES, 5, seed=0).paths
+        seeds = draw_calibration_images(SOURCE, base, CLASSES, 5, seed=0).paths
         assert Counter(path.parent.name for path in seeds) == dict.fromkeys(CLASSES, 5)
         assert len(set(seeds)) == 15
 
     def test_is_repeatable_and_follows_the_seed(self, base: Path) -> None:
-        draws = [draw_seeds(SOURCE, base, CLASSES, 5, seed).paths for seed in (0, 0, 1)]
+        draws = [draw_calibration_images(SOURCE, base, CLASSES, 5, seed).paths for seed in (0, 0, 1)]
         assert draws[0] == draws[1]
         assert set(draws[0]) != set(draws[2])
 
     def test_a_smaller_draw_is_part_of_a_larger_one(self, base: Path) -> None:
-        none, one, three, five = (set(draw_seeds(SOURCE, base, CLASSES, k, seed=3).paths) for k in (0, 1, 3, 5))
+        none, one, three, five = (set(draw_calibration_images(SOURCE, base, CLASSES, k, seed=3).paths) for k in (0, 1, 3, 5))
         assert none == set()
         assert one < three < five
 
@@ -58,16 +58,18 @@ class TestDrawing:
         (tmp_path / "train").mkdir()
         for name in ("sea", "lake"):
             (tmp_path / "train" / name).symlink_to(base / "train" / name)
-        few = {path.relative_to(tmp_path) for path in draw_seeds(SOURCE, tmp_path, ["lake", "sea"], 5, seed=0).paths}
-        assert few < {path.relative_to(base) for path in draw_seeds(SOURCE, base, CLASSES, 5, seed=0).paths}
+        few = {
+            path.relative_to(tmp_path) for path in draw_calibration_images(SOURCE, tmp_path, ["lake", "sea"], 5, seed=0).paths
+        }
+        assert few < {path.relative_to(base) for path in draw_calibration_images(SOURCE, base, CLASSES, 5, seed=0).paths}
 
     def test_the_order_says_nothing_of_classes(self, base: Path) -> None:
-        names = [path.parent.name for path in draw_seeds(SOURCE, base, CLASSES, 7, seed=0).paths]
+        names = [path.parent.name for path in draw_calibration_images(SOURCE, base, CLASSES, 7, seed=0).paths]
         changes = sum(a != b for a, b in pairwise(names))
         assert changes >= 8  # 2 if they were in the order of classes, about 13 of 20 at random
 
     def test_every_image_is_drawn_about_equally_often(self, base: Path) -> None:
-        drawn = Counter(path for seed in range(300) for path in draw_seeds(SOURCE, base, CLASSES, 5, seed).paths)
+        drawn = Counter(path for seed in range(300) for path in draw_calibration_images(SOURCE, base, CLASSES, 5, seed).paths)
         for name, count in COUNTS.items():
             for path in (base / "train" / name).iterdir():
                 share = 5 / count
@@ -75,9 +77,9 @@ class TestDrawing:
 
     def test_a_class_with_too_few(self, base: Path) -> None:
         with pytest.raises(ImageFolderError, match=r"class 'sea' has 7 images, and 8 seeds of each class are asked for"):
-            draw_seeds(SOURCE, base, CLASSES, 8, seed=0)
+            draw_calibration_images(SOURCE, base, CLASSES, 8, seed=0)
         with pytest.raises(ImageFolderError, match="class 'sea' has 4 images, and 5 seeds"):
-            draw_seeds(replace(SOURCE, share=(0.0, 0.5)), base, CLASSES, 5, seed=0)  # half of 7, rounded
+            draw_calibration_images(replace(SOURCE, share=(0.0, 0.5)), base, CLASSES, 5, seed=0)  # half of 7, rounded
 
 
 class TestShares:
@@ -113,14 +115,14 @@ class TestMerging:
         text = drawn.read_text()
         drawn.write_text(text.replace('seeds = "seeds/task0"', 'seeds = "test/task0/<class>/*.png"\nseeds_per_class = 1'))
         file = read_task_file(drawn)
-        paths = read_seeds(file.tasks[0], tmp_path, seed=7).paths
+        paths = read_calibration_images(file.tasks[0], tmp_path, seed=7).paths
         assert len(paths) == 3
         (tmp_path / "plain").mkdir()
         for number, path in enumerate(paths):
             (tmp_path / "plain" / f"{number}.png").write_bytes(path.read_bytes())
         plain = tmp_path / "PLAIN.toml"
         plain.write_text(text.replace('seeds = "seeds/task0"', 'seeds = "plain"'))
-        assert read_seeds(read_task_file(plain).tasks[0], tmp_path, 7).paths == list_images(tmp_path / "plain")
+        assert read_calibration_images(read_task_file(plain).tasks[0], tmp_path, 7).paths == list_images(tmp_path / "plain")
         models = [merge(file, tmp_path / "merged" / file.stem) for file in (drawn, plain)]
         assert [model.tasks[0].seeds for model in models] == [3, 3]
         routers = [load_file(model.path / "router.safetensors") for model in models]
@@ -139,7 +141,7 @@ def test_merging_from_parquet_equals_merging_from_folders(tmp_path: Path, monkey
     from_parquet = merge(path, tmp_path / "a")
     shutil.rmtree(tmp_path / "tasks/seeds/task0")
     (tmp_path / "tasks/seeds/task0").mkdir()
-    drawn = draw_seeds(ImageSource("train.parquet"), tmp_path / "tasks", CLASSES, 2, seed=0).paths
+    drawn = draw_calibration_images(ImageSource("train.parquet"), tmp_path / "tasks", CLASSES, 2, seed=0).paths
     for number, file in enumerate(drawn):
         shutil.copy(file, tmp_path / f"tasks/seeds/task0/{number}.png")
     path.write_text(text)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from mingle_edge.core.errors import ImageFolderError
 from mingle_edge.data.image_source import ImageSource
-from mingle_edge.data.labeled_images import draw_seeds
+from mingle_edge.data.labeled_images import draw_calibration_images
 from mingle_edge.data.parquet_columns import class_numbers
 
 NAMES = ["sea", "river", "lake"]
@@ -64,17 +64,17 @@ class TestReading:
 
     def test_seeds_alone_become_files(self, base: Path, cache: Path) -> None:
         source = ImageSource("data/train-*.parquet")
-        seeds = draw_seeds(source, base, NAMES, 2, seed=0).paths
+        seeds = draw_calibration_images(source, base, NAMES, 2, seed=0).paths
         assert len(written(cache)) == len(set(seeds)) == 6
         content = {path.read_bytes() for path in seeds}
         labels = Counter((n - 50) % 3 for n in range(50, 80) if encoded(n) in content)
         assert labels == {0: 2, 1: 2, 2: 2}
-        assert set(draw_seeds(source, base, NAMES, 3, seed=0).paths) > set(seeds)
+        assert set(draw_calibration_images(source, base, NAMES, 3, seed=0).paths) > set(seeds)
         assert len(written(cache)) == 9
 
     def test_shares_of_one_file_share_no_image(self, base: Path) -> None:
         source = ImageSource("data/train-*.parquet", share=(0.0, 0.7))
-        seeds = draw_seeds(source, base, NAMES, 5, seed=0).paths
+        seeds = draw_calibration_images(source, base, NAMES, 5, seed=0).paths
         tune = [path for path, _ in labeled_pairs(replace(source, share=(0.7, 1.0)), base, NAMES)]
         assert len(tune) == 9
         assert not set(seeds) & set(tune)

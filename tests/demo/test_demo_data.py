@@ -78,7 +78,7 @@ def models(tmp_path_factory):
     tiny_clip.save(model, folder / task_files.BACKBONE)
     for number, task in enumerate(TASKS):
         tiny_clip.save(model, folder / task_files.weights(task), visual_only=number % 2 == 1)
-        for part in (task_files.seeds(task), task_files.test_images(task)):
+        for part in (task_files.calibration_images(task), task_files.test_images(task)):
             (folder / part).mkdir(parents=True)
     return folder, model
 

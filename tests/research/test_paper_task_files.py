@@ -16,7 +16,7 @@ from hub_parquet import encoded, labeled_pairs, write_shard
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.hub import parse_hub_reference
 from mingle_edge.data.image_source import ImageSource
-from mingle_edge.data.labeled_images import draw_seeds
+from mingle_edge.data.labeled_images import draw_calibration_images
 from mingle_edge.data.task_file import TaskSource, read_task_file
 
 FOLDER = Path(__file__).parents[2] / "research/paper"
@@ -124,7 +124,7 @@ def test_seeds_tuning_and_test_images_are_found_and_share_nothing(
             if (folder := repository / revision).is_dir():
                 write_folder(tmp_path / "hub", f"datasets/{repository.parent.name}/{repository.name}", folder, revision)
     assert task.seeds_per_class == 5
-    seeds = draw_seeds(task.seeds, tmp_path, task.classes, task.seeds_per_class, seed=0).paths
+    seeds = draw_calibration_images(task.seeds, tmp_path, task.classes, task.seeds_per_class, seed=0).paths
     assert len(set(seeds)) == 5 * len(task.classes)
     parts = [seeds]
     for source in (task.tune, task.test):

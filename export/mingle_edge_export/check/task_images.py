@@ -10,7 +10,7 @@ from mingle_edge.core.errors import TaskFileError
 from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.image_decoding import check_images
 from mingle_edge.data.image_set import ImageSet
-from mingle_edge.data.labeled_images import read_labeled, read_seeds
+from mingle_edge.data.labeled_images import read_calibration_images, read_labeled
 from mingle_edge.data.task_file import read_task_file
 from mingle_edge.merging.merged_model import MergedModel
 
@@ -19,7 +19,7 @@ from mingle_edge.merging.merged_model import MergedModel
 class TaskImages:
     """The images of a merged model's tasks."""
 
-    seeds: Mapping[str, Sequence[Path]]
+    calibration_images: Mapping[str, Sequence[Path]]
     tests: Mapping[str, ImageSet]
     """of the tasks that have labeled images"""
 
@@ -36,11 +36,13 @@ def read_task_images(path: Path, merged: MergedModel, progress: Progress = silen
         raise TaskFileError(
             f"{path}: has no [[task]] {missing[0]!r}, which {merged.path} holds; give the file it was merged from"
         )
-    seeds = {name: read_seeds(sources[name], path.parent, merged.settings.seed, progress) for name in merged.task_names}
+    calibration_images = {
+        name: read_calibration_images(sources[name], path.parent, merged.settings.seed, progress) for name in merged.task_names
+    }
     tests = {
         record.name: read_labeled(source, path.parent, record.classes, progress)
         for record in merged.tasks
         if (source := sources[record.name].test) is not None
     }
-    check_images([path for images in (*seeds.values(), *tests.values()) for path in images.paths], progress)
-    return TaskImages({name: images.paths for name, images in seeds.items()}, tests)
+    check_images([path for images in (*calibration_images.values(), *tests.values()) for path in images.paths], progress)
+    return TaskImages({name: images.paths for name, images in calibration_images.items()}, tests)

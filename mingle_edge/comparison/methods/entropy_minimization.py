@@ -46,8 +46,8 @@ def minimize_entropy(
 
 def seed_batches(workbench: Workbench, task: FinetunedTask, size: int, steps: int) -> Iterator[Tensor]:
     """Yield `steps` batches of the task's seeds on the device, the same whatever was merged before; none without seeds."""
-    if not len(task.seeds):
+    if not len(task.calibration_images):
         return
     generator = task_generator(workbench.seed, task.name, "batches")
-    for numbers in shuffled_batches(len(task.seeds), size, steps, generator):
-        yield task.seeds.load(numbers, workbench.architecture).to(workbench.device)
+    for numbers in shuffled_batches(len(task.calibration_images), size, steps, generator):
+        yield task.calibration_images.load(numbers, workbench.architecture).to(workbench.device)

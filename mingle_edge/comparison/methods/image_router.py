@@ -50,14 +50,14 @@ class ImageRouter:
 
     def add(self, task: FinetunedTask) -> None:
         """Take the statistics of one more task. Raises `TaskFileError` for a task without seeds."""
-        if not len(task.seeds):
+        if not len(task.calibration_images):
             raise TaskFileError(
                 f"task {task.name!r} has no seed images, and the image router knows a task by nothing else; give some"
             )
         settings = self.settings
-        key = (task.name, settings.seed, settings.router_blocks, settings.router_augmentations, *task.seeds.paths)
+        key = (task.name, settings.seed, settings.router_blocks, settings.router_augmentations, *task.calibration_images.paths)
         bench = self.workbench
-        once(bench.kept.statistics, key, lambda: router_statistics(task.name, task.seeds, bench, settings))
+        once(bench.kept.statistics, key, lambda: router_statistics(task.name, task.calibration_images, bench, settings))
         self._keys = (*self._keys, key)
 
     def route(self, batch: TestBatch) -> Route:

@@ -165,10 +165,10 @@ def merge_components(
     Without seeds nothing can be learned, and the task's gates stay at the constant (the paper's row of 0 seeds per class).
     """
     task = learner.task
-    if components == "null-space" and len(task.seeds):
+    if components == "null-space" and len(task.calibration_images):
         return state.grown(merge_into_layers(learner, state))
     factors, explained_norm = layer_experts(task, learner.pretrained, learner.settings, state)
-    if components == "experts" or not len(task.seeds):
+    if components == "experts" or not len(task.calibration_images):
         gates = {layer: NewGate(A.new_zeros(1, A.shape[1]), A.new_full((1,), constant)) for layer, (_, A) in factors.items()}
         return state.grown(LayerTask(factors, gates, {}, explained_norm, []))
     teacher = learner.teacher_logits()
