@@ -9,7 +9,7 @@ import tiny_clip
 import torch
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
-from tiny_bundle import Weights, write_kinds
+from tiny_bundle import Weights, write_image_bundle, write_kinds
 
 from mingle_edge.merging.merge import merge
 
@@ -63,3 +63,9 @@ def image_bundle(bundles):
 def layer_bundle(bundles):
     """The one of the layer scope with one expert a layer."""
     return bundles["layer", 1]
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """One of the image scope with one expert a route that a test may damage."""
+    return write_image_bundle(tmp_path / "bundle", Weights())

@@ -1,21 +1,25 @@
-"""bundle.json: written and read by the same code, strict about types and rules, silent about what it does not know."""
+"""bundle.json: strict about types and rules, silent about what it does not know; and files that do not fit it."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_bundle import TASKS, Weights, images, relist, rewrite, write_image_bundle, write_layer_bundle
 
 from mingle_edge_runtime import Bundle, BundleError, EdgeModel, ProviderError
+from mingle_edge_runtime.bundle.external_data import check_external_data
 from mingle_edge_runtime.bundle.index import BundleIndex
-from mingle_edge_runtime.bundle.rules import check_rules
+from mingle_edge_runtime.bundle.rules import check_relative, check_rules
 
 
 def read_json(bundle: Path) -> dict[str, Any]:
@@ -38,11 +42,13 @@ def test_unknown_members_are_ignored(bundles) -> None:
     assert BundleIndex.from_json(record) == Bundle.open(bundles["image", 1]).index
 
 
+INSIDE = r"paths must be relative, use '/', and stay inside the bundle|no control chara"
+ESCAPES = ["../secret", "/etc/passwd", "heads/../../secret", "..\\secret", "C:secret", "./tower.onnx", "", "a//b", "a\0b"]
 MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
     ("image", ("format",), "bundle", "this is not a bundle"),
-    ("image", ("format_version",), 5, "format_version is 5, this runtime reads up to 4: upgrade"),
+    ("image", ("format_version",), 99, r"format_version is 99, this runtime reads up to \d: upgrade"),
     ("image", ("format_version",), "1", "format_version must be an integer, is '1'"),
-    ("image", ("format_version",), 2, r"format_version is 2, this runtime reads 4: export again \(8-bit weights of older"),
+    ("image", ("format_version",), 2, r"format_version is 2, this runtime reads \d: export again \(8-bit weights of older"),
     ("image", ("scope",), "block", "scope must be one of image, layer, folded, is 'block'"),
     ("image", ("top_k",), True, "top_k must be a number, is True"),
     ("image", ("top_k",), 4, "top_k is 4, must be between 1 and the 3 tasks"),
@@ -50,6 +56,10 @@ MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
     ("image", ("tasks", 1, "rank"), 1.5, r"tasks\[1\].rank must be an integer, is 1.5"),
     ("image", ("tasks", 1, "labels", 2), None, r"tasks\[1\].labels\[2\] must be a string, is missing"),
     ("image", ("tasks", 1, "labels"), [], r"tasks\[1\].labels is empty"),
+    ("image", ("tasks", 1, "labels"), ["a", "b", " ", "d"], r"tasks\[1\].labels of task 'green' holds a blank one"),
+    ("image", ("tasks", 1, "labels", 2), "", r"tasks\[1\].labels of task 'green' holds a blank one"),
+    ("image", ("tasks", 1, "labels"), ["a", "b", "c", "a"], r"tasks\[1\].labels of task 'green' holds 'a' twice"),
+    ("image", ("tasks", 1, "labels"), ["a", "b", "c", "a "], r"tasks\[1\].labels of task 'green' holds 'a' twice"),
     ("image", ("tasks", 2, "name"), "RED", r"tasks\[2\].name repeats 'RED'"),
     ("image", ("tasks", 2, "name"), "../red", r"tasks\[2\].name is '../red', must match"),
     ("image", ("tasks", 0, "expert"), None, r"tasks\[0\].expert belongs to the image scope alone"),
@@ -57,6 +67,8 @@ MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
     ("image", ("preprocess", "mean"), [0.5, 0.5], "preprocess.mean must have 3 items, has 2"),
     ("image", ("preprocess", "std", 0), 0, "preprocess.std is .* must be positive"),
     ("image", ("preprocess", "image_size"), 10**9, "preprocess.image_size is 1000000000"),
+    ("image", ("fidelity", "golden_difference"), None, "fidelity.golden_difference must be a number, is missing"),
+    ("image", ("fidelity", "golden_difference"), 1.5, "fidelity.golden_difference is 1.5, must be between 0 and 1"),
     ("image", ("logit_scale",), -1, "logit_scale is -1.0, must be positive"),
     ("image", ("minimum_onnxruntime",), "newest", "minimum_onnxruntime must be a dotted version"),
     ("image", ("files", "tower.onnx", "sha256"), "abc", "files.tower.onnx.sha256 is not 64"),
@@ -75,20 +87,21 @@ MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
         {"file": "dense.onnx", "blocks": 1, "precision": "fp32", "confidence_bound": 0},
         "router must be absent",
     ),
+    *(("image", ("files", name), {"size": 1, "sha256": "0" * 64}, INSIDE) for name in ESCAPES),
 ]
 
 
 @pytest.mark.parametrize(("scope", "path", "value", "message"), MISTAKES)
 def test_mistakes_are_named_by_their_path(bundles, tmp_path, scope: str, path, value, message: str) -> None:
-    record = read_json(bundles[scope, 1])
-    target: Any = record
-    for step in path[:-1]:
-        target = target[step]
-    target[path[-1]] = value
+    def change(record: Any) -> None:
+        for step in path[:-1]:
+            record = record[step]
+        record[path[-1]] = value
+
     shutil.copytree(bundles[scope, 1], tmp_path / "copy")
-    (tmp_path / "copy/bundle.json").write_text(json.dumps(record))
+    rewrite(tmp_path / "copy", change)
     with pytest.raises(BundleError, match=message):
-        Bundle.open(tmp_path / "copy")
+        EdgeModel.open(tmp_path / "copy")
 
 
 JSON_VALUES = st.recursive(
@@ -133,9 +146,113 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path) -> None:
         EdgeModel.open(tmp_path)
 
 
-def test_a_bundle_for_a_newer_onnxruntime_is_refused(bundles, tmp_path) -> None:
-    shutil.copytree(bundles["image", 1], tmp_path / "copy")
-    index = replace(Bundle.open(bundles["image", 1]).index, minimum_onnxruntime="99.1")
-    (tmp_path / "copy/bundle.json").write_text(json.dumps(index.to_json()))
+def test_a_bundle_for_a_newer_onnxruntime_is_refused(bundle) -> None:
+    rewrite(bundle, lambda record: record.update(minimum_onnxruntime="99.1"))
     with pytest.raises(ProviderError, match=r"needs onnxruntime 99.1 or newer, .* is installed: upgrade it"):
-        EdgeModel.open(tmp_path / "copy")
+        EdgeModel.open(bundle)
+
+
+def test_two_tasks_may_have_the_same_label(bundle) -> None:
+    rewrite(bundle, lambda record: [task.update(labels=["a", "b", "c", "d"]) for task in record["tasks"]])
+    Bundle.open(bundle)
+
+
+@given(st.text(max_size=12))
+def test_a_path_that_is_accepted_stays_inside(name: str) -> None:
+    try:
+        check_relative(name, "files")
+    except BundleError:
+        return
+    assert Path(os.path.normpath(Path("/bundle") / name)).is_relative_to("/bundle")
+    assert os.path.normpath(name) == name
+
+
+def test_linked_folders_are_refused(bundle, tmp_path) -> None:
+    shutil.move(bundle / "heads", tmp_path / "outside")
+    os.symlink(tmp_path / "outside", bundle / "heads")
+    with pytest.raises(BundleError, match=r"heads/.* must be a plain file, not a link"):
+        Bundle.open(bundle)
+
+
+def test_missing_and_truncated_files_are_named(tmp_path) -> None:
+    bundle = write_layer_bundle(tmp_path / "layer", Weights())
+    os.truncate(bundle / "experts.bin", 5000)
+    with pytest.raises(BundleError, match=r"experts.bin has 5000 bytes, bundle.json says 49152: copy or export it again"):
+        EdgeModel.open(bundle)
+    (bundle / "experts.bin").unlink()
+    with pytest.raises(BundleError, match=r"experts.bin is listed in bundle.json but cannot be read: No such file"):
+        EdgeModel.open(bundle)
+
+
+@pytest.mark.parametrize("name", ["tower.onnx", "router.onnx"])
+@pytest.mark.parametrize("location", ["../secret.bin", "secret.bin"])
+def test_weights_outside_the_bundle_are_not_read(bundle, name: str, location: str) -> None:
+    (bundle.parent / "secret.bin").write_bytes(bytes(4096))
+    (bundle / "secret.bin").write_bytes(bytes(4096))
+    graph = onnx.load(bundle / name, load_external_data=False)
+    tensor = onnx.TensorProto(name="secret", dims=[4], data_type=1, data_location=1)
+    tensor.external_data.add(key="location", value=location)
+    node = graph.graph.node.add(op_type="Constant", output=["leak"])
+    node.attribute.add(name="value", t=tensor, type=onnx.AttributeProto.TENSOR)
+    (bundle / name).write_bytes(graph.SerializeToString())
+    relist(bundle, name)
+    with pytest.raises(BundleError, match=f"{name} reads weights from '{location}', which is no file of the bundle"):
+        EdgeModel.open(bundle)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_for_a_graph_are_refused_or_harmless(content: bytes) -> None:
+    with suppress(BundleError):
+        check_external_data(content, "graph.onnx", [])
+
+
+@pytest.mark.parametrize(
+    ("file", "stand_in", "message"),
+    [
+        ("tower.onnx", "router.onnx", r"expert 'red' in .*red.onnx_adapter holds '.*', which is no input of the tower"),
+        ("router.onnx", "dense.onnx", r"router.onnx does not run: .*posterior"),
+    ],
+)
+def test_graphs_with_other_outputs_are_named(bundle, file: str, stand_in: str, message: str) -> None:
+    shutil.copy(bundle / stand_in, bundle / file)
+    relist(bundle, file)
+    with EdgeModel.open(bundle) as model, pytest.raises(BundleError, match=message):
+        model.embed(images(0, 3))
+
+
+@pytest.mark.parametrize("write", [write_image_bundle, write_layer_bundle])
+def test_graphs_of_other_sizes_are_named(tmp_path, write) -> None:
+    bundle = write(tmp_path / "bundle", Weights())
+    rewrite(bundle, lambda record: record["architecture"].update(output_dim=8))
+    for task in TASKS:
+        np.save(bundle / f"heads/{task}.npy", np.full((4, 8), 8**-0.5, np.float32))
+        relist(bundle, f"heads/{task}.npy")
+    with EdgeModel.open(bundle) as model, pytest.raises(BundleError, match=r"image_embeds \[1, 16\] instead of \[1, 8\]"):
+        model.embed(images(3))
+
+
+def test_routes_to_tasks_that_do_not_exist_are_named(tmp_path) -> None:
+    bundle = write_layer_bundle(tmp_path / "layer", Weights())
+    graph = onnx.load(bundle / "tower.onnx", load_external_data=False)
+    (concat,) = [node for node in graph.graph.node if "route_tasks" in node.output]
+    concat.output[0] = "true_tasks"
+    graph.graph.node.append(onnx.helper.make_node("Sub", ["true_tasks", "per_task"], ["route_tasks"]))
+    (bundle / "tower.onnx").write_bytes(graph.SerializeToString())
+    relist(bundle, "tower.onnx")
+    with EdgeModel.open(bundle) as model, pytest.raises(BundleError, match="the tower routes to task -"):
+        model.embed(images(0))
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (np.array([["red"]], object), "without pickle"),
+        (np.zeros((4, 16)), r"must be a float32 array \[4, 16\]"),
+        (np.zeros((3, 16), np.float32), r"must be a float32 array \[4, 16\]"),
+    ],
+)
+def test_heads_of_another_kind_are_refused(bundle, head, message: str) -> None:
+    np.save(bundle / "heads/red.npy", head, allow_pickle=True)
+    relist(bundle, "heads/red.npy")
+    with pytest.raises(BundleError, match=message):
+        EdgeModel.open(bundle)
