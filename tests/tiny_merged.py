@@ -12,10 +12,11 @@ from mingle_edge.clip.vision_tower import router_features
 from mingle_edge.data.settings import Settings
 from mingle_edge.merging.merged_model import MergedModel, TaskRecord, TaskTensors, commit_task, create
 from mingle_edge.routing.statistics import RouterStatistics
+from mingle_edge_runtime.bundle.index import Preprocess
 
 # No two sizes are equal, so that no axis can be mistaken for another. The width is not 4096 / rank: pages need filling up.
 ARCHITECTURE = VisionArchitecture(
-    image_size=32, patch_size=8, width=48, layers=3, heads=3, mlp_width=80, output_dim=24, activation="quick_gelu"
+    preprocess=Preprocess(32), patch_size=8, width=48, layers=3, heads=3, mlp_width=80, output_dim=24, activation="quick_gelu"
 )
 
 

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import open_clip
 
 from mingle_edge.checkpoints.model_config import ModelConfig, is_tag, read_model_config
-from mingle_edge.clip.architecture import OPENAI_MEAN, OPENAI_STD, VisionArchitecture
+from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.core.errors import CheckpointError, shown
+from mingle_edge_runtime.bundle.index import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 LARGEST = 1 << 16
 """No size in a configuration may exceed this; it keeps a damaged file from asking for endless memory."""
@@ -108,7 +109,7 @@ def _of_open_clip(config: ModelConfig) -> VisionArchitecture:
     image_size = _square(fields, "image_size", source, "vision_cfg.")
     mean, std = _open_clip_normalization(config, image_size)
     return VisionArchitecture(
-        image_size=image_size,
+        preprocess=Preprocess(image_size, mean, std),
         patch_size=_square(fields, "patch_size", source, "vision_cfg."),
         width=width,
         layers=size(fields, "layers", source, "vision_cfg.", MOST_LAYERS),
@@ -117,8 +118,6 @@ def _of_open_clip(config: ModelConfig) -> VisionArchitecture:
         output_dim=size(config.model, "embed_dim", source),
         activation=open_clip_activation(config),
         layer_norm_eps=positive(normalization.get("eps", 1e-5), "vision_cfg.norm_kwargs.eps", source),
-        mean=mean,
-        std=std,
     )
 
 
@@ -136,7 +135,7 @@ def _of_hugging_face(config: ModelConfig) -> VisionArchitecture:
     image_size = _square(fields, "image_size", source, where)
     mean, std = _hugging_face_normalization(config, image_size)
     return VisionArchitecture(
-        image_size=image_size,
+        preprocess=Preprocess(image_size, mean, std),
         patch_size=_square(fields, "patch_size", source, where),
         width=size(fields, "hidden_size", source, where),
         layers=size(fields, "num_hidden_layers", source, where, MOST_LAYERS),
@@ -146,8 +145,6 @@ def _of_hugging_face(config: ModelConfig) -> VisionArchitecture:
         output_dim=size({"projection_dim": 512} | record if nested else fields, "projection_dim", source),
         activation=hugging_face_activation(fields["hidden_act"], f"{where}hidden_act", source),
         layer_norm_eps=positive(fields["layer_norm_eps"], f"{where}layer_norm_eps", source),
-        mean=mean,
-        std=std,
     )
 
 

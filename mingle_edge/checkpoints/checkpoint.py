@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -129,7 +129,8 @@ def _recognize(path: Path, keys: list[str]) -> tuple[Naming, dict[str, str]]:
 def _check_config(folder: Path, tensors: StoredTensors, architecture: VisionArchitecture) -> None:
     """Compare a Hugging Face folder's config.json with the architecture: weights alone do not tell the activation."""
     config = read_model_config(str(folder), Path())
-    ours, theirs = architecture.to_json(), architecture_of(config).to_json()
+    ours, theirs = asdict(architecture), asdict(architecture_of(config))
+    ours, theirs = (record | record.pop("preprocess") for record in (ours, theirs))
     ignored = set() if config.preprocess else {"mean", "std"}
     if not any(name.endswith("visual_projection.weight") for name in tensors.names()):
         ignored.add("output_dim")  # config.json then states a default that no tensor has

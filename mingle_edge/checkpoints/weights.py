@@ -54,10 +54,11 @@ def check_tag(path_or_tag: str, base: Path, model: str | None, architecture: Vis
             f"the weights {path_or_tag!r} were trained with {activation}, but {model!r} runs {architecture.activation}; {step}"
         )
     trained = read_architecture(model, base, path_or_tag)
-    if (trained.mean, trained.std) != (architecture.mean, architecture.std):
+    theirs, ours = trained.preprocess, architecture.preprocess
+    if (theirs.mean, theirs.std) != (ours.mean, ours.std):
         raise CheckpointError(
-            f"the weights {path_or_tag!r} expect images normalized by mean {trained.mean} and std {trained.std}, not "
-            f"{architecture.mean} and {architecture.std}; read the architecture with these weights"
+            f"the weights {path_or_tag!r} expect images normalized by mean {theirs.mean} and std {theirs.std}, not "
+            f"{ours.mean} and {ours.std}; read the architecture with these weights"
         )
 
 

@@ -8,19 +8,19 @@ Vectors: `class_token`, `positions`, and weight and bias of `ln_pre`, `blocks.{i
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
+
+from mingle_edge_runtime.bundle.index import Preprocess
 
 BLOCK_LINEARS = ("q", "k", "v", "out", "fc1", "fc2")
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
 class VisionArchitecture:
     """Everything the forward pass of a CLIP vision tower depends on besides its weights."""
 
-    image_size: int  # pixels, square
+    preprocess: Preprocess  # how an image becomes the pixels it reads
     patch_size: int  # pixels, square
     width: int
     layers: int
@@ -29,8 +29,11 @@ class VisionArchitecture:
     output_dim: int  # of the shared image-text space
     activation: Literal["quick_gelu", "gelu"]
     layer_norm_eps: float = 1e-5
-    mean: tuple[float, float, float] = OPENAI_MEAN  # per RGB channel, of images scaled to [0, 1]
-    std: tuple[float, float, float] = OPENAI_STD
+
+    @property
+    def image_size(self) -> int:
+        """Return the side of the square images in pixels."""
+        return self.preprocess.image_size
 
     @property
     def grid(self) -> int:
@@ -76,13 +79,3 @@ class VisionArchitecture:
         """Return the shapes of all parameters of the tower by internal name."""
         weights = {f"{layer}.weight": self.linear_shape(layer) for layer in self.linear_layers()}
         return weights | self.vector_shapes()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object that `from_json` turns back into an equal architecture."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> VisionArchitecture:
-        """Read what `to_json` wrote. Raises `TypeError` on unknown or missing fields."""
-        triples: dict[str, Any] = {key: tuple(record[key]) for key in ("mean", "std") if key in record}
-        return cls(**{**record, **triples})

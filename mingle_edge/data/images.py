@@ -22,11 +22,11 @@ def load_images(paths: Sequence[Path], architecture: VisionArchitecture, corrupt
     Raises:
         ImageFolderError: an image cannot be decoded.
     """
-    size = architecture.image_size
-    transform = open_clip.image_transform(size, is_train=False, mean=architecture.mean, std=architecture.std)
+    spec = architecture.preprocess
+    transform = open_clip.image_transform(spec.image_size, is_train=False, mean=spec.mean, std=spec.std)
     if corruption is not None:
         transform.transforms.insert(-2, corruption)  # what follows is the tensor of the RGB image, and normalization
-    images = torch.empty(len(paths), 3, size, size)
+    images = torch.empty(len(paths), 3, spec.image_size, spec.image_size)
     for row, path in zip(images, paths, strict=True):
         row.copy_(decode_image(path, transform))
     return images

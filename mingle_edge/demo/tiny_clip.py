@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mingle_edge.clip.architecture import OPENAI_MEAN, OPENAI_STD
 from mingle_edge.core.progress import Progress
 from mingle_edge.demo.canvas import SIDE, Bytes
+from mingle_edge_runtime.bundle.index import OPENAI_MEAN, OPENAI_STD
 
 WIDTH = 96  # of the demonstration's vision tower
 _CONTEXT = 16  # tokens of a prompt

@@ -17,7 +17,7 @@ from mingle_edge_runtime.bundle.json_record import RecordError, read_record
 from mingle_edge_runtime.bundle.task_names import fault_in_names
 
 FORMAT = "mingle-edge merged model"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 INDEX = "mingle.json"
 
 _DEEPEST = 8  # levels of a task's record
@@ -135,7 +135,8 @@ def _check(stored: _Stored, settings: Settings) -> None:
         architecture.layer_norm_eps > 0,
         f"backbone.architecture.layer_norm_eps is {architecture.layer_norm_eps}, must be above 0",
     )
-    _require(min(architecture.std) > 0, f"backbone.architecture.std is {architecture.std}, must be above 0")
+    std = architecture.preprocess.std
+    _require(min(std) > 0, f"backbone.architecture.preprocess.std is {std}, must be above 0")
     _require(stored.backbone.logit_scale > 0, f"backbone.logit_scale is {stored.backbone.logit_scale}, must be above 0")
     _require(bool(_SHA256.fullmatch(stored.backbone.sha256)), "backbone.sha256 is not 64 hexadecimal digits")
     if fault := _fault_in(settings.to_json(), "settings"):

@@ -28,8 +28,8 @@ def mild_variations(images: Tensor, count: int, architecture: VisionArchitecture
 
     Shifted by up to a sixteenth of the side (edges repeated), with gain, offset and noise on the pixel values.
     """
-    mean = torch.tensor(architecture.mean).view(3, 1, 1)
-    std = torch.tensor(architecture.std).view(3, 1, 1)
+    mean = torch.tensor(architecture.preprocess.mean).view(3, 1, 1)
+    std = torch.tensor(architecture.preprocess.std).view(3, 1, 1)
     side = images.shape[-1]
     reach = max(1, round(side * SHIFT))
     varied = (images * std + mean).repeat_interleave(count, dim=0)  # [B count, 3, H, W], pixels in [0, 1]

@@ -9,11 +9,12 @@ import transformers
 from tiny_clip import tiny_config, write_config, write_hugging_face
 
 from mingle_edge.checkpoints import read_architecture
-from mingle_edge.clip.architecture import OPENAI_MEAN, OPENAI_STD, VisionArchitecture
+from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.core.errors import CheckpointError
+from mingle_edge_runtime.bundle.index import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 TINY = VisionArchitecture(
-    image_size=32, patch_size=8, width=48, layers=3, heads=3, mlp_width=192, output_dim=32, activation="quick_gelu"
+    preprocess=Preprocess(32), patch_size=8, width=48, layers=3, heads=3, mlp_width=192, output_dim=32, activation="quick_gelu"
 )
 
 
@@ -29,14 +30,14 @@ TINY = VisionArchitecture(
 def test_open_clip_names(
     tmp_path: Path, name: str, patch: int, width: int, layers: int, heads: int, output: int, activation: Any
 ) -> None:
-    expected = VisionArchitecture(224, patch, width, layers, heads, 4 * width, output, activation)
+    expected = VisionArchitecture(Preprocess(224), patch, width, layers, heads, 4 * width, output, activation)
     assert read_architecture(name, tmp_path) == expected
 
 
 def test_a_tag_brings_its_own_normalisation(tmp_path: Path) -> None:
     tagged = read_architecture("ViT-L-14", tmp_path, "laion2b_s32b_b82k")
-    assert tagged.mean == (0.5, 0.5, 0.5)
-    assert read_architecture("ViT-L-14", tmp_path).mean == OPENAI_MEAN
+    assert tagged.preprocess.mean == (0.5, 0.5, 0.5)
+    assert read_architecture("ViT-L-14", tmp_path).preprocess.mean == OPENAI_MEAN
     with pytest.raises(CheckpointError, match=r"ViT-H-14: preprocess_cfg.resize_mode is 'squash', but must be 'shortest'"):
         read_architecture("ViT-H-14", tmp_path, "dfn5b")
 
@@ -53,7 +54,7 @@ def test_hub_configuration_with_preprocessing(tmp_path: Path) -> None:
     config = {"model_cfg": tiny_config(), "preprocess_cfg": preprocess | {"size": [32, 32], "fill_color": 0}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     architecture = read_architecture("open_clip_config.json", tmp_path)
-    assert (architecture.mean, architecture.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert (architecture.preprocess.mean, architecture.preprocess.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 @pytest.mark.parametrize("unified", [False, True])
@@ -66,7 +67,7 @@ def test_image_processor_beside_the_model(tmp_path: Path, unified: bool) -> None
         (tmp_path / "preprocessor_config.json").unlink()
         (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": record}))
     architecture = read_architecture(".", tmp_path)
-    assert (architecture.mean, architecture.std) == ((0.5, 0.4, 0.3), OPENAI_STD)
+    assert (architecture.preprocess.mean, architecture.preprocess.std) == ((0.5, 0.4, 0.3), OPENAI_STD)
 
 
 def test_values_that_transformers_leaves_out(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_values_that_transformers_leaves_out(tmp_path: Path) -> None:
     expected = transformers.CLIPVisionConfig()
     architecture = read_architecture(".", tmp_path)
     assert architecture == VisionArchitecture(
-        image_size=expected.image_size,
+        preprocess=Preprocess(expected.image_size),
         patch_size=expected.patch_size,
         width=expected.hidden_size,
         layers=expected.num_hidden_layers,

@@ -25,8 +25,9 @@ from mingle_edge.data.corruptions import (
     streak,
 )
 from mingle_edge.data.images import load_images
+from mingle_edge_runtime.bundle.index import Preprocess
 
-TINY = VisionArchitecture(32, 8, 48, 3, 3, 192, 32, "quick_gelu", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+TINY = VisionArchitecture(Preprocess(32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), 8, 48, 3, 3, 192, 32, "quick_gelu")
 LEVELS = range(1, 6)
 
 
@@ -251,7 +252,7 @@ class TestLoading:
             corruption = Corruption(name, 5)
             found = load_images([tmp_path / "a.png"], TINY, corruption)[0]
             resized = picture(9, (70, 50)).resize((44, 32), Image.Resampling.BICUBIC).crop((6, 0, 38, 32))
-            expected = (values(corruption(resized)) / 255 - TINY.mean) / TINY.std
+            expected = (values(corruption(resized)) / 255 - TINY.preprocess.mean) / TINY.preprocess.std
             assert np.allclose(found.permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
     def test_whatever_else_is_loaded(self, tmp_path: Path) -> None:

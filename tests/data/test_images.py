@@ -14,8 +14,9 @@ from mingle_edge.core.errors import ImageFolderError
 from mingle_edge.data.image_decoding import check_images
 from mingle_edge.data.image_folder import labeled_images, list_images
 from mingle_edge.data.images import load_images
+from mingle_edge_runtime.bundle.index import Preprocess
 
-TINY = VisionArchitecture(32, 8, 48, 3, 3, 192, 32, "quick_gelu", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+TINY = VisionArchitecture(Preprocess(32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), 8, 48, 3, 3, 192, 32, "quick_gelu")
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -53,7 +54,7 @@ def test_loading_equals_open_clip(tmp_path: Path, size: tuple[int, int], mode: s
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     path = tmp_path / f"image.{'tif' if mode == 'CMYK' else 'png'}"
     Image.fromarray(pixels).convert(mode).save(path)
-    transform = open_clip.image_transform(32, is_train=False, mean=TINY.mean, std=TINY.std)
+    transform = open_clip.image_transform(32, is_train=False, mean=TINY.preprocess.mean, std=TINY.preprocess.std)
     images = load_images([path, path], TINY)
     assert images.shape == (2, 3, 32, 32)
     assert torch.equal(images[1], transform(Image.open(path)))

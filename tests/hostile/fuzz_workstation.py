@@ -212,7 +212,7 @@ class WorkstationPictures(_Files):
 
     def __init__(self, corpus: Path, work: Path) -> None:
         super().__init__(corpus, work)
-        self._architecture = VisionArchitecture(SPEC.image_size, 8, 8, 1, 1, 8, 8, "gelu", 1e-5, SPEC.mean, SPEC.std)
+        self._architecture = VisionArchitecture(SPEC, 8, 8, 1, 1, 8, 8, "gelu")
 
     def change(self, random: Random) -> str:
         return change_picture(self, self._inputs, random)

@@ -26,7 +26,7 @@ from mingle_edge_runtime.images.image_file import FORMATS, MOST_ELONGATED, read_
 from mingle_edge_runtime.images.preprocess import preprocess
 
 SPEC = Preprocess(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-TINY = VisionArchitecture(8, 8, 48, 1, 1, 64, 24, "gelu")
+TINY = VisionArchitecture(Preprocess(8), 8, 48, 1, 1, 64, 24, "gelu")
 LONG = 20  # seconds that no test comes near to
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
 

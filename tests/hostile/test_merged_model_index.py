@@ -98,7 +98,7 @@ def opens_as(index: Path, value: Any) -> bool:
         if str(error).startswith(str(index)):
             return False
         raise
-    assert says({**value, "format_version": 4}, json.loads(model.index().to_text())), value
+    assert says({**value, "format_version": 5}, json.loads(model.index().to_text())), value
     return True
 
 

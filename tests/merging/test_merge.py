@@ -228,8 +228,8 @@ def test_a_write_that_fails_midway_keeps_merged_tasks_and_leaves_no_remains(task
 def test_a_newer_format_is_refused(image_model, tmp_path):
     shutil.copytree(image_model.path, tmp_path / "m")
     index = tmp_path / "m" / "mingle.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"format_version": 5}))
-    with pytest.raises(MergedModelError, match="format version 5; this release reads 4"):
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"format_version": 6}))
+    with pytest.raises(MergedModelError, match="format version 6; this release reads 5"):
         MergedModel.open(tmp_path / "m")
 
 

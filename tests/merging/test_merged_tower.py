@@ -16,9 +16,10 @@ from mingle_edge.comparison.registry import REFERENCES
 from mingle_edge.comparison.registry import SPECS as ALL_SPECS
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.experts.finetuned_task import FinetunedTask
+from mingle_edge_runtime.bundle.index import Preprocess
 
 SPECS = [spec for spec in ALL_SPECS.values() if spec.name in REFERENCES or spec.implementation.startswith("static:")]
-TINY = VisionArchitecture(16, 8, 12, 2, 2, 24, 6, "quick_gelu")
+TINY = VisionArchitecture(Preprocess(16), 8, 12, 2, 2, 24, 6, "quick_gelu")
 
 
 def tower(seed, scale=0.3):

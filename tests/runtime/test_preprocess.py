@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from open_clip import image_transform
 from PIL import Image
 
-from mingle_edge.clip.architecture import OPENAI_MEAN, OPENAI_STD, VisionArchitecture
+from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.data.images import load_images
 from mingle_edge_runtime import ImageError
-from mingle_edge_runtime.bundle.index import Preprocess
+from mingle_edge_runtime.bundle.index import OPENAI_MEAN, OPENAI_STD, Preprocess
 from mingle_edge_runtime.images.preprocess import preprocess
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
@@ -90,7 +90,7 @@ def test_a_file_is_turned_upright_here_and_where_models_are_merged(tmp_path, ori
     if suffix == "jpg":  # what is stored then is not what was to be stored
         stored = np.asarray(Image.open(path))
     upright = Image.fromarray(np.ascontiguousarray(UPRIGHT[orientation](stored)))
-    architecture = VisionArchitecture(24, 8, 48, 1, 1, 64, 24, "gelu")
+    architecture = VisionArchitecture(Preprocess(24), 8, 48, 1, 1, 64, 24, "gelu")
     expected = open_clip_transform(upright, Preprocess(24, OPENAI_MEAN, OPENAI_STD))
     np.testing.assert_array_equal(preprocess(path, Preprocess(24, OPENAI_MEAN, OPENAI_STD))[0], expected)
     np.testing.assert_array_equal(load_images([path], architecture)[0].numpy(), expected)

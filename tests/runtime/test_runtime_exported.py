@@ -42,7 +42,7 @@ def served(request, tmp_path_factory):
 def reference(tower: GatedTower, top_k: int):
     """Embeddings of `pictures()` under their own routes, and in the image scope posterior and whether it is trusted."""
     a = tower.architecture
-    transform = image_transform(a.image_size, is_train=False, mean=a.mean, std=a.std)
+    transform = image_transform(a.image_size, is_train=False, mean=a.preprocess.mean, std=a.preprocess.std)
     x = torch.stack([transform(picture) for picture in pictures()])
     if tower.merged.scope == "layer":
         return x, tower.embed_layers(x, top_k)[0], None, None

@@ -139,7 +139,7 @@ class BundleWriter(ABC):
             producer={"mingle-edge": mingle_edge.__version__, "onnx": onnx.__version__},
             source=fmt.Source(merged.backbone_sha256, {task.name: task.source_sha256 for task in merged.tasks}),
             architecture=fmt.Architecture(a.image_size, a.patch_size, a.width, a.layers, a.heads, a.output_dim),
-            preprocess=fmt.Preprocess(a.image_size, a.mean, a.std),
+            preprocess=a.preprocess,
             logit_scale=merged.logit_scale,
             top_k=options.top_k,
             tasks=tuple(

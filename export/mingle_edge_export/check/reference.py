@@ -14,7 +14,6 @@ from mingle_edge.core.progress import Progress
 from mingle_edge.merging.merged_tower import GatedTower
 from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_export.graph.builder import Array
-from mingle_edge_runtime.bundle.index import Preprocess
 from mingle_edge_runtime.images.preprocess import preprocess
 
 IMAGES = 7
@@ -53,13 +52,13 @@ def compute_reference(tower: GatedTower, fold: str | None, top_k: int, progress:
     fold: the task to be folded, which alone is computed then. top_k: experts of an image when nothing is given.
     """
     a, merged = tower.architecture, tower.merged
-    spec = Preprocess(a.image_size, a.mean, a.std)
     images = smooth_images(IMAGES, a.image_size)
     if merged.scope == "image" and fold is None:  # those first whose `top_k` tasks are farthest from being others
-        posterior = np.sort(tower.route(torch.from_numpy(preprocess(images, spec)))[0].numpy(), axis=1)[:, ::-1]  # [n, T]
+        routed, _ = tower.route(torch.from_numpy(preprocess(images, a.preprocess)))
+        posterior = np.sort(routed.numpy(), axis=1)[:, ::-1]  # [n, T]
         others = posterior[:, top_k] if top_k < posterior.shape[1] else 0.0
         images = images[np.argsort(others - posterior[:, top_k - 1], kind="stable")]
-    pixels = preprocess(images, spec)
+    pixels = preprocess(images, a.preprocess)
     x = torch.from_numpy(pixels)
     plain = tower.embed(x, fold).numpy()
     reference = Reference(images, pixels, {"image_embeds": plain}, golden={"images": images[:GOLDEN_IMAGES]})

@@ -14,8 +14,10 @@ from mingle_edge_runtime.bundle.json_record import RecordError, read_record, wri
 from mingle_edge_runtime.errors import BundleError
 
 FORMAT = "mingle-edge bundle"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 INDEX_NAME = "bundle.json"
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 LARGEST_CODE = 64
 """Magnitude of an int8 weight's code: two products with activation codes, 2 x 255 x 64, fit 16 bits, to which processors
 without VNNI cut their sum."""
@@ -55,13 +57,13 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes `pixel_values`."""
+    """How an image becomes `pixel_values`; where nothing else is said, as OpenAI's models and open_clip do it."""
 
     image_size: int
     """pixels, square"""
-    mean: tuple[float, float, float]
+    mean: tuple[float, float, float] = OPENAI_MEAN
     """per RGB channel, of values scaled to [0, 1]"""
-    std: tuple[float, float, float]
+    std: tuple[float, float, float] = OPENAI_STD
     """per RGB channel, of values scaled to [0, 1]"""
 
 
