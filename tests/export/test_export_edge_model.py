@@ -1,54 +1,66 @@
-"""From end to end: a merged model exported and served by `EdgeModel` equals the merged model in PyTorch."""
+"""From end to end: a merged model exported and served by `EdgeModel` answers as in PyTorch, in all three protocols."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from open_clip import image_transform
+from PIL import Image
 from tiny_merged import write_merged
 
+from mingle_edge.evaluation.answers import predict_among, predict_within
 from mingle_edge.merging.merged_tower import GatedTower
 from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_runtime import EdgeModel
-from mingle_edge_runtime.images.preprocess import preprocess
 
-IMAGES = smooth_images(9, 37)  # not the size the tower wants
+NOISE = np.random.default_rng(0).integers(0, 256, (4, 50, 37, 3), dtype=np.uint8)
+PICTURES = [Image.fromarray(pixels) for pixels in (*smooth_images(6, 41), *NOISE)]  # not of the size the tower wants
 
 
-@pytest.fixture(params=["image_model", "layer_model", "random image", "random layer"])
+@pytest.fixture(params=["image_model", "layer_model", "image", "layer"])
 def merged(request, tmp_path):
     """Real merges, and models of random numbers, which mix more."""
     if request.param.endswith("_model"):
         return request.getfixturevalue(request.param)
-    options = {"random image": {}, "random layer": {"scope": "layer"}}
-    return write_merged(tmp_path / "merged", **options[request.param])
+    return write_merged(tmp_path / "merged", scope=request.param)
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_edge_model_equals_the_merged_model(merged, tmp_path, top_k):
-    report = export_bundle(merged.path, tmp_path / "bundle", ExportOptions(top_k))
-    tower = GatedTower(merged)
-    with EdgeModel.open(report.path) as model:
-        x = torch.from_numpy(preprocess(IMAGES, model.bundle.index.preprocess))
-        actual, named = model.embed(IMAGES), {task: model.embed(IMAGES, task) for task in model.tasks}
-        routes = model.route(IMAGES)
-    if merged.scope == "layer":
-        expected, tasks, weights = tower.embed_layers(x, top_k)
-        masks = torch.eye(len(merged.tasks))
-        alone = {task: tower.embed_layers(x, 1, mask)[0] for task, mask in zip(named, masks, strict=True)}
-        for n, route in enumerate(routes):
-            assert [layer.tasks for layer in route.layers] == [tuple(f"task{t}" for t in row) for row in tasks[n].tolist()]
-            np.testing.assert_allclose([layer.weights for layer in route.layers], weights[n], atol=1e-4)
-    else:
-        expected = torch.cat([routed(tower, x[n : n + 1], top_k) for n in range(len(x))])
-        alone = {task: tower.embed(x, task) for task in named}
-        posterior, confidence = tower.route(x)
-        np.testing.assert_allclose([route.posterior for route in routes], posterior, atol=1e-3)
-        np.testing.assert_allclose([route.confidence for route in routes], confidence, rtol=1e-3)
-    np.testing.assert_allclose(actual, expected, atol=1e-4)
-    for task, embeds in named.items():
-        np.testing.assert_allclose(embeds, alone[task], atol=1e-4)
+def test_edge_model_answers_as_the_merged_model(merged, task_file, tmp_path, top_k):
+    pictures = [*PICTURES, *map(Image.open, sorted((task_file.parent / "seeds").glob("*/000.png")))]
+    tower, heads = GatedTower(merged), [torch.from_numpy(merged.head(task)) for task in merged.task_names]
+    spec = merged.architecture.preprocess
+    transform = image_transform(spec.image_size, is_train=False, mean=spec.mean, std=spec.std)
+    x = torch.stack([transform(picture) for picture in pictures])
+    posterior = claimed = None
+    with EdgeModel.open(export_bundle(merged.path, tmp_path / "bundle", ExportOptions(top_k)).path, threads=1) as model:
+        routes = model.route(pictures)
+        if merged.scope == "layer":
+            embeds, tasks, weights = tower.embed_layers(x, top_k)
+            named = [tower.embed_layers(x, 1, mask)[0] for mask in torch.eye(len(heads))]
+            for n, route in enumerate(routes):
+                assert [layer.tasks for layer in route.layers] == [tuple(f"task{t}" for t in row) for row in tasks[n].tolist()]
+                np.testing.assert_allclose([layer.weights for layer in route.layers], weights[n], atol=1e-4)
+        else:
+            posterior, confidence = tower.route(x)
+            claimed = confidence >= tower.router.confidence_bound
+            embeds = torch.cat([routed(tower, x[n : n + 1], top_k) for n in range(len(x))])
+            named = [tower.embed(x, task) for task in model.tasks]
+            np.testing.assert_allclose([route.posterior for route in routes], posterior, atol=1e-3)
+            np.testing.assert_allclose([route.confidence for route in routes], confidence, rtol=1e-3)
+            assert [bool(route.tasks) for route in routes] == claimed.tolist()
+            assert 0 < claimed.sum() < len(claimed)
+        np.testing.assert_allclose(model.embed(pictures), embeds, atol=1e-4)
+        owners, numbers = (part.tolist() for part in predict_among(embeds, heads, merged.logit_scale, posterior, claimed))
+        expected = [(model.tasks[t], model.labels(model.tasks[t])[i]) for t, i in zip(owners, numbers, strict=True)]
+        assert [(prediction.tasks[0], prediction.labels[0]) for prediction in model.classify(pictures)] == expected
+        for task, head, alone in zip(model.tasks, heads, named, strict=True):
+            np.testing.assert_allclose(model.embed(pictures, task), alone, atol=1e-4)
+            for options, computed in (({"head": task}, embeds), ({"task": task}, alone)):
+                labels = [prediction.labels[0] for prediction in model.classify(pictures, **options)]
+                assert labels == [model.labels(task)[i] for i in predict_within(computed, head)]
 
 
 def routed(tower, x, top_k):
