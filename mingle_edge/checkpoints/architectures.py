@@ -14,14 +14,13 @@ from typing import Any, Literal
 import open_clip
 
 from mingle_edge.checkpoints.model_config import ModelConfig, is_tag, read_model_config
+from mingle_edge.checkpoints.preprocessing import hugging_face_preprocess, open_clip_preprocess
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.core.errors import CheckpointError, shown
-from mingle_edge_runtime.bundle.index import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 LARGEST = 1 << 16
 """No size in a configuration may exceed this; it keeps a damaged file from asking for endless memory."""
 MOST_LAYERS = 1 << 10
-LEAST_DEVIATION = 1e-6  # of pixel values from 0 to 1, which are divided by it
 
 # What the tower always does, as open_clip's CLIPVisionCfg says it. A final LayerNorm before or after taking the class token is
 # the same, and dropout of patches happens in training only, so those fields are free.
@@ -107,9 +106,8 @@ def _of_open_clip(config: ModelConfig) -> VisionArchitecture:
         raise _refusal(source, "vision_cfg.norm_kwargs", normalization, "eps alone, or nothing")
     mlp_width = int(width * positive(fields["mlp_ratio"], "vision_cfg.mlp_ratio", source))
     image_size = _square(fields, "image_size", source, "vision_cfg.")
-    mean, std = _open_clip_normalization(config, image_size)
     return VisionArchitecture(
-        preprocess=Preprocess(image_size, mean, std),
+        preprocess=open_clip_preprocess(config, image_size),
         patch_size=_square(fields, "patch_size", source, "vision_cfg."),
         width=width,
         layers=size(fields, "layers", source, "vision_cfg.", MOST_LAYERS),
@@ -133,9 +131,8 @@ def _of_hugging_face(config: ModelConfig) -> VisionArchitecture:
     if fields["num_channels"] != 3:
         raise _refusal(source, f"{where}num_channels", fields["num_channels"], "3")
     image_size = _square(fields, "image_size", source, where)
-    mean, std = _hugging_face_normalization(config, image_size)
     return VisionArchitecture(
-        preprocess=Preprocess(image_size, mean, std),
+        preprocess=hugging_face_preprocess(config, image_size),
         patch_size=_square(fields, "patch_size", source, where),
         width=size(fields, "hidden_size", source, where),
         layers=size(fields, "num_hidden_layers", source, where, MOST_LAYERS),
@@ -187,53 +184,6 @@ def _square(fields: Mapping[str, Any], name: str, source: str, where: str = "") 
             raise _refusal(source, where + name, value, "one number, or two equal ones: images and patches are square")
         value = value[0]
     return size({name: value}, name, source, where)
-
-
-def _open_clip_normalization(
-    config: ModelConfig, image_size: int
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    preprocess = config.preprocess
-    said = (("interpolation", ("bicubic",)), ("resize_mode", ("shortest",)), ("mode", ("RGB",)))
-    for name, allowed in (*said, ("size", (image_size, [image_size] * 2, (image_size, image_size)))):
-        if preprocess.get(name, allowed[0]) not in allowed:
-            raise _refusal(config.source, f"preprocess_cfg.{name}", preprocess[name], f"{allowed[0]!r}")
-    return (
-        _triple(preprocess.get("mean", OPENAI_MEAN), "preprocess_cfg.mean", config.source),
-        _triple(preprocess.get("std", OPENAI_STD), "preprocess_cfg.std", config.source, deviation=True),
-    )
-
-
-def _hugging_face_normalization(
-    config: ModelConfig, image_size: int
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    preprocess = config.preprocess
-    square = {"height": image_size, "width": image_size}
-    said: dict[str, tuple[object, ...]] = {
-        "do_resize": (True,),
-        "size": (image_size, {"shortest_edge": image_size}),
-        "resample": (3,),  # bicubic
-        "do_center_crop": (True,),
-        "crop_size": (image_size, square),
-        "do_rescale": (True,),
-        "rescale_factor": (1 / 255,),
-        "do_normalize": (True,),
-    }
-    for name, allowed in said.items():
-        if preprocess.get(name) is not None and preprocess[name] not in allowed:
-            raise _refusal(config.source, f"{name} of the image processor", preprocess[name], f"{allowed[0]!r}")
-    return (
-        _triple(preprocess.get("image_mean", OPENAI_MEAN), "image_mean of the image processor", config.source),
-        _triple(preprocess.get("image_std", OPENAI_STD), "image_std of the image processor", config.source, deviation=True),
-    )
-
-
-def _triple(value: object, field: str, source: str, *, deviation: bool = False) -> tuple[float, float, float]:
-    if isinstance(value, list | tuple) and len(value) == 3 and all(type(x) in (int, float) for x in value):
-        least = LEAST_DEVIATION if deviation else -LARGEST
-        if all(least <= x <= LARGEST for x in value):
-            return float(value[0]), float(value[1]), float(value[2])
-    rule = f"three positive numbers, from {LEAST_DEVIATION:g}" if deviation else f"three numbers, from -{LARGEST}"
-    raise _refusal(source, field, value, f"{rule} to {LARGEST}, one per color")
 
 
 def _refusal(source: str, field: str, value: object, rule: str) -> CheckpointError:
