@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ORT_OLD = .venv-ort-1.20
+TRANSFORMERS_4 = .transformers-4
 LATEST = .venv-latest
 PARALLEL = --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
@@ -11,11 +12,11 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/mingle-edge demo -o demo-output
 
 # Everything CI runs: lint, types, tests. A file's tests run in one process, since they share what is slow to make.
-test: $(VENV)/.installed $(ORT_OLD)/.installed
+test: $(VENV)/.installed $(ORT_OLD)/.installed $(TRANSFORMERS_4)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	MINGLE_ORT_1_20=$(ORT_OLD)/bin/python $(VENV)/bin/pytest $(PARALLEL)
+	MINGLE_ORT_1_20=$(ORT_OLD)/bin/python MINGLE_TRANSFORMERS_4=$(TRANSFORMERS_4) $(VENV)/bin/pytest $(PARALLEL)
 
 # The demo's bundles on every kind of device, emulated where this is none; writes docs/devices.md. Goes on where it was killed.
 devices: $(VENV)/.installed
@@ -40,6 +41,12 @@ $(ORT_OLD)/.installed: locks/onnxruntime-1.20.txt
 	$(ORT_OLD)/bin/pip install --quiet --require-hashes --requirement $<
 	touch $@
 
+# The last transformers before 5, a folder to put before the environment's own.
+$(TRANSFORMERS_4)/.installed: locks/transformers-4.txt $(VENV)/.installed
+	rm -rf $(TRANSFORMERS_4)
+	$(VENV)/bin/pip install --quiet --require-hashes --no-deps --target $(TRANSFORMERS_4) --requirement $<
+	touch $@
+
 # Writes the lock files, for every platform. Releases that are in them stay; delete a file first to move it to the newest.
 COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes --custom-compile-command='make lock'
 lock:
@@ -47,6 +54,7 @@ lock:
 	.venv-lock/bin/pip install --quiet uv
 	$(COMPILE) --extra=cpu --extra=merge --extra=demo --extra=dev --output-file=locks/development.txt pyproject.toml > /dev/null
 	$(COMPILE) --output-file=locks/onnxruntime-1.20.txt locks/onnxruntime-1.20.in > /dev/null
+	$(COMPILE) --no-deps --output-file=locks/transformers-4.txt locks/transformers-4.in > /dev/null
 
 clean:
-	rm -rf $(VENV) $(ORT_OLD) $(LATEST) .venv-lock demo-output devices/.cache
+	rm -rf $(VENV) $(ORT_OLD) $(TRANSFORMERS_4) $(LATEST) .venv-lock demo-output devices/.cache
