@@ -11,13 +11,12 @@ from safetensors.numpy import load_file, save_file
 from mingle_edge.cli import COMMANDS, main
 
 
-@pytest.fixture
-def run():
-    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
-def test_help_is_readable_in_80_columns(run, command):
+def test_help_is_readable_in_80_columns(command):
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert result.output.startswith("Usage: ")
@@ -27,7 +26,7 @@ def test_help_is_readable_in_80_columns(run, command):
             assert not option[1].endswith("...")
 
 
-def test_merge_evaluate_inspect_in_a_user_s_order(run, task_file, tmp_path):
+def test_merge_evaluate_inspect_in_a_user_s_order(task_file, tmp_path):
     merged = tmp_path / "merged"
     result = run("merge", task_file, "-o", merged)
     assert result.exit_code == 0, result.output
@@ -60,7 +59,7 @@ def test_merge_evaluate_inspect_in_a_user_s_order(run, task_file, tmp_path):
         (("merg", "x"), "No such command 'merg'"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(run, task_file, tmp_path, monkeypatch, arguments, message):
+def test_a_mistake_is_one_line_and_exit_code_2(task_file, tmp_path, monkeypatch, arguments, message):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -72,7 +71,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, task_file, tmp_path, monkeyp
     assert "Traceback" not in result.output
 
 
-def test_an_interruption_says_that_nothing_is_lost(run, task_file, tmp_path, monkeypatch):
+def test_an_interruption_says_that_nothing_is_lost(task_file, tmp_path, monkeypatch):
     import mingle_edge.merging.merge
 
     def interrupted(*arguments, **options):
@@ -82,12 +81,6 @@ def test_an_interruption_says_that_nothing_is_lost(run, task_file, tmp_path, mon
     result = run("merge", task_file, "-o", tmp_path / "m")
     assert result.exit_code == 130
     assert "run the same command again to continue" in result.output
-
-
-def other_architecture(folder):
-    """A checkpoint with one block less."""
-    state = load_file(folder / "task1.safetensors")
-    save_file({n: t for n, t in state.items() if ".resblocks.2." not in n}, folder / "task1.safetensors")
 
 
 def not_a_number(folder):
@@ -101,21 +94,6 @@ def broken_image(folder):
     image.write_bytes(image.read_bytes()[:60])
 
 
-def no_seeds(folder):
-    for image in (folder / "seeds" / "task1").glob("*.png"):
-        image.unlink()
-
-
-def duplicate_name(folder):
-    file = folder / "TASKS.toml"
-    file.write_text(file.read_text().replace('name = "task1"', 'name = "Task0"'))
-
-
-def unknown_setting(folder):
-    file = folder / "TASKS.toml"
-    file.write_text(file.read_text().replace("rank = 8", "ranks = 8"))
-
-
 def wrong_value(folder):
     file = folder / "TASKS.toml"
     file.write_text(file.read_text().replace("rank = 8", "rank = 0"))
@@ -124,16 +102,12 @@ def wrong_value(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (other_architecture, r"task1\.safetensors"),
         (not_a_number, r"visual\.proj"),
         (broken_image, r"seeds/task1/\d+\.png"),
-        (no_seeds, "seeds/task1"),
-        (duplicate_name, "Task0"),
-        (unknown_setting, r"no setting 'ranks'; did you mean 'rank'\?"),
         (wrong_value, "rank must be at least 1, not 0"),
     ],
 )
-def test_bad_input_of_a_merge_costs_nothing_and_exits_with_2(run, task_file, image_model, tmp_path, damage, message):
+def test_bad_input_of_a_merge_costs_nothing_and_exits_with_2(task_file, image_model, tmp_path, damage, message):
     """Merging into a finished model: what was merged stays as it was."""
     shutil.copytree(task_file.parent, tmp_path / "tasks")
     shutil.copytree(image_model.path, tmp_path / "merged")
@@ -146,7 +120,7 @@ def test_bad_input_of_a_merge_costs_nothing_and_exits_with_2(run, task_file, ima
     assert now == {p.relative_to(image_model.path): p.read_bytes() for p in image_model.path.rglob("*") if p.is_file()}
 
 
-def test_export_verify_run_profile_in_a_user_s_order(run, image_model, task_file, tmp_path):
+def test_export_verify_run_profile_in_a_user_s_order(image_model, task_file, tmp_path):
     bundle = tmp_path / "bundle"
     for arguments, expected in (
         (("export", image_model.path, "-o", bundle), "cosine at least"),
