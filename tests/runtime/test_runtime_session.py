@@ -7,10 +7,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from tiny_bundle import SIDE
 
 from mingle_edge_runtime import EdgeError
+from mingle_edge_runtime.ort import session as session_module
 from mingle_edge_runtime.ort.session import CPU, Session
 
 PIXELS = np.zeros((2, 3, SIDE, SIDE), np.float32)
@@ -42,22 +44,21 @@ def test_a_session_without_a_trace_writes_none(image_bundle, tmp_path, monkeypat
 
 @pytest.mark.parametrize(("one_at_a_time", "most"), [([CPU], 1), ([], 4)])
 def test_a_provider_that_allows_one_run_at_a_time_gets_one(image_bundle, monkeypatch, one_at_a_time, most: int) -> None:
-    monkeypatch.setattr("mingle_edge_runtime.ort.session._ONE_RUN_AT_A_TIME", frozenset(one_at_a_time))
-    session = Session(image_bundle / "dense.onnx", [CPU], 1)
     together = threading.Barrier(most)
     running: list[int] = []
     seen: list[int] = []
 
-    class Watched:
-        def run(self, *_: object) -> list[np.ndarray]:
-            running.append(1)
-            together.wait(10)
-            seen.append(len(running))
-            together.wait(10)
-            running.pop()
-            return [np.zeros((2, 16), np.float32)]
+    def run(*_: object) -> list[np.ndarray]:
+        running.append(1)
+        together.wait(10)
+        seen.append(len(running))
+        together.wait(10)
+        running.pop()
+        return [np.zeros((2, 16), np.float32)]
 
-    session._session = Watched()
+    monkeypatch.setattr(ort.InferenceSession, "run", run)
+    monkeypatch.setattr(session_module, "ONE_RUN_AT_A_TIME", frozenset(one_at_a_time))
+    session = Session(image_bundle / "dense.onnx", [CPU], 1)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(session.run, [{"pixel_values": PIXELS}] * 4))
     assert seen == [most] * 4

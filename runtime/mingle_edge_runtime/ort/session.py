@@ -36,7 +36,8 @@ _ELEMENTS = {
     f"tensor({name})": np.dtype(numpy_name)
     for name, numpy_name in {"float": "<f4", "float16": "<f2", "int8": "i1", "uint8": "u1", "int64": "<i8"}.items()
 }
-_ONE_RUN_AT_A_TIME = frozenset(["DmlExecutionProvider"])  # it allows no overlapping runs of one session
+ONE_RUN_AT_A_TIME = frozenset(["DmlExecutionProvider"])
+"""Providers that allow no overlapping runs of one session."""
 _FATAL_ONLY = 4  # log severity; errors are raised, and a library does not print
 
 
@@ -166,7 +167,7 @@ class Session:
                 f"ONNX Runtime fell back to {', '.join(started)}"
             )
         self._provider = providers[0]
-        self._turn = threading.Lock() if providers[0] in _ONE_RUN_AT_A_TIME else nullcontext()
+        self._turn = threading.Lock() if providers[0] in ONE_RUN_AT_A_TIME else nullcontext()
         self._traces = trace is not None
         self._one_by_one = one_by_one
         self._shapes = outputs or {}
