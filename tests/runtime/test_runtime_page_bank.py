@@ -9,14 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mingle_edge_runtime import BundleError
 from mingle_edge_runtime.bundle.index import LayerPages, PageBank
 from mingle_edge_runtime.bundle.mapped_file import MappedFile
 from mingle_edge_runtime.experts.page_bank import MappedPageBank, page_ranges, touched_ranges
-from mingle_edge_runtime.experts.replacement_policy import HALF_LIFE
 from mingle_edge_runtime.experts.store import ExpertStore
 
 TASKS = ("a", "b", "c", "d")
@@ -68,41 +65,9 @@ def present(pages: Pages, task: int, layer: int) -> np.ndarray:
     return entries >> np.uint64(63) == 1
 
 
-routes = st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=2, unique=True), min_size=3, max_size=3)
-
-
-@given(
-    st.lists(st.lists(routes, min_size=1, max_size=2), max_size=12),
-    st.lists(st.sampled_from([None, 2 * TASK_BYTES, 3 * TASK_BYTES]), min_size=1, max_size=3),
-)
-def test_ranges_worth_least_go_first_also_when_the_budget_changes(file, runs, budgets: list[int | None]) -> None:
-    pages = Pages(file, None, together=2)
-    resident = set[tuple[int, int]]()  # the model
-    uses: dict[tuple[int, int], list[int]] = {}
-    requests = 0
-
-    def worth(item: tuple[int, int], now: int) -> float:
-        """What LRFU says, by its definition."""
-        return sum(0.5 ** ((now - use) / HALF_LIFE) for use in uses[item])
-
-    for now, run in enumerate(runs):
-        budget = budgets[now % len(budgets)]
-        pages.experts.set_budget(budget)
-        route = np.array(run)  # [n, layers, k]
-        touch(pages, route)
-        used = {(int(t), layer) for layer in range(3) for t in np.unique(route[:, layer])}
-        requests += len(used)
-        for arrived in (set(), used):  # a smaller budget takes effect at once, a run's ranges are dropped after it
-            for item in arrived:
-                uses.setdefault(item, []).append(now)
-            resident |= arrived
-            while budget is not None and sum(LAYER_BYTES[layer] for _, layer in resident) > budget:
-                # Ranges that were always used together are worth the same: then tasks and layers in their order.
-                resident.remove(min(resident, key=lambda item: (round(worth(item, now), 9), item)))
-        assert pages.experts.stats().resident_bytes == sum(LAYER_BYTES[layer] for _, layer in resident)
-    stats = pages.experts.stats()
-    assert stats.hits + stats.misses == requests
-    assert stats.evictions == stats.misses - len(resident)
+def test_a_run_touches_each_range_once_layer_by_layer() -> None:
+    route = np.array([[[0, 2], [1, 3], [3, 0]], [[2, 1], [1, 3], [3, 2]]])  # [n, layers, k]
+    assert touched_ranges(route, 4) == [(0, 0), (1, 0), (2, 0), (1, 1), (3, 1), (0, 2), (2, 2), (3, 2)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages of a mapping are in memory")
