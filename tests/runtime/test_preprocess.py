@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 
 import numpy as np
@@ -15,22 +14,28 @@ from PIL import Image
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.data.images import load_images
 from mingle_edge_runtime import ImageError
-from mingle_edge_runtime.bundle.index import OPENAI_MEAN, OPENAI_STD, Preprocess
+from mingle_edge_runtime.bundle.index import Preprocess
 from mingle_edge_runtime.images.preprocess import preprocess
 
+SPEC = Preprocess(24)
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 
 
-def open_clip_transform(image: Image.Image, spec: Preprocess) -> np.ndarray:
+def open_clip_transform(image: Image.Image, spec: Preprocess = SPEC) -> np.ndarray:
     """What training saw."""
     return image_transform(spec.image_size, is_train=False, mean=spec.mean, std=spec.std)(image).numpy()
+
+
+def noise(height: int = 40, width: int = 30, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """Random pixels."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
 @st.composite
 def pictures(draw: st.DrawFn) -> Image.Image:
     """Random pixels of any 8-bit mode and size."""
     width, height = draw(st.integers(1, 90)), draw(st.integers(1, 90))
-    pixels = np.random.default_rng(draw(st.integers(0, 1000))).integers(0, 256, (height, width, 4), dtype=np.uint8)
+    pixels = noise(height, width, 4, draw(st.integers(0, 1000)))
     mode = draw(st.sampled_from(MODES))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -40,7 +45,7 @@ def pictures(draw: st.DrawFn) -> Image.Image:
 
 @given(pictures(), st.integers(1, 64))
 def test_equals_open_clip_bit_for_bit(image: Image.Image, side: int) -> None:
-    spec = Preprocess(side, OPENAI_MEAN, OPENAI_STD)
+    spec = Preprocess(side)
     ours = preprocess(image, spec)
     assert ours.dtype == np.float32
     np.testing.assert_array_equal(ours[0], open_clip_transform(image, spec))
@@ -49,22 +54,18 @@ def test_equals_open_clip_bit_for_bit(image: Image.Image, side: int) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (3, 2000), (3000, 2000)])
 @pytest.mark.parametrize("mode", MODES)
 def test_any_size_and_mode_equals_open_clip(size: tuple[int, int], mode: str) -> None:
-    spec = Preprocess(24, OPENAI_MEAN, OPENAI_STD)
-    row = np.random.default_rng(0).integers(0, 256, (1, size[0], 3), dtype=np.uint8)
-    image = Image.fromarray(np.repeat(row, size[1], axis=0)).convert(mode)
-    np.testing.assert_array_equal(preprocess(image, spec)[0], open_clip_transform(image, spec))
+    image = Image.fromarray(np.repeat(noise(1, size[0]), size[1], axis=0)).convert(mode)
+    np.testing.assert_array_equal(preprocess(image, SPEC)[0], open_clip_transform(image))
 
 
 @pytest.mark.parametrize("transparency", [3, bytes(range(256))])
 def test_a_palette_with_transparency_equals_open_clip(tmp_path, transparency: int | bytes) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     path = tmp_path / "palette.png"
-    Image.fromarray(pixels).convert("P").save(path, transparency=transparency)
-    spec = Preprocess(24, OPENAI_MEAN, OPENAI_STD)
-    ours = preprocess(path, spec)[0]  # without Pillow's warning that the transparency is lost, which is what is wanted
+    Image.fromarray(noise()).convert("P").save(path, transparency=transparency)
+    ours = preprocess(path, SPEC)[0]  # without Pillow's warning that the transparency is lost, which is what is wanted
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        np.testing.assert_array_equal(ours, open_clip_transform(Image.open(path), spec))
+        np.testing.assert_array_equal(ours, open_clip_transform(Image.open(path)))
 
 
 UPRIGHT = {  # what an EXIF orientation (CIPA DC-008, tag 274) asks for, of stored pixels [H, W, 3]
@@ -82,7 +83,7 @@ UPRIGHT = {  # what an EXIF orientation (CIPA DC-008, tag 274) asks for, of stor
 @pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_a_file_is_turned_upright_here_and_where_models_are_merged(tmp_path, orientation: int, suffix: str) -> None:
-    stored = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    stored = noise()
     path = tmp_path / f"phone.{suffix}"
     exif = Image.Exif()
     exif[274] = orientation
@@ -90,37 +91,29 @@ def test_a_file_is_turned_upright_here_and_where_models_are_merged(tmp_path, ori
     if suffix == "jpg":  # what is stored then is not what was to be stored
         stored = np.asarray(Image.open(path))
     upright = Image.fromarray(np.ascontiguousarray(UPRIGHT[orientation](stored)))
-    architecture = VisionArchitecture(Preprocess(24), 8, 48, 1, 1, 64, 24, "gelu")
-    expected = open_clip_transform(upright, Preprocess(24, OPENAI_MEAN, OPENAI_STD))
-    np.testing.assert_array_equal(preprocess(path, Preprocess(24, OPENAI_MEAN, OPENAI_STD))[0], expected)
+    architecture = VisionArchitecture(SPEC, 8, 48, 1, 1, 64, 24, "gelu")
+    expected = open_clip_transform(upright)
+    np.testing.assert_array_equal(preprocess(path, SPEC)[0], expected)
     np.testing.assert_array_equal(load_images([path], architecture)[0].numpy(), expected)
 
 
 def test_a_picture_that_was_opened_already_is_taken_as_it_is(tmp_path) -> None:
     exif = Image.Exif()
     exif[274] = 6
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(tmp_path / "p.png", exif=exif)
-    spec = Preprocess(24, OPENAI_MEAN, OPENAI_STD)
+    Image.fromarray(noise()).save(tmp_path / "p.png", exif=exif)
     image = Image.open(tmp_path / "p.png")
-    np.testing.assert_array_equal(preprocess(image, spec)[0], open_clip_transform(image, spec))
-
-
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch) -> None:
-    Image.new("1", (300, 300)).save(tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
-    with pytest.raises(ImageError, match=r"bomb\.png cannot be .* too large: Image size \(90000 pixels\) .* or raise PIL"):
-        preprocess(tmp_path / "bomb.png", Preprocess(8, OPENAI_MEAN, OPENAI_STD))
+    np.testing.assert_array_equal(preprocess(image, SPEC)[0], open_clip_transform(image))
 
 
 def test_every_byte_value_is_scaled_like_torch_does() -> None:
-    spec = Preprocess(16, OPENAI_MEAN, OPENAI_STD)
+    spec = Preprocess(16)
     image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
     np.testing.assert_array_equal(preprocess(image, spec)[0], open_clip_transform(image, spec))
 
 
 def test_paths_pictures_and_arrays_agree(tmp_path) -> None:
-    spec = Preprocess(8, OPENAI_MEAN, OPENAI_STD)
-    array = np.random.default_rng(0).integers(0, 256, (3, 12, 9, 3), dtype=np.uint8)
+    spec = Preprocess(8)
+    array = np.stack([noise(12, 9, seed=seed) for seed in range(3)])
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path, pixels in zip(paths, array, strict=True):
         Image.fromarray(pixels).save(path)
@@ -134,25 +127,13 @@ def test_paths_pictures_and_arrays_agree(tmp_path) -> None:
     np.testing.assert_array_equal(preprocess(gray, spec), preprocess(np.repeat(gray[:, :, None], 3, 2), spec))
 
 
-@pytest.mark.parametrize("nothing", [[], np.empty((0, 5, 5, 3), np.uint8)])
-def test_no_images_give_an_empty_batch(nothing) -> None:
-    assert preprocess(nothing, Preprocess(8, OPENAI_MEAN, OPENAI_STD)).shape == (0, 3, 8, 8)
-
-
-def broken_png() -> bytes:
-    """The first half of a PNG."""
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, "png")
-    return file.getvalue()[: file.tell() // 2]
-
-
-@pytest.mark.parametrize("content", [b"", b"not an image", broken_png(), broken_png()[:40]])
-def test_broken_files_are_named(tmp_path, content: bytes) -> None:
+@pytest.mark.parametrize("keep", [0, 40, -100])
+def test_broken_files_are_named(tmp_path, keep: int) -> None:
     path = tmp_path / "broken.png"
-    path.write_bytes(content)
-    good = np.zeros((4, 4, 3), np.uint8)
+    Image.fromarray(noise()).save(path)
+    path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ImageError, match=r"broken\.png"):
-        preprocess([good, path], Preprocess(8, OPENAI_MEAN, OPENAI_STD))
+        preprocess([noise(), path], SPEC)
 
 
 @pytest.mark.parametrize(
@@ -171,4 +152,4 @@ def test_broken_files_are_named(tmp_path, content: bytes) -> None:
 )
 def test_what_is_no_image_is_refused(image, message: str) -> None:
     with pytest.raises(ImageError, match=message):
-        preprocess(image, Preprocess(224, OPENAI_MEAN, OPENAI_STD))
+        preprocess(image, Preprocess(224))
