@@ -14,6 +14,7 @@ from mingle_edge.core.errors import FileError, MergedModelError, TaskFileError, 
 from mingle_edge.data.settings import Settings
 from mingle_edge.files.text_file import read_json
 from mingle_edge_runtime.bundle.json_record import RecordError, read_record
+from mingle_edge_runtime.bundle.rules import fault_in_preprocess
 from mingle_edge_runtime.bundle.task_names import fault_in_names
 
 FORMAT = "mingle-edge merged model"
@@ -135,8 +136,8 @@ def _check(stored: _Stored, settings: Settings) -> None:
         architecture.layer_norm_eps > 0,
         f"backbone.architecture.layer_norm_eps is {architecture.layer_norm_eps}, must be above 0",
     )
-    std = architecture.preprocess.std
-    _require(min(std) > 0, f"backbone.architecture.preprocess.std is {std}, must be above 0")
+    if fault := fault_in_preprocess(architecture.preprocess):
+        raise RecordError(f"backbone.architecture.{fault}")
     _require(stored.backbone.logit_scale > 0, f"backbone.logit_scale is {stored.backbone.logit_scale}, must be above 0")
     _require(bool(_SHA256.fullmatch(stored.backbone.sha256)), "backbone.sha256 is not 64 hexadecimal digits")
     if fault := _fault_in(settings.to_json(), "settings"):

@@ -57,14 +57,36 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes `pixel_values`; where nothing else is said, as OpenAI's models and open_clip do it."""
+    """How an image becomes `pixel_values`: conversion to RGB, resizing, cropping (or padding) at the center, normalization.
+
+    Where nothing else is said, as OpenAI's models and open_clip do it.
+    """
 
     image_size: int
-    """pixels, square"""
+    """pixels, square: of the crop, which the model reads"""
     mean: tuple[float, float, float] = OPENAI_MEAN
     """per RGB channel, of values scaled to [0, 1]"""
     std: tuple[float, float, float] = OPENAI_STD
     """per RGB channel, of values scaled to [0, 1]"""
+    resize: Literal["shortest_edge", "longest_edge", "squash"] = "shortest_edge"
+    """which side becomes `side`; squash: both, whatever the image's aspect ratio"""
+    resized_side: int | None = None
+    """pixels; None: image_size"""
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bicubic"
+    """Pillow's filter"""
+    fill: int = 0
+    """value of every channel where an image resized to its longest edge is padded"""
+    crop_offset: Literal["half_to_even", "down"] = "half_to_even"
+    """how half of an odd margin is rounded: as torchvision does, or transformers"""
+    rgb: Literal["after_crop", "before_resize", "before_resize_on_white"] = "after_crop"
+    """when an image becomes RGB, transparency dropped or laid on white: open_clip, transformers before 5.21 and since"""
+    rescaling: Literal["divided", "multiplied"] = "divided"
+    """bytes to [0, 1]: divided by 255 in float32, or multiplied by 1 / 255 in float64 and rounded to float32"""
+
+    @property
+    def side(self) -> int:
+        """Return the pixels of the resized side."""
+        return self.resized_side or self.image_size
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from mingle_edge_runtime.bundle.index import INDEX_NAME, BundleIndex, Defaults, PageBank
+from mingle_edge_runtime.bundle.index import INDEX_NAME, BundleIndex, Defaults, PageBank, Preprocess
 from mingle_edge_runtime.bundle.task_names import fault_in_names
 from mingle_edge_runtime.errors import BundleError
 
@@ -17,6 +17,7 @@ _PAGE_BYTES = 4096  # alignment of mapped data
 _FLOAT_BYTES = 4
 _LARGEST_SCALE = 1e6  # CLIP's is 100; exponents of much larger ones overflow
 _LEAST_STD, _LARGEST_PIXEL = 1e-3, 1e3  # of values scaled to [0, 1]: far from where float32 ends
+_LARGEST_SIDE = 4096  # pixels
 _MOST_SIDES = 8
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
 
@@ -49,6 +50,23 @@ def check_relative(name: str, where: str) -> None:
         raise BundleError(f"{where} is {name!r}: paths must be relative, use '/', and stay inside the bundle")
 
 
+def fault_in_preprocess(preprocess: Preprocess) -> str | None:
+    """Return the rule that a preprocessing breaks, as in `preprocess.fill is 256, must be between 0 and 255`; None if none."""
+    p = preprocess
+    rules = (
+        ("image_size", 1 <= p.image_size <= _LARGEST_SIDE, f"between 1 and {_LARGEST_SIDE}"),
+        ("resized_side", p.image_size <= p.side <= _LARGEST_SIDE, f"between image_size, {p.image_size}, and {_LARGEST_SIDE}"),
+        ("fill", 0 <= p.fill <= 255, "between 0 and 255"),
+        (
+            "std",
+            min(p.std) >= _LEAST_STD and max(p.std) <= _LARGEST_PIXEL,
+            f"positive, from {_LEAST_STD:g} to {_LARGEST_PIXEL:g}",
+        ),
+        ("mean", max(map(abs, p.mean)) <= _LARGEST_PIXEL, f"from -{_LARGEST_PIXEL:g} to {_LARGEST_PIXEL:g}"),
+    )
+    return next((f"preprocess.{name} is {getattr(p, name)}, must be {rule}" for name, holds, rule in rules if not holds), None)
+
+
 def _be(wanted: bool) -> str:
     return "be there" if wanted else "be absent"
 
@@ -79,17 +97,8 @@ def _check_numbers(index: BundleIndex) -> None:
     _require(0 < scale <= _LARGEST_SCALE, f"logit_scale is {scale}, must be positive and at most {_LARGEST_SCALE:g}")
     count = len(index.tasks)
     _require(1 <= index.top_k <= count, f"top_k is {index.top_k}, must be between 1 and the {count} tasks")
-    side = index.preprocess.image_size
-    _require(1 <= side <= 4096, f"preprocess.image_size is {side}, must be between 1 and 4096")
-    mean, std = index.preprocess.mean, index.preprocess.std
-    _require(
-        min(std) >= _LEAST_STD and max(std) <= _LARGEST_PIXEL,
-        f"preprocess.std is {std}, must be positive, from {_LEAST_STD:g} to {_LARGEST_PIXEL:g}",
-    )
-    _require(
-        max(map(abs, mean)) <= _LARGEST_PIXEL,
-        f"preprocess.mean is {mean}, must be from -{_LARGEST_PIXEL:g} to {_LARGEST_PIXEL:g}",
-    )
+    if fault := fault_in_preprocess(index.preprocess):
+        raise BundleError(f"{INDEX_NAME}: {fault}")
     _require(index.architecture.output_dim > 0, "architecture.output_dim must be positive")
     for name in ("golden_cosine", "cosine", "route_agreement"):
         value = getattr(index.fidelity, name)
