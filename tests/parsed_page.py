@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from xml.etree import ElementTree
 
 VOID = {"meta"}
@@ -38,20 +39,22 @@ class Page(HTMLParser):
 
 
 def check_alone(text: str) -> Page:
-    """Assert that the page runs no script and loads nothing, and return it."""
-    found = Page(text)
+    """Assert that the page runs no script and loads nothing, and that its tables scroll by themselves, and return it."""
+    page = Page(text)
     assert text.startswith("<!DOCTYPE html>")
-    assert not {title for title, _ in found.elements} & {"script", "link", "img", "iframe", "object", "base", "form"}
-    attributes = {name for _, given in found.elements for name in given}
+    assert not {title for title, _ in page.elements} & {"script", "link", "img", "iframe", "object", "base", "form"}
+    attributes = {name for _, given in page.elements for name in given}
     assert not attributes & {"src", "href", "srcset", "action", "style", "data", "background"}
     assert not [name for name in attributes if name.startswith("on")]
-    assert not re.search(r"url\(|@import|//", found.style)
+    assert not re.search(r"url\(|@import|//", page.style)
     assert "http" not in text
-    metas = [given for title, given in found.elements if title == "meta"]
+    metas = [given for title, given in page.elements if title == "meta"]
     assert {"charset": "utf-8"} in metas
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in metas
-    assert "prefers-color-scheme: dark" in found.style
-    return found
+    assert "prefers-color-scheme: dark" in page.style
+    outside = [before for before, (title, _) in pairwise(page.elements) if title == "table"]
+    assert outside.count(("div", {"class": "scroll"})) == len(outside) > 0
+    return page
 
 
 def body(text: str) -> ElementTree.Element:
@@ -69,11 +72,8 @@ def words(element: ElementTree.Element) -> str:
 
 def rows(table: ElementTree.Element) -> dict[str, list[str]]:
     """Cells of the body of a table by the name of the row."""
-    found = {}
-    for row in table.iterfind("tbody/tr"):
-        name, *cells = (words(cell).strip() for cell in row)
-        found[name] = cells
-    return found
+    texts = [[words(cell).strip() for cell in row] for row in table.iterfind("tbody/tr")]
+    return {name: cells for name, *cells in texts}
 
 
 def card(page: ElementTree.Element, title: str) -> ElementTree.Element | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -20,9 +21,15 @@ def plain(value: object) -> str:
     return "-" if value is None else str(value)
 
 
+def record(groups: Mapping[str, Mapping[str, object]]) -> list[tuple[str, str]]:
+    """Return rows of settings by group and name."""
+    return [
+        (f"{group}: {name.replace('_', ' ')}", plain(value))
+        for group, settings in groups.items()
+        for name, value in settings.items()
+    ]
+
+
 def render(template: str, **content: Any) -> str:
     """Return the page that `templates/<template>` makes of `content`: values, functions, and charts as `Markup`."""
     return _ENVIRONMENT.get_template(template).render(content)
-
-
-_ENVIRONMENT.filters["plain"] = plain

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mingle_edge_runtime.profile import Comparison, Figure, ProfileReport, compare, profile
+from mingle_edge_runtime.profile import Comparison, Figure, ProfileReport, compare
 from mingle_edge_runtime.profile.distribution import latency, ratio
 from mingle_edge_runtime.profile.report import Batch, Memory, SweepRow
 
@@ -16,9 +16,9 @@ MEMORY = Memory(100 << 20, 60 << 20, 40 << 20)
 
 
 @pytest.fixture(scope="module")
-def measured(image_bundle) -> ProfileReport:
+def measured(profile_of) -> ProfileReport:
     """A real report, on a machine that claims to be idle."""
-    report = profile(image_bundle, runs=6, threads=1)
+    report, _ = profile_of("image")
     return replace(report, notes=(), machine=replace(report.machine, load_average=(0.0, 0.0, 0.0)))
 
 

@@ -9,36 +9,23 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from parsed_page import Page, body, card, check_alone
-from tiny_bundle import Weights, images, write_image_bundle, write_layer_bundle
+from parsed_page import Page, body, card, check_alone, words
 
 from mingle_edge.cli import main
 from mingle_edge.cli.profile import breakdown
 from mingle_edge.cli.profile.page import page
-from mingle_edge.cli.profile.table import milliseconds, signed_bytes, table
-from mingle_edge_runtime.profile import BASELINES, ProfileReport, profile
+from mingle_edge.cli.profile.tables import ms, size
+from mingle_edge.cli.profile.terminal import profile_lines
+from mingle_edge_runtime.profile import ProfileReport
 from mingle_edge_runtime.profile.report import LayerTime
 
 HOSTILE = '</td></svg></style><script>alert(1)</script><img src="http://x.test/a.png" onerror=alert(1)>{{ 7 * 7 }}&"\''
 
 
 @pytest.fixture(scope="module", params=["image", "layer"])
-def report(request, tmp_path_factory) -> ProfileReport:
+def report(request, profile_of) -> ProfileReport:
     """A profile of everything."""
-    write = write_image_bundle if request.param == "image" else write_layer_bundle
-    bundle = write(tmp_path_factory.mktemp("page") / "bundle", Weights())
-    return profile(
-        bundle,
-        images(0, 1, 3),
-        runs=8,
-        threads=1,
-        against=BASELINES,
-        switch_every=2,
-        operators=True,
-        sweep={"batch": [1, 2], "top-k": [1, 2]},
-        expert_budget=40000,
-        batch_sizes=(1, 2),
-    )
+    return profile_of(request.param)[0]
 
 
 @pytest.fixture(scope="module")
@@ -71,38 +58,43 @@ def figures(report: ProfileReport) -> list[str]:
     seconds += [item.seconds for trace in report.operators.values() for item in (*trace.operators, *trace.layers)]
     seconds += [value for run in report.traffic for value in (run.seconds, run.stall_seconds)]
     seconds += [value for value in vars(report.seconds).values() if value is not None]
-    sizes = [size for memory in memories for size in (memory.resident, memory.anonymous, memory.file) if size is not None]
-    sizes += [size for run in report.traffic for size in (run.bytes_loaded, run.resident_bytes)]
-    sizes += [report.experts.peak_bytes, report.experts.bytes_loaded, report.experts.budget]
+    sizes = [part for memory in memories for part in (memory.resident, memory.anonymous, memory.file) if part is not None]
+    sizes += [part for run in report.traffic for part in (run.bytes_loaded, run.resident_bytes)]
+    sizes += [report.experts.peak_bytes, report.experts.bytes_loaded]
     factors = [value for ratio in ratios for value in (ratio.ratio, *ratio.quartiles, *(ratio.interval or ()))]
     plain = [report.started[:10], report.bundle.index_sha256, report.machine.onnxruntime, str(report.machine.memory_bytes)]
-    return [*map(milliseconds, seconds), *map(signed_bytes, sizes), *(f"{factor:.3f}" for factor in factors), *plain]
+    return [*map(ms, seconds), *map(size, sizes), *(f"{factor:.3f}" for factor in factors), *plain]
 
 
-def test_every_figure_is_on_the_page(report, text) -> None:
-    found = Page(text)
-    missing = [figure for figure in figures(report) if not re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.]*\d)", found.text)]
+def test_every_figure_is_on_the_page_and_nothing_is_loaded(report, text) -> None:
+    parsed = check_alone(text)
+    missing = [
+        figure for figure in figures(report) if not re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.]*\d)", parsed.text)
+    ]
     assert missing == []
-    titles = {title for title, _ in found.elements}
-    assert {"svg", "table", "details"} <= titles
+    drawn = {words(part[0]) for part in body(text).iter("section") if part.find(".//svg") is not None}
+    assert drawn == {
+        *("One image", "Against what one would do otherwise", "Memory", "To have ready for all tasks", "Experts over time"),
+        *("Where the time goes: operators", "Where the time goes: layers"),
+        *(f"Sweep: {axis}" for axis in ("batch", "top-k", "budget", "precision")),
+    }
 
 
-def test_the_page_needs_nothing_else(text) -> None:
-    check_alone(text)
-
-
-def test_tables_scroll_by_themselves(text) -> None:
-    elements = Page(text).elements
-    for i, (title, _) in enumerate(elements):
-        if title == "table":
-            assert elements[i - 1] == ("div", {"class": "scroll"})
+def test_the_terminal_shows_every_time_ratio_and_size_of_one_image(report) -> None:
+    lines = "\n".join(profile_lines(report))
+    times = [value for latency in report.latency.values() for value in (latency.p50, latency.p90, latency.p95, latency.p99)]
+    times += [trace.run_seconds for trace in report.operators.values()]
+    ratios = [ratio.ratio for kinds in report.ratios.values() for ratio in kinds.values()]
+    sizes = [memory.resident for memory in report.memory.values()]
+    for figure in (*map(ms, times), *(f"{ratio:.3f}" for ratio in ratios), *map(size, sizes)):
+        assert f" {figure} " in lines
 
 
 def test_bars_are_as_long_as_their_values_and_lie_inside(report, text) -> None:
     whole = body(text)
     for title, values in {
         "One image": [found.p50 for found in report.latency.values()],
-        "Memory": [size for found in report.memory.values() for size in (found.anonymous, found.file)],
+        "Memory": [part for moment in report.memory.values() for part in (moment.anonymous, moment.file)],
     }.items():
         for kind in ("narrow", "wide"):
             drawing = card(whole, title).find(f"div[@class='{kind}']/svg")
@@ -118,10 +110,15 @@ def test_bars_are_as_long_as_their_values_and_lie_inside(report, text) -> None:
 @pytest.mark.parametrize(
     ("sets", "text"), [(("AVX2", "AVX-512 VNNI"), "AVX2, AVX-512 VNNI"), ((), "none that matter"), (None, "unknown")]
 )
-def test_instruction_sets_stand_on_the_page_and_in_the_table(report, sets, text: str) -> None:
-    other = replace(interrupted(report), machine=replace(report.machine, cpu="M", instruction_sets=sets))
-    assert f"M ({text}), " in Page(page(other)).text
-    assert f"instruction sets: {text}" in list(table(other))
+def test_an_interrupted_profile_names_the_machine_and_the_budget(report, sets, text: str) -> None:
+    machine, budget = replace(report.machine, cpu="M", instruction_sets=sets), replace(report.settings, expert_budget=40000)
+    empty = replace(interrupted(report), machine=machine, settings=budget)
+    lines, shown = "\n".join(profile_lines(empty)), Page(page(empty)).text
+    assert f"M ({text}), " in lines
+    assert f"M ({text}), " in shown
+    assert "at a budget of 40.0 kB" in shown
+    assert "INTERRUPTED" in lines
+    assert "Interrupted" in shown
 
 
 def test_names_that_are_markup_stay_text(report) -> None:
@@ -144,24 +141,17 @@ def test_names_that_are_markup_stay_text(report) -> None:
     assert named <= {"aria-label"}
 
 
-def test_an_interrupted_profile_is_a_page_too(report) -> None:
-    empty = interrupted(report)
-    assert "Interrupted" in Page(page(empty)).text
-    assert "INTERRUPTED" in "\n".join(table(empty))
-
-
 def test_layers_are_summed_over_blocks_and_by_block(report) -> None:
     def trace(*layers: tuple[str, float]) -> object:
         return replace(report.operators["dense"], layers=tuple(LayerTime(*layer) for layer in layers))
 
     named = trace(("stem", 1), ("blocks.0.fc1", 2), ("blocks.1.fc1", 3), ("blocks.1.ln", 1), ("other", 7))
     dense = trace(("stem", 1), ("blocks.0.fc1", 1), ("blocks.1.fc1", 1), ("head", 5), ("blocks.11", 4))
-    found = replace(report, operators={"named": named, "dense": dense})
-    kinds = {part.name: (part.named, part.dense) for part in breakdown.layer_kinds(found)}
-    assert kinds == {
-        "stem": (1, 1), "blocks.*.fc1": (5, 2), "blocks.*.ln": (1, 0), "other": (7, 0), "head": (0, 5), "blocks.*": (0, 4)
+    traced = replace(report, operators={"named": named, "dense": dense})
+    assert breakdown.layer_kinds(traced) == {
+        "stem": [1, 1], "blocks.*.fc1": [5, 2], "blocks.*.ln": [1, 0], "other": [7, 0], "head": [0, 5], "blocks.*": [0, 4]
     }  # fmt: skip
-    blocks = {part.name: part.extra for part in breakdown.blocks(found)}
+    blocks = {name: named - dense for name, (named, dense) in breakdown.blocks(traced).items()}
     assert blocks == {"stem": 0, "blocks.0": 1, "blocks.1": 3, "other": 7, "head": -5, "blocks.11": -4}
 
 

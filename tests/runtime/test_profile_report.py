@@ -10,43 +10,33 @@ from pathlib import Path
 import pytest
 
 from mingle_edge_runtime import EdgeError
-from mingle_edge_runtime.profile import BASELINES, ProfileReport, profile, report
+from mingle_edge_runtime.profile import ProfileReport, report
 
 DOCUMENT = Path(__file__).parents[2] / "docs/profile-report.md"
 
 
 @pytest.fixture(scope="module")
-def record(image_bundle) -> dict:
+def record(profile_of) -> dict:
     """What a report file holds."""
-    return profile(image_bundle, runs=6, threads=1, against=BASELINES, operators=True, sweep={"batch": [1, 2]}).to_json()
+    return profile_of("image")[0].to_json()
 
 
-def records() -> dict[str, set[str]]:
-    """Members by class of the report."""
-    kinds = [kind for kind in vars(report).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
-    return {kind.__name__: {field.name for field in dataclasses.fields(kind)} for kind in kinds}
-
-
-def test_the_specification_names_every_member_and_no_other() -> None:
+def test_the_specification_names_every_member_and_marks_those_that_may_be_left_out() -> None:
     sections = re.split(r"^### ", DOCUMENT.read_text(), flags=re.MULTILINE)[1:]
     specified = {
-        section.splitlines()[0]: set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) for section in sections
+        section.splitlines()[0]: re.findall(r"^\| `(\w+)` \|[^|]*\| (\*optional\*)?", section, re.MULTILINE)
+        for section in sections
     }
-    assert specified == records()
-
-
-def test_what_may_be_left_out_is_marked_optional() -> None:
-    sections = re.split(r"^### ", DOCUMENT.read_text(), flags=re.MULTILINE)[1:]
-    for section in sections:
-        name = section.splitlines()[0]
-        optional = set(re.findall(r"^\| `(\w+)` \|[^|]*\| \*optional\*", section, flags=re.MULTILINE))
-        fields = dataclasses.fields(getattr(report, name))
-        assert optional == {field.name for field in fields if str(field.type).endswith("| None")}, name
+    records = {name: kind for name, kind in vars(report).items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+    assert {name: {member: bool(optional) for member, optional in members} for name, members in specified.items()} == {
+        name: {field.name: str(field.type).endswith("| None") for field in dataclasses.fields(kind)}
+        for name, kind in records.items()
+    }
 
 
 def test_the_runs_that_figures_come_from_are_kept(record) -> None:
-    for latency in (*record["latency"].values(), *(row["latency"]["named"] for row in record["sweep"])):
-        assert len(latency["seconds"]) == 6
+    for latency in record["latency"].values():
+        assert len(latency["seconds"]) == 8
         assert all(seconds == round(seconds, 7) for seconds in latency["seconds"])
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import mmap
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import GOLDEN_IMAGES, SPEC, TASKS, Weights, images, write_image_bundle, write_layer_bundle
+from tiny_bundle import GOLDEN_IMAGES, SPEC, TASKS, images
 
 from mingle_edge_runtime import Bundle, EdgeError, ImageError
 from mingle_edge_runtime.images.preprocess import preprocess
@@ -23,31 +22,9 @@ from mingle_edge_runtime.profile.requests import Requests
 from mingle_edge_runtime.profile.sweep import open_setting, plan_sweep
 
 
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory) -> dict[str, Path]:
-    """Two bundles of each scope."""
-    root = tmp_path_factory.mktemp("bundles")
-    return {
-        "image": write_image_bundle(root / "image", Weights()),
-        "layer": write_layer_bundle(root / "layer", Weights()),
-        "other image": write_image_bundle(root / "other image", Weights(1)),
-        "other layer": write_layer_bundle(root / "other layer", Weights(1)),
-    }
-
-
 @pytest.mark.parametrize("scope", ["image", "layer"])
-def test_a_profile_is_complete_and_survives_json(bundles, tmp_path, scope: str) -> None:
-    ticks: list[tuple[str, int, int]] = []
-    report = profile(
-        bundles[scope],
-        runs=6,
-        against=BASELINES,
-        operators=True,
-        sweep={"batch": [1, 2], "top-k": [], "budget": [], "precision": [bundles[f"other {scope}"]]},
-        batch_sizes=(1, 3),
-        threads=1,
-        progress=lambda *tick: ticks.append(tick),
-    )
+def test_a_profile_is_complete_and_survives_json(profile_of, tmp_path, scope: str) -> None:
+    report, ticks = profile_of(scope)
     (tmp_path / "report.json").write_text(json.dumps(report.to_json()))
     assert ProfileReport.read(tmp_path / "report.json") == report
     assert report.complete
@@ -55,7 +32,7 @@ def test_a_profile_is_complete_and_survives_json(bundles, tmp_path, scope: str) 
     assert set(report.latency) == {"named", "routed", *BASELINES}
     for latency in report.latency.values():
         assert 0 < latency.p50 <= latency.p90 <= latency.p95 <= latency.p99
-        assert len(latency.seconds) == 6
+        assert len(latency.seconds) == 8
     assert set(report.ratios) == set(report.residence) - {"bundle"} == set(BASELINES)
     assert all(set(ratios) == {"named", "routed"} for ratios in report.ratios.values())
     assert set(report.switches) == {"named", "separate-models", "reload"}
@@ -72,25 +49,21 @@ def test_a_profile_is_complete_and_survives_json(bundles, tmp_path, scope: str) 
         assert [tick for tick in ticks if tick[0] == phase] == [(phase, i, total) for i in range(1, total + 1)]
 
 
-def test_threads_are_swept(bundles) -> None:
-    report = profile(bundles["image"], runs=1, against=(), sweep={"threads": [1, 2]}, batch_sizes=())
+def test_threads_are_swept_without_baselines(image_bundle) -> None:
+    report = profile(image_bundle, images(0, 1), runs=2, against=(), sweep={"threads": [1, 2]}, batch_sizes=())
     assert [(row.axis, row.value, set(row.ratios)) for row in report.sweep] == [
         ("threads", "1", set()),
         ("threads", "2", {"named", "routed"}),
     ]
-
-
-def test_without_baselines_nothing_is_compared(bundles) -> None:
-    report = profile(bundles["image"], images(0, 1), runs=2, against=(), batch_sizes=())
     assert set(report.latency) == {"named", "routed"}
     assert report.ratios == {}
     assert report.settings.images == 2
     assert report.settings.batch_sizes == (1,)
 
 
-def test_traffic_follows_the_images_and_the_budget(bundles) -> None:
-    size = Bundle.open(bundles["image"]).index.tasks[0].expert_bytes
-    report = profile(bundles["image"], images(0, 0, 1, 3, 0), runs=5, against=(), expert_budget=size)
+def test_traffic_follows_the_images_and_the_budget(image_bundle) -> None:
+    size = Bundle.open(image_bundle).index.tasks[0].expert_bytes
+    report = profile(image_bundle, images(0, 0, 1, 3, 0), runs=5, against=(), expert_budget=size)
     assert [run.tasks for run in report.traffic] == [("red",), ("red",), ("green",), (), ("red",)]
     assert [run.misses for run in report.traffic] == [1, 0, 1, 0, 1]
     assert [run.hits for run in report.traffic] == [0, 1, 0, 0, 0]
@@ -104,14 +77,14 @@ def test_traffic_follows_the_images_and_the_budget(bundles) -> None:
 
 
 @pytest.mark.parametrize("phase", ["traffic", "warm-up", "open dense", "batch 1", "batch 4", "operators", "sweep batch"])
-def test_an_interrupted_profile_keeps_what_was_measured(bundles, tmp_path, phase: str) -> None:
+def test_an_interrupted_profile_keeps_what_was_measured(image_bundle, tmp_path, phase: str) -> None:
     def progress(name: str, done: int, total: int) -> None:
         if name == phase and done == min(total, 11):
             raise KeyboardInterrupt
 
     settings = {"operators": True, "sweep": {"batch": [1, 2, 4]}, "batch_sizes": (1, 4)}
     with pytest.raises(ProfileInterrupted) as interrupted:
-        profile(bundles["image"], runs=5, **settings, progress=progress)
+        profile(image_bundle, runs=5, **settings, progress=progress)
     report = interrupted.value.report
     (tmp_path / "report.json").write_text(json.dumps(report.to_json()))
     assert ProfileReport.read(tmp_path / "report.json") == report
@@ -127,8 +100,8 @@ def test_an_interrupted_profile_keeps_what_was_measured(bundles, tmp_path, phase
         assert report.latency == {}
 
 
-def test_top_k_of_the_image_scope_mixes_every_image(bundles) -> None:
-    bundle = Bundle.open(bundles["image"])
+def test_top_k_of_the_image_scope_mixes_every_image(image_bundle) -> None:
+    bundle = Bundle.open(image_bundle)
     (settings,) = plan_sweep({"top-k": [1, 2]}, bundle, 1, None, low_memory=False)
     pixels = preprocess(GOLDEN_IMAGES, SPEC)
     kinds, _ = open_setting(settings[1], [CPU], pixels, Requests(3), lambda: None)
@@ -153,18 +126,18 @@ def test_top_k_of_the_image_scope_mixes_every_image(bundles) -> None:
         ({"precision": ["nowhere"]}, {}, r"nowhere/bundle.json does not exist"),
     ],
 )
-def test_sweeps_that_say_nothing_are_refused_before_any_work(bundles, axes, fixed, message: str) -> None:
+def test_sweeps_that_say_nothing_are_refused_before_any_work(image_bundle, axes, fixed, message: str) -> None:
     with pytest.raises(EdgeError, match=message):
-        profile(bundles["image"], sweep=axes, progress=pytest.fail, **fixed)
+        profile(image_bundle, sweep=axes, progress=pytest.fail, **fixed)
 
 
-def test_nothing_to_measure_is_refused(bundles) -> None:
+def test_nothing_to_measure_is_refused(image_bundle) -> None:
     with pytest.raises(EdgeError, match=r"runs is 0, switch_every 1, batch_sizes \[1, 4, 16\]: all must be at least 1"):
-        profile(bundles["image"], runs=0)
+        profile(image_bundle, runs=0)
     with pytest.raises(EdgeError, match=r"cool_down is -1, must be a number of seconds"):
-        profile(bundles["image"], cool_down=-1)
+        profile(image_bundle, cool_down=-1)
     with pytest.raises(ImageError, match="there is no image to profile with"):
-        profile(bundles["image"], images=[])
+        profile(image_bundle, images=[])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux splits a process's memory by what backs it")

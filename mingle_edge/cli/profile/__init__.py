@@ -135,7 +135,7 @@ def image_files(folder: Path) -> list[Path]:
 
 def _show(report: ProfileReport, json_path: Path | None, html_path: Path | None) -> None:
     """Write the files that were asked for, and print the report."""
-    from mingle_edge.cli.profile.table import table
+    from mingle_edge.cli.profile.terminal import profile_lines
 
     if json_path is not None:
         write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
@@ -143,14 +143,14 @@ def _show(report: ProfileReport, json_path: Path | None, html_path: Path | None)
         from mingle_edge.cli.profile.page import page
 
         write_output(html_path, page(report))
-    click.echo("\n".join(table(report)))
+    click.echo("\n".join(profile_lines(report)))
 
 
 def _compare(before: Path, after: Path) -> None:
-    from mingle_edge.cli.profile.comparison_table import comparison_table
+    from mingle_edge.cli.profile.terminal import comparison_lines
     from mingle_edge_runtime.profile import ProfileReport, compare
 
-    click.echo("\n".join(comparison_table(compare(ProfileReport.read(before), ProfileReport.read(after)))))
+    click.echo("\n".join(comparison_lines(compare(ProfileReport.read(before), ProfileReport.read(after)))))
 
 
 def _make_page(path: Path, html_path: Path | None) -> None:

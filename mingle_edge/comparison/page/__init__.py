@@ -11,7 +11,7 @@ from mingle_edge.comparison.page import figures, headline, tables
 from mingle_edge.comparison.ranking import accuracy, order_name, ordered, orders_finished
 from mingle_edge.comparison.wording import count, parameters, percentage
 from mingle_edge.files.output_path import write_output
-from mingle_edge.pages.page import render
+from mingle_edge.pages.page import record, render
 
 _MEANINGS = {
     "P1": "The application names the head, so only labels of the image's own task compete; which expert answers is not told.",
@@ -21,6 +21,17 @@ _MEANINGS = {
     "BWT": "Mean over all tasks but the last of final accuracy minus accuracy right after the task's own merge.",
     "FWT": "Mean over all tasks but the first of accuracy right before the task's own merge minus the pretrained backbone's.",
 }
+_FORGETTING = "BWT is the change on earlier tasks since their own merge. Up and to the right is better."
+_BY_TASK = "Final accuracy in percent, mean over orders, tasks in the order of the task file."
+_MATRIX = (
+    "Rows: after a task was merged; columns: accuracy on each task, in the order of the rows. Framed: right after a task's own "
+    "merge. A column that pales downwards is forgotten."
+)
+_ROUTES = (
+    "Rows: images of a task; columns: the task whose expert answered, in the order of the rows, last the plain backbone. Final "
+    "state, mean over orders."
+)
+_CONFUSION = "P3. Rows: images of a task; columns: the task of the label that won, in the order of the rows."
 
 
 def write_page(results: Mapping[str, Any], path: Path) -> None:
@@ -30,16 +41,16 @@ def write_page(results: Mapping[str, Any], path: Path) -> None:
 
 def page(results: Mapping[str, Any]) -> str:
     """Return the whole document."""
-    labels, protocols = ordered(results), results["protocols"]
+    labels, protocols, methods, tasks = ordered(results), results["protocols"], results["methods"], results["tasks"]
     columns = tables.columns(results)
     corruptions, corrupted = tables.corruptions(results)
-    methods = results["methods"]
+    settings = results["settings"] | {"seconds in all": f"{results['seconds']:.1f}"}
     return render(
         "comparison.html",
-        title=f"Comparison of {count(len(methods), 'method')} on {count(len(results['tasks']), 'task')}",
+        title=f"Comparison of {count(len(methods), 'method')} on {count(len(tasks), 'task')}",
         results=results,
         summary=f"{results['task_file']}, {count(len(results['orders']), 'task order')}, "
-        f"{sum(task['test_images'] for task in results['tasks'])} test images",
+        f"{sum(task['test_images'] for task in tasks)} test images",
         failed=count(len(results["failed"]), "cell") if results["failed"] else None,
         lead=headline.lead(results),
         tiles=headline.tiles(results),
@@ -50,23 +61,37 @@ def page(results: Mapping[str, Any]) -> str:
         columns=columns,
         groups=[(name, len([*members])) for name, members in groupby(columns, key=lambda column: column[0])],
         tuned={label: _tuned(methods[label]["tuning"]) for label in labels},
-        forgetting=figures.forgetting(results),
-        costs=figures.costs(results),
+        described=[_described(label, methods[label]) for label in labels],
+        against=[
+            ("Accuracy and forgetting", _FORGETTING, figures.forgetting(results)),
+            *(
+                (title, "Up and to the left is better.", {protocols[0]: chart})
+                for title, chart in figures.costs(results).items()
+            ),
+        ],
         steps=figures.after_steps(results),
         acc={label: percentage(accuracy(results, label, protocols[0])) for label in labels},
-        colors=[(figures.COLORS.get(protocol, "grey"), protocol) for protocol in protocols],
-        by_task=tables.by_task(results),
-        matrices=tables.matrices(results),
-        routes=tables.between_tasks(results, "routes"),
-        confusions=tables.between_tasks(results, "confusion"),
-        corruptions=corruptions,
-        corrupted=corrupted,
+        colors=[(figures.COLORS[protocol], protocol) for protocol in protocols],
+        tinted_tables=[
+            ("Task by task", _BY_TASK, [task["name"] for task in tasks], tables.by_task(results)),
+            ("Corrupted images", "ACC in percent on corrupted test images.", corruptions, corrupted),
+        ],
+        heat_maps=[
+            ("Accuracy matrix", f"{protocols[0]}, first order. {_MATRIX}", tables.matrices(results)),
+            ("Where a router sends images", _ROUTES, tables.between_tasks(results, "routes")),
+            ("Confusion between tasks", _CONFUSION, tables.between_tasks(results, "confusion")),
+        ],
         tuning=figures.tuning(results),
+        trials=tables.trials(results),
         adding=tables.adding(results),
-        meanings=_MEANINGS,
-        order_name=order_name,
-        parameters=parameters,
-        percentage=percentage,
+        failures=[
+            (cell["method"], order_name(results, cell["order"]), cell["corruption"] or "clean images", cell["error"])
+            for cell in results["failed"]
+        ],
+        meanings=[(name, _MEANINGS[name]) for name in (*protocols, "ACC", "BWT", "FWT")],
+        record=record({"settings": settings, "machine": results["machine"], "versions": results["versions"]}),
+        tasks=[[task[key] for key in ("name", "classes", "test_images", "tune_images", "seed_images")] for task in tasks],
+        orders=[(i, ", ".join(order)) for i, order in enumerate(results["orders"], 1)],
     )
 
 
@@ -80,3 +105,8 @@ def _missing(results: Mapping[str, Any], label: str) -> str:
 
 def _tuned(tuning: Mapping[str, Any] | None) -> str:
     return (parameters(tuning["chosen"]) or "as published") if tuning else ""
+
+
+def _described(label: str, method: Mapping[str, Any]) -> list[str]:
+    idea = method["summary"] if method["method"] == label else f"{method['method']}: {method['summary']}"
+    return [label, idea, parameters(method["parameters"]) or "none"]

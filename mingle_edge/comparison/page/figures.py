@@ -78,7 +78,7 @@ def after_steps(results: Results) -> dict[str, Any] | None:
     named = [_curve(label, name, main[label], dashed=name == "grey", named=True) for label, name in colors.items()]
     small = {
         label: [  # the first protocol is drawn last, so on top
-            _curve(protocol, COLORS.get(protocol, "grey"), by_protocol[protocol], **_wide(protocol))
+            _curve(protocol, COLORS[protocol], by_protocol[protocol], **_wide(protocol))
             for protocol in reversed(protocols)
             if protocol in by_protocol
         ]

@@ -31,10 +31,9 @@ def lead(results: Mapping[str, Any]) -> str:
     )
     rank = "the most accurate" if len(methods) > 1 else "measured"
     acc = f"{percentage(accuracy(results, best, protocol))}%"
-    told = f"in {protocol} ({TOLD[protocol]})" if protocol in TOLD else f"in {protocol}"
     distances = _listed(list(_from_references(results, best, protocol)))
     facts = _listed([*_forgets(results, best, protocol), *_costs(results, best)])
-    return f"{first} {rank} {told}: {acc}{f', {distances}' if distances else ''}. It {facts}."
+    return f"{first} {rank} in {protocol} ({TOLD[protocol]}): {acc}{f', {distances}' if distances else ''}. It {facts}."
 
 
 def tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -43,7 +42,7 @@ def tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _tile(results: Mapping[str, Any], protocol: str) -> dict[str, Any]:
-    tile = {"title": f"{protocol}: {TOLD[protocol]}" if protocol in TOLD else protocol, "color": COLORS.get(protocol, "grey")}
+    tile = {"title": f"{protocol}: {TOLD[protocol]}", "color": COLORS[protocol]}
     methods = ranked(results, protocol)
     if not methods:
         return tile | {"best": None}
@@ -85,7 +84,7 @@ def _between(results: Mapping[str, Any], best: str, protocol: str) -> dict[str, 
         return {"chart": None}
     told = {label: (acc, f"{label} {percentage(acc)}%") for label, acc in found.items()}
     ends = [f"{'best' if label == best else label} {percentage(found[label])}" for label in (low, high)]
-    return {"chart": between(f"{best} between the references", told, best, COLORS.get(protocol, "grey")), "ends": ends}
+    return {"chart": between(f"{best} between the references", told, best, COLORS[protocol]), "ends": ends}
 
 
 def _from_references(results: Mapping[str, Any], best: str, protocol: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from mingle_edge.comparison.ranking import INDIVIDUAL, PRETRAINED, accuracy, leading, ordered
-from mingle_edge.comparison.wording import MISSING, difference, digits, finite, megabytes, percentage, times
+from mingle_edge.comparison.wording import MISSING, difference, digits, finite, megabytes, parameters, percentage, times
 
 REFERENCES = (PRETRAINED, INDIVIDUAL)
 _TINTS = 20  # steps of color in the style sheet
@@ -209,3 +209,14 @@ def adding(results: Results) -> list[list[str]]:
             ratio = times(seconds[-1] / seconds[1]) if seconds[1] > 0 else MISSING
             rows.append([label, *map(digits, (seconds[0], seconds[1], seconds[-1])), ratio, digits(sum(seconds))])
     return rows
+
+
+def trials(results: Results) -> list[list[str]]:
+    """Return every trial: label, parameters, accuracy, and whether it was chosen."""
+    return [
+        [label, parameters(trial["parameters"]) or "as published", percentage(trial["acc"]), "chosen" if chosen else ""]
+        for label in reversed(ordered(results))
+        if (tuning := results["methods"][label]["tuning"])
+        for trial in tuning["trials"]
+        for chosen in [trial["parameters"] == tuning["chosen"]]
+    ]
