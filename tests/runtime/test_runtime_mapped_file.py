@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,29 +81,6 @@ def test_a_file_cut_between_runs_is_an_error(
     assert "open" in overwritten
 
 
-UNCHECKED = """
-import os
-import sys
-from pathlib import Path
-from mingle_edge_runtime.bundle.mapped_file import MappedFile
-path = Path(sys.argv[1])
-file = MappedFile(os.open(path, os.O_RDONLY), path, "it")
-mapping = file.map()
-path.write_bytes(b"short")
-mapping[1 << 19]
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the signal of a lost page differs elsewhere")
-def test_without_the_check_a_signal_ends_the_process(tmp_path) -> None:
-    (tmp_path / "file").write_bytes(bytes(1 << 20))
-    run = subprocess.run([sys.executable, "-c", UNCHECKED, str(tmp_path / "file")], capture_output=True)
-    assert run.returncode == -signal.SIGBUS
-
-
-PREAD = os.pread
-
-
 def opened(path: Path, name: str = "it", error: type[BundleError] = BundleError) -> MappedFile:
     """The file, open."""
     return MappedFile(os.open(path, os.O_RDONLY), path, name, error)
@@ -133,9 +109,10 @@ def test_reading_through_asks_for_every_byte_once_and_in_order(tmp_path, monkeyp
     path.write_bytes(content)
     file = opened(path)
     parts: list[tuple[int, bytes]] = []
+    original = os.pread
 
     def pread(descriptor: int, count: int, offset: int) -> bytes:
-        parts.append((offset, content := PREAD(descriptor, count, offset)))
+        parts.append((offset, content := original(descriptor, count, offset)))
         return content
 
     monkeypatch.setattr(os, "pread", pread)
