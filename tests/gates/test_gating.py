@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mingle_edge.gates.gating import ExpertStack, GatedExperts, GatedLinear, SharedCoefficients, choose, gate_values
+from mingle_edge.gates.gating import ExpertStack, GatedExperts, GatedLinear, SharedCoefficients, choose
 
 
 def layer(seed, T, rank, d_in, d_out):
@@ -29,44 +29,21 @@ def materialised(parameters, gated, x, coefficients):
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(2, 9), st.integers(2, 9))
 
 
-@given(st.integers(0, 10**6), shapes, st.integers(1, 5))
+@given(st.integers(0, 10**6), shapes, st.sampled_from([1, 2, 5, None]))
 def test_factored_equals_materialised_for_every_k(seed, shape, k):
     parameters, gated, x = layer(seed, *shape)
-    k = min(k, shape[0])
     routes = []
-    output = GatedLinear(parameters, {"l": gated}, top_k=k, routes=routes)("l", x)
+    T = len(gated.gate_bias)
+    output = GatedLinear(parameters, {"l": gated}, top_k=k and min(k, T), routes=routes if k else None)("l", x)
     values = torch.stack([tokens.mean(0) @ gated.gate_weight.T + gated.gate_bias for tokens in x])
     norms = torch.stack([(B @ A).norm() for B, A in zip(gated.experts.B, gated.experts.A, strict=True)])
     coefficients = torch.zeros_like(values)
     for i, row in enumerate(values):
-        for t in sorted(range(shape[0]), key=lambda t: -float(row[t].abs() * norms[t]))[:k]:
+        for t in sorted(range(T), key=lambda t: -float(row[t].abs() * norms[t]))[:k]:
             coefficients[i, t] = row[t]
     expected = materialised(parameters, gated, x, coefficients)
     assert (output.double() - expected).norm() <= 1e-5 * expected.norm()
-    assert routes[0][0].shape == (5, k)
-
-
-@given(st.integers(0, 10**6), shapes)
-def test_dense_form_equals_top_k_with_all_tasks(seed, shape):
-    parameters, gated, x = layer(seed, *shape)
-    dense = GatedLinear(parameters, {"l": gated})("l", x)
-    every = GatedLinear(parameters, {"l": gated}, top_k=shape[0])("l", x)
-    torch.testing.assert_close(dense, every, rtol=1e-5, atol=1e-5)
-
-
-@given(st.integers(0, 10**6), shapes)
-def test_an_image_does_not_depend_on_its_batch(seed, shape):
-    parameters, gated, x = layer(seed, *shape)
-    linear = GatedLinear(parameters, {"l": gated}, top_k=1)
-    alone = torch.cat([linear("l", image[None]) for image in x])
-    torch.testing.assert_close(linear("l", x), alone, rtol=1e-5, atol=1e-5)
-
-
-def test_batch_pooling_gives_every_image_the_mean_gate():
-    _, gated, x = layer(0, 3, 2, 4, 4)
-    per_image = gate_values(x, gated.gate_weight, gated.gate_bias)
-    pooled = gate_values(x, gated.gate_weight, gated.gate_bias, "batch")
-    torch.testing.assert_close(pooled, per_image.mean(0).expand(5, 3))
+    assert [tasks.shape for tasks, _ in routes] == ([(5, min(k, T))] if k else [])
 
 
 @given(st.integers(0, 10**6), shapes, st.integers(1, 5), st.integers(1, 7), st.sampled_from([None, 1]))
@@ -108,8 +85,3 @@ def test_masked_tasks_are_never_chosen_and_fill_up_with_weight_zero():
     tasks, weights = choose(values, torch.ones(3), top_k=2, task_mask=torch.tensor([1.0, 0.0, 0.0]))
     assert tasks[0, 0] == 0
     assert weights.tolist() == [[values[0, 0].item(), 0.0]]
-
-
-def test_contribution_ranks_by_gate_times_size_of_the_expert():
-    tasks, weights = choose(torch.tensor([[1.0, -0.5]]), torch.tensor([1.0, 3.0]), top_k=1)
-    assert (tasks.item(), weights.item()) == (1, -0.5)
