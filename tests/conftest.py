@@ -47,6 +47,12 @@ def layer_model(layer_task_file, tmp_path_factory):
     return merge(layer_task_file, tmp_path_factory.mktemp("layer-model") / "merged")
 
 
+@pytest.fixture(params=["image", "layer"])
+def merge_of_each_scope(request, image_model, task_file, layer_model, layer_task_file):
+    """The three tasks merged in either scope, and their task file."""
+    return {"image": (image_model, task_file), "layer": (layer_model, layer_task_file)}[request.param]
+
+
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory):
     """Sound bundles of tiny weights, not to be damaged, by scope and number of experts a route."""

@@ -171,6 +171,13 @@ def write_task_file(folder: Path, tasks: int = 3, *, tune: bool = False, **setti
     return path
 
 
+def first_tasks(task_file: Path, count: int) -> Path:
+    """Write the same task file with only its first tasks beside it."""
+    path = task_file.with_name(f"first-{count}.toml")
+    path.write_text("[[task]]".join(task_file.read_text().split("[[task]]")[: count + 1]))
+    return path
+
+
 def _difference(name: str, tensor: Tensor, generator: torch.Generator, rank: int | None) -> Tensor:
     linear = tensor.ndim == 4 or (tensor.ndim == 2 and not name.endswith("positional_embedding"))
     if rank is None or not linear:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from correlated_tasks import images, scatter
+from tiny_clip import first_tasks
 
 from mingle_edge.clip.vision_tower import router_features
 from mingle_edge.core.errors import TaskFileError
@@ -127,10 +128,7 @@ def test_identical_seeds_do_no_harm():
 
 def test_the_depth_is_that_of_the_tasks_there_are(image_model, task_file, tmp_path):
     """Of a view as of a model merged no further; and features of a smaller depth are the first of a larger one."""
-    parts = task_file.read_text().split("[[task]]")
-    first = task_file.with_name("depth-first-2.toml")
-    first.write_text("[[task]]".join(parts[:3]))
-    earlier = merge(first, tmp_path / "earlier")
+    earlier = merge(first_tasks(task_file, 2), tmp_path / "earlier")
     view = image_model.select(earlier.task_names)
     assert view.router_depth == earlier.router_depth
     np.testing.assert_array_equal(view.router().weight, earlier.router().weight)
