@@ -61,7 +61,7 @@ def _task_tensors(
     inside = [layer for layer in architecture.block_linears() if layer.rsplit(".", 1)[-1] in settings.carrying()]
     image_scope = settings.scope == "image"
     expert = {}
-    for layer in ["patch_embedding", *inside, "projection"] if image_scope else inside:
+    for layer in settings.expert_layers(architecture):
         d_out, d_in = architecture.linear_shape(layer)
         rank = min(settings.rank, d_out, d_in)
         expert[f"{layer}.A"] = _normal(random, rank, d_in) / np.float32(d_in**0.5)

@@ -69,9 +69,10 @@ class Settings:
         return ("q", "k", "v", "out", "fc1", "fc2") if self.layers == "attn+mlp" else ("q", "k", "v", "fc1")
 
     def expert_layers(self, architecture: VisionArchitecture) -> list[str]:
-        """Return the linear layers of a tower that carry experts, by depth; in the image scope the first and last, too."""
-        kinds = (*self.carrying(), *(("patch_embedding", "projection") if self.scope == "image" else ()))
-        return [layer for layer in architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
+        """Return the linear layers of a tower that carry experts, by depth; in the image scope all outside the blocks, too."""
+        inside = {layer for layer in architecture.block_linears() if layer.rsplit(".", 1)[-1] in self.carrying()}
+        carrying = inside | set(architecture.outer_linears() if self.scope == "image" else ())
+        return [layer for layer in architecture.linear_layers() if layer in carrying]
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_mapping` turns back into equal settings."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.clip.architecture import VisionArchitecture
-from mingle_edge.clip.vision_tower import Linear, Parameters, embed_images
+from mingle_edge.clip.vision_tower import Linear, Parameters, embed_images, normalize
 from mingle_edge.data.image_set import ImageSet
 
 
@@ -23,9 +22,9 @@ class PretrainedModel:
     device: torch.device
 
     def embed(self, images: Tensor, parameters: Parameters | None = None, linear: Linear | None = None) -> Tensor:
-        """Return embeddings `[n, output_dim]` of unit length of images `[n, 3, H, W]`, under the backbone or another tower."""
+        """Return embeddings `[n, output_dim]`, as heads read them, of `[n, 3, H, W]` under the backbone or another tower."""
         tower = self.backbone if parameters is None else parameters
-        return F.normalize(embed_images(images, tower, self.architecture, linear), dim=-1)
+        return normalize(embed_images(images, tower, self.architecture, linear), self.architecture)
 
     def task_vector(self, finetuned: Parameters, layer: str) -> Tensor:
         """Return what fine-tuning changed of a linear layer's weight, `[d_out, d_in]`."""

@@ -37,8 +37,8 @@ class TaskInputs:
     def load(self, pretrained: PretrainedModel) -> FinetunedTask:
         """Read the fine-tuned tower onto the backbone's device. Raises `CheckpointError` where the file cannot be read."""
         finetuned = {name: tensor.to(pretrained.device) for name, tensor in self.checkpoint.tensors()}
-        # A vision-only checkpoint has no projection: it was trained under the backbone's.
-        finetuned.setdefault("projection.weight", pretrained.backbone["projection.weight"])
+        # A vision-only checkpoint may lack the projection: it was trained under the backbone's.
+        finetuned = dict(pretrained.backbone) | finetuned
         return FinetunedTask(
             self.source.name, finetuned, self.head.to(pretrained.device), self.calibration_images.kept(KEPT_BYTES)
         )

@@ -26,6 +26,7 @@ _DEEPEST = 8  # levels of a task's record
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = {"image_size": 4096, "patch_size": 4096, "width": 1 << 16, "layers": 1 << 10, "heads": 1 << 10}
 _LARGEST |= {"mlp_width": 1 << 18, "output_dim": 1 << 16}
+_LARGEST_OR_NONE = {"registers": 1 << 10, "pool_heads": 1 << 10, "pool_width": 1 << 16, "pool_mlp_width": 1 << 18}
 """Far above any vision tower, far below what lists of its layers could not hold."""
 
 
@@ -126,17 +127,13 @@ def _check_format(path: Path, value: Any) -> None:
 
 def _check(stored: _Stored, settings: Settings) -> None:
     architecture = stored.backbone.architecture
-    for name, largest in _LARGEST.items():
-        value = getattr(architecture, name)
-        _require(1 <= value <= largest, f"backbone.architecture.{name} is {shown(value)}, must be between 1 and {largest}")
-    width, heads, patch, side = architecture.width, architecture.heads, architecture.patch_size, architecture.image_size
-    _require(width % heads == 0, f"backbone.architecture.heads is {heads}, must divide the width, {width}")
-    _require(patch <= side, f"backbone.architecture.patch_size is {patch}, must fit the image's {side} pixels")
-    _require(
-        architecture.layer_norm_eps > 0,
-        f"backbone.architecture.layer_norm_eps is {architecture.layer_norm_eps}, must be above 0",
-    )
-    if fault := fault_in_preprocess(architecture.preprocess):
+    for name, largest in (_LARGEST | _LARGEST_OR_NONE).items():
+        value, least = getattr(architecture, name), 0 if name in _LARGEST_OR_NONE else 1
+        _require(
+            least <= value <= largest,
+            f"backbone.architecture.{name} is {shown(value)}, must be between {least} and {largest}",
+        )
+    if fault := architecture.fault() or fault_in_preprocess(architecture.preprocess):
         raise RecordError(f"backbone.architecture.{fault}")
     _require(stored.backbone.logit_scale > 0, f"backbone.logit_scale is {stored.backbone.logit_scale}, must be above 0")
     _require(bool(_SHA256.fullmatch(stored.backbone.sha256)), "backbone.sha256 is not 64 hexadecimal digits")

@@ -119,7 +119,7 @@ class MergedModel:
         tensors = _read_tensors(self.path / name, "")
         layers = {key[:-2] for key in tensors if key.endswith((".A", ".B"))} & set(self.architecture.linear_layers())
         shapes = self.architecture.vector_shapes() if self.scope == "image" else {}
-        for layer in layers | ({"patch_embedding", "projection"} if self.scope == "image" else set()):
+        for layer in layers | set(self.architecture.outer_linears() if self.scope == "image" else ()):
             d_out, d_in = self.architecture.linear_shape(layer)
             rank = _length(tensors, f"{layer}.A")
             shapes |= {f"{layer}.A": (rank, d_in), f"{layer}.B": (d_out, rank)}

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mingle_edge.clip.vision_tower import Linear, Parameters, embed_images, plain_linear, router_features
+from mingle_edge.clip.vision_tower import Linear, Parameters, embed_images, normalize, plain_linear, router_features
 from mingle_edge.data.settings import Pooling
 from mingle_edge.gates.gating import ExpertStack, GatedExperts, GatedLinear
 from mingle_edge.merging.merged_model import MergedModel
@@ -72,7 +71,7 @@ def expert_linear(parameters: Parameters, experts: Sequence[tuple[float | Tensor
 
 
 class GatedTower:
-    """Runs a merged model. Images are preprocessed `[B, 3, H, W]`; embeddings `[B, output_dim]` have unit length."""
+    """Runs a merged model. Images are preprocessed `[B, 3, H, W]`; embeddings `[B, output_dim]` are as heads read them."""
 
     def __init__(self, merged: MergedModel, device: torch.device | str = "cpu") -> None:
         """Loads the backbone and, in the layer scope, all experts; image-scope experts are read when used."""
@@ -105,7 +104,7 @@ class GatedTower:
         experts = [(c, self._complete_expert(task)) for c, task in zip(weights, tasks, strict=True)]
         parameters = expert_parameters(self.backbone, experts)
         linear = self._reporting(expert_linear(parameters, experts))
-        return F.normalize(embed_images(images.to(self.device), parameters, self.architecture, linear), dim=-1)
+        return normalize(embed_images(images.to(self.device), parameters, self.architecture, linear), self.architecture)
 
     @torch.inference_mode()
     def route(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +132,7 @@ class GatedTower:
         """Return, in the layer scope, embeddings and each gated layer's route: tasks and weights, both `[B, layers, k]`."""
         linear = GatedLinear(self.backbone, self._layers, top_k, pooling, task_mask, routes=[])
         reporting = self._reporting(linear)
-        embeds = F.normalize(embed_images(images.to(self.device), self.backbone, self.architecture, reporting), dim=-1)
+        embeds = normalize(embed_images(images.to(self.device), self.backbone, self.architecture, reporting), self.architecture)
         tasks, weights = zip(*(linear.routes or []), strict=True)
         return embeds, torch.stack(tasks, dim=1), torch.stack(weights, dim=1)
 

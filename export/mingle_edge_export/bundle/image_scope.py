@@ -24,8 +24,7 @@ class ImageScopeWriter(BundleWriter):
     @property
     def carrying(self) -> Sequence[str]:
         """Return the linear layers that carry experts, in order of depth."""
-        kinds = ("patch_embedding", *self.merged.settings.carrying(), "projection")
-        return [layer for layer in self.merged.architecture.linear_layers() if layer.rsplit(".", 1)[-1] in kinds]
+        return self.merged.settings.expert_layers(self.merged.architecture)
 
     def write_experts(self, smoothing: Smoothing, progress: Progress) -> None:
         """Write the adapter of every task."""

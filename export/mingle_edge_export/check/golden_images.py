@@ -40,13 +40,14 @@ def steadiest(embed: Callable[[Array], NDArray[np.floating]], pixels: Array, cou
     Two experts that are equally good for a layer, or two codes that are equally near, make an image a bad witness of whether a
     device computes right: rounding decides, and the embeddings of two right devices differ by more than is allowed.
 
-    embed: `[n, 3, S, S]` -> `[..., n, dim]` of unit length. pixels: `[n, 3, S, S]`. Returns positions, the steadiest first.
+    embed: `[n, 3, S, S]` -> `[..., n, dim]`. pixels: `[n, 3, S, S]`. Returns positions, the steadiest first.
     """
     random = np.random.default_rng(0)
     expected = embed(pixels)
     least = np.ones(len(pixels))
     for _ in range(DRAWS):
         noise = random.normal(0, NOISE, pixels.shape).astype(np.float32)
-        cosines = (expected * embed(pixels + noise)).sum(-1)  # [..., n]
+        moved = embed(pixels + noise)
+        cosines = (expected * moved).sum(-1) / (np.linalg.norm(expected, axis=-1) * np.linalg.norm(moved, axis=-1))  # [..., n]
         least = np.minimum(least, cosines.reshape(-1, len(pixels)).min(0))
     return np.argsort(-least, kind="stable")[:count]

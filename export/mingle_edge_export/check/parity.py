@@ -22,7 +22,7 @@ from mingle_edge_runtime.experts.mixture import mix
 from mingle_edge_runtime.ort.session import CPU, Session
 
 BATCHES = (1, 2, 7)
-MAX_ABS = 1e-4  # of embeddings of unit length, in fp32
+MAX_ABS = 1e-4  # of embeddings, as a share of their length, in fp32
 POSTERIOR = 1e-3  # at most, of probabilities: so the most probable task is the same wherever it leads by twice that
 CONFIDENCE = 1e-3  # at most, relative
 
@@ -130,7 +130,9 @@ class Comparison:
             actual, wanted = actual[agree], wanted[agree]
         if not len(wanted):
             return
-        cosine, max_abs = float((actual * wanted).sum(axis=1).min()), float(np.abs(actual - wanted).max())
+        length, own = (np.linalg.norm(embeds, axis=1, keepdims=True) for embeds in (wanted, actual))
+        cosine = float((actual * wanted / (own * length)).sum(axis=1).min())
+        max_abs = float((np.abs(actual - wanted) / length).max())
         if not (cosine >= self.bounds.cosine and (max_abs <= MAX_ABS or not self.exact)):
             most = f" (at most {MAX_ABS})" if self.exact else ""
             raise _failed(

@@ -40,13 +40,14 @@ def _features(tower: Tower, x: Tokens) -> list[str]:
     and its right, and its lower, neighbor.
     """
     graph, width, grid = tower.graph, tower.architecture.width, tower.architecture.grid
+    prefix = tower.architecture.prefix_tokens
     mean = tower.token_mean(x, width)  # [batch, 1, width]
     centered = graph.op("Sub", graph.op("Reshape", x.value, graph.integers(-1, x.count, width)), mean)
     squares = graph.op("Reshape", graph.op("Mul", centered, centered), graph.integers(-1, width))
     deviation = graph.op("Sqrt", tower.token_mean(Tokens(squares, x.count), width))
     features = [graph.op("Reshape", value, graph.integers(-1, width)) for value in (mean, deviation)]
     by_image = graph.op("Reshape", x.value, graph.integers(-1, x.count, width))  # [batch, N, width]
-    patches = graph.op("Slice", by_image, *(graph.integers(i) for i in (1, x.count, 1)))
+    patches = graph.op("Slice", by_image, *(graph.integers(i) for i in (prefix, x.count, 1)))
     patches = graph.op("Reshape", patches, graph.integers(-1, grid, grid, width))  # [batch, gy, gx, width]
     for axis in (2, 1):
         later, earlier = (

@@ -1,10 +1,10 @@
-"""The CLIP vision tower as an ONNX graph, with one place where every linear layer passes.
+"""The vision tower as an ONNX graph, with one place where every linear layer passes.
 
 The twin of `mingle_edge/clip/vision_tower.py`. Tokens of all images are rows of one matrix, so that a linear layer is one
 Gemm with its bias inside and an expert's product accumulates into the layer's own. Measured on ViT-B/32, B/16 and L/14
 (benchmarks/graph_variants.py), the operators of the standard domain are as fast as fused `com.microsoft` ones written by hand,
 because ONNX Runtime fuses QuickGELU, scaled and transposed MatMul by itself; what pays is to compute of the last block only
-what the class token needs.
+what the class token needs, where that is what is pooled.
 """
 
 from __future__ import annotations
@@ -75,32 +75,42 @@ class Tower:
         self.graph.save(path)
 
     def embeddings(self, pixel_values: str) -> str:
-        """Add all of the tower: images `[batch, 3, H, W]` to embeddings of unit length `[batch, output_dim]`."""
-        x = self.tokens(pixel_values)
-        last = self.architecture.layers - 1
+        """Add all of the tower: images `[batch, 3, H, W]` to embeddings `[batch, output_dim]` as heads read them."""
+        a, x = self.architecture, self.tokens(pixel_values)
+        last = a.layers - 1
         for i in range(last):
             x = self.block(i, x)
-        x = self.block(last, x, class_token_from=self.class_token_from)  # [batch, width]
-        (y,) = self.linear(["projection"], self._layer_norm(x, "ln_post"))  # [batch, output_dim]
+        pooled = self.pool(self.block(last, x, self.class_token_from if a.pooling == "class_token" else None))
+        if a.norm_pooled:
+            pooled = self._layer_norm(pooled, "ln_post")
+        if a.projection:
+            (pooled,) = self.linear(["projection"], pooled)  # [batch, output_dim]
+        if not a.normalized:
+            return pooled.value
         with self.graph.part("norm"):
-            return self.graph.op("Div", y.value, self.graph.op("ReduceL2", y.value, axes=[1], keepdims=1))
+            return self.graph.op("Div", pooled.value, self.graph.op("ReduceL2", pooled.value, axes=[1], keepdims=1))
 
     def tokens(self, pixel_values: str) -> Tokens:
-        """Add the patch embedding: images `[batch, 3, H, W]` to the normalized tokens that enter the first block."""
+        """Add the patch embedding: images `[batch, 3, H, W]` to the tokens that enter the first block."""
         graph, a = self.graph, self.architecture
         with graph.part("stem"):
             shape = graph.integers(-1, 3, a.grid, a.patch_size, a.grid, a.patch_size)
             x = graph.op("Transpose", graph.op("Reshape", pixel_values, shape), perm=[0, 2, 4, 1, 3, 5])
-            x = graph.op("Reshape", x, graph.integers(-1, 3 * a.patch_size**2))  # [batch (N - 1), 3 p p]
-        (patches,) = self.linear(["patch_embedding"], Tokens(x, a.tokens - 1))
+            x = graph.op("Reshape", x, graph.integers(-1, 3 * a.patch_size**2))  # [batch grid grid, 3 p p]
+        (patches,) = self.linear(["patch_embedding"], Tokens(x, a.grid**2))
         with graph.part("stem"):
-            x = graph.op("Reshape", patches.value, graph.integers(-1, a.tokens - 1, a.width))
-            batch = graph.op("Shape", pixel_values, start=0, end=1)
-            shape = graph.op("Concat", batch, graph.integers(1, a.width), axis=0)
-            x = graph.op("Concat", graph.op("Expand", self.vector("class_token"), shape), x, axis=1)
+            x = graph.op("Reshape", patches.value, graph.integers(-1, a.grid**2, a.width))
+            if a.prefix_tokens:
+                batch, prefix = graph.op("Shape", pixel_values, start=0, end=1), []
+                for name, count in (("class_token", int(a.class_token)), ("registers", a.registers)):
+                    if count:
+                        shape = graph.op("Concat", batch, graph.integers(count, a.width), axis=0)
+                        prefix.append(graph.op("Expand", self.vector(name), shape))
+                x = graph.op("Concat", *prefix, x, axis=1)
             x = graph.op("Add", x, self.vector("positions"))  # [batch, N, width]
             x = graph.op("Reshape", x, graph.integers(-1, a.width))
-        return self._layer_norm(Tokens(x, a.tokens), "ln_pre")
+        tokens = Tokens(x, a.tokens)
+        return self._layer_norm(tokens, "ln_pre") if a.pre_norm else tokens
 
     def block(self, i: int, x: Tokens, class_token_from: Literal["q", "fc2"] | None = None) -> Tokens:
         """Add one block. From the linear `class_token_from` on it computes the class token `[batch, width]` alone, exactly."""
@@ -120,18 +130,28 @@ class Tower:
             x = Tokens(graph.op("Add", x.value, y.value), x.count)
         (y,) = self.linear([f"{name}.fc1"], self._layer_norm(x, f"{name}.ln_2"))
         with graph.part(f"{name}.activation"):
-            if self.architecture.activation == "quick_gelu":  # y sigmoid(1.702 y)
-                active = graph.op("Mul", y.value, graph.op("Sigmoid", graph.op("Mul", y.value, graph.scalar(1.702))))
-            else:  # y (1 + erf(y / sqrt 2)) / 2
-                erf = graph.op("Erf", graph.op("Div", y.value, graph.scalar(2**0.5)))
-                active = graph.op("Mul", y.value, graph.op("Add", erf, graph.scalar(1)))
-                active = graph.op("Mul", active, graph.scalar(0.5))
-            y = tokens = Tokens(active, y.count)
+            y = tokens = self._activation(y)
         if class_token_from == "fc2":
             x, y = self._class_token(x, width), self._class_token(y, mlp_width)
         (y,) = self.linear([f"{name}.fc2"], y, tokens)
         with graph.part(f"{name}.fc2"):
             return Tokens(graph.op("Add", x.value, y.value), x.count)
+
+    def pool(self, x: Tokens) -> Tokens:
+        """Add the pooling of the tokens after the last block, one row an image: `[batch, pooled_width]`."""
+        a = self.architecture
+        if a.pooling == "class_token":
+            return x  # that of the last block is all there is
+        if a.norm_tokens:
+            x = self._layer_norm(x, "ln_tokens")
+        if a.pooling == "attention":
+            return self._attention_pooling(x)
+        average = self._patch_mean(x)
+        if a.pooling == "average":
+            return average
+        class_token = self._class_token(x, a.width)
+        with self.graph.part("pooling"):
+            return Tokens(self.graph.op("Concat", class_token.value, average.value, axis=1), 1)
 
     def linear(self, layers: Sequence[str], x: Tokens, tokens: Tokens | None = None) -> list[Tokens]:
         """Add layers that read the same input `[batch * count, d_in]`, and return their outputs `[batch * count, d_out]`.
@@ -177,6 +197,52 @@ class Tower:
         mixed = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), split(v, [0, 2, 1, 3]))
         mixed = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])  # [batch, n, heads, head]
         return Tokens(graph.op("Reshape", mixed, graph.integers(-1, width)), q.count)
+
+    def _attention_pooling(self, x: Tokens) -> Tokens:
+        """Add values weighted by scores, and an MLP if there is one: `[batch N, width]` to `[batch, pool_width]`."""
+        graph, a = self.graph, self.architecture
+        heads = a.pool_heads
+        (values,) = self.linear(["pooling.v"], x)
+        with graph.part("pooling"):
+            scores = graph.op("Gemm", x.value, self.vector("pooling.scores"), transB=1)  # [batch N, heads]
+            scores = graph.op("Reshape", scores, graph.integers(-1, x.count, heads, 1))
+            weights = graph.op("Softmax", graph.op("Transpose", scores, perm=[0, 2, 3, 1]), axis=-1)  # [batch, heads, 1, N]
+            by_head = graph.op("Reshape", values.value, graph.integers(-1, x.count, heads, a.pool_width // heads))
+            mixed = graph.op("MatMul", weights, graph.op("Transpose", by_head, perm=[0, 2, 1, 3]))  # [batch, heads, 1, head]
+            mixed = graph.op("Reshape", mixed, graph.integers(-1, a.pool_width))
+        (pooled,) = self.linear(["pooling.out"], Tokens(mixed, 1))
+        if not a.pool_mlp_width:
+            return pooled
+        (hidden,) = self.linear(["pooling.fc1"], self._layer_norm(pooled, "pooling.ln"))
+        with graph.part("pooling"):
+            hidden = self._activation(hidden)
+        (added,) = self.linear(["pooling.fc2"], hidden)
+        with graph.part("pooling"):
+            return Tokens(graph.op("Add", pooled.value, added.value), 1)
+
+    def _patch_mean(self, x: Tokens) -> Tokens:
+        """Add the mean over the patches of each image, as a product like `token_mean`: `[batch, width]`."""
+        graph, a = self.graph, self.architecture
+        with graph.part("pooling"):
+            row = np.full((1, x.count), 1 / a.grid**2, dtype=np.float32)
+            row[0, : a.prefix_tokens] = 0
+            by_image = graph.op("Reshape", x.value, graph.integers(-1, x.count, a.width))  # [batch, N, width]
+            mean = graph.op("MatMul", graph.constant(row), by_image)
+            return Tokens(graph.op("Reshape", mean, graph.integers(-1, a.width)), 1)
+
+    def _activation(self, x: Tokens) -> Tokens:
+        graph, y, kind = self.graph, x.value, self.architecture.activation
+        if kind == "quick_gelu":  # y sigmoid(1.702 y)
+            return Tokens(graph.op("Mul", y, graph.op("Sigmoid", graph.op("Mul", y, graph.scalar(1.702)))), x.count)
+        if kind == "gelu":  # y (1 + erf(y / sqrt 2)) / 2
+            erf = graph.op("Erf", graph.op("Div", y, graph.scalar(2**0.5)))
+            active = graph.op("Mul", y, graph.op("Add", erf, graph.scalar(1)))
+            return Tokens(graph.op("Mul", active, graph.scalar(0.5)), x.count)
+        # y (1 + tanh(sqrt(2 / pi) y (1 + 0.044715 y y))) / 2, in the order that ONNX Runtime fuses
+        cubic = graph.op("Add", graph.op("Mul", graph.op("Mul", y, graph.scalar(0.044715)), y), graph.scalar(1))
+        inner = graph.op("Mul", graph.op("Mul", y, graph.scalar((2 / np.pi) ** 0.5)), cubic)
+        outer = graph.op("Add", graph.op("Tanh", inner), graph.scalar(1))
+        return Tokens(graph.op("Mul", graph.op("Mul", y, graph.scalar(0.5)), outer), x.count)
 
     def _layer_norm(self, x: Tokens, name: str) -> Tokens:
         weight, bias = self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
