@@ -1,6 +1,6 @@
-"""Bundles in plain ONNX Runtime, nothing of this project imported: the oldest release they promise, and the present one.
+"""Bundles under the oldest ONNX Runtime they promise and the present one: alone, and through the runtime.
 
-`MINGLE_ORT_1_20` names the interpreter that has the old one.
+`MINGLE_ORT_1_20` names the interpreter that has the old one, and of this project nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from tiny_merged import write_merged
 
+import mingle_edge_runtime
 from mingle_edge_export import ExportOptions, export_bundle
+from mingle_edge_export.check.synthetic_images import smooth_images
 
 OLD = Path(os.environ.get("MINGLE_ORT_1_20", Path(__file__).parents[2] / ".venv-ort-1.20/bin/python"))
-SCRIPT = """
+PLAIN = """
 import json, sys
 import numpy as np
 import onnxruntime as ort
@@ -28,7 +30,7 @@ images = np.load(f"{bundle}/golden.npz")["images"].astype(np.float32) / 255
 spec = index["preprocess"]
 pixels = ((images - np.float32(spec["mean"])) / np.float32(spec["std"])).transpose(0, 3, 1, 2)
 options = ort.SessionOptions()
-options.intra_op_num_threads = 1
+options.intra_op_num_threads, options.log_severity_level = 1, 3
 
 def run(name, adapter=None, **inputs):
     session = ort.InferenceSession(f"{bundle}/{name}", options, providers=["CPUExecutionProvider"])
@@ -57,21 +59,39 @@ np.savez(output, **found)
 """
 
 
-def outputs(interpreter: Path | str, bundle: Path, output: Path) -> dict[str, np.ndarray]:
-    """What the script finds under an interpreter."""
+SERVED = """
+import sys
+import numpy as np
+from mingle_edge_runtime import EdgeModel
+from mingle_edge_runtime.check.verify import verify
+
+bundle, images, output = sys.argv[1:]
+verify(bundle).check()
+with EdgeModel.open(bundle, threads=1) as model:
+    images = np.load(images)
+    named = {task: model.embed(images, task=task) for task in model.tasks}
+    np.savez(output, routed=model.embed(images), **named)
+"""
+
+
+def outputs(interpreter: Path | str, script: str, *arguments: Path) -> dict[str, np.ndarray]:
+    """What a script, run by an interpreter, leaves in the file that is its last argument."""
     if not Path(interpreter).exists():
         pytest.fail(f"{interpreter} does not exist: run `make .venv-ort-1.20`, or name another in MINGLE_ORT_1_20")
-    subprocess.run([interpreter, "-c", SCRIPT, bundle, output], capture_output=True, timeout=120, check=True)
-    return dict(np.load(output))
+    environment = os.environ | {"PYTHONPATH": str(Path(mingle_edge_runtime.__file__).parents[1])}
+    command = [str(interpreter), "-c", script, *map(str, arguments)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    return dict(np.load(arguments[-1]))
 
 
-@pytest.mark.parametrize("kind", [{}, {"scope": "layer"}], ids=["image", "layer"])
+@pytest.mark.parametrize("scope", ["image", "layer"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_the_oldest_and_the_present_release_compute_the_same(tmp_path, kind, precision):
-    merged = write_merged(tmp_path / "merged", **kind)
+def test_the_oldest_and_the_present_release_compute_the_same(tmp_path, scope, precision):
+    merged = write_merged(tmp_path / "merged", scope=scope)
     export_bundle(merged.path, tmp_path / "bundle", ExportOptions(precision=precision, min_cosine=0, min_route_agreement=0))
-    old = outputs(OLD, tmp_path / "bundle", tmp_path / "old.npz")
-    new = outputs(sys.executable, tmp_path / "bundle", tmp_path / "new.npz")
+    old = outputs(OLD, PLAIN, tmp_path / "bundle", tmp_path / "old.npz")
+    new = outputs(sys.executable, PLAIN, tmp_path / "bundle", tmp_path / "new.npz")
     assert str(old.pop("version")).startswith("1.20.")
     assert not str(new.pop("version")).startswith("1.20.")
     golden = np.load(tmp_path / "bundle/golden.npz")
@@ -82,12 +102,25 @@ def test_the_oldest_and_the_present_release_compute_the_same(tmp_path, kind, pre
         np.testing.assert_allclose(old[name], value, atol=between, err_msg=name)
         if name in golden:
             np.testing.assert_allclose(value, golden[name], atol=to_golden, err_msg=name)
-    if merged.scope == "layer":
+    if scope == "layer":
         np.testing.assert_array_equal(new["default"], new["embeds"][0])  # top_k 1 unless a run says otherwise
         assert (new["masked_tasks"] == 1).all()
         assert new["route_tasks"].shape == (2, 18, 1)
 
 
+@pytest.mark.parametrize(("scope", "top_k"), [("image", 1), ("image", 2), ("layer", 2)])
+def test_the_runtime_computes_the_same_on_both(tmp_path, scope, top_k):
+    """One expert by adapter, two joined, and the page bank."""
+    export_bundle(write_merged(tmp_path / "merged", scope=scope).path, tmp_path / "bundle", ExportOptions(top_k))
+    np.save(tmp_path / "images.npy", smooth_images(6, 40))
+    old, new = (
+        outputs(interpreter, SERVED, tmp_path / "bundle", tmp_path / "images.npy", tmp_path / "embeds.npz")
+        for interpreter in (OLD, sys.executable)
+    )
+    for name, embeds in new.items():
+        np.testing.assert_allclose(old[name], embeds, atol=1e-5, err_msg=name)
+
+
 def test_a_missing_interpreter_fails_with_the_command_that_makes_it(tmp_path):
     with pytest.raises(pytest.fail.Exception, match=r"run `make .venv-ort-1.20`"):
-        outputs(tmp_path / "python", tmp_path, tmp_path)
+        outputs(tmp_path / "python", PLAIN, tmp_path)
