@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_bundle import Weights, images, write_image_bundle, write_layer_bundle
+from tiny_bundle import images
 
 import mingle_edge_runtime
 
@@ -18,15 +18,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A bundle of each scope, and frames."""
-    root = tmp_path_factory.mktemp("examples")
-    write_image_bundle(root / "image", Weights())
-    write_layer_bundle(root / "layer", Weights())
-    (root / "frames").mkdir()
+def frames(tmp_path_factory) -> Path:
+    """A folder of pictures."""
+    folder = tmp_path_factory.mktemp("frames")
     for i, picture in enumerate(images(0, 0, 2, 2, 3, 1)):
-        Image.fromarray(picture).save(root / f"frames/{i}.png")
-    return root
+        Image.fromarray(picture).save(folder / f"{i}.png")
+    return folder
 
 
 def example(name: str, *arguments: object) -> list[str]:
@@ -39,11 +36,11 @@ def example(name: str, *arguments: object) -> list[str]:
 
 
 @pytest.mark.parametrize("way", ["submit", "stream", "named"])
-@pytest.mark.parametrize(("scope", "frames"), [("image", True), ("image", False), ("layer", True)])
-def test_video_loop(folder, way: str, scope: str, frames: bool) -> None:
-    source = [folder / "frames"] if frames else []
+@pytest.mark.parametrize(("scope", "from_files"), [("image", True), ("image", False), ("layer", True)])
+def test_video_loop(bundles, frames, way: str, scope: str, from_files: bool) -> None:
+    source = [frames] if from_files else []
     options = ["--minutes", 0.004, "--cut", 0.05, "--cool-down", 0, "--threads", 1, "--way", way]
-    header, minute, total, *reuse = example("video_loop.py", folder / scope, *source, *options)
+    header, minute, total, *reuse = example("video_loop.py", bundles[scope, 1], *source, *options)
     assert header.split()[:3] == ["minute", "frames", "per"]
     count = int(minute.split()[1])
     assert count > 0
@@ -52,8 +49,8 @@ def test_video_loop(folder, way: str, scope: str, frames: bool) -> None:
     assert [line.startswith(f"route reuse: StreamStats(frames={count}, ") for line in reuse] == [True] * (way == "stream")
 
 
-def test_onboard(folder) -> None:
-    lines = example("onboard.py", folder / "image", *sorted((folder / "frames").iterdir()))
+def test_onboard(image_bundle, frames) -> None:
+    lines = example("onboard.py", image_bundle, *sorted(frames.iterdir()))
     assert len(lines) == 7
     assert [re.search(r"by (.*),", line)[1] for line in lines[:6]] == ["red", "red", "blue", "blue", "plain backbone", "green"]
     assert lines[-1].startswith("experts: ")

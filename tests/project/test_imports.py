@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_bundle import Weights, write_image_bundle
+from PIL import Image
 
 WORKSTATION = ["torch", "torchvision", "onnx", "open_clip", "transformers", "safetensors", "sklearn", "jinja2", "vl_convert"]
 WORKSTATION += ["mingle_edge", "mingle_edge_export"]
@@ -28,19 +28,13 @@ def python(code: str, blocked: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> Path:
-    """A bundle of the image scope."""
-    return write_image_bundle(tmp_path_factory.mktemp("bundle") / "image", Weights())
-
-
-def test_the_runtime_runs_without_the_workstation_side(bundle) -> None:
+def test_the_runtime_runs_without_the_workstation_side(image_bundle) -> None:
     code = f"""
 import numpy as np
 import mingle_edge_runtime, mingle_edge_runtime.check.verify, mingle_edge_runtime.profile
-with mingle_edge_runtime.EdgeModel.open({str(bundle)!r}) as model:
+with mingle_edge_runtime.EdgeModel.open({str(image_bundle)!r}) as model:
     print(len(model.classify(np.zeros((2, 9, 9, 3), np.uint8))))
-mingle_edge_runtime.check.verify.verify({str(bundle)!r}).check()
+mingle_edge_runtime.check.verify.verify({str(image_bundle)!r}).check()
 """
     result = python(code, WORKSTATION)
     assert (result.stdout, result.stderr, result.returncode) == ("2\n", "", 0)
@@ -57,11 +51,11 @@ print(sorted(top - sys.stdlib_module_names - {"mingle_edge_runtime"}))
     assert result.stdout == "['PIL', 'numpy']\n", result
 
 
-def test_a_missing_onnxruntime_names_the_extras(bundle) -> None:
+def test_a_missing_onnxruntime_names_the_extras(image_bundle) -> None:
     code = f"""
 import mingle_edge_runtime
 try:
-    mingle_edge_runtime.EdgeModel.open({str(bundle)!r})
+    mingle_edge_runtime.EdgeModel.open({str(image_bundle)!r})
 except mingle_edge_runtime.ProviderError as error:
     print(error)
 """
@@ -72,13 +66,11 @@ except mingle_edge_runtime.ProviderError as error:
 
 
 @pytest.mark.parametrize("arguments", [["verify"], ["run", "IMAGE", "--json"], ["inspect"], ["profile", "--runs", "2"]])
-def test_the_command_line_serves_a_device(bundle, tmp_path, arguments) -> None:
-    from PIL import Image
-
+def test_the_command_line_serves_a_device(image_bundle, tmp_path, arguments) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "image.png")
     command, *rest = [argument.replace("IMAGE", str(tmp_path / "image.png")) for argument in arguments]
     code = f"""
-sys.argv = {["mingle-edge", command, str(bundle), *rest]!r}
+sys.argv = {["mingle-edge", command, str(image_bundle), *rest]!r}
 from mingle_edge.cli import main
 main()
 """
@@ -171,12 +163,7 @@ def test_mistakes_are_told_before_anything_heavy_is_imported(image_model, task_f
         ("compare", task_file, "-o", tmp_path / "c", "--corruptions", "snow"): "there is no corruption 'snow'",
         ("compare", task_file, "-o", tmp_path / "c", "--tune"): "not every task has some; add tune =",
         ("compare", "--list"): "mingle-exact-top1: ",
-        (
-            "merge",
-            task_file,
-            "-o",
-            tmp_path / "m",
-        ): "the package torch; install it with: pip install 'mingle-edge[merge]'",
+        ("merge", task_file, "-o", tmp_path / "m"): "the package torch; install it with: pip install 'mingle-edge[merge]'",
     }
     commands = [[str(argument) for argument in arguments] for arguments in mistakes]
     code = f"""

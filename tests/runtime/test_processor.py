@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from mingle_edge_runtime.ort import processor
 from mingle_edge_runtime.ort.processor import Processor, parse_cpuinfo, parse_sysctl, read_processor
 
 # Excerpts: the lines that name the machine, and of the flags those between which the ones that matter stand.
@@ -98,6 +98,11 @@ def test_macos(text: str, architecture: str, name: str | None, sets: tuple[str, 
     assert parse_sysctl(text, architecture) == Processor(name, sets)
 
 
+def fail(*_: object, **options: object) -> None:
+    """What the system does that lacks a program or a file."""
+    raise FileNotFoundError
+
+
 def test_sysctl_is_asked_on_macos_and_a_mac_without_it_is_unknown(monkeypatch) -> None:
     asked = []
 
@@ -111,22 +116,19 @@ def test_sysctl_is_asked_on_macos_and_a_mac_without_it_is_unknown(monkeypatch) -
     assert read_processor().name == "Apple M4"
     assert asked == [["/usr/sbin/sysctl", "hw.optional", "machdep.cpu"]]
 
-    def fail(command: list[str], **_: object) -> None:
-        raise FileNotFoundError(command[0])
-
     monkeypatch.setattr(subprocess, "run", fail)
     assert read_processor() == Processor(None, None)
 
 
-def test_nothing_is_guessed_where_the_system_is_silent(monkeypatch, tmp_path) -> None:
+def test_nothing_is_guessed_where_the_system_is_silent(monkeypatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Windows")
     monkeypatch.setattr(platform, "processor", lambda: "Intel64 Family 6")
-    monkeypatch.setattr(processor, "_CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(Path, "read_text", fail)
     assert read_processor() == Processor("Intel64 Family 6", None)
 
 
 def test_this_machine_is_read_from_its_own_cpuinfo() -> None:
-    text = processor._CPUINFO.read_text()
+    text = Path("/proc/cpuinfo").read_text()
     flags = {word for line in text.splitlines() if line.startswith(("flags", "Features")) for word in line.split()}
     this = read_processor()
     assert this.instruction_sets is not None

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mingle_edge_runtime.ort import memory as memory_module
 from mingle_edge_runtime.ort.memory import mapped_bytes
 
 SIZE = 64 << 20  # bytes, large against what else comes and goes
@@ -55,5 +54,8 @@ def test_mapped_files_are_listed_with_what_was_touched(tmp_path) -> None:
 
 
 def test_systems_without_proc_do_not_tell(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(memory_module, "_MAPPINGS", Path(tmp_path / "absent"))
+    def absent(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", absent)
     assert mapped_bytes(tmp_path) is None
