@@ -1,4 +1,4 @@
-"""What a fuzz target is: inputs that one case changes, something that is asked of them, and what may be answered."""
+"""What a fuzz target is: files that a case changes, something that is asked of them, and what may be answered."""
 
 from __future__ import annotations
 
@@ -10,38 +10,71 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar
 
+from binary_mutations import mutated
+
 
 class WrongAnswerError(AssertionError):
     """An answer was given, and it is not right."""
 
 
-class Inputs:
-    """A folder of files that a case changes, and that is put right afterwards."""
+class Target:
+    """One kind of input, and one use of it."""
 
-    def __init__(self, source: Path, root: Path) -> None:
-        """Copy `source` to `root`, in a folder where nothing else is but what must not be opened."""
-        self.root = root
-        shutil.copytree(source, root)
-        self.content = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    name: ClassVar[str]
+    share: ClassVar[float]
+    """of all cases of a campaign, relative to other targets"""
+    folder: ClassVar[str]
+    """of the corpus"""
+    refusals: ClassVar[tuple[type[Exception], ...]]
+    """the error trees that may refuse an input"""
+    quiet: ClassVar[bool] = True
+    """whether nothing may be written to the terminal"""
+
+    def __init__(self, corpus: Path, work: Path) -> None:
+        """Copy inputs of `corpus` to `work`, an empty folder of its own, and beside them what must not be opened."""
+        self.root = work / self.folder
+        shutil.copytree(corpus / self.folder, self.root)
+        files = [path for path in self.root.rglob("*") if path.is_file()]
+        self.content = {path.relative_to(self.root).as_posix(): path.read_bytes() for path in files}
         self.names = sorted(self.content)
-        self._changed: set[str] = set()
-        for trap in (root.parent / "secret", root.parent.parent / "secret"):
-            with contextlib.suppress(FileExistsError):
-                os.mkfifo(trap)  # whoever opens it waits forever
+        self.changed = ""
+        """the file that the present case is about"""
+        self._touched: set[str] = set()
+        for trap in (self.root, work, work.parent):
+            os.mkfifo(trap / "secret")  # whoever opens it waits forever
+
+    def choose(self, random: Random) -> str:
+        """Return the file that a case changes."""
+        return random.choice(self.names)
+
+    def change(self, random: Random) -> str:
+        """Change the inputs. Returns what was done, in words."""
+        self.changed = name = self.choose(random)
+        way = random.random()
+        if way < 0.03:
+            return f"{name} {self._become(name, random)}"
+        if way < 0.06:
+            other = random.choice(self.names)
+            self.write(name, self.content[other])
+            return f"{name} replaced by {other}"
+        self.write(name, mutated(name, self.content[name], random))
+        return name
+
+    def answer(self) -> str:
+        """Use the inputs and check what comes of it; one word for it. Raises a refusal, or `WrongAnswerError`."""
+        raise NotImplementedError
 
     def write(self, name: str, content: bytes) -> None:
         """Give a file other content, as a new file under the old name."""
-        self._changed.add(name)
-        path = self.root / name
+        self._touched.add(name)
         new = self.root / ".new"
         new.write_bytes(content)
-        os.replace(new, path)
+        new.replace(self.root / name)
 
-    def become(self, name: str, random: Random) -> str:
+    def _become(self, name: str, random: Random) -> str:
         """Put something else than a plain file in place of one. Returns what."""
-        self._changed.add(name)
-        path = self.root / name
-        outside = self.root.parent / "outside"
+        self._touched.add(name)
+        path, outside = self.root / name, self.root.parent / "outside"
         outside.write_bytes(self.content[name])
         path.unlink()
         makers: dict[str, Callable[[], object]] = {
@@ -61,49 +94,21 @@ class Inputs:
 
     def restore(self) -> None:
         """Put right what was changed, and remove what was added."""
-        for name in self._changed:
+        for name in list(self._touched):
             path = self.root / name
             with contextlib.suppress(FileNotFoundError):
                 path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-        for name in list(self._changed):
             self.write(name, self.content[name])
-        self._changed.clear()
-
-
-class Target:
-    """One kind of input, and one use of it."""
-
-    name: ClassVar[str]
-    share: ClassVar[float]
-    """of all cases of a campaign, relative to other targets"""
-    refusals: ClassVar[tuple[type[Exception], ...]]
-    """the error trees that may refuse an input"""
-    quiet: ClassVar[bool] = True
-    """whether nothing may be written to the terminal"""
-
-    def __init__(self, corpus: Path, work: Path) -> None:
-        """Copy inputs of `corpus` to `work`, an empty folder of its own, and answer them untouched."""
-
-    def change(self, random: Random) -> str:
-        """Change the inputs. Returns what was done, in words."""
-        raise NotImplementedError
-
-    def answer(self) -> str:
-        """Use the inputs and check what comes of it; one word for it. Raises a refusal, or `WrongAnswerError`."""
-        raise NotImplementedError
-
-    def restore(self) -> None:
-        """Undo the change."""
-        raise NotImplementedError
+        self._touched.clear()
 
 
 def first_refusal(refusals: tuple[type[Exception], ...], uses: Iterator[Callable[[], None]]) -> None:
     """Make every use, whatever becomes of the others, and raise the first refusal in the end."""
-    found: Exception | None = None
+    refused: list[Exception] = []
     for use in uses:
         try:
             use()
         except refusals as error:
-            found = found or error
-    if found is not None:
-        raise found
+            refused.append(error)
+    if refused:
+        raise refused[0]

@@ -3,7 +3,7 @@
 A process answers case after case. Where one ends it or keeps it, that case is written down and a new process goes on with
 the next. A case is determined by the seed, its target and its number alone.
 
-    python tests/hostile/fuzz_process.py CORPUS --target NAME [--seed N] [--first A] [--count N] [--step S]
+    python tests/hostile/fuzz_process.py CORPUS --target NAME [--seed N] [--first A] [--count N]
 
 prints the outcomes as JSON. Needs Linux, for /proc.
 """
@@ -11,13 +11,12 @@ prints the outcomes as JSON. Needs Linux, for /proc.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import faulthandler
 import gc
 import json
+import multiprocessing
 import os
 import resource
-import select
 import signal
 import sys
 import tempfile
@@ -25,8 +24,10 @@ import time
 import traceback
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -43,6 +44,7 @@ FAULTS = ("wrong", "foreign", "crash", "hang", "memory", "process", "file", "des
 that took too much memory, started another, opened a file or a socket outside its folder, kept files open, or wrote to the
 terminal."""
 _BROKEN = "the fuzz itself failed: "
+_FORK = multiprocessing.get_context("fork")
 _STARTS = {"subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "pty.spawn"}
 _CONNECTS = {"socket.connect", "socket.getaddrinfo", "socket.bind"}
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod", "os.chown"}
@@ -76,10 +78,79 @@ class Outcomes:
 
 def run_cases(kind: type[Target], corpus: Path, seed: int, numbers: Iterable[int]) -> Outcomes:
     """Run the cases of one target with these numbers."""
-    outcomes = Outcomes()
-    for number, outcome, change in _results(kind, corpus, seed, numbers):
-        outcomes.add(kind.name, number, outcome, change)
+    outcomes, left = Outcomes(), deque(numbers)
+    memory = Path("/dev/shm")
+    while left:  # in processes that follow each other
+        with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory if os.access(memory, os.W_OK) else None) as work:
+            lines, out = _FORK.Pipe(duplex=False)
+            process = _FORK.Process(target=_child, args=(kind, corpus, Path(work), seed, list(left), out))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, which hold nothing that is used
+                process.start()
+            out.close()
+            change = ""
+            try:
+                while left:
+                    change = _next_line(process, lines)
+                    outcomes.add(kind.name, left[0], _next_line(process, lines), change)
+                    left.popleft()
+            except _EndedError as ended:
+                outcomes.add(kind.name, left.popleft(), str(ended), change)
+            process.join()
     return outcomes
+
+
+class _EndedError(Exception):
+    """A process says no more, and how it ended."""
+
+
+def _next_line(process: BaseProcess, lines: Connection) -> str:
+    """What a process says next: of every case its change, and then its outcome. Raises `_EndedError`."""
+    since, used = time.monotonic(), _processor_seconds(process)
+    while not lines.poll(0.5):
+        busy, waited = _processor_seconds(process) - used, time.monotonic() - since
+        if busy > SECONDS or (waited > ASLEEP and busy < 0.1 and _stat(process)[0] == "S"):
+            process.kill()
+            raise _EndedError(f"hang: {busy:.0f} s of processor time in {waited:.0f} s")
+    try:
+        line: str = lines.recv()
+    except EOFError:
+        process.join()
+        code = process.exitcode or 0
+        raise _EndedError(f"crash: {signal.Signals(-code).name if code < 0 else f'exit code {code}'}") from None
+    if line.startswith(_BROKEN):
+        raise RuntimeError(line)
+    return line
+
+
+def _child(kind: type[Target], corpus: Path, work: Path, seed: int, numbers: list[int], out: Connection) -> None:
+    """Answer cases one by one, and say what was changed and what became of it."""
+    try:
+        watch = _Watch(work, _redirected(work))
+        target = kind(corpus, work / "target" / "inputs")
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + ADDRESS_SPACE, -1))
+        for number in numbers:
+            out.send(_run_case(target, seed, number, watch, out.send))
+    except BaseException:
+        out.send(f"{_BROKEN}{traceback.format_exc()}")
+    finally:
+        os._exit(0)
+
+
+def _redirected(work: Path) -> int:
+    """Let this process write below `work` alone, and what it prints to a file there, whose descriptor is returned."""
+    warnings.simplefilter("ignore")
+    faulthandler.disable()  # as pytest has it: a crash is told by whoever waits for this process
+    os.environ["TMPDIR"] = os.environ["MINGLE_EDGE_CACHE"] = str(work / "temporary")
+    (work / "temporary").mkdir()
+    tempfile.tempdir = None
+    printed = os.open(work / "printed", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    os.dup2(printed, 1)
+    os.dup2(printed, 2)
+    sys.stdout = sys.stderr = os.fdopen(printed, "w", buffering=1)
+    os.chdir(work)  # so that names relative to an open folder, which is inside if it may be written to, count as inside
+    return printed
 
 
 def _run_case(target: Target, seed: int, number: int, watch: _Watch, tell: Callable[[str], None]) -> str:
@@ -102,93 +173,6 @@ def _run_case(target: Target, seed: int, number: int, watch: _Watch, tell: Calla
     finally:
         target.restore()
     return outcome
-
-
-def _results(kind: type[Target], corpus: Path, seed: int, numbers: Iterable[int]) -> Iterator[tuple[int, str, str]]:
-    """Number, outcome and change of every case, from processes that follow each other."""
-    left = deque(numbers)
-    memory = Path("/dev/shm")
-    while left:
-        with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory if os.access(memory, os.W_OK) else None) as work:
-            with _forked(lambda out, work=work: _child(kind, corpus, Path(work), seed, list(left), out)) as (process, lines):
-                ended, change = yield from _watch(process, lines, left)
-            if left:
-                yield left.popleft(), ended, change
-
-
-@contextlib.contextmanager
-def _forked(body: Callable[[int], None]) -> Iterator[tuple[int, int]]:
-    """A process that runs `body` with the end of a pipe to write to; its number and the other end."""
-    lines, out = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of processes with threads, which here do not hold what is used
-        process = os.fork()
-    if not process:
-        try:
-            os.close(lines)
-            body(out)
-        except BaseException:
-            os.write(out, json.dumps(f"{_BROKEN}{traceback.format_exc()}").encode() + b"\n")
-        finally:
-            os._exit(0)
-    os.close(out)
-    try:
-        yield process, lines
-    finally:
-        os.close(lines)
-
-
-def _watch(process: int, lines: int, left: deque[int]) -> Generator[tuple[int, str, str], None, tuple[str, str]]:
-    """Pass on results until the process ends, or has to be ended. Returns how that is to be called, and the change before."""
-    rest, change = b"", ""
-    since, used = time.monotonic(), _processor_seconds(process)
-    while True:
-        ready, _, _ = select.select([lines], [], [], 0.5)
-        if ready:
-            content = os.read(lines, 1 << 16)
-            if not content:
-                _, status = os.waitpid(process, 0)
-                code = os.waitstatus_to_exitcode(status)
-                return f"crash: {signal.Signals(-code).name if code < 0 else f'exit code {code}'}", change
-            *whole, rest = (rest + content).split(b"\n")
-            for line in map(json.loads, whole):
-                if line.startswith(_BROKEN):
-                    raise RuntimeError(line)
-                if change:
-                    yield left.popleft(), line, change
-                change = "" if change else line
-            since, used = time.monotonic(), _processor_seconds(process)
-            continue
-        now = _processor_seconds(process)
-        busy, waited = now - used, time.monotonic() - since
-        if busy > SECONDS or (waited > ASLEEP and busy < 0.1 and _state(process) == "S"):
-            os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
-            return f"hang: {busy:.0f} s of processor time in {waited:.0f} s", change
-
-
-def _child(kind: type[Target], corpus: Path, work: Path, seed: int, numbers: list[int], out: int) -> None:
-    """Answer cases one by one, and write a line for each."""
-    warnings.simplefilter("ignore")
-    faulthandler.disable()  # as pytest has it: a crash is told by whoever waits for this process
-    os.environ["TMPDIR"] = os.environ["MINGLE_EDGE_CACHE"] = str(work / "temporary")
-    (work / "temporary").mkdir()
-    tempfile.tempdir = None
-    printed = os.open(work / "printed", os.O_RDWR | os.O_CREAT | os.O_APPEND)
-    os.dup2(printed, 1)
-    os.dup2(printed, 2)
-    sys.stdout = sys.stderr = os.fdopen(printed, "w", buffering=1)
-    os.chdir(work)  # so that names relative to an open folder, which is inside if it may be written to, count as inside
-    watch = _Watch(work, printed)
-    target = kind(corpus, work / "target" / "inputs")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + ADDRESS_SPACE, -1))
-
-    def tell(line: str) -> None:
-        os.write(out, json.dumps(line).encode() + b"\n")
-
-    for number in numbers:
-        tell(_run_case(target, seed, number, watch, tell))
 
 
 class _Watch:
@@ -257,17 +241,12 @@ def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def _stat(process: int) -> list[str]:
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+def _stat(process: BaseProcess) -> list[str]:
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def _processor_seconds(process: int) -> float:
-    fields = _stat(process)
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _state(process: int) -> str:
-    return _stat(process)[0]
+def _processor_seconds(process: BaseProcess) -> float:
+    return sum(map(int, _stat(process)[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def find_target(name: str) -> type[Target]:
@@ -290,9 +269,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=1)
-    parser.add_argument("--step", type=int, default=1)
     arguments = parser.parse_args()
-    numbers = range(arguments.first, arguments.first + arguments.count * arguments.step, arguments.step)
+    numbers = range(arguments.first, arguments.first + arguments.count)
     outcomes = run_cases(find_target(arguments.target), arguments.corpus, arguments.seed, numbers)
     sys.stdout.write(json.dumps({"counts": outcomes.counts, "findings": [asdict(finding) for finding in outcomes.findings]}))
 

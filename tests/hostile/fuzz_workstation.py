@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from random import Random
 from typing import Any
 
-import mutations
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fuzz_cases import Inputs, Target, WrongAnswerError, first_refusal
+from fuzz_cases import Target, WrongAnswerError, first_refusal
 from fuzz_corpus import CLASSES
-from fuzz_runtime import SPEC, change_picture
-from hub_parquet import encoded
+from fuzz_runtime import SPEC, Pictures
+from hub_parquet import IMAGE, encoded
+from mutations import json_text
 
 from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture
 from mingle_edge.cli.inspect import describe_merged_model
@@ -36,47 +36,19 @@ from mingle_edge_runtime import EdgeError, EdgeModel
 from mingle_edge_runtime.images.preprocess import preprocess
 
 
-class _Files(Target):
-    """Targets with one folder of inputs."""
-
-    refusals = (MingleError,)
-    folder: str
-
-    def __init__(self, corpus: Path, work: Path) -> None:
-        self._inputs = Inputs(corpus / self.folder, work / self.folder)
-
-    def restore(self) -> None:
-        self._inputs.restore()
-
-    def _change(self, name: str, mutator: mutations.Mutator, random: Random) -> str:
-        if random.random() < 0.02:
-            return f"{name} {self._inputs.become(name, random)}"
-        mutator = mutator if random.random() < 0.85 else mutations.any_bytes
-        self._inputs.write(name, mutator(self._inputs.content[name], random))
-        return name
-
-
-class _Merged(_Files):
-    """A merged model, of which one file is changed."""
-
-    def change(self, random: Random) -> str:
-        index = random.random() < 0.5
-        names = [name for name in self._inputs.names if name.endswith("mingle.json") == index]
-        name = random.choice(names)
-        self._path = self._inputs.root / name.split("/")[0]
-        if not index and random.random() < 0.1:
-            other = random.choice(names)
-            self._inputs.write(name, self._inputs.content[other])
-            return f"{name} replaced by {other}"
-        return self._change(name, mutations.json_text if index else mutations.safetensors, random)
-
-
-class MergedModels(_Merged):
-    """Merged models, opened, described and read whole."""
+class MergedModels(Target):
+    """Merged models, of which one file is changed, opened, described and read whole."""
 
     name = "merged model"
     share = 10
     folder = "merged"
+    refusals = (MingleError,)
+
+    def choose(self, random: Random) -> str:
+        index = random.random() < 0.5
+        name = random.choice([name for name in self.names if name.endswith("mingle.json") == index])
+        self._path = self.root / name.split("/")[0]
+        return name
 
     def answer(self) -> str:
         model = MergedModel.open(self._path)
@@ -98,66 +70,62 @@ class MergedModels(_Merged):
             yield model.router
 
 
-class Exports(_Merged):
+class Exports(MergedModels):
     """Bundles exported from merged models."""
 
     name = "export"
     share = 0.2
-    folder = "merged"
     refusals = (MingleError, ExportError, EdgeError)
 
     def answer(self) -> str:
-        bundle = self._inputs.root.parent / "bundle"
+        bundle = self.root.parent / "bundle"
         try:
             export_bundle(self._path, bundle)
             with EdgeModel.open(bundle, threads=1, verify=True):
                 return "right, consistent"
         finally:
-            if bundle.exists():
-                for path in sorted(bundle.rglob("*"), reverse=True):
-                    path.rmdir() if path.is_dir() else path.unlink()
-                bundle.rmdir()
+            shutil.rmtree(bundle, ignore_errors=True)
 
 
-class TaskFiles(_Files):
+class TaskFiles(Target):
     """Task files and the settings in them."""
 
     name = "task file"
     share = 8
     folder = "tasks"
+    refusals = (MingleError,)
 
-    def change(self, random: Random) -> str:
-        if random.random() < 0.1:
-            return self._change("classes.txt", mutations.any_bytes, random)
-        return self._change("TASKS.toml", mutations.toml_lines, random)
+    def choose(self, random: Random) -> str:
+        return "classes.txt" if random.random() < 0.1 else "TASKS.toml"
 
     def answer(self) -> str:
-        found = read_task_file(self._inputs.root / "TASKS.toml")
-        settings = Settings.from_mapping(found.settings)
+        task_file = read_task_file(self.root / "TASKS.toml")
+        settings = Settings.from_mapping(task_file.settings)
         if Settings.from_mapping(settings.to_json()) != settings:
             raise WrongAnswerError(f"{settings} are not what they are written as")
-        for task in found.tasks:
+        for task in task_file.tasks:
             if not TASK_NAME.fullmatch(task.name) or len(set(task.classes)) != len(task.classes):
                 raise WrongAnswerError(f"task {task}")
         return "right, consistent"
 
 
-class Parquet(_Files):
+class Parquet(Target):
     """Images and labels in parquet files."""
 
     name = "parquet"
     share = 6
     folder = "parquet"
+    refusals = (MingleError,)
 
     def change(self, random: Random) -> str:
-        self._name = random.choice(self._inputs.names)
-        if random.random() < 0.4:
-            self._inputs.write(self._name, _odd_table(random))
-            return f"{self._name} of other types"
-        return self._change(self._name, mutations.any_bytes, random)
+        if random.random() < 0.6:
+            return super().change(random)
+        self.changed = self.choose(random)
+        self.write(self.changed, _odd_table(random))
+        return f"{self.changed} of other types"
 
     def answer(self) -> str:
-        images = ParquetImages(ImageSource(self._name), self._inputs.root, CLASSES)
+        images = ParquetImages(ImageSource(self.changed), self.root, CLASSES)
         if not all(label in range(len(CLASSES)) for label in images.labels):
             raise WrongAnswerError(f"labels are {images.labels}")
         paths = images.paths(range(len(images.labels)))
@@ -166,29 +134,20 @@ class Parquet(_Files):
         return "right, consistent"
 
 
-class Checkpoints(_Files):
+class Checkpoints(Target):
     """Checkpoints in every format, opened, compared with the backbone and read whole."""
 
     name = "checkpoint"
     share = 8
     folder = "checkpoints"
+    refusals = (MingleError,)
 
     def __init__(self, corpus: Path, work: Path) -> None:
         super().__init__(corpus, work)
-        self._architecture = read_architecture("model.json", self._inputs.root)
-
-    def change(self, random: Random) -> str:
-        name = random.choice(self._inputs.names)
-        self._opened = name.split("/")[0]
-        mutator = {
-            ".pt": mutations.zip_members(_torch_member) if random.random() < 0.7 else mutations.zip_fields,
-            ".safetensors": mutations.safetensors,
-            ".json": mutations.json_text,
-        }[PurePosixPath(name).suffix]
-        return self._change(name, mutator, random)
+        self._architecture = read_architecture("model.json", self.root)
 
     def answer(self) -> str:
-        base, name = self._inputs.root, self._opened
+        base, name = self.root, self.changed.split("/")[0]
         if name.endswith(".json"):
             architecture = read_architecture(name, base)
             return "right, equal" if architecture == self._architecture else "right, consistent"
@@ -201,30 +160,23 @@ class Checkpoints(_Files):
         return "right, consistent"
 
 
-class WorkstationPictures(_Files):
+class WorkstationPictures(Pictures):
     """Image files, as the workstation decodes them: it and the runtime must take the same, and see the same."""
 
     name = "pictures, workstation"
-    quiet = False  # libtiff says on its own what is wrong with a file
     share = 6
-    folder = "pictures"
     refusals = (MingleError,)
-
-    def __init__(self, corpus: Path, work: Path) -> None:
-        super().__init__(corpus, work)
-        self._architecture = VisionArchitecture(SPEC, 8, 8, 1, 1, 8, 8, "gelu")
-
-    def change(self, random: Random) -> str:
-        return change_picture(self, self._inputs, random)
+    architecture = VisionArchitecture(SPEC, 8, 8, 1, 1, 8, 8, "gelu")
 
     def answer(self) -> str:
+        path = self.root / self.changed
         theirs, refusal = None, None
         try:
-            theirs = preprocess(self.path, SPEC)
+            theirs = preprocess(path, SPEC)
         except EdgeError as error:
             refusal = error
         try:
-            ours = load_images([self.path], self._architecture).numpy()
+            ours = load_images([path], self.architecture).numpy()
         except MingleError as error:
             if theirs is not None:
                 raise WrongAnswerError(f"the runtime takes what the workstation refuses: {error}") from error
@@ -236,32 +188,16 @@ class WorkstationPictures(_Files):
         return "right, equal"
 
 
-class _Code:
-    """What a checkpoint must never be asked to make."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        import os
-
-        return os.system, ("true",)
-
-
-def _torch_member(name: str) -> mutations.Mutator:
-    if not name.endswith(".pkl"):
-        return mutations.any_bytes
-    return lambda data, random: pickle.dumps(_Code()) if random.random() < 0.1 else mutations.any_bytes(data, random)
-
-
 def _odd_table(random: Random) -> bytes:
     """A whole parquet file whose columns and metadata are not those of images with labels, or not quite."""
-    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     content = encoded(0)
     columns = {
         "image": (
-            pa.array([{"bytes": content, "path": None}] * 3, image),
-            pa.array([{"bytes": content}, {"bytes": None, "path": "/etc/passwd"}, None], image),
+            pa.array([{"bytes": content, "path": None}] * 3, IMAGE),
+            pa.array([{"bytes": content}, {"bytes": None, "path": "/etc/passwd"}, None], IMAGE),
             pa.array([content] * 3),
             pa.array([{"bytes": "text"}] * 3),
-            pa.array([{"bytes": b"", "path": "../secret"}] * 3, image),
+            pa.array([{"bytes": b"", "path": "../secret"}] * 3, IMAGE),
             pa.array([[content]] * 3),
             pa.array([None] * 3),
         ),
@@ -279,7 +215,7 @@ def _odd_table(random: Random) -> bytes:
     described = {"info": {"features": {"image": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}}}
     if random.random() < 0.7:
         metadata = json.dumps(described).encode()
-        changed = metadata if random.random() < 0.4 else mutations.json_text(metadata, random)
+        changed = metadata if random.random() < 0.4 else json_text(metadata, random)
         table = table.replace_schema_metadata({b"huggingface": changed})
     file = io.BytesIO()
     pq.write_table(table.slice(0, random.choice((0, 1, 3, 3, 3))), file)

@@ -22,7 +22,6 @@ class Misbehaving(Target):
     """Does one thing after the other that must not be, by the number that its randomness begins with."""
 
     name = "misbehaving"
-    share = 1
     refusals = (ConnectionError,)
     deeds = (
         lambda: "right, equal",
@@ -43,6 +42,7 @@ class Misbehaving(Target):
         lambda: os.write(2, b"here"),
         lambda: "right, equal",
     )
+    numbers: ClassVar = [Random(f"0 misbehaving {number}").random() for number in range(len(deeds))]
 
     def __init__(self, corpus: Path, work: Path) -> None:
         os.chdir(corpus)
@@ -57,33 +57,12 @@ class Misbehaving(Target):
     def restore(self) -> None:
         """Nothing to undo."""
 
-    numbers: ClassVar = [Random(f"0 misbehaving {number}").random() for number in range(len(deeds))]
 
-
-def test_what_must_not_be_is_found(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(fuzz_process, "SECONDS", 0.3)
-    monkeypatch.setattr(fuzz_process, "ASLEEP", 0.3)
-    monkeypatch.setattr(fuzz_process, "MEMORY", 50 << 20)
-    outcomes = fuzz_process.run_cases(Misbehaving, tmp_path, 0, range(len(Misbehaving.deeds)))
-    found = [(finding.number, finding.change, finding.outcome.split(":")[0]) for finding in outcomes.findings]
-    kinds = ["wrong", "foreign", "foreign", "crash", "crash", "hang", "hang", "foreign", "memory"]
-    kinds += ["process", "file", "file", "printed", "printed"]
-    assert found == [(number, f"deed {number}", kind) for number, kind in enumerate(kinds, start=2)]
-    assert outcomes.findings[3].outcome == "crash: SIGSEGV"
-    assert outcomes.counts["refused: ConnectionResetError"] == 1
-    assert outcomes.counts["right, equal"] == 2
-
-
-class Leaking(Target):
+class Leaking(Misbehaving):
     """Leaves a file open in every case."""
 
     name = "leaking"
-    share = 1
-    refusals = ()
     files: ClassVar = []
-
-    def __init__(self, corpus: Path, work: Path) -> None:
-        """Nothing to read."""
 
     def change(self, random: Random) -> str:
         return str(random.random())
@@ -92,8 +71,19 @@ class Leaking(Target):
         self.files.append(os.open(os.devnull, os.O_RDONLY))
         return "right, equal"
 
-    def restore(self) -> None:
-        """Nothing to undo."""
+
+def test_what_must_not_be_is_found(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(fuzz_process, "SECONDS", 0.3)
+    monkeypatch.setattr(fuzz_process, "ASLEEP", 0.3)
+    monkeypatch.setattr(fuzz_process, "MEMORY", 50 << 20)
+    outcomes = fuzz_process.run_cases(Misbehaving, tmp_path, 0, range(len(Misbehaving.deeds)))
+    findings = [(finding.number, finding.change, finding.outcome.split(":")[0]) for finding in outcomes.findings]
+    kinds = ["wrong", "foreign", "foreign", "crash", "crash", "hang", "hang", "foreign", "memory"]
+    kinds += ["process", "file", "file", "printed", "printed"]
+    assert findings == [(number, f"deed {number}", kind) for number, kind in enumerate(kinds, start=2)]
+    assert outcomes.findings[3].outcome == "crash: SIGSEGV"
+    assert outcomes.counts["refused: ConnectionResetError"] == 1
+    assert outcomes.counts["right, equal"] == 2
 
 
 def test_files_left_open_are_found_and_cases_repeat(tmp_path) -> None:
