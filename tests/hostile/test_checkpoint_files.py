@@ -21,8 +21,10 @@ from safetensors.torch import load_file, save_file
 from tiny_clip import tiny_model, write_config, write_open_clip
 from torch import Tensor
 
-from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture, stored_tensors
-from mingle_edge.checkpoints.stored_tensors import MOST_HEADER, MOST_PICKLE, open_tensors
+from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture, safetensors_file, torch_archive
+from mingle_edge.checkpoints.safetensors_file import MOST_HEADER
+from mingle_edge.checkpoints.stored_tensors import open_tensors
+from mingle_edge.checkpoints.torch_archive import MOST_PICKLE
 from mingle_edge.core.errors import CheckpointError
 
 
@@ -68,13 +70,13 @@ class TestSafetensors:
         path = tmp_path / "a.safetensors"
         save_file(state, path)
         opened: list[Path] = []
-        library = stored_tensors.safe_open
+        library = safetensors_file.safe_open
 
         def counted(name: Path, framework: str) -> Any:
             opened.append(name)
             return library(name, framework=framework)
 
-        monkeypatch.setattr(stored_tensors, "safe_open", counted)
+        monkeypatch.setattr(safetensors_file, "safe_open", counted)
         tensors = open_tensors(path)
         for name in tensors.names():
             tensors.read(name)
@@ -137,12 +139,12 @@ class TestTorch:
         entries = entries_of({"a": torch.zeros(3)}) | {"data.pkl": bytes(1 << 26)}
         path = archive(tmp_path / "bomb.pt", entries, zipfile.ZIP_DEFLATED)
         assert path.stat().st_size < 1 << 17
-        with pytest.raises(CheckpointError, match=r"bomb\.pt: 'archive/.*' is compressed, which PyTorch's archives are not"):
+        with pytest.raises(CheckpointError, match=r"bomb\.pt holds 'archive/.*' compressed, which PyTorch's archives are not"):
             open_tensors(path)
 
     def test_nothing_but_values_may_be_large(self, tmp_path: Path) -> None:
         entries = entries_of({"a": torch.zeros(3)})
-        for name in ("data.pkl", "version"):
+        for name in ("data.pkl", "byteorder"):
             path = archive(tmp_path / "large.pt", entries | {name: bytes(MOST_PICKLE + 1)})
             with pytest.raises(CheckpointError, match=rf"large\.pt: 'archive/{name}' has {MOST_PICKLE + 1} bytes, and at most"):
                 open_tensors(path)
@@ -182,7 +184,7 @@ class TestTorch:
             raise error
 
         torch.save({"a": torch.zeros(3)}, tmp_path / "a.pt")
-        for module, name in ((torch, "load"), (zipfile, "ZipFile")):
+        for module, name in ((torch_archive, "read_pickle"), (zipfile, "ZipFile")):
             with monkeypatch.context() as patch:
                 patch.setattr(module, name, failing)
                 with pytest.raises(CheckpointError, match=r"a\.pt"):
@@ -194,11 +196,27 @@ class TestTorch:
             open_tensors(archive(tmp_path / "deep.pt", entries_of({}) | {"data.pkl": deep}))
 
     def test_a_few_bytes_that_ask_for_all_memory(self, tmp_path: Path) -> None:
-        """PyTorch makes a `bytearray` of any size without running code, so that its own check lets this pass."""
-        asking = b"\x80\x02}X\x01\0\0\0ac__builtin__\nbytearray\n\x8a\x05" + (1 << 33).to_bytes(5, "little") + b"\x85Rs."
-        path = archive(tmp_path / "large.pt", entries_of({"a": torch.zeros(3)}) | {"data.pkl": asking})
-        with pytest.raises(CheckpointError, match=r"large\.pt holds Python objects besides tensors"):
+        """PyTorch itself makes a `bytearray` of any size where it runs no code, and Python a list for the largest number of a
+        memo; no memory has room for these."""
+        size = (1 << 62).to_bytes(8, "little")
+        bytes_of = b"c__builtin__\nbytearray\n\x8a\x08" + size + b"\x85R"
+        long_text = b"\x8d" + size
+        memo = b"Kar\xff\xff\xff\xff"
+        empty = archive(
+            tmp_path / "memo.pt", entries_of({}) | {"data.pkl": b"\x80\x02}X\x01\0\0\0a" + bytes_of + memo + b"0s."}
+        )
+        assert open_tensors(empty).names() == []
+        path = archive(tmp_path / "text.pt", entries_of({}) | {"data.pkl": b"\x80\x04" + long_text})
+        with pytest.raises(CheckpointError, match=r"text\.pt is damaged"):
             open_tensors(path)
+
+    def test_containers_that_hold_each_other_many_times(self, tmp_path: Path) -> None:
+        """A few bytes stand for 2 to the power of 40 containers; a cycle stands for any number."""
+        laughs = b"\x80\x02]q\0" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(40)) + b"."
+        cycle = b"\x80\x02]q\0h\0a."
+        with pytest.raises(CheckpointError, match=r"laughs\.pt holds more than \d+ lists"):
+            open_tensors(archive(tmp_path / "laughs.pt", entries_of({}) | {"data.pkl": laughs}))
+        assert open_tensors(archive(tmp_path / "cycle.pt", entries_of({}) | {"data.pkl": cycle})).names() == []
 
     def test_more_values_than_are_stored(self, tmp_path: Path) -> None:
         """A few bytes can stand for a tensor of any shape, which a float32 copy would give its memory."""
@@ -208,12 +226,16 @@ class TestTorch:
 
     @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
     @pytest.mark.parametrize(
-        "make", [lambda: torch.zeros(3, device="meta"), lambda: torch.nested.nested_tensor([torch.zeros(2)])]
+        ("make", "said"),
+        [
+            (lambda: torch.zeros(3, device="meta"), "a tensor without values"),
+            (lambda: torch.nested.nested_tensor([torch.zeros(2)]), "a nested tensor"),
+        ],
     )
-    def test_tensors_without_values_of_their_own(self, tmp_path: Path, make: Callable[[], Tensor]) -> None:
+    def test_tensors_without_values_of_their_own(self, tmp_path: Path, make: Callable[[], Tensor], said: str) -> None:
         torch.save({"a": make()}, tmp_path / "odd.pt")
-        with pytest.raises(CheckpointError, match=r"odd\.pt"):
-            open_tensors(tmp_path / "odd.pt")
+        tensors = open_tensors(tmp_path / "odd.pt")
+        assert (tensors.names(), tensors.others) == ([], {"a": said})
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "folder/model.safetensors", "folder/model.safetensors.index.json"])
