@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mingle_edge.checkpoints.architectures import architecture_of
 from mingle_edge.checkpoints.model_config import read_model_config
+from mingle_edge.checkpoints.preprocessing import preprocess_differences
 from mingle_edge.checkpoints.stored_parameters import StoredParameter, hugging_face_parameters, open_clip_parameters
 from mingle_edge.checkpoints.stored_tensors import StoredTensors, open_tensors, without_module
 from mingle_edge.checkpoints.weights import check_tag, find_weights
@@ -129,15 +130,18 @@ def _recognize(path: Path, keys: list[str]) -> tuple[Naming, dict[str, str]]:
 def _check_config(folder: Path, tensors: StoredTensors, architecture: VisionArchitecture) -> None:
     """Compare a Hugging Face folder's config.json with the architecture: weights alone do not tell the activation."""
     config = read_model_config(str(folder), Path())
-    ours, theirs = asdict(architecture), asdict(architecture_of(config))
-    ours, theirs = (record | record.pop("preprocess") for record in (ours, theirs))
-    ignored = set() if config.preprocess else {"mean", "std"}
+    trained = architecture_of(config)
+    ours, theirs = asdict(architecture), asdict(trained)
+    ignored = {"preprocess"}
     if not any(name.endswith("visual_projection.weight") for name in tensors.names()):
         ignored.add("output_dim")  # config.json then states a default that no tensor has
-    different = [field for field in ours if field not in ignored and ours[field] != theirs[field]]
+    fields = [field for field in ours if field not in ignored and ours[field] != theirs[field]]
+    different = [f"{field} {theirs[field]} instead of {ours[field]}" for field in fields]
+    # Without a processor's file the folder says nothing of images but their size.
+    images = trained.preprocess if config.preprocess else replace(architecture.preprocess, image_size=trained.image_size)
+    different += preprocess_differences(images, architecture.preprocess)
     if different:
-        listed = ", ".join(f"{field} {theirs[field]} instead of {ours[field]}" for field in different)
         raise CheckpointError(
-            f"{config.source} describes another model than the backbone: {listed}; name the model this checkpoint was "
-            "fine-tuned from"
+            f"{config.source} describes another model than the backbone: {', '.join(different)}; name the model this "
+            "checkpoint was fine-tuned from"
         )

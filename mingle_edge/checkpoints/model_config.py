@@ -87,11 +87,12 @@ def _hugging_face(folder: Path) -> ModelConfig:
             f"{path}: model_type is {shown(record.get('model_type'))}, but only {' and '.join(HUGGING_FACE_TYPES)} are CLIP "
             "vision towers as mingle-edge runs them; name a CLIP model"
         )
-    preprocess: Any = {}
-    if find_file(file := folder / "preprocessor_config.json") is not None:
-        preprocess = read_json_object(file)
-    elif find_file(file := folder / "processor_config.json") is not None:
-        preprocess = read_json_object(file).get("image_processor", {})
+    preprocess: Any = None  # where transformers looks for it, in its order
+    if find_file(file := folder / "processor_config.json") is not None:
+        preprocess = read_json_object(file).get("image_processor")
+    if preprocess is None:
+        found = find_file(file := folder / "preprocessor_config.json") is not None
+        preprocess = read_json_object(file) if found else {}
     if not isinstance(preprocess, dict):
         raise CheckpointError(f"{file}: image_processor must be an object; restore the file")
     return ModelConfig(str(path), "hugging_face", record, preprocess)

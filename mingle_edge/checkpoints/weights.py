@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import open_clip
 
 from mingle_edge.checkpoints.architectures import read_architecture
 from mingle_edge.checkpoints.model_config import is_tag, is_there
+from mingle_edge.checkpoints.preprocessing import preprocess_differences
 from mingle_edge.checkpoints.stored_tensors import TORCH_SUFFIXES
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.core.errors import CheckpointError, shown
@@ -41,7 +43,7 @@ def check_tag(path_or_tag: str, base: Path, model: str | None, architecture: Vis
     """Check that a pretrained tag was trained as `architecture` runs. Does nothing when `path_or_tag` is a path.
 
     Raises:
-        CheckpointError: another activation, or images normalized otherwise.
+        CheckpointError: another activation, or images prepared otherwise.
     """
     if model is None or not is_tag(path_or_tag, base):
         return
@@ -53,12 +55,11 @@ def check_tag(path_or_tag: str, base: Path, model: str | None, architecture: Vis
         raise CheckpointError(
             f"the weights {path_or_tag!r} were trained with {activation}, but {model!r} runs {architecture.activation}; {step}"
         )
-    trained = read_architecture(model, base, path_or_tag)
-    theirs, ours = trained.preprocess, architecture.preprocess
-    if (theirs.mean, theirs.std) != (ours.mean, ours.std):
+    trained = replace(read_architecture(model, base, path_or_tag).preprocess, image_size=architecture.image_size)
+    if different := preprocess_differences(trained, architecture.preprocess):
         raise CheckpointError(
-            f"the weights {path_or_tag!r} expect images normalized by mean {theirs.mean} and std {theirs.std}, not "
-            f"{ours.mean} and {ours.std}; read the architecture with these weights"
+            f"the weights {path_or_tag!r} were trained on images prepared otherwise: {', '.join(different)}; "
+            "read the architecture with these weights"
         )
 
 

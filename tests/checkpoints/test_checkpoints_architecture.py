@@ -1,6 +1,7 @@
 """Architectures from the configuration files of both libraries, and the fields that the tower cannot express."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,15 @@ def test_a_tag_brings_its_own_normalisation(tmp_path: Path) -> None:
     tagged = read_architecture("ViT-L-14", tmp_path, "laion2b_s32b_b82k")
     assert tagged.preprocess.mean == (0.5, 0.5, 0.5)
     assert read_architecture("ViT-L-14", tmp_path).preprocess.mean == OPENAI_MEAN
-    with pytest.raises(CheckpointError, match=r"ViT-H-14: preprocess_cfg.resize_mode is 'squash', but must be 'shortest'"):
-        read_architecture("ViT-H-14", tmp_path, "dfn5b")
+    assert read_architecture("ViT-H-14", tmp_path, "dfn5b").preprocess.resize == "squash"
 
 
 @pytest.mark.parametrize("kind", ["CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection"])
 def test_both_libraries_describe_the_same_tower(tmp_path: Path, kind: str) -> None:
     write_config(tmp_path / "model.json")
     write_hugging_face(tmp_path / "folder", kind=kind)
-    assert read_architecture("model.json", tmp_path) == read_architecture("folder", tmp_path) == TINY
+    assert read_architecture("model.json", tmp_path) == TINY
+    assert replace(read_architecture("folder", tmp_path), preprocess=TINY.preprocess) == TINY
 
 
 def test_hub_configuration_with_preprocessing(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_values_that_transformers_leaves_out(tmp_path: Path) -> None:
     expected = transformers.CLIPVisionConfig()
     architecture = read_architecture(".", tmp_path)
     assert architecture == VisionArchitecture(
-        preprocess=Preprocess(expected.image_size),
+        preprocess=replace(architecture.preprocess, image_size=expected.image_size),
         patch_size=expected.patch_size,
         width=expected.hidden_size,
         layers=expected.num_hidden_layers,
@@ -158,17 +159,6 @@ def test_hugging_face_field_that_cannot_be_expressed(tmp_path: Path, kind: str, 
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("resample", 2), ("do_center_crop", False), ("size", {"shortest_edge": 48}), ("size", {"height": 32, "width": 32})],
-)
-def test_image_processor_that_the_runtime_would_not_match(tmp_path: Path, field: str, value: Any) -> None:
-    write_hugging_face(tmp_path, kind="CLIPVisionModel")
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({field: value}))
-    with pytest.raises(CheckpointError, match=f"{field} of the image processor is"):
-        read_architecture(".", tmp_path)
-
-
-@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", "cannot be read as JSON"),
@@ -177,7 +167,7 @@ def test_image_processor_that_the_runtime_would_not_match(tmp_path: Path, field:
         ('{"embed_dim": 32, "vision_cfg": 3}', "vision_cfg is 3, but must be an object"),
         ('{"embed_dim": 32, "vision_cfg": {}, "quick_gelu": "yes"}', "quick_gelu is 'yes', but must be true or false"),
         ('{"model_cfg": [], "preprocess_cfg": {}}', "needs embed_dim and vision_cfg"),
-        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}}, "preprocess_cfg": {"std": [1, 0, 1]}}', "three positive numbers"),
+        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}}, "preprocess_cfg": {"std": [1, 0, 1]}}', "must be positive, from 0.001"),
         pytest.param("[" * 100_000, "cannot be read as JSON", id="nested"),
     ],
 )

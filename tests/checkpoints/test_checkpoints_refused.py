@@ -160,7 +160,7 @@ class TestConfiguration:
             CheckpointError, match="trained with quick_gelu, but 'ViT-B-32' runs gelu; name the model ViT-B-32-q"
         ):
             open_checkpoint("openai", base=tmp_path, architecture=read_architecture("ViT-B-32", tmp_path), model="ViT-B-32")
-        with pytest.raises(CheckpointError, match=r"expect images normalized by mean \(0.5, 0.5, 0.5\)"):
+        with pytest.raises(CheckpointError, match=r"on images prepared otherwise: mean \(0.5, 0.5, 0.5\)"):
             open_checkpoint(
                 "laion2b_s32b_b82k",
                 base=tmp_path,

@@ -22,6 +22,7 @@ LARGEST_CODE = 64
 """Magnitude of an int8 weight's code: two products with activation codes, 2 x 255 x 64, fit 16 bits, to which processors
 without VNNI cut their sum."""
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
+Interpolation: TypeAlias = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Preprocess:
     """which side becomes `side`; squash: both, whatever the image's aspect ratio"""
     resized_side: int | None = None
     """pixels; None: image_size"""
-    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     """Pillow's filter"""
     fill: int = 0
     """value of every channel where an image resized to its longest edge is padded"""
