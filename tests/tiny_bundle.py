@@ -173,7 +173,7 @@ def optional_input(tensor: TensorProto, shape: list[Any]) -> Any:
 def tasks(expert_bytes: list[int], experts: list[str | None]) -> tuple[fmt.Task, ...]:
     """Task records with four labels each."""
     return tuple(
-        fmt.Task(name, tuple(f"{name} {i}" for i in range(4)), f"heads/{name}.npy", size, RANK, expert)
+        fmt.Task(name, tuple(f"{name} {i}" for i in range(4)), f"heads/{name}.npy", LOGIT_SCALE, size, RANK, expert)
         for name, size, expert in zip(TASKS, expert_bytes, experts, strict=True)
     )
 
@@ -311,6 +311,20 @@ def relist(bundle: Path, name: str) -> None:
     """Record the present size and hash of a file, as an attacker would."""
     found = fmt.FileRecord.of(bundle / name)
     rewrite(bundle, lambda record: record["files"][name].update(size=found.size, sha256=found.sha256))
+
+
+def add_bias(bundle: Path, task: str, bias: np.ndarray, logit_scale: float = LOGIT_SCALE) -> None:
+    """Give the head of a task a bias and a logit scale."""
+    (bundle / "biases").mkdir(exist_ok=True)
+    np.save(bundle / f"biases/{task}.npy", bias)
+
+    def change(record: dict) -> None:
+        (found,) = [found for found in record["tasks"] if found["name"] == task]
+        found.update(bias=f"biases/{task}.npy", logit_scale=logit_scale)
+        record["files"][f"biases/{task}.npy"] = {"size": 0, "sha256": "0" * 64}
+
+    rewrite(bundle, change)
+    relist(bundle, f"biases/{task}.npy")
 
 
 def _gated_layer(i: int) -> list[Any]:

@@ -22,7 +22,7 @@ class TinyComparison:
         file = read_task_file(task_file)
         inputs = read_merge_inputs(file, silent)
         pretrained = inputs.load(torch.device("cpu"))
-        self.backbone, self.architecture, self.logit_scale = pretrained.backbone, inputs.architecture, inputs.logit_scale
+        self.backbone, self.architecture = pretrained.backbone, inputs.architecture
         self.tasks, self.batches, self.labels = [], {}, {}
         for task in inputs.tasks:
             name = task.source.name
@@ -34,7 +34,7 @@ class TinyComparison:
 
     def workbench(self):
         """A new one, that has kept nothing yet."""
-        return Workbench(self.backbone, self.architecture, self.logit_scale, torch.device("cpu"), seed=0)
+        return Workbench(self.backbone, self.architecture, torch.device("cpu"), seed=0)
 
     def history(self, method, order=None):
         """P1, P2, P3 -> accuracies right after each task's own merge and after the last, in percent, and (ACC, BWT)."""
@@ -53,7 +53,7 @@ class TinyComparison:
         answer = method.answer(batch)
         named = method.answer_named(batch, merged[t].name)
         heads = [task.head for task in merged]
-        owner, label = predict_among(answer.embeds, heads, self.logit_scale, answer.posterior, answer.claimed)
+        owner, label = predict_among(answer.embeds, heads, answer.posterior, answer.claimed)
         right = {
             "P1": predict_within(answer.embeds, heads[t]) == labels,
             "P2": predict_within(named, heads[t]) == labels,

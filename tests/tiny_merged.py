@@ -46,7 +46,9 @@ def write_merged(
         sha256=f"{seed:064x}",
     )
     for t in range(tasks):
-        record = TaskRecord(f"task{t}", [f"class {i}" for i in range(2 + t)], ["a {}"], "random", f"{t:064x}", seeds=6)
+        record = TaskRecord(
+            f"task{t}", [f"class {i}" for i in range(2 + t)], ["a {}"], "random", f"{t:064x}", seeds=6, logit_scale=100.0
+        )
         model = commit_task(model, record, _task_tensors(random, t, backbone, architecture, settings))
     return model
 
@@ -80,7 +82,7 @@ def _task_tensors(
     }
     return TaskTensors(
         expert=expert,
-        head=head / np.linalg.norm(head, axis=1, keepdims=True),
+        head={"weight": head / np.linalg.norm(head, axis=1, keepdims=True)},
         router=_router_statistics(random, backbone, architecture, settings.router_blocks) if image_scope else None,
         gates={} if image_scope else gates,
     )

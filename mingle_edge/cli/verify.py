@@ -31,7 +31,7 @@ def command(bundle: Path, threads: int | None, provider: str | None) -> None:
             lambda done, total: progress("hashes", done, total),
         )
     click.echo(f"hashes: {verification.files} files, {format_bytes(verification.bytes)}, all as recorded")
-    click.echo(f"heads: {verification.heads}, every row of unit length")
+    click.echo(f"heads: {verification.heads}, every value finite and bounded")
     click.echo(f"labels: {verification.labels}, none blank or twice in a task")
     parts = {part: f"cosine {cosine:.7f}" for part, cosine in verification.cosines.items()}
     parts |= {part: f"difference {difference:.1e}" for part, difference in verification.differences.items()}

@@ -10,6 +10,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from mingle_edge.clip.head import Head
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.cell import Cell, CellResult
 from mingle_edge.comparison.material import Material
@@ -48,7 +49,7 @@ class _Run:
     material: Material
     workbench: Workbench
     method: ContinualMethod
-    heads: list[Tensor]
+    heads: list[Head]
     result: CellResult
 
     @torch.inference_mode()
@@ -79,7 +80,7 @@ class _Run:
                 named.append(self.method.answer_named(batch, name))
         told = [embeds for embeds in named if embeds is not None]
         joined, labels = Answers.joined(answers), [images.labels[n] for n in chosen]
-        measured = measure(joined, torch.cat(told) if told else None, labels, number, self.heads, merged, bench.logit_scale)
+        measured = measure(joined, torch.cat(told) if told else None, labels, number, self.heads, merged)
         for protocol, right in measured.right.items():
             self.result.accuracy[protocol][merged][number] = right
         if merged == len(self.heads) and measured.owners is not None:

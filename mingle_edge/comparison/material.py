@@ -119,7 +119,9 @@ class Material:
         if key not in self._digests:
             task, images = self.inputs[name], self.parts[part][name]
             digest = hashlib.sha256(f"{name} {task.sha256} {images.labels}".encode())
-            digest.update(task.head.numpy().tobytes())
+            for values in (task.head.weight, task.head.bias):
+                digest.update(b"" if values is None else values.numpy().tobytes())
+            digest.update(repr(task.head.logit_scale).encode())
             for path in [*self.calibration_images(name, per_class).paths, *images.paths]:
                 digest.update(self._hashes[path].encode())
             self._digests[key] = digest.hexdigest()

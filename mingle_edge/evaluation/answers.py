@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mingle_edge.clip.head import Head
 from mingle_edge.evaluation.protocols import HEAD_GIVEN, NOTHING_GIVEN, TASK_GIVEN
 
 
@@ -40,23 +41,22 @@ class TaskAccuracy:
 
 
 def measure(
-    answers: Answers, named: Tensor | None, labels: Sequence[int], task: int, heads: Sequence[Tensor], merged: int, scale: float
+    answers: Answers, named: Tensor | None, labels: Sequence[int], task: int, heads: Sequence[Head], merged: int
 ) -> TaskAccuracy:
     """Measure the answers to one task's images under every protocol.
 
     Args:
         named: embeddings `[n, output_dim]` when the task is told; None where that makes no difference.
         labels: class numbers `[n]`.
-        task: number of the task among `heads`, T times `[classes, output_dim]`.
+        task: number of the task among the T `heads`.
         merged: the first so many tasks are merged, and their labels compete.
-        scale: what multiplies cosines before a softmax.
     """
     truth = torch.as_tensor(labels, device=answers.embeds.device)
     right = {HEAD_GIVEN: predict_within(answers.embeds, heads[task]) == truth}
     owners = None
     if task < merged:
         right[TASK_GIVEN] = predict_within(answers.embeds if named is None else named, heads[task]) == truth
-        owners, label = predict_among(answers.embeds, heads[:merged], scale, answers.posterior, answers.claimed)
+        owners, label = predict_among(answers.embeds, heads[:merged], answers.posterior, answers.claimed)
         right[NOTHING_GIVEN] = (owners == task) & (label == truth)
     shares = {protocol: _percent(of_images) for protocol, of_images in right.items()}
     if answers.routed is None:
@@ -69,15 +69,14 @@ def _percent(of_images: Tensor) -> float:
     return 100 * int(of_images.sum()) / len(of_images)
 
 
-def predict_within(embeds: Tensor, head: Tensor) -> Tensor:
-    """Return the class number `[n]` under one head `[classes, dim]`; embeddings `[n, dim]` have unit length."""
-    return (embeds @ head.T).argmax(1)
+def predict_within(embeds: Tensor, head: Head) -> Tensor:
+    """Return the class number `[n]` of embeddings `[n, dim]` under one head."""
+    return head.logits(embeds).argmax(1)
 
 
 def predict_among(
     embeds: Tensor,
-    heads: Sequence[Tensor],
-    logit_scale: float,
+    heads: Sequence[Head],
     posterior: Tensor | None = None,
     claimed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -86,7 +85,7 @@ def predict_among(
     With a router's `posterior [n, T]`, a label's probability is its task's posterior times the softmax within its head, for
     images the router claims (`claimed [n]`); without one, and for the others, all labels share one softmax.
     """
-    logits = [logit_scale * embeds @ head.T for head in heads]  # T times [n, classes_t]
+    logits = [head.logits(embeds) for head in heads]  # T times [n, classes_t]
     scores = torch.cat(logits, dim=1)
     if posterior is not None and claimed is not None:
         weighted = [

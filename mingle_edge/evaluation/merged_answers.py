@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mingle_edge.clip.head import Head
 from mingle_edge.clip.vision_tower import router_features
 from mingle_edge.core.errors import MergedModelError
 from mingle_edge.core.progress import Progress
@@ -41,7 +42,7 @@ def measure_history(
         MergedModelError: the model computes embeddings that are not finite.
     """
     model, scope = tower.merged, answering(tower, top_k, pooling)
-    heads = [torch.from_numpy(model.head(name)).to(tower.device) for name in model.task_names]
+    heads = [Head.of(model.head(name)).to(tower.device) for name in model.task_names]
     for number, (task, images) in enumerate(tests.items()):
         progress("evaluate", number, len(heads), task)
         images = images.kept(KEPT_BYTES)  # until the next task
@@ -51,8 +52,8 @@ def measure_history(
         if not all(bool(embeds.isfinite().all()) for embeds in (named, own.embeds, last.embeds)):
             raise MergedModelError(f"{model.path}: embeddings of {task!r} are not finite; merge again, or restore it")
         yield (
-            measure(own, named, images.labels, number, heads, number + 1, model.logit_scale),
-            measure(last, named, images.labels, number, heads, len(heads), model.logit_scale),
+            measure(own, named, images.labels, number, heads, number + 1),
+            measure(last, named, images.labels, number, heads, len(heads)),
         )
     progress("evaluate", len(heads), len(heads))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.clip.head import Head
 from mingle_edge.clip.vision_tower import Linear, Parameters, embed_images, normalize
 from mingle_edge.data.image_set import ImageSet
 
@@ -18,7 +19,6 @@ class PretrainedModel:
 
     backbone: Parameters  # the complete vision tower by internal names, on the device
     architecture: VisionArchitecture
-    logit_scale: float
     device: torch.device
 
     def embed(self, images: Tensor, parameters: Parameters | None = None, linear: Linear | None = None) -> Tensor:
@@ -37,5 +37,5 @@ class FinetunedTask:
 
     name: str
     finetuned: Parameters  # the complete vision tower by internal names, on the device
-    head: Tensor  # [classes, output_dim], rows of unit length, on the device
+    head: Head  # on the device
     calibration_images: ImageSet  # unlabeled

@@ -31,8 +31,8 @@ class GateLearner:
     progress: Progress = silent
 
     def logits(self, images: Tensor, parameters: Parameters, linear: Linear | None = None) -> Tensor:
-        """Return zero-shot logits `[B, classes]` of images `[B, 3, H, W]`."""
-        return self.pretrained.logit_scale * self.pretrained.embed(images, parameters, linear) @ self.task.head.T
+        """Return logits `[B, classes]` of images `[B, 3, H, W]`."""
+        return self.task.head.logits(self.pretrained.embed(images, parameters, linear))
 
     def images(self, numbers: Sequence[int]) -> Tensor:
         """Return calibration images `[B, 3, H, W]` on the device."""

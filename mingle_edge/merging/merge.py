@@ -174,5 +174,6 @@ def _task_record(task: TaskInputs, record: dict[str, object]) -> TaskRecord:
         source=task.source.weights,
         source_sha256=task.sha256,
         seeds=len(task.calibration_images),
+        logit_scale=task.head.logit_scale,
         record=record,
     )

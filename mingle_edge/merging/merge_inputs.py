@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mingle_edge.checkpoints import Checkpoint, check_checkpoint, open_checkpoint, read_architecture
-from mingle_edge.checkpoints.text_heads import build_text_tower, class_embeddings, logit_scale, read_head
+from mingle_edge.checkpoints.head_file import read_head
+from mingle_edge.checkpoints.text_tower import build_text_tower, class_embeddings, logit_scale
 from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.clip.head import Head
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.core.progress import Progress
 from mingle_edge.data.image_decoding import check_images
@@ -32,7 +33,7 @@ class TaskInputs:
     checkpoint: Checkpoint
     sha256: str
     calibration_images: ImageSet
-    head: Tensor  # [classes, output_dim], rows of unit length
+    head: Head
 
     def load(self, pretrained: PretrainedModel) -> FinetunedTask:
         """Read the fine-tuned tower onto the backbone's device. Raises `CheckpointError` where the file cannot be read."""
@@ -59,7 +60,7 @@ class MergeInputs:
     def load(self, device: torch.device) -> PretrainedModel:
         """Read the pretrained tower onto a device. Raises `CheckpointError` where the file cannot be read."""
         backbone = {name: tensor.to(device) for name, tensor in self.backbone.tensors()}
-        return PretrainedModel(backbone, self.architecture, self.logit_scale, device)
+        return PretrainedModel(backbone, self.architecture, device)
 
 
 def read_merge_inputs(tasks: TaskFile, progress: Progress) -> MergeInputs:
@@ -84,14 +85,15 @@ def read_merge_inputs(tasks: TaskFile, progress: Progress) -> MergeInputs:
         progress("check", done, len(checkpoints) + 1, Path(checkpoint.path).name)
         check_checkpoint(checkpoint, architecture, backbone=checkpoint is backbone)
     progress("check", len(checkpoints) + 1, len(checkpoints) + 1)
-    heads = _heads(tasks, architecture, base)
+    scale = logit_scale(tasks.backbone.model, tasks.backbone.weights, base)
+    heads = _heads(tasks, architecture, scale, base)
     return MergeInputs(
         architecture=architecture,
         settings=settings,
         backbone=backbone,
         backbone_sha256=backbone.sha256(),
         backbone_source=source,
-        logit_scale=logit_scale(tasks.backbone.model, tasks.backbone.weights, base),
+        logit_scale=scale,
         tasks=[
             TaskInputs(task, checkpoint, checkpoint.sha256(), images, head)
             for task, checkpoint, images, head in zip(tasks.tasks, checkpoints, calibration_images, heads, strict=True)
@@ -99,7 +101,7 @@ def read_merge_inputs(tasks: TaskFile, progress: Progress) -> MergeInputs:
     )
 
 
-def _heads(tasks: TaskFile, architecture: VisionArchitecture, base: Path) -> Sequence[Tensor]:
+def _heads(tasks: TaskFile, architecture: VisionArchitecture, scale: float, base: Path) -> Sequence[Head]:
     """Return the head of every task; the text tower is built only if some task needs it, and let go afterwards."""
     text_tower = None
     if any(task.head is None for task in tasks.tasks):
@@ -107,7 +109,7 @@ def _heads(tasks: TaskFile, architecture: VisionArchitecture, base: Path) -> Seq
     heads = []
     for task in tasks.tasks:
         if task.head is not None:
-            heads.append(read_head(task.head, task.classes, architecture.output_dim))
+            heads.append(read_head(task.head, task.classes, architecture, scale))
         elif text_tower is not None:
-            heads.append(class_embeddings(text_tower, task.classes, task.templates))
+            heads.append(Head(class_embeddings(text_tower, task.classes, task.templates), None, scale))
     return heads

@@ -13,6 +13,7 @@ from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.core.errors import FileError, MergedModelError, TaskFileError, shown
 from mingle_edge.data.settings import Settings
 from mingle_edge.files.text_file import read_json
+from mingle_edge_runtime.bundle.head import LARGEST
 from mingle_edge_runtime.bundle.json_record import RecordError, read_record
 from mingle_edge_runtime.bundle.rules import fault_in_preprocess
 from mingle_edge_runtime.bundle.task_names import fault_in_names
@@ -40,7 +41,8 @@ class TaskRecord:
     source: str  # as the task file names the checkpoint
     source_sha256: str
     seeds: int  # unlabeled images it was adapted on
-    record: dict[str, Any] = field(default_factory=dict)  # seconds, losses, explained_norm
+    logit_scale: float  # of its head
+    record: dict[str, Any] = field(default_factory=dict)  # head, seconds, losses, explained_norm
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Backbone:
     architecture: VisionArchitecture
     source: str  # as the task file names it
     sha256: str
-    logit_scale: float
+    logit_scale: float  # of heads computed from text
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _check(stored: _Stored, settings: Settings) -> None:
         )
     if fault := architecture.fault() or fault_in_preprocess(architecture.preprocess):
         raise RecordError(f"backbone.architecture.{fault}")
-    _require(stored.backbone.logit_scale > 0, f"backbone.logit_scale is {stored.backbone.logit_scale}, must be above 0")
+    _check_scale(stored.backbone.logit_scale, "backbone.logit_scale")
     _require(bool(_SHA256.fullmatch(stored.backbone.sha256)), "backbone.sha256 is not 64 hexadecimal digits")
     if fault := _fault_in(settings.to_json(), "settings"):
         raise RecordError(fault)
@@ -153,9 +155,14 @@ def _check(stored: _Stored, settings: Settings) -> None:
         )
         _require(len(set(task.classes)) == len(task.classes), f"{where}.classes holds a name twice")
         _require(bool(_SHA256.fullmatch(task.source_sha256)), f"{where}.source_sha256 is not 64 hexadecimal digits")
+        _check_scale(task.logit_scale, f"{where}.logit_scale")
         _require(task.seeds >= 0, f"{where}.seeds is {shown(task.seeds)}, must not be negative")
         if fault := _fault_in(task.record, f"{where}.record"):
             raise RecordError(fault)
+
+
+def _check_scale(scale: float, where: str) -> None:
+    _require(0 < scale <= LARGEST, f"{where} is {scale}, must be above 0 and at most {LARGEST:g}")
 
 
 def _require(condition: bool, rule: str) -> None:

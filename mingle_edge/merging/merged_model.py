@@ -32,6 +32,7 @@ from mingle_edge.merging.merged_index import TaskRecord as TaskRecord
 from mingle_edge.routing.depth import choose_depth
 from mingle_edge.routing.router import Router, fit_router
 from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
+from mingle_edge_runtime.bundle.head import LARGEST, Head
 
 BACKBONE, EXPERTS, HEADS = "backbone.safetensors", "experts", "heads"
 ROUTER, GATES, NULL_SPACE = "router.safetensors", "gates.safetensors", "null_space.safetensors"
@@ -46,7 +47,7 @@ class TaskTensors:
     """Everything `commit_task` writes of one task; shapes as in docs/merged-model-format.md."""
 
     expert: Arrays
-    head: NDArray[np.float32]
+    head: Arrays  # weight, and bias where there is one
     router: RouterStatistics | None = None
     gates: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=dict)
     null_space: Arrays = field(default_factory=dict)
@@ -126,11 +127,16 @@ class MergedModel:
         _check_tensors(self.path / name, tensors, shapes)
         return tensors
 
-    def head(self, task: str) -> NDArray[np.float32]:
-        """Return class embeddings `[classes, output_dim]`, rows of unit length."""
+    def head(self, task: str) -> Head:
+        """Return the linear layer from embeddings to the logits of a task's classes."""
         record = self.task(task)
-        shape = (len(record.classes), self.architecture.output_dim)
-        return self._read(f"{HEADS}/{record.name}.safetensors", {"embeddings": shape})["embeddings"]
+        path, count = self.path / HEADS / f"{record.name}.safetensors", len(record.classes)
+        tensors = _read_tensors(path, "")
+        shapes: dict[str, tuple[int, ...]] = {"weight": (count, self.architecture.output_dim)}
+        _check_tensors(path, tensors, shapes | ({"bias": (count,)} if "bias" in tensors else {}))
+        if (largest := max(float(np.abs(values).max()) for values in tensors.values())) > LARGEST:
+            raise MergedModelError(f"{path}: a value is {largest:.3g}, at most {LARGEST:g} may be; restore it or merge again")
+        return Head(tensors["weight"], tensors.get("bias"), record.logit_scale)
 
     def gates(self, task: str) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Return weight `[d_in]` and bias `[1]` of each gated layer (layer scope)."""
@@ -233,7 +239,7 @@ def commit_task(model: MergedModel, record: TaskRecord, tensors: TaskTensors) ->
     grown = replace(model, tasks=(*model.tasks, record))
     grown.index().to_text()
     _save(model.path / EXPERTS / f"{record.name}.safetensors", tensors.expert)
-    _save(model.path / HEADS / f"{record.name}.safetensors", {"embeddings": tensors.head})
+    _save(model.path / HEADS / f"{record.name}.safetensors", tensors.head)
     if tensors.router is not None:
         rows = {
             "mean": tensors.router.mean,

@@ -30,7 +30,7 @@ def bytes_to_write(inputs: MergeInputs, existing: MergedModel | None) -> int:
     if not missing:
         return 0
     backbone = 0 if existing is not None else _elements(architecture.parameter_shapes().values())
-    own = sum(_expert(architecture, settings) + len(task.source.classes) * architecture.output_dim for task in missing)
+    own = sum(_expert(architecture, settings) + len(task.source.classes) * (architecture.output_dim + 1) for task in missing)
     rows = sum(_rows(architecture, settings, task) for task in missing)
     before_last = rows - _rows(architecture, settings, missing[-1])
     return _FLOAT * (backbone + own + rows + before_last) + _stored_rows(existing) + _OVERHEAD

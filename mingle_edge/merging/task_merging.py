@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mingle_edge.clip.head import Head
 from mingle_edge.core.errors import CheckpointError
 from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.settings import Settings
@@ -120,7 +121,7 @@ class TaskMerger:
             expert, explained_norm = complete_expert(task, pretrained, settings, self.progress)
             tensors = TaskTensors(
                 expert=_factor_arrays(expert.factors) | {name: _array(value) for name, value in expert.unfactored.items()},
-                head=_array(task.head),
+                head=_head_arrays(task.head),
                 router=router_statistics(task.name, task.calibration_images, pretrained, settings, self.progress),
             )
             record = {"explained_norm": explained_norm, "losses": []}
@@ -133,7 +134,7 @@ class TaskMerger:
         self._state = state.grown(added)
         tensors = TaskTensors(
             expert=_factor_arrays(added.factors),
-            head=_array(learner.task.head),
+            head=_head_arrays(learner.task.head),
             gates={layer: (_array(gate.weight[0]), _array(gate.bias)) for layer, gate in added.gates.items()},
             null_space={layer: _array(directions) for layer, directions in added.protected.items()},
         )
@@ -174,6 +175,10 @@ def _experts(
 
 def _array(tensor: Tensor) -> NDArray[Any]:
     return tensor.detach().cpu().numpy()
+
+
+def _head_arrays(head: Head) -> Arrays:
+    return {"weight": _array(head.weight)} | ({} if head.bias is None else {"bias": _array(head.bias)})
 
 
 def _factor_arrays(factors: Mapping[str, Factors]) -> Arrays:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_clip import hugging_face_model, tiny_config, tiny_model, write_config, write_hugging_face, write_open_clip
 from torch import Tensor
 
-from mingle_edge.checkpoints.text_heads import build_text_tower, class_embeddings, logit_scale, read_head
+from mingle_edge.checkpoints.text_tower import build_text_tower, class_embeddings, logit_scale
 from mingle_edge.core.errors import CheckpointError
 
 PROMPTS = ["a photo of a cat.", "annual crop land", "", "Ω ünïcode!", "a " * 14]
@@ -149,42 +149,6 @@ def test_class_embeddings_are_those_of_open_clip(base: Path) -> None:
     )
     torch.testing.assert_close(head, expected.T)
     torch.testing.assert_close(head.norm(dim=1), torch.ones(3))
-
-
-class TestReadHead:
-    CLASSES = ("cat", "dog")
-
-    @pytest.mark.parametrize("names", [("embeddings",), ("classifier",), ("embeddings", "other")])
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-    def test_rows_are_scaled(self, tmp_path: Path, names: tuple[str, ...], dtype: torch.dtype) -> None:
-        head = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, -2.0]], dtype=dtype)
-        save_file({name: head.clone() for name in names}, tmp_path / "head.safetensors")
-        expected = torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, -1.0]])
-        torch.testing.assert_close(read_head(tmp_path / "head.safetensors", self.CLASSES, 3), expected)
-
-    @pytest.mark.parametrize(
-        ("tensors", "message"),
-        [
-            ({"a": torch.ones(2, 3), "b": torch.ones(2, 3)}, "holds 2 tensors but none called 'embeddings'"),
-            ({}, "holds 0 tensors"),
-            ({"embeddings": torch.ones(3, 2)}, r"is \[3, 2\], but 2 classes and embeddings of 3 need \[2, 3\]"),
-            ({"embeddings": torch.ones(6)}, r"is \[6\]"),
-            ({"embeddings": torch.tensor([[1.0, 0, 0], [0, 0, 0]])}, r"row 1 of embeddings \(dog\) is zero"),
-            ({"embeddings": torch.full((2, 3), math.inf)}, "NaN or infinite"),
-            ({"embeddings": torch.ones(2, 3, dtype=torch.int64)}, "is I64, not floating point"),
-        ],
-    )
-    def test_refused(self, tmp_path: Path, tensors: dict[str, Tensor], message: str) -> None:
-        save_file(tensors, tmp_path / "head.safetensors")
-        with pytest.raises(CheckpointError, match=message):
-            read_head(tmp_path / "head.safetensors", self.CLASSES, 3)
-
-    def test_refused_files(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match=r"a head is a \.safetensors file"):
-            read_head(tmp_path / "head.pt", self.CLASSES, 3)
-        (tmp_path / "head.safetensors").write_bytes(b"\x08")
-        with pytest.raises(CheckpointError, match="is damaged or not a safetensors file"):
-            read_head(tmp_path / "head.safetensors", self.CLASSES, 3)
 
 
 class TestLogitScale:

@@ -67,7 +67,7 @@ def averaged_accuracies(file, order):
         for t in inputs.tasks
     }
     backbone = dict(inputs.backbone.tensors())
-    heads = {t.source.name: t.head for t in inputs.tasks}
+    heads = {t.source.name: t.head.weight for t in inputs.tasks}
     table = {p: np.full((len(order) + 1, len(order)), np.nan) for p in ("P1", "P3")}
     for step in range(len(order) + 1):
         merged = {

@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 from mingle_edge.checkpoints import open_checkpoint, read_architecture
+from mingle_edge.clip.head import Head
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.comparison.methods.entropy_minimization import minimize_entropy, prediction_entropy
@@ -32,7 +33,7 @@ class Bench:
         self.pretrained = tiny_clip.hugging_face_model(0, CLASS)
         self.pretrained.save_pretrained(folder / "pretrained")
         self.architecture = read_architecture(str(folder / "pretrained"), folder)
-        self.workbench = Workbench(self.read(folder / "pretrained"), self.architecture, LOGIT_SCALE, torch.device("cpu"), SEED)
+        self.workbench = Workbench(self.read(folder / "pretrained"), self.architecture, torch.device("cpu"), SEED)
         self.finetuned, self.tasks = [], []
         for number in range(3):
             generator = torch.Generator().manual_seed(number)
@@ -44,7 +45,7 @@ class Bench:
             seeds = ImageSet(sorted((folder / f"seeds{number}").glob("*.png")))
             head = nn.functional.normalize(torch.randn(5, tiny_clip.EMBED_DIM, generator=generator), dim=1)
             self.finetuned.append(model)
-            self.tasks.append(FinetunedTask(f"task{number}", self.read(folder / f"task{number}"), head, seeds))
+            self.tasks.append(FinetunedTask(f"task{number}", self.read(folder / f"task{number}"), Head(head, None, LOGIT_SCALE), seeds))
         tiny_clip.write_images(folder / "test", count=5, seed=7)
         self.images = load_images(sorted((folder / "test").glob("*.png")), self.architecture)
 
@@ -72,7 +73,7 @@ class Bench:
         ]
 
     def logits(self, embeds, number):
-        return LOGIT_SCALE * nn.functional.normalize(embeds, dim=1) @ self.tasks[number].head.T
+        return LOGIT_SCALE * nn.functional.normalize(embeds, dim=1) @ self.tasks[number].head.weight.T
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mingle_edge.clip.head import Head
 from mingle_edge.clip.vision_tower import embed_images
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.images import load_images
@@ -25,7 +26,7 @@ def first_tasks(task_file, count):
 def test_accuracies_of_the_image_scope_equal_a_loop_over_single_images(image_model, task_file):
     report = evaluate(image_model.path, task_file, device="cpu")
     tower = GatedTower(image_model)
-    heads = [torch.from_numpy(image_model.head(name)) for name in image_model.task_names]
+    heads = [torch.from_numpy(image_model.head(name).weight) for name in image_model.task_names]
     for t, (name, tests) in enumerate(read_test_images(image_model, task_file).items()):
         correct = dict.fromkeys(PROTOCOLS, 0)
         for path, label in zip(tests.paths, tests.labels, strict=True):
@@ -80,7 +81,7 @@ def test_top_k_of_the_image_scope_mixes_experts(image_model, task_file):
                         change = expert[key] - tower.backbone[key]
                     parameters[key] = parameters[key] + share * change
             embeds = embed_images(image, parameters, image_model.architecture)[0]
-            right += int((torch.from_numpy(image_model.head(name)) @ embeds).argmax()) == label
+            right += int((torch.from_numpy(image_model.head(name).weight) @ embeds).argmax()) == label
         assert mixed.final["P1"][t] == pytest.approx(100 * right / len(tests))
 
 
@@ -99,19 +100,19 @@ def test_metrics_of_a_known_history():
 
 
 def test_posterior_decides_between_equal_labels_only_for_claimed_images():
-    head = torch.eye(4)[:2]
+    head = Head(torch.eye(4)[:2], None, 100.0)
     embeds = torch.eye(4)[:1].repeat(2, 1)
     posterior = torch.tensor([[0.1, 0.9], [0.1, 0.9]])
-    owner, label = predict_among(embeds, [head, head], 100.0, posterior, torch.tensor([True, False]))
+    owner, label = predict_among(embeds, [head, head], posterior, torch.tensor([True, False]))
     assert (owner[0], label[0]) == (1, 0)
     assert label[1] == 0
     assert predict_within(embeds, head).tolist() == [0, 0]
 
 
 def test_a_task_still_to_come_is_measured_by_its_head_alone():
-    heads, embeds = [torch.eye(4)[:2], torch.eye(4)[2:]], torch.eye(4)
-    coming = measure(Answers(embeds), None, [0, 1, 0, 1], 1, heads, merged=1, scale=1.0)
+    heads, embeds = [Head(rows, None, 1.0) for rows in (torch.eye(4)[:2], torch.eye(4)[2:])], torch.eye(4)
+    coming = measure(Answers(embeds), None, [0, 1, 0, 1], 1, heads, merged=1)
     assert (coming.right, coming.owners) == ({"P1": 75.0}, None)
-    merged = measure(Answers(embeds), embeds.flip(0), [0, 1, 0, 1], 1, heads, merged=2, scale=1.0)
+    merged = measure(Answers(embeds), embeds.flip(0), [0, 1, 0, 1], 1, heads, merged=2)
     assert merged.right == {"P1": 75.0, "P2": 25.0, "P3": 50.0}
     assert merged.owners.tolist() == [0, 0, 1, 1]

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from tiny_merged import ARCHITECTURE, write_merged
 
 from mingle_edge.cli import main
+from mingle_edge.clip.head import Head
 from mingle_edge.evaluation.answers import predict_among
 from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge.merging.merged_tower import GatedTower
@@ -71,7 +72,7 @@ def test_index_repeats_the_merged_model(exported):
     assert index.preprocess == ARCHITECTURE.preprocess
     for task in merged.task_names:
         head = np.load(bundle.file(f"heads/{task}.npy"), allow_pickle=False)
-        np.testing.assert_array_equal(head, merged.head(task))
+        np.testing.assert_array_equal(head, merged.head(task).weight)
 
 
 def test_graphs_are_what_old_devices_load(exported):
@@ -208,13 +209,13 @@ def test_golden_outputs_verify(exported):
 def test_golden_labels_are_those_that_evaluation_finds(exported):
     merged, bundle = exported
     golden = np.load(bundle.file("golden.npz"), allow_pickle=False)
-    heads = [torch.from_numpy(merged.head(name)) for name in merged.task_names]
+    heads = [Head.of(merged.head(name)) for name in merged.task_names]
     owners = [(t, i) for t, head in enumerate(heads) for i in range(len(head))]
     best = [[owners[i] for i in row.argmax(1)] for row in golden["probabilities"]]  # of the claimed, of the unclaimed
     tower = GatedTower(merged)
     x = torch.from_numpy(preprocess(golden["images"], bundle.index.preprocess))
     if merged.scope == "layer":
-        found = predict_among(tower.embed_layers(x, 2)[0], heads, merged.logit_scale)
+        found = predict_among(tower.embed_layers(x, 2)[0], heads)
         assert best == [list(zip(*(part.tolist() for part in found), strict=True))]
         return
     posterior = tower.route(x)[0]
@@ -222,7 +223,7 @@ def test_golden_labels_are_those_that_evaluation_finds(exported):
         weights, tasks = row.topk(2)
         embeds = tower.embed_mixture(x[n : n + 1], [merged.task_names[t] for t in tasks], (weights / weights.sum()).tolist())
         for claimed, embed in ((True, embeds), (False, tower.embed(x[n : n + 1]))):
-            task, label = predict_among(embed, heads, merged.logit_scale, row[None], torch.tensor([claimed]))
+            task, label = predict_among(embed, heads, row[None], torch.tensor([claimed]))
             assert best[0 if claimed else 1][n] == (int(task), int(label))
 
 

@@ -9,6 +9,7 @@ from open_clip import image_transform
 from PIL import Image
 from tiny_merged import write_merged
 
+from mingle_edge.clip.head import Head
 from mingle_edge.evaluation.answers import predict_among, predict_within
 from mingle_edge.merging.merged_tower import GatedTower
 from mingle_edge_export import ExportOptions, export_bundle
@@ -30,7 +31,7 @@ def merged(request, tmp_path):
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_edge_model_answers_as_the_merged_model(merged, task_file, tmp_path, top_k):
     pictures = [*PICTURES, *map(Image.open, sorted((task_file.parent / "seeds").glob("*/000.png")))]
-    tower, heads = GatedTower(merged), [torch.from_numpy(merged.head(task)) for task in merged.task_names]
+    tower, heads = GatedTower(merged), [Head.of(merged.head(task)) for task in merged.task_names]
     spec = merged.architecture.preprocess
     transform = image_transform(spec.image_size, is_train=False, mean=spec.mean, std=spec.std)
     x = torch.stack([transform(picture) for picture in pictures])
@@ -53,7 +54,7 @@ def test_edge_model_answers_as_the_merged_model(merged, task_file, tmp_path, top
             assert [bool(route.tasks) for route in routes] == claimed.tolist()
             assert 0 < claimed.sum() < len(claimed)
         np.testing.assert_allclose(model.embed(pictures), embeds, atol=1e-4)
-        owners, numbers = (part.tolist() for part in predict_among(embeds, heads, merged.logit_scale, posterior, claimed))
+        owners, numbers = (part.tolist() for part in predict_among(embeds, heads, posterior, claimed))
         expected = [(model.tasks[t], model.labels(model.tasks[t])[i]) for t, i in zip(owners, numbers, strict=True)]
         assert [(prediction.tasks[0], prediction.labels[0]) for prediction in model.classify(pictures)] == expected
         for task, head, alone in zip(model.tasks, heads, named, strict=True):

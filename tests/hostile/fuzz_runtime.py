@@ -160,7 +160,7 @@ def _reaches(name: str, part: str) -> bool:
         return False
     if name.startswith("router"):
         return routed
-    if folder == "heads":
+    if folder in ("heads", "biases"):
         return part == "routed labels" or (part.startswith("labels") and PurePosixPath(file).stem == task)
     if folder == "experts":
         return routed or PurePosixPath(file).stem == task

@@ -33,6 +33,7 @@ from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export import export_bundle
 from mingle_edge_export.errors import ExportError
 from mingle_edge_runtime import EdgeError, EdgeModel
+from mingle_edge_runtime.bundle.head import Head
 from mingle_edge_runtime.images.preprocess import preprocess
 
 
@@ -62,7 +63,7 @@ class MergedModels(Target):
         yield partial(_check_arrays, model.backbone)
         for task in model.task_names:
             yield partial(_check_arrays, partial(model.expert, task))
-            yield partial(_check_arrays, lambda task=task: {"head": model.head(task)})
+            yield partial(_check_arrays, lambda task=task: _head_arrays(model.head(task)))
             yield partial(model.gates, task)
         if model.scope == "image":
             yield from (partial(model.router_statistics, task) for task in model.task_names)
@@ -220,6 +221,10 @@ def _odd_table(random: Random) -> bytes:
     file = io.BytesIO()
     pq.write_table(table.slice(0, random.choice((0, 1, 3, 3, 3))), file)
     return file.getvalue()
+
+
+def _head_arrays(head: Head) -> dict[str, Any]:
+    return {"weight": head.weight} | ({} if head.bias is None else {"bias": head.bias})
 
 
 def _check_arrays(read: Callable[[], Mapping[str, Any]]) -> None:

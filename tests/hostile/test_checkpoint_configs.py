@@ -14,7 +14,7 @@ from tiny_clip import tiny_config, write_open_clip
 
 from mingle_edge.checkpoints import read_architecture
 from mingle_edge.checkpoints.architectures import MOST_LAYERS
-from mingle_edge.checkpoints.text_heads import build_text_tower
+from mingle_edge.checkpoints.text_tower import build_text_tower
 from mingle_edge.core.errors import CheckpointError
 
 # As JSON: Python reads and writes NaN and Infinity, too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 from no_waiting import no_waiting
 from safetensors.torch import save_file
 from tiny_clip import write_config, write_open_clip
+from tiny_merged import ARCHITECTURE
 from torch import Tensor
 
-from mingle_edge.checkpoints.text_heads import TextTower, build_text_tower, class_embeddings, read_head
+from mingle_edge.checkpoints.head_file import read_head
+from mingle_edge.checkpoints.text_tower import TextTower, build_text_tower, class_embeddings
 from mingle_edge.core.errors import CheckpointError, TaskFileError
 
 CLASSES = ["cat", "dog", "owl"]
@@ -28,7 +31,7 @@ def tower(tmp_path_factory: pytest.TempPathFactory) -> TextTower:
 
 def head(tmp_path: Path, rows: Tensor) -> Tensor:
     save_file({"embeddings": rows}, tmp_path / "head.safetensors")
-    return read_head(tmp_path / "head.safetensors", CLASSES, rows.shape[1])
+    return read_head(tmp_path / "head.safetensors", CLASSES, replace(ARCHITECTURE, output_dim=rows.shape[1]), 100.0).weight
 
 
 @pytest.mark.parametrize("pair", [("A", "a"), ("cat", "cat "), ("&amp;", "&"), ("caf\u00e9", "cafe\u0301"), ("a\tb", "a  b")])
@@ -49,7 +52,7 @@ def test_equal_rows_of_a_head_are_named(tmp_path: Path, scale: float) -> None:
     rows = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     head(tmp_path, rows)
     rows[2] = scale * rows[0]
-    message = r"head\.safetensors: the classes 'cat' and 'owl' have the same embedding \(rows 0 and 2 of embeddings\)"
+    message = r"head\.safetensors: the classes 'cat' and 'owl' have the same embedding \(rows 0 and 2\)"
     with pytest.raises(CheckpointError, match=message):
         head(tmp_path, rows)
     head(tmp_path, rows + 1e-3 * torch.randn(3, 16, generator=torch.Generator().manual_seed(1)) * scale)
@@ -62,7 +65,9 @@ def test_equal_rows_far_apart_in_a_large_head(tmp_path: Path) -> None:
     rows[2400] = rows[1100]
     save_file({"embeddings": rows}, tmp_path / "head.safetensors")
     with pytest.raises(CheckpointError, match="rows 1100 and 2400"):
-        read_head(tmp_path / "head.safetensors", [f"class {i}" for i in range(2500)], 8)
+        read_head(
+            tmp_path / "head.safetensors", [f"class {i}" for i in range(2500)], replace(ARCHITECTURE, output_dim=8), 100.0
+        )
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
@@ -75,4 +80,4 @@ def test_any_finite_scale_leaves_unit_rows(tmp_path: Path, scale: float) -> None
 def test_a_head_is_a_plain_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "head.safetensors")
     with no_waiting(), pytest.raises(CheckpointError, match=r"head\.safetensors is a named pipe, not a plain file"):
-        read_head(tmp_path / "head.safetensors", CLASSES, 16)
+        read_head(tmp_path / "head.safetensors", CLASSES, ARCHITECTURE, 100.0)

@@ -185,8 +185,8 @@ def test_what_may_not_be_read_is_neither_missing_nor_damaged(model):
 
 def test_figures_that_cannot_be_read_back_are_not_committed(folder):
     model = MergedModel.open(folder)
-    record = TaskRecord("lost", ["a"], [], "random", "0" * 64, seeds=1, record={"losses": [1.0, float("nan")]})
+    record = TaskRecord("lost", ["a"], [], "random", "0" * 64, seeds=1, logit_scale=1.0, record={"losses": [1.0, float("nan")]})
     with pytest.raises(MingleError, match=r"tasks\[2\]\.record\.losses\[1\] is nan, must be finite"):
-        commit_task(model, record, TaskTensors(expert=model.expert("task0"), head=model.head("task0")))
+        commit_task(model, record, TaskTensors(expert=model.expert("task0"), head={"weight": model.head("task0").weight}))
     assert MergedModel.open(folder) == model
     assert not (folder / "experts/lost.safetensors").exists()

@@ -35,7 +35,7 @@ def put(path: Path, name: str, value: float) -> None:
         ("router.safetensors", "task1/mean", MergedModel.router),
         ("backbone.safetensors", "ln_post.bias", MergedModel.backbone),
         ("experts/task1.safetensors", "projection.A", lambda model: model.expert("task1")),
-        ("heads/task1.safetensors", "embeddings", lambda model: model.head("task1")),
+        ("heads/task1.safetensors", "weight", lambda model: model.head("task1")),
     ],
 )
 def test_values_that_are_not_finite(merged, file: str, name: str, value: float, read: Callable[[MergedModel], object]) -> None:

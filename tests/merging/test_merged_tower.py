@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.clip.head import Head
 from mingle_edge.clip.vision_tower import embed_images
 from mingle_edge.comparison.batches import ImageRows, TestBatch
 from mingle_edge.comparison.method import Kept, Workbench
@@ -28,12 +29,12 @@ def tower(seed, scale=0.3):
 
 
 def bench(**kept):
-    return Workbench(tower(0), TINY, 100.0, torch.device("cpu"), 0, Kept(**kept))
+    return Workbench(tower(0), TINY, torch.device("cpu"), 0, Kept(**kept))
 
 
 def task_named(name, seed):
     tuned = {n: value + tower(seed, 0.05)[n] for n, value in tower(0).items()}
-    return FinetunedTask(name, tuned, torch.eye(6)[:3], ImageSet([]))
+    return FinetunedTask(name, tuned, Head(torch.eye(6)[:3], None, 100.0), ImageSet([]))
 
 
 def batch_of(task, source="clean"):

@@ -69,7 +69,11 @@ def test_verify_passes_on_what_was_written(folder, scope: str) -> None:
     image, layer = ("expert blue ", "router confidence ", "classification, claimed "), ("top_k 3 ", "classification ")
     for part in image if scope == "image" else layer:
         assert f"\n  {part}" in result.output
-    for line in ("heads: 3, every value finite and bounded", "labels: 12, none blank or twice in a task", "outputs: all as recorded"):
+    for line in (
+        "heads: 3, every value finite and bounded",
+        "labels: 12, none blank or twice in a task",
+        "outputs: all as recorded",
+    ):
         assert line in lines
     assert f"machine: {read_processor()}, onnxruntime {onnxruntime.__version__}" in result.output
     saturation = "saturate, 64 x 255 by 64 x 127 gives 1048544, not 2072640"

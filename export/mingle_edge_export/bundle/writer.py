@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import mingle_edge
 from mingle_edge.core.progress import Progress
-from mingle_edge.merging.merged_model import MergedModel
+from mingle_edge.merging.merged_model import MergedModel, TaskRecord
 from mingle_edge_export.graph.builder import Array, WeightFile
 from mingle_edge_export.options import ExportOptions
 from mingle_edge_export.precision.smoothing import Smoothing
@@ -29,6 +29,7 @@ from mingle_edge_runtime.bundle.rules import check_rules
 from mingle_edge_runtime.ort.session import check_version
 
 TOWER, DENSE, BACKBONE, GOLDEN, HEADS = "tower.onnx", "dense.onnx", "backbone.bin", "golden.npz", "heads"
+BIASES = "biases"
 TRIAL, TRIAL_WEIGHTS = "trial.onnx", "trial.bin"
 LOSSLESS = fmt.Fidelity(golden_cosine=0.9999, golden_difference=1e-3)
 FEWER_BITS = fmt.Fidelity(golden_cosine=0.999, golden_difference=0.05)
@@ -89,9 +90,8 @@ class BundleWriter(ABC):
         with (self.folder / BACKBONE).open("wb") as file:
             weights = WeightFile(file, BACKBONE)
             self.add_graphs(Backbone(self.merged.architecture, self.parameters, weights, self.options.precision, exact))
-        (self.folder / HEADS).mkdir()
-        for name in self.merged.task_names:
-            np.save(self.folder / HEADS / f"{name}.npy", self.merged.head(name).astype(np.float32))
+        for task in self.merged.task_names:
+            self._write_head(task)
         progress("backbone", 1, 1)
         return self._open(exact, TOWER)
 
@@ -121,6 +121,26 @@ class BundleWriter(ABC):
         (self.folder / fmt.INDEX_NAME).write_text(text)
         return {name: file.size for name, file in index.files.items()} | {fmt.INDEX_NAME: len(text.encode())}
 
+    def _write_head(self, task: str) -> None:
+        head = self.merged.head(task)
+        for folder, array in ((HEADS, head.weight), (BIASES, head.bias)):
+            if array is not None:
+                (self.folder / folder).mkdir(exist_ok=True)
+                np.save(self.folder / folder / f"{task}.npy", array)
+
+    def _task(self, task: TaskRecord) -> fmt.Task:
+        expert, bias = self.experts[task.name], f"{BIASES}/{task.name}.npy"
+        return fmt.Task(
+            name=task.name,
+            labels=tuple(task.classes),
+            head=f"{HEADS}/{task.name}.npy",
+            logit_scale=task.logit_scale,
+            expert_bytes=expert.size,
+            rank=expert.rank,
+            expert=expert.path,
+            bias=bias if bias in self._records else None,
+        )
+
     def _open(self, exact: frozenset[str], tower: str) -> Bundle:
         a, merged, options = self.merged.architecture, self.merged, self.options
         for path in self.folder.rglob("*"):
@@ -138,14 +158,11 @@ class BundleWriter(ABC):
             minimum_onnxruntime=self.minimum_onnxruntime,
             producer={"mingle-edge": mingle_edge.__version__, "onnx": onnx.__version__},
             source=fmt.Source(merged.backbone_sha256, {task.name: task.source_sha256 for task in merged.tasks}),
-            architecture=fmt.Architecture(a.image_size, a.patch_size, a.width, a.layers, a.heads, a.output_dim),
+            architecture=fmt.Architecture(a.image_size, a.patch_size, a.width, a.layers, a.heads, a.output_dim, a.normalized),
             preprocess=a.preprocess,
             logit_scale=merged.logit_scale,
             top_k=options.top_k,
-            tasks=tuple(
-                fmt.Task(task.name, tuple(task.classes), f"{HEADS}/{task.name}.npy", *self.experts[task.name])
-                for task in merged.tasks
-            ),
+            tasks=tuple(self._task(task) for task in merged.tasks),
             tower=tower,
             dense=self.dense,
             golden=GOLDEN,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mingle_edge.clip.head import Head
 from mingle_edge.core.progress import Progress
 from mingle_edge.data.images import load_images
 from mingle_edge.merging.merged_model import MergedModel
@@ -98,9 +99,10 @@ def label_agreement(bundle: Bundle, merged: MergedModel, calibration: Calibratio
         inputs, adapter = expert_inputs(bundle, task, tower)
         pixels = preprocess(calibration.images[task.name], index.preprocess)
         embeds = tower.run({"pixel_values": pixels, **inputs}, adapter)["image_embeds"]
-        head = merged.head(task.name)
-        same.append((embeds @ head.T).argmax(1) == (calibration.embeds[task.name] @ head.T).argmax(1))
-    return float(np.concatenate(same).mean())
+        head = Head.of(merged.head(task.name))
+        found, wanted = (head.logits(torch.from_numpy(e)).argmax(1) for e in (embeds, calibration.embeds[task.name]))
+        same.append(found == wanted)
+    return float(torch.cat(same).double().mean())
 
 
 def input_peaks(tower: GatedTower, images: Images) -> dict[str, Array]:

@@ -13,8 +13,8 @@ from mingle_edge_export.check.reference import GOLDEN_IMAGES, Reference
 from mingle_edge_export.graph.builder import Array
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.bundle.bundle import Bundle
+from mingle_edge_runtime.bundle.head import read_heads
 from mingle_edge_runtime.check.golden import golden_outputs
-from mingle_edge_runtime.scopes.prediction import read_heads
 
 NOISE = 0.003
 """Standard deviation in units of `pixel_values`. It moves more 8-bit codes of activations than another processor does."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
+from mingle_edge.clip.head import Head
 from mingle_edge.core.progress import Progress
 from mingle_edge.data.image_set import ImageSet
+from mingle_edge.evaluation.answers import predict_within
 from mingle_edge.evaluation.merged_answers import reference_answers
 from mingle_edge.merging.merged_tower import GatedTower
 from mingle_edge_export.errors import ParityError
@@ -27,11 +30,11 @@ def measure_accuracy(
     with EdgeModel.open(bundle) as model:
         for i, (task, images) in enumerate(tests.items()):
             progress("accuracy", i, len(tests), task)
-            head = tower.merged.head(task)
+            head = Head.of(tower.merged.head(task))
             routed, named = reference_answers(tower, task, images, top_k)
 
-            def right(embeds: Array, head: Array = head, images: ImageSet = images) -> float:
-                return 100 * float(np.mean((embeds @ head.T).argmax(1) == images.labels))
+            def right(embeds: Array, head: Head = head, images: ImageSet = images) -> float:
+                return 100 * float(np.mean(predict_within(torch.from_numpy(embeds), head).numpy() == images.labels))
 
             own, free = (model.embed(images.paths, told) for told in (task, None))
             measured.append(TaskAccuracy(task, len(images), (right(named), right(own)), (right(routed), right(free))))

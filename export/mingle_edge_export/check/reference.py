@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mingle_edge.clip.head import Head
 from mingle_edge.core.progress import Progress
 from mingle_edge.merging.merged_tower import GatedTower
 from mingle_edge_export.check.synthetic_images import smooth_images
@@ -117,8 +118,8 @@ def _probabilities(tower: GatedTower, embeds: Array, posterior: Array | None = N
 
     With a posterior `[n, T]`: that of the task times the softmax within its head. Without: one softmax over all labels.
     """
-    merged, exact = tower.merged, embeds[:GOLDEN_IMAGES].astype(np.float64)
-    scores = [torch.from_numpy(np.asarray(merged.logit_scale * exact @ merged.head(task).T)) for task in merged.task_names]
+    merged, exact = tower.merged, torch.from_numpy(embeds[:GOLDEN_IMAGES]).double()
+    scores = [Head.of(merged.head(task)).logits(exact) for task in merged.task_names]
     if posterior is None:
         return torch.cat(scores, dim=1).softmax(1).numpy()
     parts = zip(posterior.T[:, :GOLDEN_IMAGES], scores, strict=True)

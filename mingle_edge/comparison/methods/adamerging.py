@@ -56,7 +56,7 @@ def learn_coefficients(
 
     def logits(images: Tensor) -> Tensor:
         parameters = add_scaled(merged, task_vector, coefficients)
-        return workbench.logit_scale * workbench.embed(images, parameters) @ task.head.T
+        return task.head.logits(workbench.embed(images, parameters))
 
     minimize_entropy(logits, [coefficients], seed_batches(workbench, task, batch_size, steps), learning_rate)
     return add_scaled(merged, task_vector, coefficients)

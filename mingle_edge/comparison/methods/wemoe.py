@@ -167,7 +167,7 @@ def learn_gates(
 
     def logits(images: Tensor) -> Tensor:
         linear = mixture_linear(parameters, current(), "batch")
-        return workbench.logit_scale * workbench.embed(images, parameters, linear) @ task.head.T
+        return task.head.logits(workbench.embed(images, parameters, linear))
 
     minimize_entropy(logits, [tensor for pair in rows.values() for tensor in pair], batches, learning_rate)
     return current()

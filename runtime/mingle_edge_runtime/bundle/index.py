@@ -53,7 +53,9 @@ class Architecture:
     layers: int
     heads: int
     output_dim: int
-    """of the shared image-text space"""
+    """of the embedding; in CLIP of the shared image-text space"""
+    normalized: bool = True
+    """whether embeddings have unit length"""
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,17 @@ class Task:
     labels: tuple[str, ...]
     """in the order of the head's rows"""
     head: str
-    """path of the class embeddings `[labels, output_dim]`, float32"""
+    """path of the head's weight `[labels, output_dim]`, float32; of unit rows where it is zero-shot"""
+    logit_scale: float
+    """multiplier of the weight's products with an embedding"""
     expert_bytes: int
     """bytes: the adapter file (image scope), or the task's pages (layer scope)"""
     rank: int
     """largest rank among the layers"""
     expert: str | None = None
     """path of the adapter (image scope)"""
+    bias: str | None = None
+    """path of the head's bias `[labels]`, float32; zeros where there is none"""
 
 
 @dataclass(frozen=True)
@@ -213,7 +219,7 @@ class BundleIndex:
     architecture: Architecture
     preprocess: Preprocess
     logit_scale: float
-    """multiplier of cosines before the softmax"""
+    """the backbone's, for heads computed later from text: multiplier of cosines before the softmax"""
     top_k: int
     """experts per route"""
     tasks: tuple[Task, ...]

@@ -81,6 +81,8 @@ def _referenced(index: BundleIndex) -> Iterator[tuple[str, str]]:
     yield from (("tower", index.tower), ("dense", index.dense), ("golden", index.golden))
     for i, task in enumerate(index.tasks):
         yield f"tasks[{i}].head", task.head
+        if task.bias is not None:
+            yield f"tasks[{i}].bias", task.bias
         if task.expert is not None:
             yield f"tasks[{i}].expert", task.expert
     if index.router:
@@ -93,8 +95,8 @@ def _referenced(index: BundleIndex) -> Iterator[tuple[str, str]]:
 
 def _check_numbers(index: BundleIndex) -> None:
     _require(bool(_VERSION.fullmatch(index.minimum_onnxruntime)), "minimum_onnxruntime must be a dotted version")
-    scale = index.logit_scale
-    _require(0 < scale <= _LARGEST_SCALE, f"logit_scale is {scale}, must be positive and at most {_LARGEST_SCALE:g}")
+    for where, scale in [("", index.logit_scale), *((f"tasks[{i}].", task.logit_scale) for i, task in enumerate(index.tasks))]:
+        _require(0 < scale <= _LARGEST_SCALE, f"{where}logit_scale is {scale}, must be positive and at most {_LARGEST_SCALE:g}")
     count = len(index.tasks)
     _require(1 <= index.top_k <= count, f"top_k is {index.top_k}, must be between 1 and the {count} tasks")
     if fault := fault_in_preprocess(index.preprocess):

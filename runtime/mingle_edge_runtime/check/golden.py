@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle.bundle import Bundle
+from mingle_edge_runtime.bundle.head import Head
 from mingle_edge_runtime.bundle.npy_file import read_npy
 from mingle_edge_runtime.errors import BundleError
-from mingle_edge_runtime.scopes.prediction import Head, label_probabilities
+from mingle_edge_runtime.scopes.prediction import label_probabilities
 from mingle_edge_runtime.scopes.route import Route
 from mingle_edge_runtime.scopes.scope import Scope
 
@@ -62,8 +63,7 @@ def golden_outputs(bundle: Bundle, scope: Scope, heads: Mapping[str, Head], pixe
 
     def compete(embeds: NDArray[np.float32], routes: Sequence[Route]) -> NDArray[np.float64]:
         """Return probabilities `[n, labels of all tasks]`."""
-        scale = bundle.index.logit_scale
-        return np.stack([label_probabilities(*pair, heads, scale) for pair in zip(embeds, routes, strict=True)])
+        return np.stack([label_probabilities(*pair, heads) for pair in zip(embeds, routes, strict=True)])
 
     runs = scope.golden_runs(pixels)
     return runs.arrays | {"probabilities": np.stack([compete(*run) for run in runs.competitions])}

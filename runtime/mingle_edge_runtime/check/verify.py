@@ -9,13 +9,13 @@ from functools import partial
 from os import PathLike
 
 from mingle_edge_runtime.bundle.bundle import Bundle, Progress
+from mingle_edge_runtime.bundle.head import read_heads
 from mingle_edge_runtime.check.golden import golden_outputs, largest_differences, least_cosines, read_golden
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.arithmetic import Arithmetic, measure_arithmetic
 from mingle_edge_runtime.ort.session import resolve_providers
 from mingle_edge_runtime.scopes.opening import open_scope
-from mingle_edge_runtime.scopes.prediction import read_heads
 from mingle_edge_runtime.scopes.scope import Scope
 
 
@@ -28,7 +28,7 @@ class Verification:
     bytes: int
     """their size together"""
     heads: int
-    """whose rows are finite and of unit length"""
+    """whose values are finite and bounded"""
     labels: int
     """of all tasks, none blank, no two of a task the same"""
     cosines: dict[str, float]

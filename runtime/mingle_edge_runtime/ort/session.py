@@ -25,7 +25,7 @@ CPU = "CPUExecutionProvider"
 MOST_THREADS = 1024
 """of one operator: with tens of thousands ONNX Runtime never begins"""
 EMBEDDINGS = "image_embeds"
-"""The output whose rows must be of unit length."""
+"""The output that heads read, whose rows must be finite, and of unit length where the architecture says so."""
 _UNIT = 1e-3
 """How far from 1 the length of an embedding may be."""
 Placement: TypeAlias = Mapping[str, Mapping[str, int]]
@@ -105,6 +105,7 @@ class Session:
         initializers: Mapping[str, NDArray[np.float32]] | None = None,
         spin: bool = True,
         one_by_one: bool = False,
+        normalized: bool = True,
         prepack: bool = True,
         trace: Path | None = None,
     ) -> None:
@@ -118,6 +119,7 @@ class Session:
         right after it on the same cores.
         one_by_one: run the images of a batch one at a time, where they would otherwise share something (see
         `BundleIndex.one_by_one`).
+        normalized: whether embeddings must have unit length; finite they must be in any case.
         prepack: whether ONNX Runtime copies the weights into the layout its kernels are fastest with; if not, they stay mapped
         from their file, and slower to use.
         trace: record the time of every operator from now on; the file of `end_trace` begins with this path.
@@ -141,6 +143,7 @@ class Session:
             options.profile_file_prefix = str(trace)
         # ONNX Runtime keeps no reference to these values nor to the arrays under them.
         self._initializers = dict(initializers or {})
+        self._normalized = normalized
         self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._initializers.items()}
         for name, value in self._values.items():
             options.add_initializer(name, value)
@@ -222,10 +225,11 @@ class Session:
                 raise BundleError(f"{self.path} returns {name} {list(actual)} instead of {list(wanted)}")
             if arrays[name].dtype.kind not in "fiu":
                 raise BundleError(f"{self.path} returns {name} as {arrays[name].dtype}, which are no numbers: export it again")
-            if name == EMBEDDINGS and not _are_unit(arrays[name]):
+            if name == EMBEDDINGS and not (_are_unit(arrays[name]) if self._normalized else np.isfinite(arrays[name]).all()):
+                wrong = "not finite or not of unit length" if self._normalized else "not finite"
                 raise BundleError(
-                    f"{self.path} computes an embedding that is not finite or not of unit length: a weight is damaged or too "
-                    "large for its precision; verify the bundle, or export it again in a higher precision"
+                    f"{self.path} computes an embedding that is {wrong}: a weight is damaged or too large for "
+                    "its precision; verify the bundle, or export it again in a higher precision"
                 )
         return arrays
 

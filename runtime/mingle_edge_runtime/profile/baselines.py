@@ -127,6 +127,6 @@ def has_experts(bundle: Bundle) -> bool:
 def backbone_bytes(bundle: Bundle) -> int:
     """Return about what one dense model takes: the bytes of the file that the graphs share."""
     index = bundle.index
-    own = {index.golden, *(task.head for task in index.tasks), *(str(task.expert) for task in index.tasks)}
+    own = {index.golden, *(str(path) for task in index.tasks for path in (task.head, task.bias, task.expert))}
     own |= {index.page_bank.file} if index.page_bank else set()
     return sum(record.size for name, record in index.files.items() if name not in own)

@@ -32,6 +32,7 @@ class FoldedScope:
             outputs={"image_embeds": (index.architecture.output_dim,)},
             prepack=not low_memory,
             one_by_one=index.one_by_one,
+            normalized=index.architecture.normalized,
         )
         nothing: dict[str, dict[str, int]] = {task: {} for task in index.task_names}
         self.experts = ExpertStore[str, None](nothing, lambda task: None, budget, 1, notes=self._tower.fallback())
@@ -41,7 +42,7 @@ class FoldedScope:
         return [self._route] * len(pixels)
 
     def embed(self, pixels: NDArray[np.float32], task: str | None = None) -> tuple[NDArray[np.float32], list[Route]]:
-        """Return `[n, dim]` embeddings of unit length and the n routes; `task` can only be the one there is."""
+        """Return `[n, dim]` embeddings and the n routes; `task` can only be the one there is."""
         return self._tower.run({"pixel_values": pixels})["image_embeds"], self.route(pixels)
 
     def golden_runs(self, pixels: NDArray[np.float32]) -> GoldenRuns:

@@ -72,7 +72,13 @@ class ImageScope:
         self._router_lock = threading.Lock()
         embedded: Outputs = {"image_embeds": (index.architecture.output_dim,)}
         self._tower = Session(
-            bundle.graph(index.tower), providers, threads, outputs=embedded, prepack=not low_memory, one_by_one=index.one_by_one
+            bundle.graph(index.tower),
+            providers,
+            threads,
+            outputs=embedded,
+            prepack=not low_memory,
+            one_by_one=index.one_by_one,
+            normalized=index.architecture.normalized,
         )
         self._defaults = bundle.read_defaults() if self._joins else {}
         device = None if self._joins else device or DEVICES.get(providers[0])
@@ -120,14 +126,14 @@ class ImageScope:
         return [self._choose(*row) for row in zip(posterior, outputs["confidence"], strict=True)]
 
     def embed(self, pixels: NDArray[np.float32], task: str | None = None) -> tuple[NDArray[np.float32], list[Route]]:
-        """Return `[n, dim]` embeddings of unit length and the n routes taken; a named task skips the router."""
+        """Return `[n, dim]` embeddings and the n routes taken; a named task skips the router."""
         if task is not None:
             return self._run(pixels, (task,), (1.0,)), [Route((task,), (1.0,))] * len(pixels)
         routes = self.route(pixels)
         return self.embed_routed(pixels, routes), routes
 
     def embed_routed(self, pixels: NDArray[np.float32], routes: Sequence[Route]) -> NDArray[np.float32]:
-        """Return `[n, dim]` embeddings of unit length by n given routes, run by run of equal ones."""
+        """Return `[n, dim]` embeddings by n given routes, run by run of equal ones."""
         groups: dict[tuple[tuple[str, ...], tuple[float, ...]], list[int]] = {}
         for i, route in enumerate(routes):
             groups.setdefault((route.tasks, route.weights), []).append(i)

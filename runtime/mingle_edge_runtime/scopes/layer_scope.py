@@ -46,6 +46,7 @@ class LayerScope:
             initializers={layout.initializer: bank.pages} if bank else None,
             prepack=not low_memory,
             one_by_one=index.one_by_one,
+            normalized=index.architecture.normalized,
         )
         ranges = page_ranges(layout, index.task_names)
         if bank:
@@ -63,7 +64,7 @@ class LayerScope:
         return self.embed(pixels)[1]
 
     def embed(self, pixels: NDArray[np.float32], task: str | None = None) -> tuple[NDArray[np.float32], list[Route]]:
-        """Return `[n, dim]` embeddings of unit length and the n routes taken; see `Scope.embed`."""
+        """Return `[n, dim]` embeddings and the n routes taken; see `Scope.embed`."""
         if task is None:
             return self._run(pixels, self._index.top_k)
         if len(pixels):

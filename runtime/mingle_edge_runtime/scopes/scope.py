@@ -45,7 +45,7 @@ class Scope(Protocol):
         """Return the n routes that `embed` would take."""
 
     def embed(self, pixels: NDArray[np.float32], task: str | None = None) -> tuple[NDArray[np.float32], list[Route]]:
-        """Return `[n, dim]` embeddings of unit length, and the n routes taken.
+        """Return `[n, dim]` embeddings, of unit length unless the architecture says otherwise, and the n routes taken.
 
         task: use this task's expert alone instead of finding routes.
         """
@@ -64,4 +64,4 @@ class RoutedScope(Scope, Protocol):
         """Open the router unless it is open, and return its session."""
 
     def embed_routed(self, pixels: NDArray[np.float32], routes: Sequence[Route]) -> NDArray[np.float32]:
-        """Return `[n, dim]` embeddings of unit length by n given routes; one without tasks is the plain backbone."""
+        """Return `[n, dim]` embeddings by n given routes; one without tasks is the plain backbone."""

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle.bundle import Bundle
+from mingle_edge_runtime.bundle.head import Head, read_heads
 from mingle_edge_runtime.check.verify import verify_bundle
 from mingle_edge_runtime.errors import EdgeError, ImageError, UnknownTaskError
 from mingle_edge_runtime.experts.budget import ExpertStats
 from mingle_edge_runtime.images.preprocess import Pictures, decode, pictures, stack, to_pixel_values
 from mingle_edge_runtime.ort.session import Placement, resolve_providers
 from mingle_edge_runtime.scopes.opening import open_scope
-from mingle_edge_runtime.scopes.prediction import Head, Prediction, predict, read_heads
+from mingle_edge_runtime.scopes.prediction import Prediction, predict
 from mingle_edge_runtime.scopes.route import Route
 from mingle_edge_runtime.scopes.route_reuse import AUDIT_EVERY, THRESHOLD
 from mingle_edge_runtime.scopes.scope import Scope
@@ -135,7 +136,7 @@ class EdgeModel:
         return self._labels[task]
 
     def embed(self, images: Pictures, task: str | None = None) -> NDArray[np.float32]:
-        """Return `[n, dim]` embeddings of unit length of n images.
+        """Return `[n, dim]` embeddings of n images, of unit length unless `bundle.index.architecture.normalized` is false.
 
         task: use this task's expert instead of finding the route.
 
@@ -311,9 +312,8 @@ class EdgeModel:
             raise EdgeError(f"head is {head!r}, must be the name of one task; with neither task nor head all tasks compete")
         chosen = task if head is None else head
         heads = self._heads if chosen is None else {name: self._heads[name] for name in self._check_tasks(chosen)}
-        scale = self._bundle.index.logit_scale
         return lambda embeds, routes: [
-            predict(embed, route, heads, self._labels, scale, top) for embed, route in zip(embeds, routes, strict=True)
+            predict(embed, route, heads, self._labels, top) for embed, route in zip(embeds, routes, strict=True)
         ]
 
     def _chunks(self, images: Pictures, on_error: OnError = "raise") -> Generator[_Chunk, None, None]:

@@ -44,7 +44,7 @@ class Stream:
         return predictions(*self._run(frame))[0]
 
     def embed(self, frame: Picture) -> NDArray[np.float32]:
-        """Return `[dim]`, the embedding of the next frame, of unit length."""
+        """Return `[dim]`, the embedding of the next frame."""
         embed: NDArray[np.float32] = self._run(frame)[0][0]
         return embed
 

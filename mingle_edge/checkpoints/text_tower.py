@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.checkpoints.architectures import MOST_LAYERS, hugging_face_activation, open_clip_activation, positive, size
+from mingle_edge.checkpoints.finite_tensors import read_finite
 from mingle_edge.checkpoints.model_config import ModelConfig, read_model_config
 from mingle_edge.checkpoints.stored_parameters import hugging_face_text_keys
-from mingle_edge.checkpoints.stored_tensors import FLOATS, StoredTensors, open_tensors, without_module
+from mingle_edge.checkpoints.stored_tensors import StoredTensors, open_tensors, without_module
 from mingle_edge.checkpoints.weights import find_weights
 from mingle_edge.core.errors import CheckpointError, TaskFileError, shown
 from mingle_edge.data.hub import local_path
@@ -26,9 +27,6 @@ CLIP_LOGIT_SCALE = 100.0
 """What CLIP's logit scale is clipped to, and reaches, in training."""
 
 BATCH = 256  # prompts encoded at a time
-SAME = 1e-10
-"""Two rows of a head point the same way, up to rounding, where their cosine is at most this far below 1."""
-_AT_ONCE = 1024  # rows compared with all others at a time
 
 # open_clip builds a text tower only as part of a model; this is the smallest vision tower to go with it.
 _LEAST_VISION = {"image_size": 1, "patch_size": 1, "width": 1, "layers": 1, "head_width": 1}
@@ -123,7 +121,7 @@ def build_text_tower(model: str, weights: str | None, base: Path) -> TextTower:
     source = _open(model, weights, base)
     _load(hollow, source, layers, _hollow)  # weights that do not fit are found before a tower of any size takes memory
     transformer = _build(text, config.source, "cpu")
-    _load(transformer, source, layers, _read_float)
+    _load(transformer, source, layers, read_finite)
     tower = TextTower(transformer.eval().requires_grad_(False), tokenizer)
     try:
         tower.encode([""])
@@ -132,58 +130,13 @@ def build_text_tower(model: str, weights: str | None, base: Path) -> TextTower:
     return tower
 
 
-def read_head(path: Path, classes: Sequence[str], output_dim: int) -> Tensor:
-    """Read class embeddings that are ready-made, `[classes, output_dim]`, and scale rows to unit length.
-
-    The `.safetensors` file holds them as `embeddings`, or as its only tensor, in the order of `classes`.
-
-    Raises:
-        CheckpointError: not one such tensor, of another shape, with a row that has no direction, or two of the same.
-    """
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: a head is a .safetensors file; save the class embeddings as its tensor 'embeddings'")
-    tensors = open_tensors(path)
-    names = tensors.names()
-    name = "embeddings" if "embeddings" in names or len(names) != 1 else names[0]
-    if name not in names:
-        raise CheckpointError(f"{path} holds {len(names)} tensors but none called 'embeddings'; rename the class embeddings")
-    if tensors.shape(name) != (len(classes), output_dim):
-        raise CheckpointError(
-            f"{path}: {name} is {list(tensors.shape(name))}, but {len(classes)} classes and embeddings of {output_dim} need "
-            f"{[len(classes), output_dim]}; compute the head with this backbone's text tower, a row per class"
-        )
-    head = _read_float(path, tensors, name).double()  # squares of what float32 holds may be beyond float32
-    lengths: Tensor = torch.linalg.vector_norm(head, dim=1)
-    if not lengths.min() > 0:
-        row = int(lengths.argmin())
-        raise CheckpointError(f"{path}: row {row} of {name} ({classes[row]}) is zero; compute this head again")
-    head /= lengths[:, None]
-    if (same := _equal_rows(head)) is not None:
-        first, second = (shown(classes[row]) for row in same)
-        raise CheckpointError(
-            f"{path}: the classes {first} and {second} have the same embedding (rows {same[0]} and {same[1]} of {name}), so "
-            "nothing could ever be told to be the second; compute this head again"
-        )
-    return head.float()
-
-
-def _equal_rows(head: Tensor) -> tuple[int, int] | None:
-    """Find two rows of a head `[n, dim]` in float64, of unit length, that point the same way; None if no two do."""
-    for start in range(0, len(head), _AT_ONCE):
-        cosines = head[start : start + _AT_ONCE] @ head.T
-        same = (cosines >= 1 - SAME).triu(start + 1).nonzero()
-        if len(same):
-            return start + int(same[0, 0]), int(same[0, 1])
-    return None
-
-
 def logit_scale(model: str, weights: str | None, base: Path) -> float:
     """Return what multiplies cosines before a softmax: exp(logit_scale) of the backbone's file, CLIP's 100 without one."""
     path, tensors = _open(model, weights, base)
     keys = {name: key for key, name in without_module(tensors.names()).items()}
     if "logit_scale" not in keys:
         return CLIP_LOGIT_SCALE
-    value = _read_float(path, tensors, keys["logit_scale"])
+    value = read_finite(path, tensors, keys["logit_scale"])
     scale = math.exp(value.item()) if value.numel() == 1 and value.item() < math.log(1e6) else math.inf
     if not 0 < scale < math.inf:
         raise CheckpointError(f"{path}: logit_scale must be one number of at most log(1e6); use an undamaged checkpoint")
@@ -296,12 +249,3 @@ def _load(
 
 def _hollow(path: Path, tensors: StoredTensors, key: str) -> Tensor:
     return torch.empty(tensors.shape(key), device="meta")
-
-
-def _read_float(path: Path, tensors: StoredTensors, key: str) -> Tensor:
-    if tensors.dtype(key) not in FLOATS:
-        raise CheckpointError(f"{path}: {key} is {tensors.dtype(key)}, not floating point; use it before quantization")
-    value = tensors.read(key).float()
-    if not value.isfinite().all():
-        raise CheckpointError(f"{path}: {key} holds values that are NaN or infinite; use an undamaged checkpoint")
-    return value
