@@ -26,16 +26,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import apart
-from benchmarks.architectures import MODELS
-from benchmarks.command import make_parser, report, write_report
-from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
+from benchmarks.architectures import MODELS, random_backbone
+from benchmarks.command import make_parser, write_report
+from benchmarks.interleaved import compare_in_turn
 from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.clip.head import Head
 from mingle_edge.clip.vision_tower import Parameters, plain_linear
 from mingle_edge.core.progress import silent
 from mingle_edge.data.corruptions import Corruption
@@ -85,10 +85,7 @@ class Setting:
             return torch.randn(shape, generator=generator)
 
         architecture = replace(ARCHITECTURE, layers=blocks)
-        backbone = {name: 0.02 * normal(*shape) for name, shape in architecture.parameter_shapes().items()}
-        for name in backbone:
-            if name.rsplit(".", 2)[-2:][0].startswith("ln_") and name.endswith("weight"):
-                backbone[name] += 1
+        backbone = {name: torch.from_numpy(value) for name, value in random_backbone(architecture).items()}
         frozen, newest = {}, {}
         for layer in architecture.block_linears():
             d_out, d_in = architecture.linear_shape(layer)
@@ -104,8 +101,8 @@ class Setting:
     def learner(self, pooling: Pooling, steps: int) -> GateLearner:
         """Make ours, with a batch of all images in every step."""
         return GateLearner(
-            task=FinetunedTask("newest", {}, self.head, RandomImages(self.images)),
-            pretrained=PretrainedModel(self.backbone, self.architecture, LOGIT_SCALE, torch.device("cpu")),
+            task=FinetunedTask("newest", {}, Head(self.head, None, LOGIT_SCALE), RandomImages(self.images)),
+            pretrained=PretrainedModel(self.backbone, self.architecture, torch.device("cpu")),
             settings=Settings(scope="layer", gate_pooling=pooling, steps=steps, batch_size=len(self.images)),
             progress=silent,
         )
@@ -191,10 +188,8 @@ def measure(setting: Setting, pooling: Pooling, rounds: int) -> dict[str, Any]:
         if max(difference.values()) > TOLERANCE:
             raise SystemExit(f"{way}, {pooling}: not the same step: relative differences {difference}")
         figures[way] = {"relative_difference": difference}
-    seconds = time_in_turn(steps, rounds, clock=time.process_time)
-    for way, times in seconds.items():
-        low, middle, high = quartiles_of_ratios(times, seconds["factored"])
-        figures[way] |= {"seconds": float(np.median(times)), "times_factored": middle, "quartiles": [low, high]}
+    for way, compared in compare_in_turn(steps, rounds, clock=time.process_time).items():
+        figures[way] |= compared
     return figures
 
 
@@ -212,30 +207,24 @@ def peak_of_a_step(tasks: int, batch: int, blocks: int, threads: int, way: str, 
 
 def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--tasks", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=16, help="images")
-    parser.add_argument("--blocks", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args(options)
+    sizes = {"tasks": 8, "batch": 16, "blocks": 1}
+    arguments = make_parser(__doc__, **sizes, rounds=5, threads=1).parse_args(options)
     torch.set_num_threads(arguments.threads)
-    figures: dict[str, Any] = {name: getattr(arguments, name) for name in ("tasks", "batch", "blocks", "rounds", "threads")}
-    sizes = arguments.tasks, arguments.batch, arguments.blocks
+    figures: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name != "json"}
+    asked = [figures[name] for name in sizes]
     # Before this process grows: what a process is forked from counts in its own peak.
     peaks = {
-        (way, pooling): apart.call(peak_of_a_step, *sizes, arguments.threads, way, pooling)
+        (way, pooling): apart.call(peak_of_a_step, *asked, arguments.threads, way, pooling)
         for pooling, ways in WAYS.items()
         for way in ("factored", *ways)
     }
-    setting = Setting.random(*sizes)
+    setting = Setting.random(*asked)
     for pooling in WAYS:
         figures[f"gates by {pooling}"] = measured = measure(setting, pooling, arguments.rounds)
         for way in measured:
             measured[way]["peak_bytes"] = peaks[way, pooling]
     figures["torch"] = torch.__version__
-    print(report(figures))
-    write_report(arguments.json, figures)
+    write_report(arguments.json, figures, show=True)
 
 
 if __name__ == "__main__":

@@ -46,11 +46,7 @@ MADV_POPULATE_READ = 22  # Linux 5.14
 
 def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int)
-    arguments = parser.parse_args(options)
+    arguments = make_parser(__doc__, "bundle", rounds=15, threads=int).parse_args(options)
     case = Case(arguments.bundle, arguments.threads)
     size = sum(end - start for start, end in case.named)
     print(f"{size / 1e6:.1f} MB of {case.path.name}; read-ahead window of the device: {case.read_ahead_kib()} KiB")

@@ -6,7 +6,7 @@ Name bundles of several precisions (fp32, fp16) to have them side by side. With 
 then the device, and experts are copied and bound as on a GPU, which proves script and path before there is a GPU.
 
 parity: the largest absolute difference and smallest cosine of embeddings (plain, every task named, routed), and the share of
-equal routes. latency: milliseconds at batch 1, 8 and 32, interleaved, ratios of medians to the dense tower on the same
+equal routes. latency: milliseconds at batch 1, 8 and 32, interleaved, ratios to the dense tower on the same
 provider; "adapter" is the CPU provider's own path, mapped files, and only there. memory: a process of its own per budget that
 uses all experts in turn, twice; on a GPU what nvidia-smi says beyond what was in use before, so let nothing else run there.
 """
@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import apart
-from benchmarks.command import make_parser, report, write_report
-from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
+from benchmarks.command import make_parser, write_report
+from benchmarks.interleaved import compare, time_in_turn
 from mingle_edge_runtime import Bundle, EdgeModel
 from mingle_edge_runtime.check.golden import read_golden
 from mingle_edge_runtime.images.preprocess import preprocess
@@ -42,21 +42,17 @@ IMAGES = 32
 
 def main(options: Sequence[str] | None = None) -> None:
     """Measure every bundle and print."""
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, provider="cuda", runs=50, threads=int)
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
-    parser.add_argument("--provider", default="cuda")
-    parser.add_argument("--runs", type=int, default=50, help="timed rounds at batch 1; fewer at larger ones")
-    parser.add_argument("--threads", type=int, help="of the CPU provider")
     arguments = parser.parse_args(options)
     providers = resolve_providers([arguments.provider])
     figures: dict[str, Any] = {"provider": providers[0], "gpu": smi("name,driver_version")}
     for path in arguments.bundles:
         bundle = Bundle.open(path)
         figures[path.name] = {"precision": bundle.index.precision, "scope": bundle.index.scope}
-        figures[path.name] |= compare(bundle, providers, arguments.runs, arguments.threads)
+        figures[path.name] |= measure(bundle, providers, arguments.runs, arguments.threads)
         figures[path.name]["memory"] = [apart.call(memory, str(path), providers, budget) for budget in budgets(bundle)]
-    print(report(figures))
-    write_report(arguments.json, figures)
+    write_report(arguments.json, figures, show=True)
 
 
 def on_device(bundle: Bundle, providers: list[str], budget: int | None = None, threads: int | None = None) -> Scope:
@@ -66,7 +62,7 @@ def on_device(bundle: Bundle, providers: list[str], budget: int | None = None, t
     return open_scope(bundle, budget, providers, threads)
 
 
-def compare(bundle: Bundle, providers: list[str], runs: int, threads: int | None) -> dict[str, Any]:
+def measure(bundle: Bundle, providers: list[str], runs: int, threads: int | None) -> dict[str, Any]:
     """Measure placement, parity and latency."""
     golden = read_golden(bundle)["images"]
     pixels = preprocess(golden[np.arange(IMAGES) % len(golden)], bundle.index.preprocess)
@@ -106,14 +102,8 @@ def parity(device: Scope, host: EdgeModel, pixels: NDArray[np.float32]) -> dict[
 def latency(ways: dict[str, Callable[[Any], object]], values: NDArray[np.float32], rounds: int) -> dict[str, Any]:
     """Return milliseconds and ratios to the dense tower, run by run in turn."""
     seconds = time_in_turn({name: partial(way, values) for name, way in ways.items()}, rounds, warm_up=3, pause=0.005)
-    dense = seconds["dense"]
     return {
-        name: {
-            "p50": 1e3 * float(np.median(times)),
-            "p99": 1e3 * float(np.percentile(times, 99)),
-            "over_dense": float(np.median(times) / np.median(dense)),
-            "quartiles": quartiles_of_ratios(times, dense)[::2],
-        }
+        name: {**compare(times, seconds["dense"]), "p99_ms": 1e3 * float(np.percentile(times, 99))}
         for name, times in seconds.items()
     }
 

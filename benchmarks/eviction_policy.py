@@ -176,9 +176,7 @@ def layer_by_layer(random: np.random.Generator, tasks: int, routes: Sequence[int
 
 def main(options: Sequence[str] | None = None) -> None:
     """Replay and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--requests", type=int, default=4000)
-    arguments = parser.parse_args(options)
+    arguments = make_parser(__doc__, requests=4000).parse_args(options)
     print(f"{'':<30}{'room':>5}" + "".join(f"{name:>9}" for name in POLICIES))
     rows: dict[str, dict[str, float]] = {}
     for name, (trace, rooms) in traces(arguments.requests).items():

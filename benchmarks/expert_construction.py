@@ -2,8 +2,8 @@
 
     python -m benchmarks.expert_construction [--layers 12] [--earlier 3] [--json FILE]
 
-Both build the rank-64 expert of each linear layer of `layers` blocks after `earlier` tasks, layer by layer in turn. Prints
-the ratio of times and the largest relative difference of the experts' products.
+Both build the rank-64 expert of each linear layer of `layers` blocks, six a block, after `earlier` tasks, layer by layer in
+turn. Prints the ratio of times and the largest relative difference of the experts' products.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.architectures import MODELS
-from benchmarks.command import make_parser, report, write_report
+from benchmarks.command import make_parser, write_report
 from mingle_edge.experts.low_rank import effective_rank
 from mingle_edge.experts.task_vectors import Factors, build_expert
 
@@ -46,10 +46,7 @@ def random_task_vector(shape: tuple[int, int], generator: torch.Generator) -> Te
 
 def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--layers", type=int, default=12, help="blocks, six linear layers each")
-    parser.add_argument("--earlier", type=int, default=3, help="tasks merged before")
-    arguments = parser.parse_args(options)
+    arguments = make_parser(__doc__, layers=12, earlier=3).parse_args(options)
     generator = torch.Generator().manual_seed(0)
     ours: list[float] = []
     theirs: list[float] = []
@@ -77,8 +74,7 @@ def main(options: Sequence[str] | None = None) -> None:
         "largest_relative_difference": difference,
         "relative_difference_of_full_svd_in_float32": in_float32,
     }
-    print(report(figures))
-    write_report(arguments.json, figures)
+    write_report(arguments.json, figures, show=True)
 
 
 if __name__ == "__main__":

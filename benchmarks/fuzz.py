@@ -1,6 +1,6 @@
 """Mutation fuzz: what becomes of inputs that an attacker or a failing disk has changed?
 
-    python -m benchmarks.fuzz [--cases 100000] [--seed 0] [--target NAME ...] [--jobs 2]
+    python -m benchmarks.fuzz [--cases 100000] [--seed 0] [--target NAME ...] [--jobs 2] [--json FINDINGS]
     python -m benchmarks.fuzz --only 1234 --target "bundle files" [--seed 0]
 
 Bundles (each file, with and without a corrected hash), merged models, exports of them, task files, parquet, checkpoints and
@@ -13,7 +13,6 @@ where anything is wrong. Needs Linux.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -26,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import make_parser, write_report
 from mingle_edge_runtime.ort.machine import machine_record
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -43,13 +43,8 @@ SHOWN = 5  # findings of a target that are printed
 
 def main() -> None:
     """Write the inputs, run the cases, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = make_parser(__doc__, cases=100_000, seed=0, only=int, jobs=os.cpu_count() or 1)
     parser.add_argument("--target", action="append", help="all when none is named")
-    parser.add_argument("--only", type=int, help="the number of one case")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--findings", type=Path, help="a file for all findings, one JSON object a line")
     arguments = parser.parse_args()
     names = arguments.target or list(TARGETS)
     if unknown := [name for name in names if name not in TARGETS]:
@@ -62,16 +57,14 @@ def main() -> None:
             return
         shares = {name: TARGETS[name].share for name in names}
         counts = {name: round(arguments.cases * share / sum(shares.values())) for name, share in shares.items()}
-        found = run_all(counts, corpus, arguments.seed, arguments.jobs)
-    machine = machine_record()
-    print_table(found)
+        outcomes = run_all(counts, corpus, arguments.seed, arguments.jobs)
+    print_table(outcomes)
     seconds = time.perf_counter() - started
-    print(f"{sum(counts.values())} cases, seed {arguments.seed}, in {seconds:.0f} s on {json.dumps(machine)}")
+    print(f"{sum(counts.values())} cases, seed {arguments.seed}, in {seconds:.0f} s on {json.dumps(machine_record())}")
     findings = [
-        {"onnxruntime": version, **finding} for (_, version), outcome in found.items() for finding in outcome["findings"]
+        {"onnxruntime": version, **finding} for (_, version), outcome in outcomes.items() for finding in outcome["findings"]
     ]
-    if arguments.findings:
-        arguments.findings.write_text("".join(json.dumps(finding) + "\n" for finding in findings))
+    write_report(arguments.json, {"findings": findings})
     sys.exit(1 if findings else 0)
 
 

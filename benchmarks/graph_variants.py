@@ -1,14 +1,19 @@
 """What a graph costs: scopes, precisions, and other ways to write the same, timed against the dense tower in fp32.
 
-    python -m benchmarks.graph_variants [--model ViT-B-32] [--threads 1] [--batch 1] [--runs 30] [--only NAME ...] [--json FILE]
+    python -m benchmarks.graph_variants [--model ViT-B-32] [--threads 1] [--batch 1] [--runs 30] [--only NAME ...] [--guard]
 
 All graphs are of one random backbone with 8 tasks of rank 64. Runs are interleaved; a ratio is the median of the ratios of
 neighboring runs to the exported dense tower, in brackets the quartiles. With one thread the clock is that thread's, so other
 load disturbs it less. `--list` prints the names of all variants; those of PyTorch need as many threads as are asked for.
+
+With `--guard`: have the graphs become slower? Exit code 1 where the lower quartile of a ratio is above its bound: noise makes
+single runs slower, and rarely a quarter of them faster. Bounds are of ViT-B/32, a tenth above what docs/performance.md states,
+in int8 for the kind of processor this is.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,9 +25,9 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime
 
-from benchmarks.architectures import MODELS
+from benchmarks.architectures import MODELS, normal, random_backbone
 from benchmarks.command import make_parser, write_report
-from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
+from benchmarks.interleaved import compare_in_turn, shown
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge_export.bundle.adapters import write_adapter
 from mingle_edge_export.graph.builder import MICROSOFT, WeightFile
@@ -32,6 +37,7 @@ from mingle_edge_export.tower.routed_experts import BLOCK_SCALES, LayerGates, Ro
 from mingle_edge_export.tower.vision_tower import PIXELS, Backbone, Tokens, Tower, pixel_graph
 from mingle_edge_runtime.bundle.index import Precision
 from mingle_edge_runtime.experts.adapter import adapter_values
+from mingle_edge_runtime.ort.machine import machine_record
 from mingle_edge_runtime.ort.session import optional_inputs
 
 TASKS, RANK = 8, 64
@@ -45,6 +51,19 @@ PAIRS: tuple[tuple[Precision, Precision], ...] = (
     ("int8", "fp32"),
     ("int4", "int4"),
 )
+BOUNDS = {
+    "image fp32, no expert": 1.10,
+    "image fp32, named": 1.27,
+    "image fp32, named, q k v fc1": 1.19,
+    "image fp32, experts fp16, named": 1.25,
+    "image fp32, experts int8, named": 1.17,
+    "image int8, named": 0.45,
+    "layer fp32, top 1": 1.34,
+    "layer fp32, experts int8, top 1": 1.23,
+    "layer int8, top 1": 0.48,
+    "dense int8": 0.38,
+}
+WITHOUT_VNNI = {"image int8, named": 0.75, "layer int8, top 1": 0.78, "dense int8": 0.58}
 Run = Callable[[], Any]
 
 
@@ -95,40 +114,31 @@ class ReduceMeanGates(RoutedExperts):
 
 def main(options: Sequence[str] | None = None) -> None:
     """Write the graphs, time them, print a table."""
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, threads=1, batch=1, runs=30)
     parser.add_argument("--model", default="ViT-B-32", choices=list(MODELS))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--only", nargs="+", help="names of variants, beside the dense tower")
     parser.add_argument("--list", action="store_true", help="print the names of variants and stop")
+    parser.add_argument("--guard", action="store_true", help="time the variants that have a bound")
     arguments = parser.parse_args(options)
+    has_vnni = any("VNNI" in name for name in machine_record()["instruction_sets"] or ())
+    bounds = (BOUNDS if has_vnni else BOUNDS | WITHOUT_VNNI) if arguments.guard else {}
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name), MODELS[arguments.model], arguments.batch, arguments.threads)
         variants = bench.variants()
         if arguments.list:
             print("\n".join(variants))
             return
-        chosen = list(variants) if arguments.only is None else ["dense fp32", *arguments.only]
+        chosen = ["dense fp32", *(bounds or arguments.only or [name for name in variants if name != "dense fp32"])]
+        clock = time.thread_time if arguments.threads == 1 else time.perf_counter
         runs = {variant: variants[variant]() for variant in chosen}
-        figures = measure(runs, arguments.runs, time.thread_time if arguments.threads == 1 else time.perf_counter)
+        figures = compare_in_turn(runs, arguments.runs, pause=PAUSE, clock=clock)
     for variant, figure in figures.items():
-        low, high = figure["quartiles"]
-        ratio = f"{figure['ratio_to_dense']:.3f} x  ({low:.3f} to {high:.3f})"
-        print(f"{variant:<44} {figure['median_ms']:8.1f} ms  {ratio}")
+        bound = f"  at most {bounds[variant]}" if variant in bounds else ""
+        print(f"{variant:<44} {figure['median_ms']:8.1f} ms  {shown(figure)}{bound}")
     asked = {key: value for key, value in vars(arguments).items() if key not in ("json", "list")}
     write_report(arguments.json, {"asked": asked, "variants": figures})
-
-
-def measure(runs: dict[str, Run], count: int, clock: Callable[[], float]) -> dict[str, dict[str, Any]]:
-    """Time the runs in turn; returns median milliseconds, and median and quartiles of the ratios to the first."""
-    seconds = time_in_turn(runs, count, pause=PAUSE, clock=clock)
-    dense = next(iter(seconds.values()))
-    figures = {}
-    for name, times in seconds.items():
-        low, middle, high = quartiles_of_ratios(times, dense)
-        figures[name] = {"median_ms": 1000 * float(np.median(times)), "ratio_to_dense": middle, "quartiles": [low, high]}
-    return figures
+    if slower := [variant for variant, bound in bounds.items() if figures[variant]["quartiles"][0] > bound]:
+        sys.exit(f"slower: {', '.join(slower)}")
 
 
 @dataclass(frozen=True)
@@ -200,7 +210,7 @@ class Bench:
         """Return a graph like the exporter's with another tower."""
         folder = self._write("fp32", "fp32")
         with (folder / f"{name}.bin").open("wb") as file:
-            backbone = Backbone(self.architecture, self._backbone(), WeightFile(file, f"{name}.bin"))
+            backbone = Backbone(self.architecture, random_backbone(self.architecture), WeightFile(file, f"{name}.bin"))
             tower(pixel_graph(name, self.architecture), backbone, *more).write(folder / f"{name}.onnx")
         return self._session(folder / f"{name}.onnx")
 
@@ -233,14 +243,14 @@ class Bench:
         if folder.exists():
             return folder
         folder.mkdir()
-        a, backbone = self.architecture, self._backbone()
+        a, backbone = self.architecture, random_backbone(self.architecture)
         random = np.random.default_rng(1)
         carrying = [layer for layer in a.linear_layers() if kinds is None or layer.rsplit(".", 1)[-1] in kinds]
         layout, scales = self._layout(expert_precision), []
         with (folder / "experts.bin").open("wb") as file:
             for _ in range(TASKS):
-                expert = {f"{layer}.A": _normal(random, RANK, a.linear_shape(layer)[1]) for layer in a.linear_layers()}
-                expert |= {f"{layer}.B": _normal(random, a.linear_shape(layer)[0], RANK) for layer in a.linear_layers()}
+                expert = {f"{layer}.A": normal(random, RANK, a.linear_shape(layer)[1]) for layer in a.linear_layers()}
+                expert |= {f"{layer}.B": normal(random, a.linear_shape(layer)[0], RANK) for layer in a.linear_layers()}
                 scales.append(write_expert(file, layout, expert))
         blocks = [task.blocks for task in scales if task.blocks is not None]
         if blocks:
@@ -259,13 +269,6 @@ class Bench:
                 RoutedExperts(pixel_graph("tower", a), stored, *routing).write(folder / "bank.onnx")
         return folder
 
-    def _backbone(self) -> dict[str, np.ndarray]:
-        random = np.random.default_rng(0)
-        return {
-            name: _normal(random, *shape) + np.float32(len(shape) == 1 and name.endswith("weight"))
-            for name, shape in self.architecture.parameter_shapes().items()
-        }
-
     def _layout(self, precision: Precision) -> PageLayout:
         return PageLayout.of(self.architecture, dict.fromkeys(self.architecture.block_linears(), RANK), precision)
 
@@ -273,17 +276,13 @@ class Bench:
         ones = np.ones(TASKS, np.float32)
         return {
             layer: LayerGates(
-                _normal(random, self.architecture.linear_shape(layer)[1], TASKS),
-                _normal(random, TASKS),
+                normal(random, self.architecture.linear_shape(layer)[1], TASKS),
+                normal(random, TASKS),
                 ones,
                 (rows or {}).get(layer),
             )
             for layer in self.architecture.block_linears()
         }
-
-
-def _normal(random: np.random.Generator, *shape: int) -> np.ndarray:
-    return random.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
 
 
 if __name__ == "__main__":

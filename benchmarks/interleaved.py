@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-Seconds = NDArray[np.float64]
+Seconds: TypeAlias = NDArray[np.float64]
+
+
+class Compared(TypedDict):
+    """Median milliseconds, and median and quartiles of the ratios to neighboring runs of something else."""
+
+    median_ms: float
+    ratio: float
+    quartiles: tuple[float, float]
 
 
 def time_in_turn(
@@ -42,7 +51,20 @@ def time_in_turn(
     return seconds
 
 
-def quartiles_of_ratios(times: Seconds, base: Seconds) -> tuple[float, float, float]:
-    """Return lower quartile, median and upper quartile of the ratios of neighboring runs."""
-    low, middle, high = np.percentile(times / base, (25, 50, 75)).tolist()
-    return low, middle, high
+def compare_in_turn(ways: Mapping[str, Callable[[], object]], rounds: int, **timing: Any) -> dict[str, Compared]:
+    """Time ways as `time_in_turn` does, and return figures of each against the first."""
+    seconds = time_in_turn(ways, rounds, **timing)
+    first = next(iter(seconds.values()))
+    return {name: compare(times, first) for name, times in seconds.items()}
+
+
+def compare(times: Seconds, base: Seconds) -> Compared:
+    """Return figures of runs whose neighbors were those of `base`."""
+    low, ratio, high = np.percentile(times / base, (25, 50, 75)).tolist()
+    return {"median_ms": 1e3 * float(np.median(times)), "ratio": ratio, "quartiles": (low, high)}
+
+
+def shown(compared: Compared) -> str:
+    """Write a ratio with its quartiles."""
+    low, high = compared["quartiles"]
+    return f"{compared['ratio']:.3f} x  ({low:.3f} to {high:.3f})"

@@ -26,8 +26,8 @@ from onnx.external_data_helper import load_external_data_for_tensor
 
 from benchmarks import apart
 from benchmarks.command import make_parser, write_report
-from benchmarks.interleaved import Seconds, quartiles_of_ratios, time_in_turn
-from benchmarks.opening import open_and_run
+from benchmarks.interleaved import Seconds, compare, time_in_turn
+from benchmarks.memory_account import account
 from mingle_edge_export.bundle.image_scope import ROUTER_WEIGHTS
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.check.golden import read_golden
@@ -39,11 +39,7 @@ NEVER = -1e4  # score of a task that is not to win
 
 def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--tasks", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int)
+    parser = make_parser(__doc__, "bundle", tasks=200, rounds=15, threads=int)
     parser.add_argument("-o", "--output", type=Path, help="keep the two bundles here")
     arguments = parser.parse_args(options)
     with tempfile.TemporaryDirectory(dir=arguments.bundle.resolve().parent) as temporary:
@@ -106,15 +102,16 @@ def widen(path: Path, before: int, count: int) -> None:
 
 def in_processes(bundles: dict[str, Path], rounds: int, threads: int | None) -> dict[str, dict[str, float]]:
     """Time to open and memory, in fresh processes."""
-    found: dict[str, dict[str, list[float]]] = {}
+    values: dict[str, dict[str, list[float]]] = {}
     for i in range(rounds):
         for kind, path in bundles.items() if i % 2 else reversed(bundles.items()):
-            for named in (True, False):
-                measured = apart.call(open_and_run, str(path.resolve()), threads, named)
-                steady = f"steady_bytes, {'named' if named else 'routed'}"
-                for row in ("open_s", "opened_bytes", steady):
-                    found.setdefault(row, {"few": [], "many": []})[kind].append(measured[row.split(",")[0]])
-    return {name: ratio(np.array(values["few"]), np.array(values["many"])) for name, values in found.items()}
+            for asked in ("named", "routed"):
+                steps = apart.call(account, str(path.resolve()), asked, threads, None, str(bundles["few"].resolve()))
+                opened, steady = (steps["account"][step]["resident"] for step in ("opened", "steady"))
+                rows = {"open_s": steps["seconds"]["open"], "opened_bytes": opened, f"steady_bytes, {asked}": steady}
+                for row, value in rows.items():
+                    values.setdefault(row, {"few": [], "many": []})[kind].append(value)
+    return {name: ratio(np.array(by_kind["few"]), np.array(by_kind["many"])) for name, by_kind in values.items()}
 
 
 def latencies(bundles: dict[str, Path], rounds: int, threads: int | None) -> dict[str, dict[str, float]]:
@@ -135,7 +132,7 @@ def latencies(bundles: dict[str, Path], rounds: int, threads: int | None) -> dic
 def ratio(few: Seconds, many: Seconds) -> dict[str, float]:
     """Return medians, and the median of the ratios of neighbors."""
     medians = {"few": float(np.median(few)), "many": float(np.median(many))}
-    return medians | {"ratio": quartiles_of_ratios(many, few)[1]}
+    return medians | {"ratio": compare(many, few)["ratio"]}
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ or the one given; `low` opens with low_memory, `dense low` is the tower without 
 expert's bytes + 8 MB. "experts" are bytes of expert files in the process's memory; Linux maps all of a folio where a page of
 it is touched. Images are the bundle's golden ones.
 
-The latency price of low_memory is measured apart, interleaved in one process: the ratio of medians, and the quartiles of the
-ratios of neighboring runs.
+The latency price of low_memory is measured apart, interleaved in one process: the median and the quartiles of the ratios
+of neighboring runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from benchmarks import apart
 from benchmarks.command import make_parser, write_report
-from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
+from benchmarks.interleaved import Compared, compare_in_turn, shown
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.check.golden import read_golden
@@ -45,13 +45,7 @@ RUNS = 12  # until steady, and at least once for each task
 
 def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--budget", type=int, help="bytes  [default: the least possible]")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--runs", type=int, default=40, help="timed runs for the price of low_memory")
-    arguments = parser.parse_args(options)
+    arguments = make_parser(__doc__, "bundle", threads=int, budget=int, repeats=3, runs=40).parse_args(options)
     index = Bundle.open(arguments.bundle).index
     expert = max(task.expert_bytes for task in index.tasks)
     budgets = {"budget": arguments.budget or index.top_k * expert}
@@ -79,16 +73,16 @@ def main(options: Sequence[str] | None = None) -> None:
             f"{seconds['open']:9.2f}{seconds['first_run']:9.3f}{seconds['steady'] * 1e3:8.1f}"
         )
     price = low_memory_price(arguments.bundle, arguments.threads, arguments.runs)
-    low, high = price["quartiles"]
-    print(f"latency of low_memory: {price['ratio']:.2f} x ({low:.2f} to {high:.2f}) of {price['usual_s'] * 1e3:.1f} ms")
+    print(f"latency of low_memory: {shown(price)}, {price['median_ms']:.1f} ms")
     figures = {"expert_bytes": expert, "target_over_dense": target, "kinds": middle, "low_memory_price": price, "all": found}
     write_report(arguments.json, figures)
 
 
-def account(path: str, kind: str, threads: int | None, budget: int | None) -> dict[str, Any]:
-    """Open a bundle and run it until nothing more is loaded.
+def account(path: str, kind: str, threads: int | None, budget: int | None = None, images: str | None = None) -> dict[str, Any]:
+    """Open a bundle and run it until nothing more is loaded, on its own golden images or those of another bundle.
 
-    Returns bytes in memory after each step, seconds, bytes of each mapped file in memory, and those of experts among them.
+    Returns bytes in memory after each step, seconds, bytes of experts that opening has read, bytes of each mapped file in
+    memory, and those of experts among them.
     """
     steps = {"imported": asdict(process_memory())}
     started = time.perf_counter()
@@ -98,14 +92,14 @@ def account(path: str, kind: str, threads: int | None, budget: int | None) -> di
     if kind.startswith("dense"):
         bundle = Bundle.open(path)
         session = Session(bundle.graph(bundle.index.dense), [CPU], threads, prepack=not low)
-        tasks, run = [None], lambda pixels, task: session.run({"pixel_values": pixels})
+        tasks, run, read = [None], lambda pixels, task: session.run({"pixel_values": pixels}), 0
     else:
         model = EdgeModel.open(path, expert_budget=budget, threads=threads, low_memory=low)
-        bundle, run = model.bundle, model.scope.embed
+        bundle, run, read = model.bundle, model.scope.embed, model.stats().bytes_loaded
         tasks = {"named": model.tasks[:1], "routed": [None]}.get(kind.split()[0], model.tasks)
     opened = time.perf_counter() - started
     steps["opened"] = asdict(process_memory())
-    pixels = preprocess(read_golden(bundle)["images"], bundle.index.preprocess)
+    pixels = preprocess(read_golden(Bundle.open(images or path))["images"], bundle.index.preprocess)
     seconds = []
     for i, task in enumerate(islice(cycle(tasks), max(RUNS, 2 * len(tasks)))):
         started = time.perf_counter()
@@ -119,21 +113,19 @@ def account(path: str, kind: str, threads: int | None, budget: int | None) -> di
     return {
         "account": steps,
         "seconds": {"open": opened, "first_run": seconds[0], "steady": float(np.median(seconds[len(seconds) // 2 :]))},
+        "read_by_open": read,
         "mapped": mapped,
         "experts": sum(mapped.get(name, 0) for name in experts if name),
     }
 
 
-def low_memory_price(bundle: Path, threads: int | None, runs: int) -> dict[str, Any]:
-    """Time runs with a named task, opened in both ways, in turn."""
+def low_memory_price(bundle: Path, threads: int | None, runs: int) -> Compared:
+    """Time runs with a named task, opened in both ways, in turn; return those with low memory against the usual."""
     models = [EdgeModel.open(bundle, threads=threads, low_memory=low) for low in (False, True)]
     task = models[0].tasks[0]
     pixels = preprocess(read_golden(models[0].bundle)["images"], models[0].bundle.index.preprocess)[:1]
     ways = {name: partial(model.scope.embed, pixels, task) for name, model in zip(("usual", "low"), models, strict=True)}
-    seconds = time_in_turn(ways, runs, warm_up=WARM_UP, pause=0.005)
-    usual, low = (float(np.median(times)) for times in seconds.values())
-    quartiles = quartiles_of_ratios(seconds["low"], seconds["usual"])[::2]
-    return {"usual_s": usual, "low_memory_s": low, "ratio": low / usual, "quartiles": quartiles}
+    return compare_in_turn(ways, runs, warm_up=WARM_UP, pause=0.005)["low"]
 
 
 def resident(result: dict[str, Any]) -> int:

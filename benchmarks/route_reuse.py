@@ -1,7 +1,7 @@
 """What reusing a route on a stream saves, and how often it is wrong.
 
     mingle-edge demo -o DEMO
-    python -m benchmarks.route_reuse DEMO/image-bundle [--frames 1000] [--streams 4] [--latency BUNDLE]
+    python -m benchmarks.route_reuse DEMO/image-bundle [--frames 1000] [--streams 4] [--latency BUNDLE] [--timed 200]
 
 Streams are shots of the demonstration's pictures under a moving camera: pan, zoom, brightness, sensor noise, cuts to another
 task every 20 to 80 frames, a quarter of them dissolves. Every frame is also routed by itself, so that the error rate is
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.command import make_parser, report, write_report
+from benchmarks.command import make_parser, write_report
 from benchmarks.interleaved import time_in_turn
 from mingle_edge.demo.canvas import photograph
 from mingle_edge.demo.digits import draw_handwritten, handwritten_digits
@@ -45,13 +45,7 @@ DISSOLVE = 10  # frames
 
 def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--frames", type=int, default=1000, help="of each stream")
-    parser.add_argument("--streams", type=int, default=4, help="for tuning, and as many to report")
-    parser.add_argument("--latency", type=Path, metavar="BUNDLE")
-    parser.add_argument("--timed", type=int, default=200, help="frames to time")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = make_parser(__doc__, "bundle", frames=1000, streams=4, latency=Path, timed=200, threads=1)
     arguments = parser.parse_args(options)
     figures: dict[str, Any] = {}
     if arguments.latency:
@@ -62,8 +56,7 @@ def main(options: Sequence[str] | None = None) -> None:
             figures[purpose] = error_rates(model, purpose, seeds, arguments.frames)
     allowed = [row["threshold"] for row in figures["tuning"] if row["error"] <= ALLOWED]
     figures["chosen"], figures["default"] = max(allowed, default=0), THRESHOLD
-    print(report(figures))
-    write_report(arguments.json, figures)
+    write_report(arguments.json, figures, show=True)
 
 
 def replay(pixels: Pixels, routes: list[Route], threshold: float) -> tuple[list[tuple[str, ...]], StreamStats]:

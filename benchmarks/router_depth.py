@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
-from benchmarks.architectures import MODELS
+from benchmarks.architectures import MODELS, random_backbone
 from benchmarks.command import make_parser, write_report
-from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
+from benchmarks.interleaved import compare_in_turn
 from mingle_edge.checkpoints import open_checkpoint, read_architecture
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.clip.vision_tower import Parameters, router_features
@@ -48,7 +47,7 @@ from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
 from mingle_edge_export.graph.builder import WeightFile
 from mingle_edge_export.tower.router import write_router
 from mingle_edge_export.tower.vision_tower import PIXELS, Backbone, Tower, pixel_graph
-from mingle_edge_runtime.ort.session import CPU
+from mingle_edge_runtime.ort.session import CPU, Session
 
 COSTED = MODELS["ViT-B-32"]
 COSTED_TASKS = 8
@@ -56,9 +55,8 @@ COSTED_TASKS = 8
 
 def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, runs=40)
     parser.add_argument("--suites", type=int, nargs="*", default=[12, 13, 14])
-    parser.add_argument("--runs", type=int, default=40, help="timed runs of each graph")
     arguments = parser.parse_args(options)
     torch.set_num_threads(1)
     figures: dict[str, Any] = {"suites": {}}
@@ -93,7 +91,7 @@ def route_suite(suite: int) -> dict[str, Any]:
                 router_statistics(
                     task.name,
                     ImageSet(list_images(folder / task.name)),
-                    PretrainedModel(backbone, architecture, 100.0, torch.device("cpu")),
+                    PretrainedModel(backbone, architecture, torch.device("cpu")),
                     Settings(),
                 )
             )
@@ -136,18 +134,12 @@ def test_error(statistics: list[RouterStatistics], tests: list[np.ndarray]) -> f
 
 def cost_by_depth(runs: int) -> list[float]:
     """Time the router of each depth; returns its median ratio to the dense tower."""
-    random = np.random.default_rng(0)
-    backbone = {
-        name: random.standard_normal(shape, dtype=np.float32) * np.float32(0.02) + np.float32(name.endswith("ln_1.weight"))
-        for name, shape in COSTED.parameter_shapes().items()
-    }
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    random = np.random.default_rng(1)
     feeds = {PIXELS: random.standard_normal((1, 3, COSTED.image_size, COSTED.image_size), dtype=np.float32)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (folder / "backbone.bin").open("wb") as file:
-            stored = Backbone(COSTED, backbone, WeightFile(file, "backbone.bin"))
+            stored = Backbone(COSTED, random_backbone(COSTED), WeightFile(file, "backbone.bin"))
             Tower(pixel_graph("dense", COSTED), stored).write(folder / "dense.onnx")
             for depth in range(deepest("auto", COSTED.layers) + 1):
                 size = MOMENTS * COSTED.width * (depth + 1)
@@ -156,11 +148,9 @@ def cost_by_depth(runs: int) -> list[float]:
                 with (folder / f"router{depth}.bin").open("wb") as own:
                     write_router(folder / f"router{depth}.onnx", stored, depth, router, WeightFile(own, f"router{depth}.bin"))
         paths = [folder / "dense.onnx", *sorted(folder.glob("router*.onnx"))]
-        sessions = {path.stem: onnxruntime.InferenceSession(path, options, providers=[CPU]) for path in paths}
-    ways = {name: partial(session.run, None, feeds) for name, session in sessions.items()}
-    seconds = time_in_turn(ways, runs, clock=time.thread_time)
-    dense = seconds.pop("dense")
-    return [quartiles_of_ratios(times, dense)[1] for times in seconds.values()]
+        ways = {path.stem: partial(Session(path, [CPU], 1).run, feeds) for path in paths}
+    _, *routers = compare_in_turn(ways, runs, clock=time.thread_time).values()
+    return [compared["ratio"] for compared in routers]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Many answers from racing threads, each compared bit for bit with one thread's: is anything wrong, or left behind?
 
-    python -m benchmarks.soak [--answers 200000] [--threads 4] [--seed 0]
+    python -m benchmarks.soak [--answers 200000] [--threads 4] [--seed 0] [--json FILE]
 
 Writes tiny bundles of both scopes, in fp32 and int8, with one expert a route and two, and asks them from several threads
 that evict, pin, prefetch, change budgets, submit, stream, close and reopen. Exit code 1 where an answer differs, a call fails,
@@ -9,18 +9,16 @@ or memory or descriptors grow by more than the bounds below. Needs Linux, for /p
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import gc
-import json
 import multiprocessing
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.command import make_parser, write_report
 from mingle_edge_runtime.bundle.index import Precision
-from mingle_edge_runtime.ort.machine import machine_record
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hostile"))
@@ -37,11 +35,7 @@ DESCRIPTORS = 1e-5  # an answer: 2 in 200,000
 
 def main() -> None:
     """Write, ask, compare, tell."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--answers", type=int, default=200_000)
-    parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = make_parser(__doc__, answers=200_000, threads=4, seed=0).parse_args()
     with tempfile.TemporaryDirectory() as name:
         writer = multiprocessing.get_context("spawn").Process(target=write_bundles, args=(Path(name),))
         writer.start()  # a process of its own, so that what is measured is the runtime's memory alone
@@ -52,23 +46,18 @@ def main() -> None:
     growth = {what: soak.growth(what) for what in ("anonymous", "resident", "descriptors")}
     bounds = {"anonymous": BYTES, "resident": BYTES, "descriptors": DESCRIPTORS}
     beyond = [what for what, bound in bounds.items() if growth[what] > bound]
-    print(
-        json.dumps(
-            {
-                "answers": soak.answers,
-                "threads": arguments.threads,
-                "faults": soak.faults,
-                "counts": dict(sorted(soak.counts.items())),
-                "growth_per_answer": growth,
-                "bounds_per_answer": bounds,
-                "beyond": beyond,
-                "samples": [vars(sample) for sample in soak.samples[:: max(1, len(soak.samples) // 10)]],
-                "seconds": time.perf_counter() - started,
-                "machine": machine_record(),
-            },
-            indent=1,
-        )
-    )
+    figures = {
+        "answers": soak.answers,
+        "threads": arguments.threads,
+        "faults": soak.faults,
+        "counts": dict(sorted(soak.counts.items())),
+        "growth_per_answer": growth,
+        "bounds_per_answer": bounds,
+        "beyond": beyond,
+        "samples": [vars(sample) for sample in soak.samples[:: max(1, len(soak.samples) // 10)]],
+        "seconds": time.perf_counter() - started,
+    }
+    write_report(arguments.json, figures, show=True)
     sys.exit(1 if soak.faults or beyond else 0)
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.command import make_parser, report, write_report
-from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
+from benchmarks.command import make_parser, write_report
+from benchmarks.interleaved import compare_in_turn
 from mingle_edge_runtime import EdgeModel, Prediction
 from mingle_edge_runtime.images.preprocess import preprocess
 
@@ -28,12 +28,7 @@ IN_FLIGHT = 3  # frames submitted before the first result is waited for, as a li
 
 def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--frames", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--size", default="1280x720")
-    parser.add_argument("--threads", type=int)
+    parser = make_parser(__doc__, "bundle", frames=60, rounds=5, size="1280x720", threads=int)
     arguments = parser.parse_args(options)
     with tempfile.TemporaryDirectory() as folder, EdgeModel.open(arguments.bundle, threads=arguments.threads) as model:
         frames = write_frames(Path(folder), arguments.frames, *map(int, arguments.size.split("x")))
@@ -42,20 +37,19 @@ def main(options: Sequence[str] | None = None) -> None:
             "submit": lambda: list(in_background(model, frames)),
         }
         assert ways["classify"]() == ways["submit"]()
-        seconds = time_in_turn(ways, arguments.rounds, warm_up=0)
+        compared = compare_in_turn(ways, arguments.rounds, warm_up=0)
         started = time.perf_counter()
         preprocess(frames, model.bundle.index.preprocess)
         preparing = (time.perf_counter() - started) / len(frames)
-    rates = {name: len(frames) / float(np.median(found)) for name, found in seconds.items()}
+    rates = {name: 1e3 * len(frames) / figure["median_ms"] for name, figure in compared.items()}
     figures = {
         "threads": arguments.threads,
         "frames_per_second": rates,
         "submit_over_classify": rates["submit"] / rates["classify"],
-        "quartiles": quartiles_of_ratios(seconds["classify"], seconds["submit"])[::2],
+        "time_of_submit": compared["submit"],
         "preprocess_milliseconds": 1e3 * preparing,
     }
-    print(report(figures))
-    write_report(arguments.json, figures)
+    write_report(arguments.json, figures, show=True)
 
 
 def in_turn(model: EdgeModel, frames: list[Path]) -> list[Prediction]:

@@ -32,6 +32,7 @@ from benchmarks.architectures import MODELS
 from benchmarks.command import make_parser, write_report
 from benchmarks.full_size import write_inputs, write_task_file
 from mingle_edge.checkpoints import open_checkpoint
+from mingle_edge.clip.head import Head
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.comparison.registry import SPECS
 from mingle_edge.data.image_set import ImageSet
@@ -78,11 +79,8 @@ def memory(field: str) -> int | None:
 
 def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, tasks=20, kinds="image,layer,weight-averaging,opcm", threads=int)
     parser.add_argument("--model", default="tiny", choices=list(MODELS))
-    parser.add_argument("--tasks", type=int, default=20)
-    parser.add_argument("--kinds", default="image,layer,weight-averaging,opcm", help=f"of {', '.join((*SCOPES, *STATIC))}")
-    parser.add_argument("--threads", type=int)
     parser.add_argument("-o", "--output", type=Path, help="keep inputs and figures here")
     arguments = parser.parse_args(options)
     kinds = arguments.kinds.split(",")
@@ -140,14 +138,14 @@ def add_tasks(name: str, inputs: str, model: str, tasks: int, threads: int | Non
         torch.set_num_threads(threads)
     architecture = MODELS[model]
     backbone = dict(open_checkpoint("backbone", base=Path(inputs), architecture=architecture).tensors())
-    workbench = Workbench(backbone, architecture, 100.0, torch.device("cpu"), seed=0)
+    workbench = Workbench(backbone, architecture, torch.device("cpu"), seed=0)
     spec, meter = STATIC[name], Meter()
     method = spec.build(workbench, spec.published(tasks))
     for t in range(tasks):
         meter.start()
         tower = dict(open_checkpoint(f"task{t}", base=Path(inputs), architecture=architecture).tensors())
         tower.setdefault("projection.weight", backbone["projection.weight"])
-        head = torch.zeros(2, architecture.output_dim)  # of no concern to a static method
+        head = Head(torch.zeros(2, architecture.output_dim), None, 100.0)  # of no concern to a static method
         method.add(FinetunedTask(f"task{t}", tower, head, ImageSet([])))
         meter.stop()
     return meter.figures

@@ -24,18 +24,19 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from benchmarks.command import make_parser, write_report
-from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
+from benchmarks.interleaved import Compared, compare_in_turn, shown
 from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export import ExportOptions, export_bundle
+from mingle_edge_export.graph.builder import Graph
 from mingle_edge_runtime import Bundle
+from mingle_edge_runtime.bundle.head import read_heads
 from mingle_edge_runtime.images.preprocess import decode, pictures, stack, to_pixel_values
 from mingle_edge_runtime.ort.machine import machine_record
 from mingle_edge_runtime.ort.session import CPU, Session
-from mingle_edge_runtime.scopes.prediction import read_heads
 
 SHAPES = ((50, 768, 768), (50, 768, 3072), (50, 3072, 768), (1, 768, 3072))  # rows, d_in, d_out
 
@@ -59,16 +60,13 @@ STORAGES = {
 
 def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--demo", type=Path, help="folder that `mingle-edge demo` wrote")
-    parser.add_argument("--runs", type=int, default=300, help="timed runs of each product")
-    arguments = parser.parse_args(options)
+    arguments = make_parser(__doc__, demo=Path, runs=300).parse_args(options)
     figures: dict[str, Any] = {"products": {}, "accuracy": {}}
     print(machine_record()["cpu"])
     for shape in SHAPES:
         found = figures["products"][" x ".join(map(str, shape))] = time_products(shape, arguments.runs)
-        for name, (wrong, low, ratio, high) in found.items():
-            print(f"{shape!s:<16} {name:<17} {ratio:.3f} x fp32  ({low:.3f} to {high:.3f}), wrong entries {wrong:.1%}")
+        for name, (wrong, compared) in found.items():
+            print(f"{shape!s:<16} {name:<17} fp32's time {shown(compared)}, wrong entries {wrong:.1%}")
     if arguments.demo:
         for task, by_storage in measure_accuracy(arguments.demo):
             figures["accuracy"][task] = by_storage
@@ -77,8 +75,8 @@ def main(options: Sequence[str] | None = None) -> None:
     write_report(arguments.json, figures)
 
 
-def time_products(shape: tuple[int, int, int], runs: int) -> dict[str, tuple[float, float, float, float]]:
-    """Return by name the share of wrong entries, then lower quartile, median and upper quartile of the times over fp32."""
+def time_products(shape: tuple[int, int, int], runs: int) -> dict[str, tuple[float, Compared]]:
+    """Return by name the share of wrong entries, and times over fp32."""
     rows, d_in, d_out = shape
     random = np.random.default_rng(0)
     x = random.standard_normal((rows, d_in)).astype(np.float32)
@@ -88,11 +86,11 @@ def time_products(shape: tuple[int, int, int], runs: int) -> dict[str, tuple[flo
     for name, storage in STORAGES.items():
         signed = random.integers(-storage.largest, storage.largest + 1, (d_in, d_out))
         sessions[name] = _integer_layer(signed, storage)
-        product = _product(signed, storage).run(None, {"codes": codes})[0]
+        product = _integer_product(signed, storage).run(None, {"codes": codes})[0]
         wrong[name] = float(np.mean(product != codes.astype(np.int64) @ signed))
     ways = {name: partial(session.run, None, {"x": x}) for name, session in sessions.items()}
-    seconds = time_in_turn(ways, runs, clock=time.thread_time)
-    return {name: (wrong[name], *quartiles_of_ratios(seconds[name], seconds["fp32"])) for name in STORAGES}
+    compared = compare_in_turn(ways, runs, clock=time.thread_time)
+    return {name: (wrong[name], compared[name]) for name in STORAGES}
 
 
 def measure_accuracy(demo: Path) -> Any:
@@ -102,7 +100,7 @@ def measure_accuracy(demo: Path) -> Any:
         for task in tasks:
             folder = export_bundle(demo / "image", Path(name) / task, ExportOptions(fold=task)).path
             pixels, truth = _test_images(demo, folder, task)
-            head = read_heads(Bundle.open(folder))[task]
+            head = read_heads(Bundle.open(folder))[task].weight
             exact = _embed(folder / "tower.onnx", pixels)
             labels = (exact @ head.T).argmax(1)
             found = {"fp32": (100 * float(np.mean(labels == truth)), 1.0, 1.0)}
@@ -147,44 +145,37 @@ def _embed(graph: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _float_layer(weight: NDArray[np.float32]) -> Any:
-    return _session([helper.make_node("MatMul", ["x", "weight"], ["y"])], {"weight": weight}, TensorProto.FLOAT)
+    graph = Graph("layer")
+    return _session(graph, graph.op("MatMul", graph.input("x", ("rows", len(weight))), graph.constant(weight)))
 
 
 def _integer_layer(signed: NDArray[np.int64], storage: Storage) -> Any:
     """Quantize activations, multiply, scale: the operators that ONNX Runtime fuses."""
-    nodes = [
-        helper.make_node("DynamicQuantizeLinear", ["x"], ["codes", "x_scale", "zero"]),
-        helper.make_node("MatMulInteger", ["codes", "weight", "zero", "weight_zero"], ["product"]),
-        helper.make_node("Cast", ["product"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["x_scale", "scale"], ["both"]),
-        helper.make_node("Mul", ["float", "both"], ["y"]),
-    ]
-    scale = np.full(signed.shape[1], 0.01, np.float32)
-    return _session(nodes, {**_stored(signed, storage), "scale": scale}, TensorProto.FLOAT)
+    graph = Graph("layer")
+    codes, scale, zero = graph.ops("DynamicQuantizeLinear", graph.input("x", ("rows", len(signed))), outputs=3)
+    product = graph.op("Cast", _product(graph, codes, zero, signed, storage), to=TensorProto.FLOAT)
+    scales = graph.op("Mul", scale, graph.constant(np.full(signed.shape[1], 0.01, np.float32)))
+    return _session(graph, graph.op("Mul", product, scales))
 
 
-def _product(signed: NDArray[np.int64], storage: Storage) -> Any:
-    node = helper.make_node("MatMulInteger", ["codes", "weight", "", "weight_zero"], ["y"])
-    return _session([node], _stored(signed, storage), TensorProto.INT32, TensorProto.UINT8)
+def _integer_product(signed: NDArray[np.int64], storage: Storage) -> Any:
+    graph = Graph("product")
+    codes = graph.input("codes", ("rows", len(signed)), dtype=np.uint8)
+    return _session(graph, _product(graph, codes, "", signed, storage), TensorProto.INT32)
 
 
-def _stored(signed: NDArray[np.int64], storage: Storage) -> dict[str, NDArray[Any]]:
-    kind = np.uint8 if storage.kind == QuantType.QUInt8 else np.int8
-    return {"weight": (signed + storage.zero_point).astype(kind), "weight_zero": np.array(storage.zero_point, kind)}
+def _product(graph: Graph, codes: str, zero: str, signed: NDArray[np.int64], storage: Storage) -> str:
+    kind = np.uint8 if storage.zero_point else np.int8
+    weight = graph.constant((signed + storage.zero_point).astype(kind))
+    return graph.op("MatMulInteger", codes, weight, zero, graph.constant(np.array(storage.zero_point, kind)))
 
 
-def _session(nodes: list[Any], weights: dict[str, NDArray[Any]], output: int, read: int = TensorProto.FLOAT) -> Any:
-    """Open one layer on one thread; its input is `x`, or `codes` where it reads bytes."""
-    d_in, d_out = weights["weight"].shape
-    name = "x" if read == TensorProto.FLOAT else "codes"
-    inputs = [helper.make_tensor_value_info(name, read, ["rows", d_in])]
-    outputs = [helper.make_tensor_value_info("y", output, ["rows", d_out])]
-    tensors = [numpy_helper.from_array(value, key) for key, value in weights.items()]
-    graph = helper.make_graph(nodes, "layer", inputs, outputs, tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+def _session(graph: Graph, output: str, kind: int = TensorProto.FLOAT) -> Any:
+    """Open one layer on one thread."""
+    graph.output("y", output, ("rows", "d_out"), kind)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
+    return onnxruntime.InferenceSession(graph.model().SerializeToString(), options, providers=[CPU])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,6 @@ from benchmarks import (
     graph_variants,
     many_tasks,
     memory_account,
-    regression_guard,
     route_reuse,
     router_depth,
     submit,
@@ -34,7 +34,7 @@ from benchmarks import (
     weight_codes,
 )
 from benchmarks.architectures import MODELS
-from benchmarks.interleaved import quartiles_of_ratios, time_in_turn
+from benchmarks.interleaved import compare, time_in_turn
 from mingle_edge.cli import main as mingle_edge
 from mingle_edge.demo import tiny_clip
 from mingle_edge_export import export_bundle
@@ -88,7 +88,7 @@ def test_adaptation_step(tmp_path, monkeypatch) -> None:
         assert set(found) == {"factored", *ways}
         for way in ways:
             assert max(found[way]["relative_difference"].values()) < 1e-5
-            assert found[way]["times_factored"] > 0
+            assert found[way]["ratio"] > 0
 
 
 def test_cold_expert(exported, tmp_path, monkeypatch) -> None:
@@ -141,11 +141,16 @@ def test_full_size(tmp_path, monkeypatch, capsys) -> None:
     assert found["ratio_to_dense"]["named"]["ratio"] > 0
 
 
-def test_graph_variants(tmp_path) -> None:
-    figures = figures_of(graph_variants, tmp_path, "--model", "tiny", "--runs", 1)["variants"]
-    assert figures["dense fp32"]["ratio_to_dense"] == 1
-    assert all(found["median_ms"] > 0 for found in figures.values())
-    assert set(regression_guard.BOUNDS) <= set(figures)
+def test_graph_variants(tmp_path, monkeypatch) -> None:
+    sizes = "--model", "tiny", "--runs", 1
+    figures = figures_of(graph_variants, tmp_path, *sizes)["variants"]
+    assert figures["dense fp32"]["ratio"] == 1
+    assert set(graph_variants.BOUNDS) <= set(figures)
+    monkeypatch.setattr(graph_variants, "WITHOUT_VNNI", {})
+    for bound, stops in ((0.0, pytest.raises(SystemExit, match="slower: dense int8")), (1e9, nullcontext())):
+        monkeypatch.setattr(graph_variants, "BOUNDS", {"dense int8": bound})
+        with stops:
+            figures_of(graph_variants, tmp_path, *sizes, "--guard")
 
 
 def test_many_tasks(exported, tmp_path) -> None:
@@ -160,16 +165,6 @@ def test_memory_account(scope, exported, tmp_path) -> None:
     figures = figures_of(memory_account, tmp_path, exported / scope, *options)
     assert all(found["account"]["steady"]["resident"] > 0 for found in figures["kinds"].values())
     assert figures["low_memory_price"]["ratio"] > 0
-
-
-def test_regression_guard(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(regression_guard, "MODELS", {"ViT-B-32": TINY})
-    for bound, code in ((0.0, 1), (1e9, 0)):
-        monkeypatch.setattr(regression_guard, "BOUNDS", {"image fp32, named": bound})
-        monkeypatch.setattr(regression_guard, "WITHOUT_VNNI", {})
-        with pytest.raises(SystemExit) as stop:
-            regression_guard.main(["--runs", "1"])
-        assert stop.value.code == code
 
 
 def test_route_reuse(written, tmp_path) -> None:
@@ -231,7 +226,8 @@ def test_ways_are_timed_in_turn_and_none_always_follows_the_same() -> None:
     rounds = ["".join(order[i : i + 3]) for i in range(0, len(order), 3)]
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
     assert len(set(rounds)) > 3
-    assert quartiles_of_ratios(np.array([2.0, 6.0, 4.0]), np.array([1.0, 2.0, 1.0])) == (2.5, 3.0, 3.5)
+    compared = compare(np.array([2.0, 6.0, 4.0]), np.array([1.0, 2.0, 1.0]))
+    assert compared == {"median_ms": 4000.0, "ratio": 3.0, "quartiles": (2.5, 3.5)}
 
 
 def test_a_call_apart_has_a_process_of_its_own(monkeypatch) -> None:
