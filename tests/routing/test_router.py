@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from correlated_tasks import images
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.covariance import oas
@@ -12,11 +13,7 @@ from mingle_edge.routing.statistics import Covariance, RouterStatistics, oas_shr
 
 
 def features(seed, tasks=3, count=40, F=12):
-    random = np.random.default_rng(seed)
-    mixing = random.standard_normal((F, F))
-    return [
-        ((random.standard_normal((count, F)) @ mixing) + 2 * random.standard_normal(F)).astype(np.float32) for _ in range(tasks)
-    ]
+    return [part[:, 0].astype(np.float32) for part in images(seed, tasks=tasks, count=count, each=1, F=F, apart=2.0)]
 
 
 def statistics(parts):

@@ -15,18 +15,15 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 from tiny_bundle import SPEC, TASKS, images
-from tiny_merged import write_merged
 
-from mingle_edge_export import export_bundle
-from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_runtime import Bundle, BundleError, DeviceMemoryError, EdgeModel, ExpertError
+from mingle_edge_runtime.bundle.head import read_heads
 from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.bound_inputs import BoundInputs
 from mingle_edge_runtime.ort.device_memory import copy_values, is_out_of_memory
 from mingle_edge_runtime.ort.session import CPU, Session
 from mingle_edge_runtime.scopes import image_scope
 from mingle_edge_runtime.scopes.image_scope import ImageScope
-from mingle_edge_runtime.scopes.prediction import read_heads
 
 IMAGES = images(0, 2, 3, 1, 1, 0, 3, 2, seed=1)
 PIXELS = preprocess(IMAGES, SPEC)
@@ -54,15 +51,6 @@ def test_bound_experts_compute_what_adapters_compute_bit_for_bit(image_bundle) -
         np.testing.assert_array_equal(bound.scope.embed_plain(PIXELS), mapped.scope.embed_plain(PIXELS))
         assert bound.classify(IMAGES) == mapped.classify(IMAGES)
         assert bound.stats().notes == ("experts are copied to memory of the cpu device, not mapped",)
-
-
-def test_exported_experts_compute_the_same_bound_and_mapped(tmp_path) -> None:
-    export_bundle(write_merged(tmp_path / "merged").path, tmp_path / "bundle")
-    pictures = smooth_images(5, 40)
-    with EdgeModel.open(tmp_path / "bundle", threads=1) as mapped, on_device(tmp_path / "bundle") as bound:
-        np.testing.assert_array_equal(bound.embed(pictures), mapped.embed(pictures))
-        for task in mapped.tasks:
-            np.testing.assert_array_equal(bound.embed(pictures, task), mapped.embed(pictures, task))
 
 
 def test_the_budget_holds_and_counts_as_for_adapters(image_bundle) -> None:

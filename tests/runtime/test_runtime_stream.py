@@ -48,7 +48,6 @@ def test_without_reuse_a_stream_gives_what_single_images_give(request, kind: str
 def test_a_still_picture_is_routed_once_and_a_cut_at_once(image_bundle) -> None:
     with EdgeModel.open(image_bundle, threads=1) as model:
         stream = model.stream(reuse=True, threshold=0.5, audit_every=NEVER)
-        asked = count_routes(model)
         for frame, color in zip(FRAMES, COLORS, strict=True):
             prediction = stream.classify(frame)
             assert prediction.route.tasks == (() if color == 3 else (TASKS[color],))
@@ -56,22 +55,8 @@ def test_a_still_picture_is_routed_once_and_a_cut_at_once(image_bundle) -> None:
                 preprocess(frame, SPEC).reshape(1, -1).astype(np.float64), *(([], []) if color == 3 else ([color], [1.0]))
             )
             np.testing.assert_allclose(model.stream().embed(frame), expected[0], atol=1e-6)
-        assert stream.stats().reused >= 6
-        assert len(asked) >= 4
+        assert 6 <= stream.stats().reused <= len(FRAMES) - 4
         assert stream.stats().frames == len(FRAMES)
-
-
-def count_routes(model: EdgeModel) -> list[int]:
-    """One entry per frame that the model's router sees from now on."""
-    asked: list[int] = []
-    original = model.scope.route
-
-    def route(pixels: np.ndarray) -> list[Route]:
-        asked.extend([1] * len(pixels))
-        return original(pixels)
-
-    model.scope.route = route
-    return asked
 
 
 def test_a_reused_route_runs_the_experts_of_the_routed_frame_bit_for_bit(image_bundle) -> None:
