@@ -38,12 +38,9 @@ def command(
     task: str | None,
     head: str | None,
     top: int,
-    expert_budget: int | None,
-    threads: int | None,
     provider: str | None,
-    low_memory: bool,
-    check_hashes: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Classify each IMAGE with BUNDLE.
 
@@ -55,17 +52,9 @@ def command(
     """
     from mingle_edge_runtime import EdgeModel, ImageError
 
-    providers = [provider] if provider else None
     answered: list[dict[str, Any]] = []
     broken = 0
-    with EdgeModel.open(
-        bundle,
-        expert_budget=expert_budget,
-        providers=providers,
-        threads=threads,
-        low_memory=low_memory,
-        check_hashes=check_hashes,
-    ) as model:
+    with EdgeModel.open(bundle, providers=[provider] if provider else None, **options) as model:
         try:
             for start in range(0, len(images), AT_ONCE):
                 some = images[start : start + AT_ONCE]
