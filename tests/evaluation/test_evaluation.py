@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from tiny_clip import first_tasks
 
 from mingle_edge.clip.head import Head
 from mingle_edge.clip.vision_tower import embed_images
-from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.images import load_images
 from mingle_edge.evaluation.answers import Answers, measure, predict_among, predict_within
 from mingle_edge.evaluation.evaluate import evaluate, read_test_images
@@ -14,13 +14,6 @@ from mingle_edge.evaluation.metrics import average_accuracy, backward_transfer
 from mingle_edge.evaluation.protocols import PROTOCOLS
 from mingle_edge.merging.merge import merge
 from mingle_edge.merging.merged_tower import GatedTower
-
-
-def first_tasks(task_file, count):
-    parts = task_file.read_text().split("[[task]]")
-    path = task_file.with_name(f"evaluated-first-{count}.toml")
-    path.write_text("[[task]]".join(parts[: count + 1]))
-    return path
 
 
 def test_accuracies_of_the_image_scope_equal_a_loop_over_single_images(image_model, task_file):
@@ -47,18 +40,15 @@ def test_accuracies_of_the_image_scope_equal_a_loop_over_single_images(image_mod
             assert report.final[protocol][t] == pytest.approx(100 * correct[protocol] / len(tests.paths)), (t, protocol)
 
 
-@pytest.mark.parametrize("scope", ["image", "layer"])
-def test_accuracy_right_after_a_merge_is_that_of_the_model_merged_so_far(
-    scope, task_file, layer_task_file, image_model, layer_model, tmp_path
-):
-    file, whole = {"image": (task_file, image_model), "layer": (layer_task_file, layer_model)}[scope]
+def test_accuracy_right_after_a_merge_is_that_of_the_model_merged_so_far(merge_of_each_scope, tmp_path):
+    whole, file = merge_of_each_scope
     history = evaluate(whole.path, file, top_k=1, device="cpu")
     for count in (1, 2):
         earlier = merge(first_tasks(file, count), tmp_path / str(count))
         then = evaluate(earlier.path, file, top_k=1, device="cpu")
         for protocol in PROTOCOLS:
             assert history.after_own[protocol][count - 1] == pytest.approx(then.final[protocol][-1])
-    assert history.bwt("P2") == 0 or scope == "layer"
+    assert history.bwt("P2") == 0 or whole.scope == "layer"
 
 
 def test_top_k_of_the_image_scope_mixes_experts(image_model, task_file):
@@ -83,13 +73,6 @@ def test_top_k_of_the_image_scope_mixes_experts(image_model, task_file):
             embeds = embed_images(image, parameters, image_model.architecture)[0]
             right += int((torch.from_numpy(image_model.head(name).weight) @ embeds).argmax()) == label
         assert mixed.final["P1"][t] == pytest.approx(100 * right / len(tests))
-
-
-def test_a_task_without_test_images_is_named(image_model, task_file, tmp_path):
-    path = task_file.with_name("no-tests.toml")
-    path.write_text("\n".join(line for line in task_file.read_text().splitlines() if not line.startswith("test")))
-    with pytest.raises(TaskFileError, match="task 'task0' of the merged model has no test images; add test ="):
-        evaluate(image_model.path, path)
 
 
 def test_metrics_of_a_known_history():

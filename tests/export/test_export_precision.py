@@ -9,19 +9,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import tiny_clip
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.quant_utils import quantize_data
+from tiny_clip import first_tasks
 from tiny_merged import ARCHITECTURE, write_merged
 
 from mingle_edge.cli import main
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.evaluation.evaluate import evaluate
-from mingle_edge.merging.merge import merge
 from mingle_edge_export import ExportOptions, OptionError, ParityError, TaskAccuracy, export_bundle
 from mingle_edge_export.check import calibration, labeled_accuracy, task_images
 from mingle_edge_export.check.synthetic_images import smooth_images
@@ -30,19 +29,17 @@ from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_runtime import Bundle, EdgeModel
 from mingle_edge_runtime.bundle.index import LARGEST_CODE
 from mingle_edge_runtime.check.verify import verify
-from mingle_edge_runtime.experts.adapter import read_adapter
 from mingle_edge_runtime.experts.int4 import expand
 
-KINDS = {"image": {}, "layer": {"scope": "layer"}}
 PAIRS = [("fp16", "fp16"), ("fp32", "fp16"), ("fp32", "int8"), ("int8", "int8"), ("int8", "fp32"), ("int4", "int4")]
 LOOSE = {"min_cosine": 0.0, "min_route_agreement": 0.0}  # random weights are harder to quantize than trained ones
 IMAGES = smooth_images(5, 37)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["image", "layer"])
 def merged(request, tmp_path_factory):
-    """A merged model of every kind."""
-    return write_merged(tmp_path_factory.mktemp(request.param) / "merged", **KINDS[request.param])
+    """A merged model of each scope."""
+    return write_merged(tmp_path_factory.mktemp(request.param) / "merged", scope=request.param)
 
 
 @pytest.mark.parametrize(("precision", "expert_precision"), PAIRS)
@@ -176,9 +173,9 @@ def test_experts_in_4_bits_are_accounted_for_as_they_are_in_memory(tmp_path):
     report = export_bundle(merged.path, tmp_path / "bundle", ExportOptions(expert_precision="int4", **LOOSE))
     with EdgeModel.open(report.path) as model:
         model.embed(IMAGES[0], task="task0")
-        task = model.bundle.index.tasks[0]
-        held = read_adapter(model.bundle, task, model.scope._tower.optional_inputs)
-        assert sum(array.nbytes for array in held.values()) <= model.stats().resident_bytes <= 2 * task.expert_bytes
+        stored = model.bundle.index.tasks[0].expert_bytes
+        with model.scope.experts.use("task0") as held:
+            assert sum(array.nbytes for array in held.arrays.values()) <= model.stats().resident_bytes <= 2 * stored
 
 
 def test_what_experts_cost_in_bits_does_not_touch_the_plain_backbone(tmp_path):
@@ -209,17 +206,12 @@ def test_a_folded_task_is_its_expert_without_one(tmp_path, precision):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "error", "message"),
+    ("scope", "options", "error", "message"),
     [
         ("image", {"fold": "task1", "tasks": ["task1"]}, OptionError, "fold: exports one task alone; leave out tasks"),
         ("layer", {"fold": "task1"}, OptionError, "fold: the gates of scope 'layer' differ from image to image"),
         ("image", {"fold": "task1", "expert_precision": "fp16"}, OptionError, "expert_precision: a folded task has no expert"),
-        (
-            "image",
-            {"fold": "task1", "router_precision": "int8"},
-            OptionError,
-            "router_precision: only bundles of scope 'image'",
-        ),
+        ("image", {"fold": "task1", "router_precision": "int8"}, OptionError, "router_precision: only bundles of scope 'image"),
         ("layer", {"router_precision": "int8"}, OptionError, "router_precision: only bundles of scope 'image'"),
         ("image", {"min_cosine": 1.5}, OptionError, r"min_cosine is 1.5, must be between 0 and 1"),
         (
@@ -236,46 +228,35 @@ def test_a_folded_task_is_its_expert_without_one(tmp_path, precision):
         ),
     ],
 )
-def test_what_is_refused(tmp_path, kind, options, error, message):
-    merged = write_merged(tmp_path / "merged", **KINDS[kind])
+def test_what_is_refused(tmp_path, scope, options, error, message):
+    merged = write_merged(tmp_path / "merged", scope=scope)
     with pytest.raises(error, match=message):
         export_bundle(merged.path, tmp_path / "bundle", ExportOptions(**options))
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
 
-@pytest.fixture(scope="module")
-def labeled(tmp_path_factory):
-    """A task file of two tiny tasks with seeds and labeled images, and the model merged from it."""
-    folder = tmp_path_factory.mktemp("labeled")
-    tasks = tiny_clip.write_task_file(folder, tasks=2, rank=8)
-    model = merge(tasks, folder / "merged")
-    return tasks, model
-
-
-def test_the_reported_accuracy_is_that_of_both_implementations(labeled, tmp_path):
-    tasks, model = labeled
-    options = ["--precision", "int8", "--images", str(tasks), "--min-cosine", "0.9", "--max-accuracy-drop", "100"]
-    result = CliRunner().invoke(main, ["export", str(model.path), "-o", str(tmp_path / "bundle"), *options])
+def test_the_reported_accuracy_is_that_of_both_implementations(task_file, image_model, tmp_path):
+    options = ["--precision", "int8", "--images", str(task_file), "--min-cosine", "0.9", "--max-accuracy-drop", "100"]
+    result = CliRunner().invoke(main, ["export", str(image_model.path), "-o", str(tmp_path / "bundle"), *options])
     assert result.exit_code == 0, result.output
-    pytorch = evaluate(model.path, tasks, device="cpu")
+    pytorch = evaluate(image_model.path, task_file, device="cpu")
     table = re.findall(r"^(\S+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", result.output, re.MULTILINE)
     with EdgeModel.open(tmp_path / "bundle") as edge:
         for i, (task, count, *shown) in enumerate(table):
-            images = sorted((tasks.parent / "test" / task).glob("*/*"))
+            images = sorted((task_file.parent / "test" / task).glob("*/*"))
             own = [image.parent.name for image in images]
             right = [
                 100 * np.mean([found.labels[0] == label for found, label in zip(answers, own, strict=True)])
                 for answers in (edge.classify(images, head=task), edge.classify(images, task))
             ]
-            assert (task, int(count)) == (model.task_names[i], len(images))
+            assert (task, int(count)) == (image_model.task_names[i], len(images))
             expected = [pytorch.final["P1"][i], right[0], pytorch.final["P2"][i], right[1]]
             assert [float(value) for value in shown] == pytest.approx(expected, abs=0.005)
-    assert len(table) == len(model.tasks)
+    assert len(table) == len(image_model.tasks)
 
 
-def test_layers_return_to_fp32_until_labels_stay(labeled, tmp_path, monkeypatch):
-    tasks, model = labeled
-    options = ExportOptions(precision="int8", images=tasks, min_cosine=0.5, max_accuracy_drop=100)
+def test_layers_return_to_fp32_until_labels_stay(task_file, image_model, tmp_path, monkeypatch):
+    options = ExportOptions(precision="int8", images=task_file, min_cosine=0.5, max_accuracy_drop=100)
     shares = iter([0.5, 0.5, 1.0])
     tried = []
 
@@ -284,19 +265,17 @@ def test_layers_return_to_fp32_until_labels_stay(labeled, tmp_path, monkeypatch)
         return next(shares)
 
     monkeypatch.setattr(calibration, "label_agreement", agreement)
-    report = export_bundle(model.path, tmp_path / "bundle", options)
-    layers = len(model.architecture.linear_layers())
+    report = export_bundle(image_model.path, tmp_path / "bundle", options)
+    layers = len(image_model.architecture.linear_layers())
     assert tried[0] == {"patch_embedding"} < tried[1] < tried[2] == set(report.exact_layers)
     assert [len(exact - {"patch_embedding"}) for exact in tried[1:]] == pytest.approx([layers / 12, layers / 6], abs=1)
     monkeypatch.setattr(calibration, "label_agreement", lambda *arguments: 0.9)
-    report = export_bundle(model.path, tmp_path / "no help", options)
+    report = export_bundle(image_model.path, tmp_path / "no help", options)
     assert report.exact_layers == ("patch_embedding",)
 
 
 @pytest.mark.parametrize("options", [{}, {"expert_precision": "int4", "top_k": 2}, {"fold": "task0"}], ids=str)
-def test_layers_are_chosen_by_what_the_bundle_then_computes(labeled, tmp_path, monkeypatch, options):
-    tasks, model = labeled
-    options = {name: model.task_names[0] if name == "fold" else value for name, value in options.items()}
+def test_layers_are_chosen_by_what_the_bundle_then_computes(task_file, image_model, tmp_path, monkeypatch, options):
     random, references, agreements = np.random.default_rng(0), {}, []
     right = calibration.label_agreement
 
@@ -307,41 +286,37 @@ def test_layers_are_chosen_by_what_the_bundle_then_computes(labeled, tmp_path, m
         return 1.0
 
     monkeypatch.setattr(calibration, "label_agreement", agreement)
-    choice = ExportOptions(precision="int8", images=tasks, min_cosine=0.5, max_accuracy_drop=100, **options)
-    path = export_bundle(model.path, tmp_path / "bundle", choice).path
+    choice = ExportOptions(precision="int8", images=task_file, min_cosine=0.5, max_accuracy_drop=100, **options)
+    path = export_bundle(image_model.path, tmp_path / "bundle", choice).path
     assert not list(path.glob("trial*"))
     same = []
     with EdgeModel.open(path) as edge:
         for task, reference in references.items():
-            embeds = edge.embed(sorted((tasks.parent / "seeds" / task).iterdir()), task)
-            same += (
-                (embeds @ model.head(task).weight.T).argmax(1) == (reference @ model.head(task).weight.T).argmax(1)
-            ).tolist()
+            embeds = edge.embed(sorted((task_file.parent / "seeds" / task).iterdir()), task)
+            labels, random_labels = ((x @ image_model.head(task).weight.T).argmax(1) for x in (embeds, reference))
+            same += (labels == random_labels).tolist()
     assert agreements == [np.mean(same)]
     assert 0 < agreements[0] < 1
 
 
-def test_a_bundle_that_loses_accuracy_is_refused(labeled, tmp_path, monkeypatch):
-    tasks, model = labeled
+def test_a_bundle_that_loses_accuracy_is_refused(task_file, image_model, tmp_path, monkeypatch):
     lossy = [TaskAccuracy("a", 9, named=(100, 98.5), routed=(100, 100)), TaskAccuracy("b", 9, named=(90, 90), routed=(9, 9))]
     monkeypatch.setattr(labeled_accuracy, "measure_accuracy", lambda *arguments: lossy)
     with pytest.raises(ParityError, match=r"costs 0.75 points of accuracy in the mean over 2 tasks, at most 0.5 are allowed"):
-        export_bundle(model.path, tmp_path / "bundle", ExportOptions(precision="int8", images=tasks, min_cosine=0.5))
+        export_bundle(image_model.path, tmp_path / "bundle", ExportOptions(precision="int8", images=task_file, min_cosine=0.5))
     assert not (tmp_path / "bundle").exists()
 
 
-def test_images_of_other_tasks_are_refused(labeled, tmp_path):
-    _, model = labeled
-    other = tiny_clip.write_task_file(tmp_path / "other", tasks=1, rank=8)
+def test_images_of_other_tasks_are_refused(task_file, image_model, tmp_path):
     with pytest.raises(TaskFileError, match=r"has no \[\[task\]\] '.*', which .* holds"):
-        export_bundle(model.path, tmp_path / "bundle", ExportOptions(precision="int8", images=other))
+        export_bundle(image_model.path, tmp_path / "bundle", ExportOptions(precision="int8", images=first_tasks(task_file, 1)))
 
 
 def test_smoothing_changes_nothing_but_the_difficulty(tmp_path):
     """Where every layer stays in fp32, a smoothed model equals the plain one, in all scopes."""
     random = np.random.default_rng(0)
-    for kind, options in KINDS.items():
-        merged = write_merged(tmp_path / kind, **options)
+    for scope in ("image", "layer"):
+        merged = write_merged(tmp_path / scope, scope=scope)
         layers = merged.architecture.linear_layers()
         peaks = {
             layer: random.uniform(0.1, 50, merged.architecture.linear_shape(layer)[1]).astype(np.float32) for layer in layers
@@ -354,7 +329,7 @@ def test_smoothing_changes_nothing_but_the_difficulty(tmp_path):
             patch.setattr(calibration, "label_agreement", lambda *arguments: 1.0)
             patch.setattr(calibration, "SHARES", (1.0,))  # every layer of the backbone stays in fp32
             exact = ExportOptions(precision="int8", expert_precision="fp32", images=tmp_path / "tasks.toml")
-            report = export_bundle(merged.path, tmp_path / f"{kind}-bundle", exact)
+            report = export_bundle(merged.path, tmp_path / f"{scope}-bundle", exact)
         assert report.parity.cosine >= 0.99999
         assert report.parity.route_agreement == 1
 
