@@ -78,6 +78,7 @@ _PROCESSOR_OF_MODEL = {
     "dinov2_with_registers": "Bit",
 }
 _ANY_SIZE = ("dinov2", "dinov2_with_registers")  # their positions are interpolated to the size that the processor gives
+_FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad")  # null is false
 _LAYS_ON_WHITE = (5, 21)  # the first release of transformers that does not drop transparency
 
 
@@ -126,7 +127,8 @@ def hugging_face_preprocess(config: ModelConfig, image_size: int) -> Preprocess:
     Raises:
         CheckpointError: another processor, or a field that the runtime does not do.
     """
-    said = {name: value for name, value in config.preprocess.items() if value is not None}
+    said = {name: False if value is None and name in _FLAGS else value for name, value in config.preprocess.items()}
+    said = {name: value for name, value in said.items() if value is not None}
     processor = _PROCESSORS[_processor_type(config, said)]
     for name, only in (("do_resize", True), ("do_rescale", True), ("do_pad", False)):
         if said.get(name, only) is not only:
@@ -134,23 +136,22 @@ def hugging_face_preprocess(config: ModelConfig, image_size: int) -> Preprocess:
     if said.get("rescale_factor", 1 / 255) != 1 / 255:
         raise _refusal(config, "rescale_factor of the image processor", said["rescale_factor"], "1 / 255")
     squash, side, crop = _sizes(config, said, processor, image_size)
-    normalizes = _flag(config, said, "do_normalize", default=True)
-    converts = _flag(config, said, "do_convert_rgb", default=processor.converts)
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if _flag(config, said, "do_normalize", default=True):
+        mean = _triple(said.get("image_mean", processor.mean), "image_mean of the image processor", config)
+        std = _triple(said.get("image_std", processor.std), "image_std of the image processor", config)
+    on_white = _flag(config, said, "do_convert_rgb", default=processor.converts) and _lays_on_white(config)
     return _checked(
         config,
         Preprocess(
             crop,
-            _triple(said.get("image_mean", processor.mean), "image_mean of the image processor", config)
-            if normalizes
-            else (0, 0, 0),
-            _triple(said.get("image_std", processor.std), "image_std of the image processor", config)
-            if normalizes
-            else (1, 1, 1),
+            mean,
+            std,
             "squash" if squash else "shortest_edge",
             None if side == crop else side,
             _resample(config, said, processor),
             crop_offset="down",
-            rgb="before_resize_on_white" if converts and _lays_on_white(config) else "before_resize",
+            rgb="before_resize_on_white" if on_white else "before_resize",
             rescaling="multiplied",
         ),
     )

@@ -167,7 +167,10 @@ def test_hugging_face_field_that_cannot_be_expressed(tmp_path: Path, kind: str, 
         ('{"embed_dim": 32, "vision_cfg": 3}', "vision_cfg is 3, but must be an object"),
         ('{"embed_dim": 32, "vision_cfg": {}, "quick_gelu": "yes"}', "quick_gelu is 'yes', but must be true or false"),
         ('{"model_cfg": [], "preprocess_cfg": {}}', "needs embed_dim and vision_cfg"),
-        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}}, "preprocess_cfg": {"std": [1, 0, 1]}}', "must be positive, from 0.001"),
+        (
+            '{"model_cfg": {"embed_dim": 8, "vision_cfg": {}}, "preprocess_cfg": {"std": [1, 0, 1]}}',
+            "must be positive, from 0.001",
+        ),
         pytest.param("[" * 100_000, "cannot be read as JSON", id="nested"),
     ],
 )
@@ -180,8 +183,6 @@ def test_damaged_configuration(tmp_path: Path, content: str, message: str) -> No
 def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"'ViT-B/32' is neither .* the nearest names are ViT-B-32"):
         read_architecture("ViT-B/32", tmp_path)
-    with pytest.raises(CheckpointError, match="neither an open_clip name"):
-        read_architecture("hf-hub:someone/something", tmp_path)  # never leads to the network
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         read_architecture("empty", tmp_path)

@@ -1,52 +1,60 @@
-"""The runtime's preprocessing against open_clip's transform, bit for bit, and what it refuses."""
+"""The runtime's preprocessing against open_clip, torchvision and transformers, bit for bit, and what it refuses."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from open_clip import image_transform
+from pictures import MODES, noise, pictures
 from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+from transformers import CLIPImageProcessorPil
 
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.data.images import load_images
 from mingle_edge_runtime import ImageError
-from mingle_edge_runtime.bundle.index import Preprocess
-from mingle_edge_runtime.images.preprocess import preprocess
+from mingle_edge_runtime.bundle.index import OPENAI_MEAN, OPENAI_STD, Preprocess
+from mingle_edge_runtime.images.preprocess import preprocess, resized
 
 SPEC = Preprocess(24)
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+RESIZE_MODES = {"shortest_edge": "shortest", "longest_edge": "longest", "squash": "squash"}
 
 
 def open_clip_transform(image: Image.Image, spec: Preprocess = SPEC) -> np.ndarray:
     """What training saw."""
-    return image_transform(spec.image_size, is_train=False, mean=spec.mean, std=spec.std)(image).numpy()
-
-
-def noise(height: int = 40, width: int = 30, channels: int = 3, seed: int = 0) -> np.ndarray:
-    """Random pixels."""
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
-
-
-@st.composite
-def pictures(draw: st.DrawFn) -> Image.Image:
-    """Random pixels of any 8-bit mode and size."""
-    width, height = draw(st.integers(1, 90)), draw(st.integers(1, 90))
-    pixels = noise(height, width, 4, draw(st.integers(0, 1000)))
-    mode = draw(st.sampled_from(MODES))
+    transform = image_transform(
+        spec.image_size,
+        is_train=False,
+        mean=spec.mean,
+        std=spec.std,
+        resize_mode=RESIZE_MODES[spec.resize],
+        interpolation=spec.interpolation,
+        fill_color=spec.fill,
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        image = Image.fromarray(pixels, "RGBA")
-    return image if mode == "RGBA" else image.convert("RGB").convert(mode)
+        warnings.simplefilter("ignore", UserWarning)  # Pillow's, that transparency is lost
+        return transform(image).numpy()
 
 
-@given(pictures(), st.integers(1, 64))
-def test_equals_open_clip_bit_for_bit(image: Image.Image, side: int) -> None:
-    spec = Preprocess(side)
-    ours = preprocess(image, spec)
+open_clip_specs = st.builds(
+    Preprocess,
+    st.integers(1, 64),
+    resize=st.sampled_from(list(RESIZE_MODES)),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
+    fill=st.sampled_from([0, 255, 7]),
+)
+
+
+@given(pictures(), open_clip_specs)
+def test_equals_open_clip_bit_for_bit(image: Image.Image, spec: Preprocess) -> None:
+    longest = max(image.size)
+    assume(spec.resize != "longest_edge" or round(min(image.size) * spec.image_size / longest) > 0)  # or open_clip fails
+    ours = preprocess(image, spec)  # without Pillow's warning
     assert ours.dtype == np.float32
     np.testing.assert_array_equal(ours[0], open_clip_transform(image, spec))
 
@@ -58,14 +66,54 @@ def test_any_size_and_mode_equals_open_clip(size: tuple[int, int], mode: str) ->
     np.testing.assert_array_equal(preprocess(image, SPEC)[0], open_clip_transform(image))
 
 
-@pytest.mark.parametrize("transparency", [3, bytes(range(256))])
-def test_a_palette_with_transparency_equals_open_clip(tmp_path, transparency: int | bytes) -> None:
-    path = tmp_path / "palette.png"
-    Image.fromarray(noise()).convert("P").save(path, transparency=transparency)
-    ours = preprocess(path, SPEC)[0]  # without Pillow's warning that the transparency is lost, which is what is wanted
+@given(pictures(), st.integers(1, 40), st.integers(0, 24))
+def test_a_crop_of_a_larger_resized_image_equals_torchvision(image: Image.Image, side: int, margin: int) -> None:
+    transform = Compose([Resize(side + margin, InterpolationMode.BICUBIC), CenterCrop(side), lambda crop: crop.convert("RGB")])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        np.testing.assert_array_equal(ours, open_clip_transform(Image.open(path)))
+        expected = np.asarray(transform(image))
+    np.testing.assert_array_equal(resized(image, Preprocess(side, resized_side=side + margin), "it"), expected)
+
+
+transformers_specs = st.builds(
+    Preprocess,
+    st.integers(1, 40),
+    st.sampled_from([OPENAI_MEAN, (0.5, 0.5, 0.5)]),
+    st.sampled_from([OPENAI_STD, (0.5, 0.5, 0.5)]),
+    st.sampled_from(["shortest_edge", "squash"]),
+    st.integers(40, 64),
+    st.sampled_from([filter.name.lower() for filter in Image.Resampling]),
+    crop_offset=st.just("down"),
+    rgb=st.just("before_resize_on_white"),
+    rescaling=st.just("multiplied"),
+)
+
+
+@given(pictures(), transformers_specs)
+def test_equals_transformers_on_pillow_bit_for_bit(image: Image.Image, spec: Preprocess) -> None:
+    side = spec.side
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": side} if spec.resize == "shortest_edge" else {"height": side, "width": side},
+        crop_size={"height": spec.image_size, "width": spec.image_size},
+        resample=Image.Resampling[spec.interpolation.upper()],
+        image_mean=spec.mean,
+        image_std=spec.std,
+    )
+    np.testing.assert_array_equal(preprocess(image, spec), processor(image, return_tensors="np")["pixel_values"])
+    # Releases before 5.21 take `convert` for all of it.
+    before = preprocess(image, replace(spec, rgb="before_resize"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        np.testing.assert_array_equal(before, processor(image.convert("RGB"), return_tensors="np")["pixel_values"])
+
+
+def test_a_palette_with_transparency_is_read_from_its_file(tmp_path) -> None:
+    path = tmp_path / "palette.png"
+    Image.fromarray(noise()).convert("P").save(path, transparency=bytes(range(256)))
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(preprocess(path, SPEC)[0], open_clip_transform(image))
+        assert preprocess(image, replace(SPEC, rgb="before_resize")).shape == (1, 3, 24, 24)
+        assert "transparency" in image.info  # the application's picture is as it was
 
 
 UPRIGHT = {  # what an EXIF orientation (CIPA DC-008, tag 274) asks for, of stored pixels [H, W, 3]
