@@ -6,21 +6,22 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
 from mingle_edge.checkpoints.architectures import architecture_of
+from mingle_edge.checkpoints.conversion_commands import save_dense, save_part
+from mingle_edge.checkpoints.foreign_names import changes_embedding, foreign_names
 from mingle_edge.checkpoints.model_config import read_model_config
 from mingle_edge.checkpoints.preprocessing import preprocess_differences
-from mingle_edge.checkpoints.stored_parameters import StoredParameter, hugging_face_parameters, open_clip_parameters
-from mingle_edge.checkpoints.stored_tensors import StoredTensors, open_tensors, without_module
+from mingle_edge.checkpoints.stored_parameters import StoredParameter
+from mingle_edge.checkpoints.stored_tensors import TensorFiles, open_tensors
+from mingle_edge.checkpoints.tower_names import NamedTower, find_towers, names_beside
 from mingle_edge.checkpoints.weights import check_tag, find_weights
 from mingle_edge.clip.architecture import VisionArchitecture
-from mingle_edge.core.errors import CheckpointError
+from mingle_edge.core.errors import CheckpointError, shown
+from mingle_edge.data.weights_folder import HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG
 from mingle_edge.files.plain_file import refusal
-
-Naming = Literal["open_clip", "hugging_face"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,11 @@ class Checkpoint:
     """The vision tower of one checkpoint. Opening it reads names and shapes; tensors are read when asked for, never kept."""
 
     path: Path  # the file or folder
-    naming: Naming
+    naming: str  # of `mingle_edge.checkpoints.tower_names.NAMINGS`
     has_text_tower: bool
-    unexpected: list[str]  # names in the file that belong to no parameter of a CLIP vision tower
-    _tensors: StoredTensors
+    unexpected: list[str]  # names in the file that lie in the vision tower and belong to no parameter of it
+    outside: list[str]  # names in the file that belong neither to the vision tower nor to the model around it
+    _tensors: TensorFiles
     _parameters: dict[str, StoredParameter]
 
     def names(self) -> list[str]:
@@ -81,53 +83,81 @@ class Checkpoint:
 def open_checkpoint(path_or_tag: str, *, base: Path, architecture: VisionArchitecture, model: str | None = None) -> Checkpoint:
     """Open the vision tower of a checkpoint; `check_checkpoint` then compares it with the architecture, shape by shape.
 
+    The tower may lie under any one prefix, such as trainings put before names, and beside anything that leaves the image's
+    embedding as it is; of that, the names are kept in `outside`.
+
     Args:
-        path_or_tag: relative to `base`, a `.safetensors` file or PyTorch archive of an open_clip or Hugging Face state dict
-            (a whole model or its vision tower alone) or a Hugging Face folder; or a pretrained tag of `model`.
+        path_or_tag: relative to `base`, a file of safetensors or PyTorch that holds a vision tower, alone or within a model, in
+            the names of open_clip or Hugging Face; a folder of such files; or a pretrained tag of `model`.
         base: the folder that relative paths start from.
-        architecture: what the tower must be. A folder whose config.json differs, or a tag trained with another
+        architecture: what the tower must be. A folder whose configuration differs, or a tag trained with another
             activation, is refused.
         model: the open_clip name whose tags `path_or_tag` may name.
 
     Raises:
-        CheckpointError: nothing there, not readable without running code, not a CLIP vision tower, or configured otherwise.
+        CheckpointError: nothing there, no or several vision towers, something that changes the image's embedding, or configured
+            otherwise.
     """
     check_tag(path_or_tag, base, model, architecture)
     path = find_weights(path_or_tag, base, model)
     tensors = open_tensors(path)
-    if path.is_dir():
+    if path.is_dir() and any((path / name).exists() for name in (HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG)):
         _check_config(path, tensors, architecture)
-    naming, names = _recognize(path, tensors.names())
-    parameters: dict[str, StoredParameter] = {}
-    unexpected = []
-    for key, name in names.items():
-        within = open_clip_parameters(name, key) if naming == "open_clip" else hugging_face_parameters(name, key)
-        parameters |= {parameter.name: parameter for parameter in within}
-        if not within:
-            unexpected.append(key)
-    has_text_tower = any("token_embedding.weight" in key for key in tensors.names())
-    return Checkpoint(path, naming, has_text_tower, unexpected, tensors, parameters)
+    names = [*tensors.names(), *tensors.others]
+    tower = _one_tower(path, tensors, names)
+    beside, outside = names_beside(names, tower)
+    _check_plain(path, tensors, tower, outside)
+    has_text_tower = any("token_embedding.weight" in name for name in beside)
+    return Checkpoint(path, tower.naming, has_text_tower, tower.unexpected, outside, tensors, tower.parameters)
 
 
-def _recognize(path: Path, keys: list[str]) -> tuple[Naming, dict[str, str]]:
-    """Return the naming a file follows and, by the names in the file, those of its vision tower without prefixes."""
-    names = without_module(keys)
-    if any(name.startswith("visual.") for name in names.values()):
-        return "open_clip", {k: n.removeprefix("visual.") for k, n in names.items() if n.startswith("visual.")}
-    if any(name.startswith(("vision_model.", "encoder.layers.", "embeddings.")) for name in names.values()):
-        text = ("text_model.", "text_projection.", "logit_scale")
-        vision = {k: n.removeprefix("vision_model.") for k, n in names.items() if not n.startswith(text)}
-        return "hugging_face", {k: n for k, n in vision.items() if n != "embeddings.position_ids"}
-    if "conv1.weight" in names.values() or "class_embedding" in names.values():
-        return "open_clip", names
-    first = ", ".join(keys[:3]) or "no tensor at all"
-    raise CheckpointError(
-        f"{path} holds no CLIP vision tower in the names of open_clip or Hugging Face (it begins with {first}); "
-        "convert it to one of these"
-    )
+def _one_tower(path: Path, tensors: TensorFiles, names: list[str]) -> NamedTower:
+    """Return the one vision tower of a file; several whose tensors are the very same are one under several names."""
+    towers = find_towers(names)
+    if not towers:
+        first = ", ".join(shown(name) for name in names[:3]) or "no tensor at all"
+        said = foreign_names(names) or (
+            "holds no vision tower in the names of open_clip or Hugging Face; save the state dict of the image encoder in these"
+        )
+        raise CheckpointError(f"{path} {said} (it begins with {first})")
+    different = {tuple(sorted(_places(tensors, tower).items())): tower for tower in reversed(towers)}
+    if len(different) > 1:
+        prefixes = [tower.prefix for tower in towers]
+        listed = " and ".join(f"{prefix or 'no prefix'!r}" for prefix in prefixes)
+        raise CheckpointError(
+            f"{path} holds {len(towers)} vision towers, under {listed}, such as a model and its moving average; save the one "
+            f"to use in a file of its own: {save_part(path, prefixes[-1])}"
+        )
+    return towers[0]
 
 
-def _check_config(folder: Path, tensors: StoredTensors, architecture: VisionArchitecture) -> None:
+def _places(tensors: TensorFiles, tower: NamedTower) -> dict[str, int]:
+    stored = set(tensors.names())
+    return {n: tensors.location(p.key).start if p.key in stored else -1 for n, p in tower.parameters.items()}
+
+
+def _check_plain(path: Path, tensors: TensorFiles, tower: NamedTower, outside: list[str]) -> None:
+    """Check that a tower consists of tensors with values, and that nothing beside it changes what it makes of an image."""
+    if changing := changes_embedding([*tower.unexpected, *outside]):
+        name, what, step = changing
+        raise CheckpointError(f"{path} holds {what} ({shown(name)}); {step}")
+    keys = [parameter.key for parameter in tower.parameters.values()]
+    for key in keys:
+        if key in tensors.others:
+            raise CheckpointError(
+                f"{path}: {shown(key)} is {tensors.others[key]}, not a plain tensor, and mingle-edge runs no code from a "
+                f"checkpoint; if you trust it, save plain tensors: {save_dense(path, tower.prefix)}"
+            )
+    empty = [key for key in keys if tensors.shape(key) == (0,)]
+    if empty:
+        raise CheckpointError(
+            f"{path}: {shown(empty[0])} and {len(empty) - 1} others are empty, as DeepSpeed's ZeRO-3 leaves tensors that it "
+            "has spread over devices; put them together with the zero_to_fp32.py beside the checkpoint, or train with "
+            "stage3_gather_16bit_weights_on_model_save"
+        )
+
+
+def _check_config(folder: Path, tensors: TensorFiles, architecture: VisionArchitecture) -> None:
     """Compare a Hugging Face folder's config.json with the architecture: weights alone do not tell the activation."""
     config = read_model_config(str(folder), Path())
     trained = architecture_of(config)

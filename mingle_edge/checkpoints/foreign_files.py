@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mingle_edge.checkpoints.conversion_commands import save_again, save_unpickled
+
 _SAVED_ANEW = "convert it to PyTorch with the library that wrote it, and save the state dict"
 _BEGINNINGS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     (
@@ -33,10 +35,7 @@ def foreign_file(path: Path, beginning: bytes) -> str:
         if beginning.startswith(magics):
             return said
     if beginning.startswith(_PICKLES):
-        return (
-            "is a plain pickle, not a file of torch.save; if you trust it, save it as one: "
-            f'import pickle, torch; torch.save(pickle.load(open("{path.name}", "rb")), "weights.pt")'
-        )
+        return f"is a plain pickle, not a file of torch.save; if you trust it, save it as one: {save_unpickled(path)}"
     if path.suffix == ".onnx" or (beginning.startswith(_PROTOBUF) and b"pytorch" in beginning[:32]):
         return "is an ONNX model, whose weights have lost their names; name the checkpoint it was exported from"
     if path.suffix == ".msgpack" and beginning.startswith(_FLAX):
@@ -45,8 +44,5 @@ def foreign_file(path: Path, beginning: bytes) -> str:
             "CLIPModel.from_pretrained(FOLDER, from_flax=True).save_pretrained(NEW_FOLDER)"
         )
     if beginning[_TAR[0] :].startswith(_TAR[1]):
-        return (
-            "is a tar archive; unpack it, or, if PyTorch of before 2017 wrote it: "
-            f'torch.save(torch.load("{path.name}", map_location="cpu", weights_only=False), "weights.pt")'
-        )
+        return f"is a tar archive; unpack it, or, if PyTorch of before 2017 wrote it, save it again: {save_again(path)}"
     return ""

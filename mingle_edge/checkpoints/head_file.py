@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mingle_edge.checkpoints.finite_tensors import read_finite
 from mingle_edge.checkpoints.npz_head import NpzTensors
-from mingle_edge.checkpoints.stored_tensors import StoredTensors, open_tensors, without_module
+from mingle_edge.checkpoints.stored_tensors import StoredTensors, open_tensors
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.clip.head import Head
 from mingle_edge.core.errors import CheckpointError, shown
@@ -43,7 +43,7 @@ def read_head(path: Path, classes: Sequence[str], architecture: VisionArchitectu
         CheckpointError: of another form or shape, with values that no head has, or two classes that no answer could tell apart.
     """
     tensors = NpzTensors(path, classes) if path.suffix == ".npz" else open_tensors(path)
-    names = {name: key for key, name in without_module(tensors.names()).items()}
+    names = {name: name for name in tensors.names()}
     if "embeddings" in names:
         if odd := sorted(names.keys() - {"embeddings", "logit_scale"}):
             raise CheckpointError(

@@ -11,6 +11,7 @@ import open_clip
 
 from mingle_edge.core.errors import CheckpointError, FileError, shown
 from mingle_edge.data.hub import is_hub_reference, local_path
+from mingle_edge.data.weights_folder import OPEN_CLIP_CONFIG, is_open_clip_folder
 from mingle_edge.files.plain_file import find_file
 from mingle_edge.files.text_file import read_json
 
@@ -37,7 +38,9 @@ def read_model_config(model: str, base: Path) -> ModelConfig:
     path = local_path(model, base)
     try:
         if find_file(path) is not None:
-            return _hugging_face(path) if path.is_dir() else _open_clip_json(path)
+            if path.is_dir() and not is_open_clip_folder(path):
+                return _hugging_face(path)
+            return _open_clip_json(path / OPEN_CLIP_CONFIG if path.is_dir() else path)
     except FileError as error:
         raise CheckpointError(str(error)) from error
     # get_model_config would go to the network for names with a scheme such as "hf-hub:".

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
@@ -11,28 +12,43 @@ from mingle_edge.checkpoints.foreign_files import foreign_file
 from mingle_edge.checkpoints.safetensors_file import is_safetensors, read_safetensors_header
 from mingle_edge.checkpoints.tensor_location import TensorLocation
 from mingle_edge.checkpoints.torch_archive import LEGACY, ZIP, read_torch_archive
-from mingle_edge.checkpoints.weights_folder import weights_files
 from mingle_edge.core.errors import CheckpointError, FileError, shown
+from mingle_edge.data.weights_folder import weights_files
 from mingle_edge.files.plain_file import check_plain_file, find_file, refusal
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 """Element types that weights may have; all are read as float32."""
-TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
 _BEGINNING = 1 << 10  # bytes of a file that tell what it is
 
 
+class StoredTensors(Protocol):
+    """Tensors by the names they have on disk; nothing is read before `read`."""
+
+    files: list[Path]
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one tensor."""
+
+    def dtype(self, name: str) -> str:
+        """Return the element type of one tensor, as torch spells it where torch has it."""
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        """Read one tensor, or some of its rows, as stored. Raises `CheckpointError` when the file cannot be read."""
+
+
 @dataclass
-class StoredTensors:
-    """Tensors by the names they have on disk; keys of containers around them come before, joined by dots. Nothing is read
-    before `read`."""
+class TensorFiles:
+    """Tensors in safetensors and PyTorch's files. Keys of containers around them come before their names, joined by dots."""
 
     files: list[Path]
     others: dict[str, str] = field(default_factory=dict)  # what lies where tensors may: name -> "a sparse tensor"
     _locations: dict[str, TensorLocation] = field(default_factory=dict)
 
     def names(self) -> list[str]:
-        """Return the names of all tensors."""
         return list(self._locations)
 
     def location(self, name: str) -> TensorLocation:
@@ -40,19 +56,12 @@ class StoredTensors:
         return self._locations[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of one tensor."""
         return self._locations[name].shape
 
     def dtype(self, name: str) -> str:
-        """Return the element type of one tensor, as torch spells it where torch has it."""
         return self._locations[name].dtype
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
-        """Read one tensor, or some of its rows, as stored.
-
-        Raises:
-            CheckpointError: no floating-point numbers, fewer of them than the shape says, or the file cannot be read.
-        """
         location = self._locations[name]
         if location.dtype not in FLOATS:
             raise CheckpointError(
@@ -61,7 +70,7 @@ class StoredTensors:
         return location.read(name, rows)
 
 
-def open_tensors(path: Path) -> StoredTensors:
+def open_tensors(path: Path) -> TensorFiles:
     """Open a file of tensors, or the weights in a folder.
 
     Raises:
@@ -70,7 +79,7 @@ def open_tensors(path: Path) -> StoredTensors:
     try:
         if find_file(path) is None and not path.is_symlink():
             raise CheckpointError(f"there is no checkpoint {path}; correct the path")
-        tensors = StoredTensors(weights_files(path) if path.is_dir() else [path])
+        tensors = TensorFiles(weights_files(path) if path.is_dir() else [path])
         for file in tensors.files:
             locations, others = _open_file(file)
             for name, location in locations.items():

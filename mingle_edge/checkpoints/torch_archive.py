@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from mingle_edge.checkpoints.conversion_commands import save_again, save_exported
 from mingle_edge.checkpoints.inert_pickle import Called, Named, read_pickle
 from mingle_edge.checkpoints.tensor_location import TensorLocation, span
 from mingle_edge.core.errors import CheckpointError, shown
@@ -119,7 +120,7 @@ def _read_zip(path: Path, file: BinaryIO) -> tuple[Any, dict[str, _Values]]:
     with zipfile.ZipFile(file) as archive:
         entries = {PurePosixPath(entry.filename).parts[1:]: entry for entry in archive.infolist()}
         if ("data.pkl",) not in entries:
-            raise CheckpointError(f"{path} {_foreign_zip([entry.filename for entry in archive.infolist()])}")
+            raise CheckpointError(f"{path} {_foreign_zip(path, [entry.filename for entry in archive.infolist()])}")
         for name in ("data.pkl", "byteorder"):
             if entry := entries.get((name,)):
                 _check_stored(path, entry)
@@ -149,15 +150,12 @@ def _check_stored(path: Path, entry: zipfile.ZipInfo) -> None:
         raise _converted(path, f"holds {shown(entry.filename)} compressed, which PyTorch's archives are not")
 
 
-def _foreign_zip(names: list[str]) -> str:
+def _foreign_zip(path: Path, names: list[str]) -> str:
     """Say what a zip file without a pickle is."""
     if names and all(name.endswith(".npy") for name in names):
         return "is a numpy archive; save the weights as .safetensors under the names that open_clip or Hugging Face give them"
     if any(name.endswith(("archive_format", "models/model.json")) for name in names):
-        return (
-            "is a program of torch.export; if you trust it, save its weights: "
-            'torch.save(torch.export.load(FILE).state_dict, "weights.pt")'
-        )
+        return f"is a program of torch.export; if you trust it, save its weights: {save_exported(path)}"
     return "is a zip file, but no archive of PyTorch; unpack it, and name the file with the weights"
 
 
@@ -192,10 +190,7 @@ def _read_legacy(path: Path, file: BinaryIO) -> tuple[Any, dict[str, _Values]]:
 
 
 def _converted(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} {why}; load and save it with a current PyTorch: "
-        f'torch.save(torch.load("{path.name}", map_location="cpu"), "weights.pt")'
-    )
+    return CheckpointError(f"{path} {why}; if you trust it, save it with a current PyTorch: {save_again(path)}")
 
 
 def _storage(identity: object) -> object:

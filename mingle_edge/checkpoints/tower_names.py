@@ -78,12 +78,11 @@ def names_beside(names: Iterable[str], tower: NamedTower) -> tuple[list[str], li
 
 
 def model_names(names: Iterable[str]) -> dict[str, str]:
-    """Name in the file -> name within the model that holds the vision tower. Without one tower, and for names beside the model,
-    names are as they are."""
+    """Name in the file -> name within the model that holds the vision tower; of all names, as they are, where there is none."""
     names = list(names)
     towers = find_towers(names)
     prefix = towers[0].model_prefix if len(towers) == 1 else ""
-    return {name: name.removeprefix(prefix) for name in names}
+    return {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
 
 
 def _splits(key: str) -> Iterator[tuple[str, str]]:

@@ -11,10 +11,10 @@ import open_clip
 from mingle_edge.checkpoints.architectures import read_architecture
 from mingle_edge.checkpoints.model_config import is_tag, is_there
 from mingle_edge.checkpoints.preprocessing import preprocess_differences
-from mingle_edge.checkpoints.stored_tensors import TORCH_SUFFIXES
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.core.errors import CheckpointError, shown
-from mingle_edge.data.hub import local_path
+from mingle_edge.data.hub import local_path, way_to_path
+from mingle_edge.data.weights_folder import SUFFIXES
 
 
 def find_weights(path_or_tag: str, base: Path, model: str | None) -> Path:
@@ -49,11 +49,12 @@ def check_tag(path_or_tag: str, base: Path, model: str | None, architecture: Vis
         return
     tag = _tag(path_or_tag, base, model)
     activation = "quick_gelu" if tag.get("quick_gelu") else "gelu"
-    if activation != architecture.activation:
-        twin = model.removesuffix("-quickgelu") if activation == "gelu" else f"{model}-quickgelu"
-        step = f"name the model {twin}" if twin in open_clip.list_models() else 'set "quick_gelu" in a JSON config'
+    # Where open_clip has a model with one activation alone, all its weights were trained with it, whatever their tags say.
+    twin = model.removesuffix("-quickgelu") if model.endswith("-quickgelu") else f"{model}-quickgelu"
+    if activation != architecture.activation and twin in open_clip.list_models():
         raise CheckpointError(
-            f"the weights {path_or_tag!r} were trained with {activation}, but {model!r} runs {architecture.activation}; {step}"
+            f"the weights {path_or_tag!r} were trained with {activation}, but {model!r} runs {architecture.activation}; name "
+            f"the model {twin}"
         )
     trained = replace(read_architecture(model, base, path_or_tag).preprocess, image_size=architecture.image_size)
     if different := preprocess_differences(trained, architecture.preprocess):
@@ -64,8 +65,8 @@ def check_tag(path_or_tag: str, base: Path, model: str | None, architecture: Vis
 
 
 def _tag(path_or_tag: str, base: Path, model: str | None) -> dict[str, Any]:
-    if "/" in path_or_tag or Path(path_or_tag).suffix in (".safetensors", *TORCH_SUFFIXES):
-        raise CheckpointError(f"there is no checkpoint {base / path_or_tag}; correct the path")
+    if "/" in path_or_tag or path_or_tag.endswith(SUFFIXES):
+        raise CheckpointError(f"there is no checkpoint {base / path_or_tag}; {way_to_path(path_or_tag)}")
     tag: dict[str, Any] = open_clip.get_pretrained_cfg(model, path_or_tag) if model is not None else {}
     if not tag:
         known = open_clip.list_pretrained_tags_by_model(model) if model is not None else []

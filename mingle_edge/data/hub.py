@@ -10,19 +10,32 @@ from urllib.parse import unquote
 
 from mingle_edge.core.errors import FileError, HubError, shown
 from mingle_edge.data.image_source import CLASS
+from mingle_edge.data.weights_folder import (
+    HUGGING_FACE_CONFIG,
+    OPEN_CLIP_CONFIG,
+    OPEN_CLIP_FILES,
+    SUFFIXES,
+    is_open_clip_folder,
+)
 from mingle_edge.files.file_pattern import matching_files
 from mingle_edge.files.plain_file import refusal
 
 SCHEME = "hf://"
+OPEN_CLIP_SCHEME = "hf-hub:"
+"""How open_clip and timm write the same."""
 FORM = "hf://owner/name[@revision][/path], with datasets/ before the owner for a data set"
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _REFERENCE = re.compile(
     rf"hf://(?P<dataset>datasets/)?(?P<repo>{_NAME}/{_NAME})(@(?P<revision>refs/(convert|pr)/[^/@]+|[^/@]+))?(/(?P<path>.*))?"
 )
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-_OLD_WEIGHTS = "pytorch_model.bin"
-_CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
+_CONFIGS = (HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG, "preprocessor_config.json", "processor_config.json")
+_HUGGING_FACE_WEIGHTS = (
+    ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+)
+_OPEN_CLIP_WEIGHTS = tuple((name,) for name in OPEN_CLIP_FILES)
+"""What holds the weights, the first that is there."""
 _LISTED = 8  # files named in a message
 
 
@@ -47,7 +60,14 @@ class HubReference:
 
 def is_hub_reference(text: str) -> bool:
     """Say whether a value of a task file names something on the hub rather than a path."""
-    return text.startswith(SCHEME)
+    return text.startswith((SCHEME, OPEN_CLIP_SCHEME))
+
+
+def way_to_path(text: str) -> str:
+    """Return the next step where `text` was taken for a path and there is nothing: it may be a model's name on the hub."""
+    if re.fullmatch(f"{_NAME}/{_NAME}", text) and not text.endswith(SUFFIXES):
+        return f"correct the path, or write {SCHEME}{text} for the model on the Hugging Face hub"
+    return "correct the path"
 
 
 def parse_hub_reference(text: str) -> HubReference:
@@ -56,6 +76,8 @@ def parse_hub_reference(text: str) -> HubReference:
     Raises:
         HubError: not of the form, or a path that leaves the repository.
     """
+    if text.startswith(OPEN_CLIP_SCHEME):
+        text = SCHEME + text.removeprefix(OPEN_CLIP_SCHEME).removeprefix("//")
     match = _REFERENCE.fullmatch(text)
     if match is None:
         raise HubError(f"{shown(text)} is not of the form {FORM}; correct it")
@@ -132,13 +154,18 @@ def _there(reference: HubReference, folder: Path) -> str:
 
 
 def _fetch_model(reference: HubReference, cache_folder: str) -> Path:
-    folder = _snapshot(reference, cache_folder, [*_CONFIGS, *_WEIGHTS])
-    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
-        _snapshot(reference, cache_folder, [_OLD_WEIGHTS])
-    weights = (*_WEIGHTS, _OLD_WEIGHTS)
-    if not (folder / _CONFIGS[0]).is_file() or not any(any(folder.glob(pattern)) for pattern in weights):
+    folder = _snapshot(reference, cache_folder, list(_CONFIGS))
+    kinds = _OPEN_CLIP_WEIGHTS if is_open_clip_folder(folder) else _HUGGING_FACE_WEIGHTS
+    for patterns in kinds:
+        _snapshot(reference, cache_folder, list(patterns))
+        if any(any(folder.glob(pattern)) for pattern in patterns):
+            break
+    else:
+        kinds = ()
+    if not kinds or not any((folder / name).is_file() for name in (HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG)):
         raise HubError(
-            f"the {reference} lacks {_CONFIGS[0]}, or weights in {_WEIGHTS[0]} or {_OLD_WEIGHTS}, in the hub or in the cache "
+            f"the {reference} lacks {HUGGING_FACE_CONFIG} or {OPEN_CLIP_CONFIG}, or weights beside it in one of "
+            f"{', '.join(names[0] for names in (*_HUGGING_FACE_WEIGHTS, *_OPEN_CLIP_WEIGHTS))}, in the hub or in the cache "
             f"{folder}; name a CLIP model or a file within it, or fill the cache: {reference.download_command()}"
         )
     return folder

@@ -12,9 +12,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from mingle_edge.core.errors import MOST_SHOWN, FileError, HubError, TaskFileError, shown
-from mingle_edge.data.hub import is_hub_reference, parse_hub_reference
+from mingle_edge.data.hub import is_hub_reference, parse_hub_reference, way_to_path
 from mingle_edge.data.image_source import CLASS, WHOLE, ImageSource
 from mingle_edge.data.settings import Settings
+from mingle_edge.data.weights_folder import SUFFIXES
 from mingle_edge.files.plain_file import check_plain_file, find_file
 from mingle_edge.files.text_file import read_text
 from mingle_edge_runtime.bundle.task_names import TASK_NAME
@@ -26,7 +27,6 @@ MOST_SEEDS_PER_CLASS = 1 << 20
 MOST_CHARACTERS = 1000
 """Of a class name or template; a text tower reads some 70 words, and its tokenizer takes hours for one word of a megabyte."""
 
-_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _TABLES = ("backbone", "settings", "task")
 _BACKBONE_KEYS = ("model", "weights")
 _TASK_KEYS = ("name", "weights", "seeds", "seeds_per_class", "classes", "templates", "head", "test", "tune")
@@ -51,7 +51,7 @@ class TaskSource:
     name: str
     weights: str  # file or folder, on the hub (`hf://owner/name`) or relative to the task file
     seeds: ImageSource  # a few unlabeled images, or labeled ones of which a few are drawn
-    classes: list[str]
+    classes: list[str]  # empty: those that its checkpoint names
     templates: list[str]  # with {} for the class name; empty when there is a head
     head: Path | None  # ready-made class embeddings
     test: ImageSource | None  # labeled images that accuracy is measured on
@@ -130,12 +130,16 @@ class _Table:
             raise self.error(key, "is empty; fill it in")
         return text
 
+    def place(self, key: str) -> str:
+        """Return a path, or what may be one, with `~` standing for the user's home."""
+        return os.path.expanduser(self.string(key))
+
     def existing(self, key: str, *, folder: bool = False) -> Path:
         """Return the path of a plain file or, where `folder` allows it, of a folder."""
-        path = self.path.parent / self.string(key)
+        path = self.path.parent / self.place(key)
         status = self.status(key, path)
         if status is None:
-            raise self.error(key, f"names {path}, which does not exist; correct the path")
+            raise self.error(key, f"names {path}, which does not exist; {way_to_path(self.string(key))}")
         if not (folder and stat.S_ISDIR(status.st_mode)):
             try:
                 check_plain_file(path)
@@ -187,15 +191,15 @@ class _Table:
 
 def _backbone(table: _Table) -> BackboneSource:
     table.check_keys(_BACKBONE_KEYS)
-    model = table.string("model")
+    model = table.place("model")
     if not (on_hub := table.on_hub("model", model)) and _is_path(model, (".json",)):
         table.existing("model", folder=True)
     if "weights" not in table.values:
         if not on_hub and not table.is_folder("model", table.path.parent / model):
-            raise table.error("weights", f"is missing; only a Hugging Face folder brings its own, and model is {shown(model)}")
+            raise table.error("weights", f"is missing; only a folder of a model brings its own, and model is {shown(model)}")
         return BackboneSource(model, None)
-    weights = table.string("weights")
-    if not table.on_hub("weights", weights) and _is_path(weights, _WEIGHT_SUFFIXES):
+    weights = table.place("weights")
+    if not table.on_hub("weights", weights) and _is_path(weights, SUFFIXES):
         table.existing("weights", folder=True)
     return BackboneSource(model, weights)
 
@@ -206,7 +210,7 @@ def _task(table: _Table) -> TaskSource:
     table.check_keys(_TASK_KEYS)
     if not TASK_NAME.fullmatch(name):
         raise table.error("name", "must be 1 to 64 letters, digits, dots, dashes or underscores, the first a letter or digit")
-    if not table.on_hub("weights", weights := table.string("weights")):
+    if not table.on_hub("weights", weights := table.place("weights")):
         table.existing("weights", folder=True)
     seeds = _source(table, "seeds")
     classes = _classes(table)
@@ -234,8 +238,10 @@ def _task(table: _Table) -> TaskSource:
 
 def _classes(table: _Table) -> list[str]:
     values = table.values.get("classes")
+    if values is None:
+        return []
     if isinstance(values, str):
-        path = table.path.parent / table.string("classes")
+        path = table.path.parent / table.place("classes")
         if table.status("classes", path) is None:
             raise table.error("classes", f"names {path}, which does not exist; correct the path")
         try:
@@ -252,12 +258,12 @@ def _source(table: _Table, key: str, *, labeled: bool = False) -> ImageSource:
     """Read images by a string or, where more is to be said, a table with `files` and the rest."""
     value = table.values.get(key)
     if not isinstance(value, dict):
-        source = ImageSource(table.string(key))
+        source = ImageSource(table.place(key))
     else:
         inner = _Table(table.path, f"{table.where} {key}", value)
         inner.check_keys(_SOURCE_KEYS)
         columns = {name: inner.string(name) for name in _PARQUET_KEYS if name in value}
-        source = ImageSource(inner.string("files"), share=_share(inner), **columns)
+        source = ImageSource(inner.place("files"), share=_share(inner), **columns)
         if not source.labeled and source.share != WHOLE:
             raise inner.error(
                 "share", f"is of every class, but files is {shown(source.files)}, a folder without labels; remove it"
@@ -318,4 +324,4 @@ def _seeds_per_class(table: _Table, seeds: ImageSource) -> int | None:
 
 def _is_path(text: str, suffixes: tuple[str, ...]) -> bool:
     """Say whether a value that may also be an open_clip name or tag must be a path."""
-    return "/" in text or "\\" in text or PurePath(text).suffix in suffixes
+    return "/" in text or "\\" in text or text.endswith(suffixes)

@@ -180,7 +180,7 @@ def test_task_refused(base: Path, changes: dict[str, str | None], message: str) 
         ("settings = 3\n" + BACKBONE + task(), "settings must be a table, not 3"),
         (BACKBONE + "[tasks]\n" + task(), "tasks is not a known key; did you mean task?"),
         ("[backbone]\n" + task(), "[backbone] model is missing"),
-        ('[backbone]\nmodel = "ViT-B-32"\n' + task(), "[backbone] weights is missing; only a Hugging Face folder"),
+        ('[backbone]\nmodel = "ViT-B-32"\n' + task(), "[backbone] weights is missing; only a folder of a model"),
         ('[backbone]\nmodel = "gone/model"\n' + task(), "[backbone] model names"),
         ('[backbone]\nmodel = "gone.json"\nweights = "openai"\n' + task(), "[backbone] model names"),
         ('[backbone]\nmodel = "ViT-B-32"\nweights = "gone.pt"\n' + task(), "[backbone] weights names"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 
 from mingle_edge.core.errors import CheckpointError, FileError, shown
@@ -21,6 +22,7 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pyt", ".pth.tar")
 _SECOND_MODELS = ("model_1.safetensors", "model_1.safetensors.index.json", "pytorch_model_1.bin")
 _BESIDE = ("optimizer", "scheduler", "scaler", "random_states", "rng_state", "training_args", "sampler", "dl_state_dict")
 """How files begin that accelerate and transformers write beside the weights."""
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
 _LISTED = 6  # files named in a message
 
 
@@ -60,6 +62,9 @@ def weights_files(folder: Path) -> list[Path]:
     if foreign := _foreign_folder(folder, names):
         raise CheckpointError(f"{folder} {foreign}")
     found = [name for name in names if name.endswith(SUFFIXES) and not name.startswith(_BESIDE)]
+    if shards := [name for name in found if _SHARD.search(name)]:
+        index = f"{_SHARD.sub('', shards[0])}.index.json"
+        raise CheckpointError(f"{folder} holds shards such as {shards[0]}, but not {index}, their index; copy or download it")
     if len(found) == 1:
         return [folder / found[0]]
     if found:
