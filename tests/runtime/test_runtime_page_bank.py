@@ -83,21 +83,6 @@ def test_the_system_reads_nothing_at_open_and_drops_what_is_evicted(file) -> Non
     assert not any(present(pages, 0, layer).any() for layer in range(3))
 
 
-def test_prefetched_and_pinned_tasks_are_resident(file) -> None:
-    pages = Pages(file, 3 * TASK_BYTES, together=1)
-    pages.experts.pin(["b"])
-    pages.experts.prefetch(["a", "c", "d"])
-    assert pages.experts.stats().resident_bytes == 3 * TASK_BYTES
-    assert pages.experts.stats().pinned_bytes == TASK_BYTES
-    touch(pages, np.full((1, 3, 1), 0))
-    touch(pages, np.full((1, 3, 1), 3))
-    assert (pages.experts.stats().hits, pages.experts.stats().misses, pages.experts.stats().evictions) == (3, 3, 3)
-    touch(pages, np.full((1, 3, 1), 1))
-    assert pages.experts.stats().hits == 6
-    pages.experts.pin([])
-    assert pages.experts.stats().pinned_bytes == 0
-
-
 def test_a_batch_may_overshoot_and_is_counted(file) -> None:
     pages = Pages(file, TASK_BYTES, together=1)
     touch(pages, np.arange(4).repeat(3).reshape(4, 3, 1))

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_bundle import SPEC, TASKS, Weights, images
+from tiny_bundle import TASKS, images
 
 from mingle_edge_runtime import EdgeError, EdgeModel, Route, StreamStats, UnknownTaskError
-from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.scopes.route_reuse import RouteReuse
 
 NEVER = 10**9
@@ -51,10 +50,6 @@ def test_a_still_picture_is_routed_once_and_a_cut_at_once(image_bundle) -> None:
         for frame, color in zip(FRAMES, COLORS, strict=True):
             prediction = stream.classify(frame)
             assert prediction.route.tasks == (() if color == 3 else (TASKS[color],))
-            expected = Weights().image_scope(
-                preprocess(frame, SPEC).reshape(1, -1).astype(np.float64), *(([], []) if color == 3 else ([color], [1.0]))
-            )
-            np.testing.assert_allclose(model.stream().embed(frame), expected[0], atol=1e-6)
         assert 6 <= stream.stats().reused <= len(FRAMES) - 4
         assert stream.stats().frames == len(FRAMES)
 
@@ -94,14 +89,6 @@ def test_every_decision_follows_from_the_frame_that_was_routed_last(values, thre
         stats = reuse.stats()
         assert (stats.frames, stats.audited, stats.disagreed) == (number, audits, disagreed)
         assert stats.reused == number - router.asked
-
-
-def test_a_slow_drift_is_noticed() -> None:
-    router = Router()
-    reuse = RouteReuse(router, 0.5, NEVER)
-    for step in range(400):
-        reuse.route(still(step * 0.005))  # 2 in all, 0.01 of the contrast a frame
-    assert 5 <= router.asked <= 10
 
 
 @pytest.mark.parametrize(
