@@ -105,16 +105,18 @@ def write_inputs(inputs: Path, a: VisionArchitecture, tasks: int) -> None:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     torch.manual_seed(0)
-    sizes = {
-        "hidden_size": a.width,
-        "intermediate_size": a.mlp_width,
-        "num_hidden_layers": a.layers,
-        "patch_size": a.patch_size,
-    }
-    sizes |= {"num_attention_heads": a.heads, "image_size": a.image_size, "projection_dim": a.output_dim}
-    backbone = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(hidden_act=a.activation, layer_norm_eps=a.layer_norm_eps, **sizes)
+    config = CLIPVisionConfig(
+        hidden_size=a.width,
+        intermediate_size=a.mlp_width,
+        projection_dim=a.output_dim,
+        num_hidden_layers=a.layers,
+        num_attention_heads=a.heads,
+        image_size=a.image_size,
+        patch_size=a.patch_size,
+        hidden_act=a.activation,
+        layer_norm_eps=a.layer_norm_eps,
     )
+    backbone = CLIPVisionModelWithProjection(config)
     for value in backbone.state_dict().values():
         if value.ndim == 1:  # transformers starts with biases of 0
             value += 0.05 * torch.randn_like(value)
@@ -139,7 +141,8 @@ def difference(value: Tensor) -> Tensor:
     if value.ndim > 1:
         left = torch.randn(len(noise), SIGNAL_RANK)
         noise += (left @ torch.randn(SIGNAL_RANK, noise[0].numel()) / SIGNAL_RANK**0.5).view_as(noise)
-    return SHIFT * value.norm() / noise.norm() * noise
+    moved: Tensor = SHIFT * value.norm() / noise.norm() * noise
+    return moved
 
 
 def write_seeds(folder: Path, size: int, random: np.random.Generator) -> None:

@@ -14,7 +14,7 @@ from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.session import CPU
 from mingle_edge_runtime.profile import baselines
 from mingle_edge_runtime.profile.baselines import BUILDERS, Setting, check_baselines
-from mingle_edge_runtime.profile.requests import Requests
+from mingle_edge_runtime.profile.interleaving import Requests
 
 PIXELS = preprocess(GOLDEN_IMAGES, SPEC)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mingle_edge_runtime.profile.distribution import interval, latency, ratio, resampled_medians
-from mingle_edge_runtime.profile.requests import Requests
+from mingle_edge_runtime.profile.interleaving import Requests
 
 TIMES = st.lists(st.floats(1e-6, 1e3), min_size=6, max_size=60)
 

@@ -14,8 +14,8 @@ from mingle_edge_runtime import Bundle
 from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.session import CPU
 from mingle_edge_runtime.profile.baselines import Setting
+from mingle_edge_runtime.profile.interleaving import Requests
 from mingle_edge_runtime.profile.operators import read_trace, trace_graphs, traced_runs
-from mingle_edge_runtime.profile.requests import Requests
 
 NODES = {  # name: operator
     "patch_embedding/Conv_0": "Conv",

@@ -18,7 +18,7 @@ from mingle_edge_runtime.ort.memory import process_memory
 from mingle_edge_runtime.ort.processor import read_processor
 from mingle_edge_runtime.ort.session import CPU
 from mingle_edge_runtime.profile import BASELINES, ProfileInterrupted, ProfileReport, profile
-from mingle_edge_runtime.profile.requests import Requests
+from mingle_edge_runtime.profile.interleaving import Requests
 from mingle_edge_runtime.profile.sweep import open_setting, plan_sweep
 
 

@@ -19,8 +19,7 @@ from mingle_edge_runtime.experts.adapter import read_adapter
 from mingle_edge_runtime.experts.mixture import mix
 from mingle_edge_runtime.ort.machine import available_memory
 from mingle_edge_runtime.ort.session import Session
-from mingle_edge_runtime.profile.interleaving import Run
-from mingle_edge_runtime.profile.requests import Requests
+from mingle_edge_runtime.profile.interleaving import Requests, Run
 from mingle_edge_runtime.serving.edge_model import EdgeModel
 
 

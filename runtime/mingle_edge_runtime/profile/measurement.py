@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from itertools import count, islice
 from os import PathLike
@@ -21,32 +21,24 @@ from mingle_edge_runtime.errors import EdgeError, ImageError
 from mingle_edge_runtime.images.preprocess import Picture, Pictures, pictures, preprocess
 from mingle_edge_runtime.ort.machine import machine_record
 from mingle_edge_runtime.ort.session import onnxruntime, resolve_providers
-from mingle_edge_runtime.profile import distribution
+from mingle_edge_runtime.profile import report as records
 from mingle_edge_runtime.profile.baselines import BUILDERS, SWITCHING, Setting, check_baselines
-from mingle_edge_runtime.profile.interleaving import Run, interleave, seconds_of, warm_up, warm_up_rounds
-from mingle_edge_runtime.profile.moments import memory_before, memory_now
-from mingle_edge_runtime.profile.operators import trace_graphs, traced_runs
-from mingle_edge_runtime.profile.report import (
-    FORMAT,
-    FORMAT_VERSION,
-    Batch,
-    ExpertTotals,
-    Latency,
-    Machine,
-    Memory,
-    OnceSeconds,
-    ProfiledBundle,
-    ProfileReport,
-    ProfileSettings,
-    Ratio,
-    Residence,
-    SweepRow,
-    Trace,
-    TrafficRun,
+from mingle_edge_runtime.profile.distribution import latency, ratio
+from mingle_edge_runtime.profile.interleaving import (
+    Requests,
+    Run,
+    interleave,
+    memory_before,
+    memory_now,
+    model_kinds,
+    seconds_of,
+    warm_up,
+    warm_up_rounds,
 )
-from mingle_edge_runtime.profile.requests import Requests
+from mingle_edge_runtime.profile.operators import trace_graphs, traced_runs
+from mingle_edge_runtime.profile.report import ProfileReport, ProfileSettings, TrafficRun
 from mingle_edge_runtime.profile.sweep import SweepSetting, Value, plan_sweep, sweep_axis, sweep_runs
-from mingle_edge_runtime.profile.traffic import record_traffic, totals
+from mingle_edge_runtime.scopes.route import Route
 from mingle_edge_runtime.serving.edge_model import EdgeModel
 
 BATCH_SIZES = (1, 4, 16)
@@ -64,20 +56,6 @@ class ProfileInterrupted(KeyboardInterrupt):
         super().__init__()
         self.report = report
         """what was measured before"""
-
-
-@dataclass
-class _Measured:
-    """The report's members as they come."""
-
-    seconds: OnceSeconds = field(default_factory=OnceSeconds)
-    times: dict[int, dict[str, list[float]]] = field(default_factory=dict)
-    memory: dict[str, Memory] = field(default_factory=dict)
-    residence: dict[str, Residence] = field(default_factory=dict)
-    operators: dict[str, Trace] = field(default_factory=dict)
-    traffic: list[TrafficRun] = field(default_factory=list)
-    experts: ExpertTotals | None = None
-    sweep: list[SweepRow] = field(default_factory=list)
 
 
 def profile(
@@ -119,7 +97,7 @@ def profile(
             f"runs is {runs}, switch_every {switch_every}, batch_sizes {list(batch_sizes)}: all must be at least 1; "
             f"cool_down is {cool_down}, must be a number of seconds"
         )
-    measured = _Measured(OnceSeconds(import_onnxruntime=seconds_of(onnxruntime)))
+    imported = seconds_of(onnxruntime)
     bundle = Bundle.open(Path(path))
     check_baselines(against, bundle)
     plan = plan_sweep(sweep or {}, bundle, threads, expert_budget, low_memory)
@@ -138,7 +116,7 @@ def profile(
         low_memory,
         float(cool_down),
     )
-    measurement = _Measurement(setting, settings, measured, progress)
+    measurement = _Measurement(setting, settings, progress, {"import_onnxruntime": imported})
     try:
         measurement.run(batch, plan, operators)
     except KeyboardInterrupt as error:
@@ -146,23 +124,31 @@ def profile(
     return measurement.report(complete=True)
 
 
+@dataclass
 class _Measurement:
-    """The phases of one profile."""
+    """The phases of one profile, and the report's members as they come."""
 
-    def __init__(self, setting: Setting, settings: ProfileSettings, measured: _Measured, progress: Progress | None) -> None:
-        self._setting = setting
-        self._settings = settings
-        self._measured = measured
-        self._progress = progress
-        self._machine = read_record(Machine, machine_record())
-        self._started = datetime.now(UTC).isoformat(timespec="seconds")
-        self._bundle = _identity(setting.bundle)
+    setting: Setting
+    settings: ProfileSettings
+    progress: Progress | None
+    seconds: dict[str, float]
+    times: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    memory: dict[str, records.Memory] = field(default_factory=dict)
+    residence: dict[str, records.Residence] = field(default_factory=dict)
+    operators: dict[str, records.Trace] = field(default_factory=dict)
+    traffic: list[TrafficRun] = field(default_factory=list)
+    experts: records.ExpertTotals | None = None
+    sweep: list[records.SweepRow] = field(default_factory=list)
+    machine: records.Machine = field(default_factory=lambda: read_record(records.Machine, machine_record()))
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def run(self, images: list[Picture], plan: Sequence[Sequence[SweepSetting]], operators: bool) -> None:
         """Measure everything, in an order that keeps the bundle's own memory free of what it is compared with."""
-        measured, settings, setting = self._measured, self._settings, self._setting
-        pixels = self._preprocess(images)
-        measured.memory["before"] = memory_before()
+        setting, settings, requests = self.setting, self.settings, self.setting.requests
+        started = time.perf_counter()
+        pixels = preprocess(images, setting.bundle.index.preprocess)
+        self.seconds["preprocess_per_image"] = (time.perf_counter() - started) / len(images)
+        self.memory["before"] = memory_before()
         started = time.perf_counter()
         with EdgeModel.open(
             setting.bundle.root,
@@ -171,118 +157,109 @@ class _Measurement:
             threads=setting.threads,
             low_memory=settings.low_memory,
         ) as model:
-            opened = time.perf_counter() - started
-            measured.seconds = replace(measured.seconds, open=opened)
-            measured.memory["opened"] = memory_now()
-            self._traffic(model, pixels)
-            kinds = self._kinds(model)
-            warm_up(kinds, pixels, 1, setting.requests, self._phase("warm-up", len(kinds) * warm_up_rounds(setting.requests)))
-            measured.memory["steady"] = memory_now()
-            measured.residence["bundle"] = Residence(opened, measured.memory["steady"].since(measured.memory["before"]))
+            opened = self.seconds["open"] = time.perf_counter() - started
+            self.memory["opened"] = memory_now()
+            self._routed_runs(model, pixels)
+            kinds = model_kinds(model, requests)
+            warm_up(kinds, pixels, 1, requests, self._phase("warm-up", len(kinds) * warm_up_rounds(requests)))
+            self.memory["steady"] = memory_now()
+            self.residence["bundle"] = records.Residence(opened, self.memory["steady"].since(self.memory["before"]))
             for name in settings.against:
                 kinds[name] = self._build(name, pixels)
             self._latency(kinds, pixels)
-            measured.experts = totals(model.stats())
+            stats = model.stats()
+            self.experts = records.ExpertTotals(*(getattr(stats, member.name) for member in fields(records.ExpertTotals)))
         del model, kinds
         if operators:
             tick = self._phase("operators", traced_runs(setting, settings.runs))
-            trace_graphs(setting, pixels, settings.runs, measured.operators, tick)
+            trace_graphs(setting, pixels, settings.runs, self.operators, tick)
         for axis in plan:
-            tick = self._phase(f"sweep {axis[0].axis}", sweep_runs(axis, setting.requests, settings.runs))
-            sweep_axis(axis, setting.providers, pixels, setting.requests, settings.runs, measured.sweep, tick)
+            tick = self._phase(f"sweep {axis[0].axis}", sweep_runs(axis, requests, settings.runs))
+            sweep_axis(axis, setting.providers, pixels, requests, settings.runs, self.sweep, tick)
 
     def report(self, complete: bool) -> ProfileReport:
         """Return what was measured so far."""
-        measured = self._measured
-        times = {size: {kind: values for kind, values in by_kind.items() if values} for size, by_kind in measured.times.items()}
-        batches = [Batch(size, _latencies(by_kind), self._ratios(by_kind)) for size, by_kind in times.items() if by_kind]
-        single = next((batch for batch in batches if batch.batch == 1), Batch(1, {}, {}))
+        times = {size: {kind: values for kind, values in by_kind.items() if values} for size, by_kind in self.times.items()}
+        batches = {
+            size: records.Batch(size, {kind: latency(values) for kind, values in by_kind.items()}, self._ratios(by_kind))
+            for size, by_kind in times.items()
+            if by_kind
+        }
+        single = batches.pop(1, records.Batch(1, {}, {}))
         switches = {
             kind: switch
             for kind in ("named", *SWITCHING)
-            if (switch := self._setting.requests.switch(times.get(1, {}).get(kind, [])))
+            if (switch := self.setting.requests.switch(times.get(1, {}).get(kind, [])))
         }
         return ProfileReport(
-            FORMAT,
-            FORMAT_VERSION,
+            records.FORMAT,
+            records.FORMAT_VERSION,
             complete,
-            self._started,
-            self._bundle,
-            self._settings,
-            self._machine,
-            measured.seconds,
+            self.started,
+            _identity(self.setting.bundle),
+            self.settings,
+            self.machine,
+            records.OnceSeconds(**self.seconds),
             single.latency,
             single.ratios,
             switches,
-            tuple(batch for batch in batches if batch is not single),
-            measured.memory,
-            measured.residence,
-            measured.operators,
-            tuple(measured.traffic),
-            measured.experts,
-            tuple(measured.sweep),
-            (*_route_notes(measured.traffic), *_drift_notes(single.latency)),
+            tuple(batches.values()),
+            self.memory,
+            self.residence,
+            self.operators,
+            tuple(self.traffic),
+            self.experts,
+            tuple(self.sweep),
+            (*_route_notes(self.traffic), *_drift_notes(single.latency)),
         )
 
-    def _ratios(self, times: dict[str, list[float]]) -> dict[str, dict[str, Ratio]]:
+    def _ratios(self, times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, records.Ratio]]:
         own = [kind for kind in times if kind not in BUILDERS]
         return {
-            baseline: {kind: distribution.ratio(times[kind], times[baseline]) for kind in own}
-            for baseline in self._settings.against
+            baseline: {kind: ratio(times[kind], times[baseline]) for kind in own}
+            for baseline in self.settings.against
             if baseline in times
         }
 
     def _phase(self, name: str, total: int) -> Callable[[], None]:
         """Return, after a rest, a function that reports one more of the phase's `total` runs done."""
-        time.sleep(self._settings.cool_down)
+        time.sleep(self.settings.cool_down)
         done = count(1)
 
         def tick() -> None:
-            if self._progress:
-                self._progress(name, next(done), total)
+            if self.progress:
+                self.progress(name, next(done), total)
 
         return tick
 
-    def _preprocess(self, images: list[Picture]) -> NDArray[np.float32]:
-        """Return `pixel_values` of all images, before the memory of anything is looked at."""
-        started = time.perf_counter()
-        pixels = preprocess(images, self._setting.bundle.index.preprocess)
-        seconds = (time.perf_counter() - started) / len(images)
-        self._measured.seconds = replace(self._measured.seconds, preprocess_per_image=seconds)
-        return pixels
-
-    def _traffic(self, model: EdgeModel, pixels: NDArray[np.float32]) -> None:
+    def _routed_runs(self, model: EdgeModel, pixels: NDArray[np.float32]) -> None:
         """Record routed runs alone from the first after opening on: `runs` of them, or one of each image."""
-        record_traffic(model, pixels, 1, self._measured.traffic, lambda: None)
-        self._measured.seconds = replace(self._measured.seconds, first_run=self._measured.traffic[0].seconds)
-        self._measured.memory["first_run"] = memory_now()
-        more = max(self._settings.runs, len(pixels)) - 1
-        record_traffic(model, pixels, more, self._measured.traffic, self._phase("traffic", more))
-        self._measured.memory["routed"] = memory_now()
-
-    def _kinds(self, model: EdgeModel) -> dict[str, Run]:
-        requests, tasks = self._setting.requests, model.tasks
-        return {
-            "named": lambda values, request: model.scope.embed(values, tasks[requests.task(request)]),
-            "routed": lambda values, request: model.scope.embed(values),
-        }
+        self.traffic.append(_routed_run(model, pixels[:1]))
+        self.seconds["first_run"] = self.traffic[0].seconds
+        self.memory["first_run"] = memory_now()
+        runs = max(self.settings.runs, len(pixels))
+        tick = self._phase("traffic", runs - 1)
+        for i in range(1, runs):
+            self.traffic.append(_routed_run(model, pixels[i % len(pixels)][None]))
+            tick()
+        self.memory["routed"] = memory_now()
 
     def _build(self, name: str, pixels: NDArray[np.float32]) -> Run:
         """Open a baseline, warm it up, and record what that took."""
-        requests = self._setting.requests
+        requests = self.setting.requests
         before = memory_before()
         started = time.perf_counter()
-        run = BUILDERS[name](self._setting)
+        run = BUILDERS[name](self.setting)
         opened = time.perf_counter() - started
         warm_up({name: run}, pixels, 1, requests, self._phase(f"open {name}", warm_up_rounds(requests)))
-        self._measured.residence[name] = Residence(opened, memory_now().since(before))
+        self.residence[name] = records.Residence(opened, memory_now().since(before))
         return run
 
     def _latency(self, kinds: dict[str, Run], pixels: NDArray[np.float32]) -> None:
-        runs = self._settings.runs
-        for size in self._settings.batch_sizes:
+        runs = self.settings.runs
+        for size in self.settings.batch_sizes:
             rounds = runs if size == 1 else max(_LEAST_ROUNDS, runs // size)
-            times = self._measured.times[size] = {}
+            times = self.times[size] = {}
             tick = self._phase(f"batch {size}", rounds * len(kinds))
             interleave(kinds, pixels, dict.fromkeys(kinds, size), rounds, times, tick)
 
@@ -296,9 +273,9 @@ def _first_images(bundle: Bundle, images: Pictures | None) -> list[Picture]:
     return batch
 
 
-def _identity(bundle: Bundle) -> ProfiledBundle:
+def _identity(bundle: Bundle) -> records.ProfiledBundle:
     index = bundle.index
-    return ProfiledBundle(
+    return records.ProfiledBundle(
         bundle.root.name,
         index.scope,
         index.precision,
@@ -310,8 +287,22 @@ def _identity(bundle: Bundle) -> ProfiledBundle:
     )
 
 
-def _latencies(times: Mapping[str, Sequence[float]]) -> dict[str, Latency]:
-    return {kind: distribution.latency(values) for kind, values in times.items()}
+def _routed_run(model: EdgeModel, pixels: NDArray[np.float32]) -> TrafficRun:
+    """Route and run one image `[1, 3, S, S]`."""
+    routes: list[Route] = []
+    before = model.stats()
+    seconds = seconds_of(lambda: routes.extend(model.scope.embed(pixels)[1]))
+    after = model.stats()
+    return TrafficRun(
+        seconds,
+        routes[0].tasks,
+        after.hits - before.hits,
+        after.misses - before.misses,
+        after.evictions - before.evictions,
+        after.bytes_loaded - before.bytes_loaded,
+        after.resident_bytes,
+        after.stall_seconds - before.stall_seconds,
+    )
 
 
 def _route_notes(traffic: Sequence[TrafficRun]) -> list[str]:
@@ -324,7 +315,7 @@ def _route_notes(traffic: Sequence[TrafficRun]) -> list[str]:
     ]
 
 
-def _drift_notes(latency: Mapping[str, Latency]) -> list[str]:
+def _drift_notes(latency: Mapping[str, records.Latency]) -> list[str]:
     drifts = {kind: times.drift for kind, times in latency.items() if times.drift is not None}
     kind = max(drifts, key=drifts.__getitem__, default=None)
     if kind is None or drifts[kind] <= _DRIFT:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from mingle_edge_runtime.profile.baselines import Setting, has_experts, with_exp
 from mingle_edge_runtime.profile.interleaving import Run, interleave
 from mingle_edge_runtime.profile.report import LayerTime, OperatorTime, Trace
 
+Node: TypeAlias = Mapping[str, Any]
 _KERNEL = "_kernel_time"
 _WARM_UP = 2  # runs of each graph that are traced and left out
 _MOST_RUNS = 30  # traces are long: about 900 bytes an operator and run
@@ -62,18 +63,18 @@ def _graphs(setting: Setting) -> dict[str, str]:
 
 def read_trace(path: Path, skip: int = 0) -> Trace:
     """Return the sums of a trace file, without its first `skip` runs; at least one run must be left."""
-    events = json.loads(path.read_text(encoding="utf-8"))
-    runs = list(_runs(events))[skip:]
-    operators = [_sums(nodes, lambda node: str(node["args"]["op_name"])) for nodes, _ in runs]
-    layers = [_sums(nodes, _layer) for nodes, _ in runs]
-    counts = _sums(runs[0][0], lambda node: str(node["args"]["op_name"]), lambda node: 1)
-    by_operator = _medians(operators)
+    runs = list(_runs(json.loads(path.read_text(encoding="utf-8"))))[skip:]
+    nodes = [nodes for nodes, _ in runs]
+    operators = _medians(nodes, _operator)
+    counts = Counter(map(_operator, nodes[0]))
     return Trace(
         len(runs),
         float(np.median([whole for _, whole in runs])),
-        float(np.median([sum(seconds.values()) for seconds in operators])),
-        tuple(OperatorTime(name, int(counts.get(name, 0)), by_operator[name]) for name in _longest_first(by_operator)),
-        tuple(LayerTime(name, seconds) for name, seconds in _medians(layers).items()),
+        float(np.median([sum(map(_seconds, run)) for run in nodes])),
+        tuple(
+            OperatorTime(name, counts[name], operators[name]) for name in sorted(operators, key=lambda name: -operators[name])
+        ),
+        tuple(LayerTime(name, seconds) for name, seconds in _medians(nodes, _layer).items()),
     )
 
 
@@ -90,9 +91,9 @@ def _named(setting: Setting, tower: Session) -> Run:
     return with_expert(tower, {"task_mask": mask, "top_k": np.array([1], np.int64)})
 
 
-def _runs(events: Iterable[Mapping[str, Any]]) -> Iterable[tuple[list[Mapping[str, Any]], float]]:
+def _runs(events: Iterable[Node]) -> Iterable[tuple[list[Node], float]]:
     """Yield the operators of each run and the seconds of the whole run, which ONNX Runtime writes after them."""
-    nodes: list[Mapping[str, Any]] = []
+    nodes: list[Node] = []
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
             nodes.append(event)
@@ -101,30 +102,23 @@ def _runs(events: Iterable[Mapping[str, Any]]) -> Iterable[tuple[list[Mapping[st
             nodes = []
 
 
-def _layer(node: Mapping[str, Any]) -> str:
+def _operator(node: Node) -> str:
+    return str(node["args"]["op_name"])
+
+
+def _layer(node: Node) -> str:
     layer, slash, _ = str(node["name"]).partition("/")
     return layer if layer and slash and not _NODE.fullmatch(layer) else _NO_LAYER
 
 
-def _seconds(node: Mapping[str, Any]) -> float:
+def _seconds(node: Node) -> float:
     return float(node["dur"]) / 1e6
 
 
-def _sums(
-    nodes: Iterable[Mapping[str, Any]],
-    group: Callable[[Mapping[str, Any]], str],
-    value: Callable[[Mapping[str, Any]], float] = _seconds,
-) -> dict[str, float]:
-    sums: dict[str, float] = defaultdict(float)
-    for node in nodes:
-        sums[group(node)] += value(node)
-    return sums
-
-
-def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Return the median of every group over the runs, in the order of the first."""
-    return {name: float(np.median([sums.get(name, 0.0) for sums in runs])) for name in runs[0]}
-
-
-def _longest_first(seconds: Mapping[str, float]) -> list[str]:
-    return sorted(seconds, key=lambda name: -seconds[name])
+def _medians(runs: list[list[Node]], group: Callable[[Node], str]) -> dict[str, float]:
+    """Return the median over the runs of the seconds of each group, in the order of the first run."""
+    sums: list[dict[str, float]] = [defaultdict(float) for _ in runs]
+    for run, by_group in zip(runs, sums, strict=True):
+        for node in run:
+            by_group[group(node)] += _seconds(node)
+    return {name: float(np.median([by_group.get(name, 0.0) for by_group in sums])) for name in sums[0]}

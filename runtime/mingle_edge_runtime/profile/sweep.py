@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,19 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.errors import EdgeError
 from mingle_edge_runtime.experts.budget import check_budget
+from mingle_edge_runtime.ort.machine import machine_record
 from mingle_edge_runtime.profile.distribution import latency, ratio
-from mingle_edge_runtime.profile.interleaving import Run, interleave, warm_up, warm_up_rounds
-from mingle_edge_runtime.profile.moments import memory_before, memory_now
+from mingle_edge_runtime.profile.interleaving import (
+    Requests,
+    Run,
+    interleave,
+    memory_before,
+    memory_now,
+    model_kinds,
+    warm_up,
+    warm_up_rounds,
+)
 from mingle_edge_runtime.profile.report import Memory, SweepRow
-from mingle_edge_runtime.profile.requests import Requests
-from mingle_edge_runtime.scopes.scope import Scope
 from mingle_edge_runtime.serving.edge_model import EdgeModel
 
 AXES = ("threads", "batch", "top-k", "precision", "budget")
@@ -73,10 +80,12 @@ def plan_sweep(
             what = _EXAMPLES.get(axis, f"name them, as in {axis}=1,2")
             raise EdgeError(f"sweeping {axis} needs at least two different values, has {shown}: {what}")
         base = SweepSetting(axis, "", bundle, threads, budget, low_memory)
-        settings = [_setting(base, value) for value in values]
-        for setting in settings:
-            _check_budget(setting)
-        plan.append(settings)
+        plan.append([_setting(base, value) for value in values])
+        for setting in plan[-1]:
+            index = setting.bundle.index
+            check_budget(
+                setting.budget, {task.name: task.expert_bytes for task in index.tasks}, (), setting.top_k or index.top_k
+            )
     return plan
 
 
@@ -119,7 +128,7 @@ def sweep_runs(settings: Sequence[SweepSetting], requests: Requests, runs: int) 
 def _defaults(axis: str, bundle: Bundle) -> list[Value]:
     tasks = bundle.index.tasks
     if axis == "threads":
-        return list(_doubling(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+        return list(_doubling(machine_record()["usable_cores"] or 1))
     if axis == "batch":
         return list(_BATCHES)
     if axis == "top-k":
@@ -138,28 +147,17 @@ def _doubling(last: int) -> tuple[int, ...]:
 
 
 def _setting(base: SweepSetting, value: Value) -> SweepSetting:
-    setting = replace(base, value="all" if value is None else str(value))
-    if base.axis == "precision":
+    axis, setting = base.axis, replace(base, value="all" if value is None else str(value))
+    if axis == "precision":
         return replace(setting, bundle=_comparable(base.bundle, Path(str(value))))
-    if base.axis == "budget" and value is None:
+    if axis == "budget" and value is None:
         return setting
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise EdgeError(f"{base.axis} is swept over {value}: its values must be whole numbers of at least 1")
-    if base.axis == "threads":
-        return replace(setting, threads=value)
-    if base.axis == "batch":
-        return replace(setting, batch=value)
-    if base.axis == "budget":
-        return replace(setting, budget=value)
-    if value > len(base.bundle.index.tasks):
+        raise EdgeError(f"{axis} is swept over {value}: its values must be whole numbers of at least 1")
+    if axis == "top-k" and value > len(base.bundle.index.tasks):
         raise EdgeError(f"top-k is swept over {value}, the bundle has {len(base.bundle.index.tasks)} tasks: name smaller ones")
-    return replace(setting, top_k=value)
-
-
-def _check_budget(setting: SweepSetting) -> None:
-    index = setting.bundle.index
-    sizes = {task.name: task.expert_bytes for task in index.tasks}
-    check_budget(setting.budget, sizes, (), setting.top_k or index.top_k)
+    change: dict[str, Any] = {axis.replace("-", "_"): value}
+    return replace(setting, **change)
 
 
 def _comparable(bundle: Bundle, path: Path) -> Bundle:
@@ -175,9 +173,20 @@ def _comparable(bundle: Bundle, path: Path) -> Bundle:
 def open_setting(
     setting: SweepSetting, providers: Sequence[str], pixels: NDArray[np.float32], requests: Requests, tick: Callable[[], None]
 ) -> tuple[dict[str, Run], Memory]:
-    """Open what one setting runs, warm it up, and return it with the memory that it took."""
+    """Open what one setting runs, warm it up, and return it with the memory that it took.
+
+    With a `top_k` runs are routed alone, and in the image scope every image counts as claimed, so that all of them mix.
+    """
     before = memory_before()
-    kinds = _top_k_kinds(setting, providers) if setting.top_k is not None else _bundle_kinds(setting, providers, requests)
+    bundle, index = setting.bundle, setting.bundle.index
+    if setting.top_k is not None:
+        router = replace(index.router, confidence_bound=-float("inf")) if index.router else None
+        bundle = replace(bundle, index=replace(index, top_k=setting.top_k, router=router))
+    budget, threads, low_memory = setting.budget, setting.threads, setting.low_memory
+    model = EdgeModel.open(bundle, expert_budget=budget, providers=providers, threads=threads, low_memory=low_memory)
+    kinds = model_kinds(model, requests)
+    if setting.top_k is not None:
+        del kinds["named"]
     warm_up(kinds, pixels, setting.batch, requests, tick)
     return kinds, memory_now().since(before)
 
@@ -196,27 +205,3 @@ def _pairs(
     interleave(kinds, pixels, {name: sizes[int(name[0])] for name in kinds}, runs, times, tick)
     per_image = {name: [value / sizes[int(name[0])] for value in seconds] for name, seconds in times.items()}
     return {kind: (per_image[f"0 {kind}"], per_image[f"1 {kind}"]) for kind in first}
-
-
-def _bundle_kinds(setting: SweepSetting, providers: Sequence[str], requests: Requests) -> dict[str, Run]:
-    scope = _opened(setting, setting.bundle, providers)
-    names = setting.bundle.index.task_names
-    return {
-        "named": lambda values, request: scope.embed(values, names[requests.task(request)]),
-        "routed": lambda values, request: scope.embed(values),
-    }
-
-
-def _top_k_kinds(setting: SweepSetting, providers: Sequence[str]) -> dict[str, Run]:
-    """Return routed runs with `top_k` experts; in the image scope every image counts as claimed, so that all of them mix."""
-    index, top_k = setting.bundle.index, setting.top_k or 1
-    router = replace(index.router, confidence_bound=-float("inf")) if index.router else None
-    mixing = replace(setting.bundle, index=replace(index, top_k=top_k, router=router))
-    scope = _opened(setting, mixing, providers)
-    return {"routed": lambda values, request: scope.embed(values)}
-
-
-def _opened(setting: SweepSetting, bundle: Bundle, providers: Sequence[str]) -> Scope:
-    return EdgeModel.open(
-        bundle, expert_budget=setting.budget, providers=providers, threads=setting.threads, low_memory=setting.low_memory
-    ).scope
