@@ -29,7 +29,7 @@ from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_runtime import Bundle, EdgeModel
 from mingle_edge_runtime.bundle.index import LARGEST_CODE
 from mingle_edge_runtime.check.verify import verify
-from mingle_edge_runtime.experts.int4 import expand
+from mingle_edge_runtime.experts.adapter import expand
 
 PAIRS = [("fp16", "fp16"), ("fp32", "fp16"), ("fp32", "int8"), ("int8", "int8"), ("int8", "fp32"), ("int4", "int4")]
 LOOSE = {"min_cosine": 0.0, "min_route_agreement": 0.0}  # random weights are harder to quantize than trained ones

@@ -29,6 +29,7 @@ _TYPES: dict[int, np.dtype[Any]] = {
     10: np.dtype("<f2"),
 }
 _MOST_DIMENSIONS = 8
+_FACTORS = ("A", "B", "A_codes", "B_codes", "scale")
 _ALIGNMENT = 4  # bytes: of everything that follows its length in a flatbuffer
 _U16, _I32, _U32 = struct.Struct("<H"), struct.Struct("<i"), struct.Struct("<I")
 
@@ -49,7 +50,7 @@ def adapter_tensors(content: NDArray[np.uint8], title: str) -> dict[str, NDArray
 
 
 def check_fit(tensors: Mapping[str, NDArray[Any]], inputs: Mapping[str, OptionalInput], title: str) -> None:
-    """Raise `ExpertError` unless these are exactly the optional inputs of the tower, each of its type and shape."""
+    """Raise `ExpertError` unless these are optional inputs of the tower, each of its type and shape, and all of a layer or none."""
     sides: dict[str, int] = {}
     for name, tensor in tensors.items():
         if name not in inputs:
@@ -63,9 +64,14 @@ def check_fit(tensors: Mapping[str, NDArray[Any]], inputs: Mapping[str, Optional
                 f"{title} holds {name!r} {tensor.dtype} {list(tensor.shape)}, the tower takes {wanted.dtype} "
                 f"{list(wanted.shape)}{_known(wanted, sides)}: export the bundle again"
             )
-    missing = sorted(inputs.keys() - tensors.keys())
+    layers = {name.rpartition(".")[0] for name in tensors if _is_factor(name)}
+    missing = sorted(name for name in inputs.keys() - tensors.keys() if _is_factor(name) and name.rpartition(".")[0] in layers)
     if missing:
-        raise ExpertError(f"{title} lacks {missing[0]}, which the tower needs: export the bundle again")
+        raise ExpertError(f"{title} lacks {missing[0]}, without which the layer's others mean nothing: export the bundle again")
+
+
+def _is_factor(name: str) -> bool:
+    return name.rpartition(".")[2] in _FACTORS
 
 
 def _known(wanted: OptionalInput, sides: Mapping[str, int]) -> str:

@@ -18,12 +18,12 @@ Parameters: TypeAlias = Mapping[str, NDArray[Any]]
 def mix(experts: Sequence[Parameters], weights: Sequence[float], defaults: Parameters) -> dict[str, NDArray[Any]]:
     """Return one expert that acts as `sum c_t expert_t`.
 
-    experts: k experts with the same names. weights: their k weights c. defaults: the plain backbone's vectors.
+    experts: k experts; what one has not, it leaves as it is. weights: their k weights c. defaults: the plain backbone's vectors.
     """
-    scales = [np.float32(weight) for weight in weights]
     mixed: dict[str, NDArray[Any]] = {}
-    for name in experts[0]:
-        parts = [expert[name] for expert in experts]
+    for name in dict.fromkeys(name for expert in experts for name in expert):
+        having = [(np.float32(weight), expert[name]) for weight, expert in zip(weights, experts, strict=True) if name in expert]
+        scales, parts = zip(*having, strict=True)
         kind = name.rsplit(".", 1)[-1]
         if kind == "A_codes":  # [d_in, r] -> [d_in, sum r]
             mixed[name] = np.concatenate(parts, axis=1)

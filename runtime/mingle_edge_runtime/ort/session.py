@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import re
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -19,7 +21,6 @@ from mingle_edge_runtime.bundle.graph import Graph
 from mingle_edge_runtime.errors import BundleError, DeviceMemoryError, EdgeError, ProviderError
 from mingle_edge_runtime.ort.bound_inputs import BoundInputs
 from mingle_edge_runtime.ort.device_memory import is_out_of_memory
-from mingle_edge_runtime.ort.forked_process import keep_in_forked_children
 
 CPU = "CPUExecutionProvider"
 MOST_THREADS = 1024
@@ -38,6 +39,7 @@ _ELEMENTS = {
 }
 ONE_RUN_AT_A_TIME = frozenset(["DmlExecutionProvider"])
 """Providers that allow no overlapping runs of one session."""
+_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
 _FATAL_ONLY = 4  # log severity; errors are raised, and a library does not print
 
 
@@ -174,7 +176,7 @@ class Session:
         self._traces = trace is not None
         self._one_by_one = one_by_one
         self._shapes = outputs or {}
-        keep_in_forked_children(self._session)
+        _sessions.add(self._session)
 
     def bind(self, values: Mapping[str, Any]) -> BoundInputs:
         """Bind `onnxruntime.OrtValue`s of some inputs, wherever they live, once for many runs."""
@@ -295,3 +297,18 @@ def printable(error: Exception) -> str:
     """Return an error of others in one line of moderate length that a terminal shows as it is."""
     line = " ".join(str(error).split())[:200]
     return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in line)
+
+
+def _keep_sessions() -> None:
+    """Never free a session of the parent in a forked child, not even when the child ends.
+
+    A fork copies memory and leaves every thread but one behind: ONNX Runtime's threads are not there to run, nor to be waited
+    for when a session ends, so using or freeing one hangs.
+    """
+    import ctypes  # in children alone
+
+    for session in list(_sessions):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))  # modules, and lists in them, are cleared as a process ends
+
+
+os.register_at_fork(after_in_child=_keep_sessions)
