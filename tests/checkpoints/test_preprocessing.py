@@ -240,3 +240,18 @@ def test_a_task_that_was_trained_on_other_pixels_is_refused(tmp_path: Path) -> N
         CheckpointError, match=r"another model .*: crop_offset down instead of half_to_even, rgb before_resize_on"
     ):
         open_checkpoint("task", base=tmp_path, architecture=backbone)
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "ViT", "Siglip"])
+def test_how_far_the_torchvision_backend_of_transformers_is(kind: str) -> None:
+    """What docs/bundle-format.md says of it, for images of 375 x 500 pixels resized to 224."""
+    on_torchvision, on_pillow = (getattr(transformers, f"{kind}ImageProcessor{suffix}")() for suffix in ("", "Pil"))
+    smooth = [Image.fromarray(noise(5, 7, seed=seed)).resize((500, 375), Image.Resampling.BICUBIC) for seed in range(4)]
+    for image in (*smooth, *(Image.fromarray(noise(375, 500, seed=seed)) for seed in range(4))):
+        theirs, ours = (
+            np.asarray(processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0], np.int64)
+            for processor in (on_torchvision, on_pillow)
+        )
+        levels = abs(theirs - ours)  # of 8 bits
+        assert levels.max() <= 2
+        assert (levels > 0).mean() < 0.01

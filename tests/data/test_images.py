@@ -1,5 +1,6 @@
 """Image folders: what is listed, what is refused, and that pixels reach the tower as open_clip prepares them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_clip import write_images
+from transformers import CLIPImageProcessorPil
 
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.core.errors import ImageFolderError
@@ -58,6 +60,22 @@ def test_loading_equals_open_clip(tmp_path: Path, size: tuple[int, int], mode: s
     images = load_images([path, path], TINY)
     assert images.shape == (2, 3, 32, 32)
     assert torch.equal(images[1], transform(Image.open(path)))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_loading_equals_transformers_and_corrupts_at_the_input_size(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (36, 51, 4), dtype=np.uint8)).convert(mode).save(path)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 37}, crop_size={"height": 32, "width": 32})
+    spec = Preprocess(32, resized_side=37, crop_offset="down", rgb="before_resize_on_white", rescaling="multiplied")
+    architecture = replace(TINY, preprocess=spec)
+    with Image.open(path) as image:
+        expected = processor(image, return_tensors="pt")["pixel_values"]
+        pixels = processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
+    seen = []
+    assert torch.equal(load_images([path], architecture), expected)
+    assert torch.equal(load_images([path], architecture, lambda image: seen.append(np.asarray(image)) or image), expected)
+    np.testing.assert_array_equal(seen[0].transpose(2, 0, 1), pixels)
 
 
 class TestBroken:
