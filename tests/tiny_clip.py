@@ -60,11 +60,6 @@ def write_open_clip(path: Path, seed: int = 0, *, visual_only: bool = False, pre
     _save(state, path)
 
 
-def write_backbone(path: Path, seed: int = 0) -> None:
-    """Write a whole tiny CLIP model in open_clip's names, text tower and logit scale included."""
-    write_open_clip(path, seed)
-
-
 def write_task(path: Path, backbone_path: Path, seed: int, scale: float = 0.02, linear_rank: int | None = None) -> None:
     """Write the visual tower of `backbone_path` with a random difference on every parameter, as fine-tuning leaves it.
 
@@ -150,7 +145,7 @@ def write_task_file(folder: Path, tasks: int = 3, *, tune: bool = False, **setti
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder / "model.json")
-    write_backbone(folder / "backbone.safetensors")
+    write_open_clip(folder / "backbone.safetensors")
     lines = ["[backbone]", 'model = "model.json"', 'weights = "backbone.safetensors"', "", "[settings]"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     for index in range(tasks):

@@ -12,7 +12,6 @@ from tiny_clip import (
     hugging_face_model,
     tiny_config,
     tiny_model,
-    write_backbone,
     write_config,
     write_hugging_face,
     write_open_clip,
@@ -148,7 +147,7 @@ def test_tensors_are_the_callers_own(tmp_path: Path, architecture: VisionArchite
 
 
 def test_task_differs_from_its_backbone_by_a_low_rank_everywhere(tmp_path: Path, architecture: VisionArchitecture) -> None:
-    write_backbone(tmp_path / "backbone.safetensors")
+    write_open_clip(tmp_path / "backbone.safetensors")
     write_task(tmp_path / "task.safetensors", tmp_path / "backbone.safetensors", seed=1, linear_rank=2)
     backbone, task = (
         open_checkpoint(f"{name}.safetensors", base=tmp_path, architecture=architecture) for name in ("backbone", "task")

@@ -27,14 +27,12 @@ from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.check.verify import verify
 from mingle_edge_runtime.images.preprocess import preprocess
 
-KINDS = {"image": {}, "layer": {"scope": "layer"}}
 
-
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["image", "layer"])
 def exported(request, tmp_path_factory):
-    """A merged model and its bundle, of every kind."""
+    """A merged model and its bundle, of each scope."""
     folder = tmp_path_factory.mktemp(request.param)
-    merged = write_merged(folder / "merged", **KINDS[request.param])
+    merged = write_merged(folder / "merged", scope=request.param)
     export_bundle(merged.path, folder / "bundle", ExportOptions(top_k=2))
     return merged, Bundle.open(folder / "bundle")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from tiny_clip import first_tasks, write_backbone, write_task, write_task_file
+from tiny_clip import first_tasks, write_open_clip, write_task, write_task_file
 
 from mingle_edge.checkpoints import open_checkpoint
 from mingle_edge.clip.vision_tower import embed_images
@@ -135,7 +135,7 @@ def test_the_layer_setting_says_which_layers_carry_experts(tmp_path, layers):
             lambda file: file.write_text(file.read_text().replace("rank = 8", "rank = 4")),
             r"other settings .*rank: 8, 4.*another output folder",
         ),
-        (lambda file: write_backbone(file.parent / "backbone.safetensors", seed=9), "another backbone"),
+        (lambda file: write_open_clip(file.parent / "backbone.safetensors", seed=9), "another backbone"),
         (
             lambda file: write_task(file.parent / "task1.safetensors", file.parent / "backbone.safetensors", seed=77),
             "already holds a task 'task1' from another checkpoint",

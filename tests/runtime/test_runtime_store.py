@@ -20,21 +20,10 @@ SIZES = {"a": 10, "b": 20, "c": 30, "d": 40}
 PARTS = {task: {task: size} for task, size in SIZES.items()}
 
 
-class Loads:
-    """Opens experts that are their own names, and counts."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-
-    def __call__(self, task: str) -> str:
-        self.counts[task] += 1
-        return task
-
-
-def store(budget: int | None, together: int = 1) -> tuple[ExpertStore[str, str], Loads]:
-    """A store and its counting loader."""
-    loads = Loads()
-    return ExpertStore(PARTS, loads, budget, together), loads
+def store(budget: int | None, together: int = 1, parts=PARTS) -> tuple[ExpertStore, Counter[str]]:
+    """A store of experts that are their own names, and how often each was opened."""
+    loads: Counter[str] = Counter()
+    return ExpertStore(parts, lambda task: loads.update([task]) or task, budget, together), loads
 
 
 HALVES = {task: {(task, half): size // 2 for half in (0, 1)} for task, size in SIZES.items()}
@@ -47,7 +36,7 @@ BYTES = {part: size for parts in HALVES.values() for part, size in parts.items()
 )
 def test_what_is_worth_least_goes_first_also_when_the_budget_changes(requests, budgets: dict[int, int]) -> None:
     """Experts that are used whole, or part by part as runs touch them."""
-    experts = ExpertStore(HALVES, Loads(), 60, 1)
+    experts, _ = store(60, parts=HALVES)
     budget, resident, evicted = 60, set[tuple[str, int]](), 0  # the model
     uses: dict[tuple[str, int], list[int]] = {part: [] for part in BYTES}
 
@@ -89,12 +78,12 @@ def test_what_is_pinned_or_in_use_stays(data) -> None:
     with ExitStack() as held:
         for task in data.draw(st.lists(st.sampled_from(sorted(SIZES)), max_size=4)):
             held.enter_context(experts.use(task))
-            assert loads.counts[task] == 1
+            assert loads[task] == 1
         for task in data.draw(st.lists(st.sampled_from(sorted(SIZES)))):
             with experts.use(task):
                 pass
     stats = experts.stats()
-    assert loads.counts["a"] == loads.counts["b"] == 1
+    assert loads["a"] == loads["b"] == 1
     assert stats.resident_bytes <= 100
     assert stats.overshoot_bytes == max(0, stats.peak_bytes - 100)
     assert stats.pinned_bytes == 30
@@ -118,7 +107,7 @@ def test_pins_replace_each_other_and_must_leave_room() -> None:
     with experts.use("d"), experts.use("c"):
         pass
     with experts.use("b"):
-        assert loads.counts["b"] == 2
+        assert loads["b"] == 2
 
 
 def test_a_budget_that_cannot_hold_one_run_is_refused_and_the_old_one_stays() -> None:
@@ -149,7 +138,7 @@ def test_prefetch_stops_at_the_budget() -> None:
     experts, loads = store(60)
     experts.pin(["a"])
     experts.prefetch(["a", "b", "c", "d"])
-    assert loads.counts == {"a": 1, "b": 1, "c": 1}
+    assert loads == {"a": 1, "b": 1, "c": 1}
     assert experts.stats().evictions == experts.stats().misses == 0
 
 
@@ -214,6 +203,6 @@ def test_random_traffic_from_many_threads_keeps_the_account() -> None:
         list(pool.map(work, range(6)))
     stats = experts.stats()
     assert stats.hits + stats.misses == 1200
-    assert stats.bytes_loaded == sum(SIZES[task] * count for task, count in loads.counts.items())
+    assert stats.bytes_loaded == sum(SIZES[task] * count for task, count in loads.items())
     assert stats.resident_bytes <= 70
     assert stats.overshoot_bytes == max(0, stats.peak_bytes - 70)
