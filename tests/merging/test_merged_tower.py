@@ -46,9 +46,13 @@ def embeds(parameters, batch):
     return F.normalize(embed_images(batch.images, parameters, TINY), dim=-1)
 
 
-def build(name, workbench, tasks=8, **changes):
+def build(name, workbench, *tasks):
+    """The method with its published parameters, and with these tasks merged."""
     (spec,) = (spec for spec in SPECS if spec.name == name)
-    return spec.build(workbench, spec.published(tasks) | changes)
+    method = spec.build(workbench, spec.published(8))
+    for task in tasks:
+        method.add(task)
+    return method
 
 
 def test_every_method_starts_as_the_pretrained_model_and_stores_what_it_says():
@@ -75,28 +79,20 @@ def test_every_method_starts_as_the_pretrained_model_and_stores_what_it_says():
 def test_a_merged_tower_answers_with_the_backbone_plus_what_its_rule_merged():
     workbench, batch = bench(), batch_of("three")
     tasks = [task_named(name, seed) for seed, name in enumerate(("one", "two", "three"), start=1)]
-    method = build("opcm", workbench)
-    for task in tasks:
-        method.add(task)
     differences = [{n: task.finetuned[n] - value for n, value in workbench.backbone.items()} for task in tasks]
     memory = None
     for count, difference in enumerate(differences, start=1):
         memory = opcm.merge(memory, difference, count, share=0.5)
-    merged = memory.merged
-    expected = embeds({n: value + merged[n] for n, value in workbench.backbone.items()}, batch)
-    torch.testing.assert_close(method.answer(batch).embeds, expected)
-    averaging = build("weight-averaging", workbench)
-    for task in tasks:
-        averaging.add(task)
+    expected = embeds({n: value + memory.merged[n] for n, value in workbench.backbone.items()}, batch)
+    torch.testing.assert_close(build("opcm", workbench, *tasks).answer(batch).embeds, expected)
     mean = {n: torch.stack([task.finetuned[n] for task in tasks]).mean(0) for n in workbench.backbone}
-    torch.testing.assert_close(averaging.answer(batch).embeds, embeds(mean, batch))
+    torch.testing.assert_close(build("weight-averaging", workbench, *tasks).answer(batch).embeds, embeds(mean, batch))
 
 
 def test_individual_answers_with_the_own_model_once_it_is_there():
     workbench, batch = bench(), batch_of("two")
     one, two = task_named("one", 1), task_named("two", 2)
-    method = build("individual", workbench)
-    method.add(one)
+    method = build("individual", workbench, one)
     torch.testing.assert_close(method.answer(batch).embeds, embeds(workbench.backbone, batch))
     torch.testing.assert_close(method.answer_named(batch, "one"), embeds(one.finetuned, batch))
     method.add(two)
@@ -105,17 +101,12 @@ def test_individual_answers_with_the_own_model_once_it_is_there():
 
 def test_what_no_order_changes_is_computed_once_for_all_orders():
     workbench, batch = bench(), batch_of("one")
-    first = build("individual", workbench)
-    expected = [first.answer(batch).embeds]
-    first.add(task_named("one", 1))
-    expected.append(first.answer(batch).embeds)
+    one = task_named("one", 1)
+    expected = [build("individual", workbench, *tasks).answer(batch).embeds for tasks in ([], [one])]
     unusable = TestBatch(torch.full_like(batch.images, math.nan), batch.task, batch.numbers, batch.source)
-    second = build("individual", workbench)
-    found = [second.answer(unusable).embeds]
-    second.add(task_named("one", 1))
-    found.append(second.answer(unusable).embeds)
-    for embedded, known in zip(found, expected, strict=True):
-        assert torch.equal(embedded, known)
+    for tasks, known in zip(([], [one]), expected, strict=True):
+        second = build("individual", workbench, *tasks)
+        assert torch.equal(second.answer(unusable).embeds, known)
     assert torch.equal(build("pretrained", workbench).answer(unusable).embeds, expected[0])
     noisy = TestBatch(unusable.images, batch.task, batch.numbers, "noise")
     assert second.answer(noisy).embeds.isnan().all()  # another source is another batch

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -93,15 +92,6 @@ print(os.environ["ORT_DISABLE_TELEMETRY"], len(calls))
 """
     result = python(code, [])
     assert result.stdout == f"1 {int(imported_before)}\n", result
-
-
-def test_the_wheel_imports_nothing_that_is_no_part_of_it() -> None:
-    root = Path(__file__).parents[2]
-    for file in (path for folder in ("mingle_edge", "export", "runtime") for path in (root / folder).rglob("*.py")):
-        imports = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
-        for node in imports:
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            assert not {name.split(".")[0] for name in names} & {"research", "benchmarks", "devices", "examples"}, file
 
 
 def test_importing_the_merging_side_loads_no_command_line() -> None:
