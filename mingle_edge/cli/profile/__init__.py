@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from mingle_edge.cli.byte_size import byte_size
 from mingle_edge.cli.interruption import exit_code
-from mingle_edge.cli.profile.lists import baseline_list, sweep_axes
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.files.output_path import check_output_file, write_output
 
@@ -22,16 +21,54 @@ if TYPE_CHECKING:
 _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
+def _baselines(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Callback of an option: the names in `dense,reload`; `profile` knows which there are."""
+    return tuple(name.strip() for name in value.split(",")) if value else ()
+
+
+def _sweep_axes(ctx: click.Context, param: click.Parameter, value: Iterable[str]) -> dict[str, list[int | str | None]]:
+    """Callback of a repeatable option: values by axis of `threads=1,2,batch,budget=all,64MB`.
+
+    A part with "=" or the name of an axis begins an axis; any other is one more value of the axis before.
+    """
+    from mingle_edge_runtime.profile import AXES
+
+    axes: dict[str, list[int | str | None]] = {}
+    for part in (part.strip() for text in value for part in text.split(",")):
+        axis, equals, first = part.partition("=")
+        if axis in AXES:
+            if axis in axes:
+                raise click.BadParameter(f"{axis} is given twice: write it once, with all its values")
+            axes[axis] = [_swept_value(ctx, param, axis, first)] if equals else []
+        elif axes and (values := axes[next(reversed(axes))]):
+            values.append(_swept_value(ctx, param, next(reversed(axes)), part))
+        else:
+            raise click.BadParameter(f"{part!r} is no axis; choose from {', '.join(AXES)}, with values as in threads=1,2")
+    return axes
+
+
+def _swept_value(ctx: click.Context, param: click.Parameter, axis: str, text: str) -> int | str | None:
+    if not text:
+        raise click.BadParameter(f"{axis}= has an empty value; write it like {axis}=1,2, or {axis} alone")
+    if axis == "precision":
+        return text
+    if axis == "budget":
+        return None if text == "all" else byte_size(ctx, param, text)
+    if not text.isdecimal():
+        raise click.BadParameter(f"{axis}={text!r} is no whole number; write it like {axis}=1,2")
+    return int(text)
+
+
 @click.command(short_help="Measure a bundle on this machine.")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of images.  [default: the bundle's own]")
 @click.option("--runs", default=50, show_default=True, type=click.IntRange(min=1), help="Timed runs of each kind.")
-@click.option("--against", metavar="LIST", callback=baseline_list, help="Baselines to run interleaved, see above.")
+@click.option("--against", metavar="LIST", callback=_baselines, help="Baselines to run interleaved, see above.")
 @click.option(
     "--switch-every", metavar="N", default=1, show_default=True, type=click.IntRange(min=1), help="Requests per named task."
 )
 @click.option("--operators", is_flag=True, help="Trace which operators and layers take the time.")
-@click.option("--sweep", metavar="AXES", multiple=True, callback=sweep_axes, help="Settings to change one by one, see above.")
+@click.option("--sweep", metavar="AXES", multiple=True, callback=_sweep_axes, help="Settings to change one by one, see above.")
 @click.option(
     "--expert-budget", metavar="SIZE", callback=byte_size, help="Experts to keep in memory, like 64MB.  [default: all]"
 )
@@ -56,20 +93,12 @@ def command(
     ctx: click.Context,
     bundle: Path | None,
     images: Path | None,
-    runs: int,
-    against: Sequence[str],
-    switch_every: int,
-    operators: bool,
-    sweep: dict[str, list[int | str | None]],
-    expert_budget: int | None,
-    threads: int | None,
     provider: str | None,
-    low_memory: bool,
-    cool_down: float,
     json_path: Path | None,
     html_path: Path | None,
     page_of: Path | None,
     compare: tuple[Path, Path] | None,
+    **settings: Any,
 ) -> None:
     """Time to open, latency, throughput, memory and expert traffic of BUNDLE.
 
@@ -103,34 +132,19 @@ def command(
 
     for path in (json_path, html_path):
         check_output_file(path)
+    pictures = None
+    if images is not None:
+        from mingle_edge.data.image_folder import list_images
+
+        pictures = list_images(images)
     try:
         with ProgressBar() as progress:
-            report = profile(
-                bundle,
-                image_files(images) if images else None,
-                runs=runs,
-                against=against,
-                switch_every=switch_every,
-                operators=operators,
-                sweep=sweep,
-                expert_budget=expert_budget,
-                providers=[provider] if provider else None,
-                threads=threads,
-                low_memory=low_memory,
-                cool_down=cool_down,
-                progress=progress,
-            )
+            providers = [provider] if provider else None
+            report = profile(bundle, pictures, providers=providers, progress=progress, **settings)
     except ProfileInterrupted as interrupted:
         _show(interrupted.report, json_path, html_path)
         ctx.exit(exit_code(interrupted))
     _show(report, json_path, html_path)
-
-
-def image_files(folder: Path) -> list[Path]:
-    """All images in a folder and those below it, in order of their names. Raises `ImageFolderError`."""
-    from mingle_edge.data.image_folder import list_images
-
-    return list_images(folder)
 
 
 def _show(report: ProfileReport, json_path: Path | None, html_path: Path | None) -> None:
