@@ -1,4 +1,4 @@
-"""What all rendered images share: colors, smooth noise, drawing with antialiasing, and a simulated camera.
+"""What all rendered images share: colors, smooth noise, patterns, drawing with antialiasing, and a simulated camera.
 
 Images are floats `[SIDE, SIDE, 3]` in [0, 1] until `to_uint8`. All randomness comes from the generator that is passed in.
 """
@@ -6,6 +6,8 @@ Images are floats `[SIDE, SIDE, 3]` in [0, 1] until `to_uint8`. All randomness c
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,15 @@ _LARGE_SIDE = SIDE * _OVERSAMPLING  # pixels
 Floats = NDArray[np.floating]
 Bytes = NDArray[np.uint8]
 Color = tuple[float, float, float]  # red, green, blue in [0, 1]
+Range = tuple[float, float]  # what a random value is between
+Draw = TypeVar("Draw", bound=Callable[..., Any])
+Pattern = Callable[[np.random.Generator, Floats, Floats], NDArray[Any]]
+"""(generator, u, v in periods `[2 SIDE, 2 SIDE]`) -> the share of the second color `[2 SIDE, 2 SIDE]`, 0 to 1 or boolean."""
+
+
+def by_class(*draws: Draw) -> dict[str, Draw]:
+    """Return functions that draw one class each by the name of the class: `_crop_field` draws a `crop field`."""
+    return {draw.__name__.strip("_").replace("_", " "): draw for draw in draws}
 
 
 def color(rng: np.random.Generator, hue: float | None = None, saturation: float = 0.6, value: float = 0.6) -> Color:
@@ -27,12 +38,11 @@ def color(rng: np.random.Generator, hue: float | None = None, saturation: float 
     return colorsys.hsv_to_rgb(h % 1.0, s, v)
 
 
-def dark_and_light(rng: np.random.Generator) -> tuple[Color, Color]:
-    """Draw a dark and a light color of any two hues."""
-    return (
-        color(rng, saturation=rng.uniform(0.2, 0.9), value=rng.uniform(0.12, 0.42)),
-        color(rng, saturation=rng.uniform(0.0, 0.4), value=rng.uniform(0.72, 0.97)),
-    )
+def dark_and_light(rng: np.random.Generator, swapped: float = 0.0) -> tuple[Color, Color]:
+    """Draw a dark and a light color of any two hues, the light one first with the probability `swapped`."""
+    dark = color(rng, saturation=rng.uniform(0.2, 0.9), value=rng.uniform(0.12, 0.42))
+    light = color(rng, saturation=rng.uniform(0.0, 0.4), value=rng.uniform(0.72, 0.97))
+    return (light, dark) if swapped and rng.uniform() < swapped else (dark, light)
 
 
 def luminance(image: Floats) -> Floats:
@@ -54,6 +64,30 @@ def smooth_noise(rng: np.random.Generator, cells: int, side: int = SIDE) -> Floa
     fine = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
     noise: Floats = np.clip(fine, 0, 1)
     return noise
+
+
+def patterned(
+    rng: np.random.Generator,
+    pattern: Pattern,
+    angle: tuple[float, float],
+    period: tuple[float, float],
+    bend: tuple[float, float],
+) -> Floats:
+    """Draw a pattern `[SIDE, SIDE]`, antialiased; its angle, period and bending are between two values each."""
+    fine = 2 * SIDE  # patterns are computed twice as fine and averaged down
+    rows, columns = np.mgrid[0:fine, 0:fine] / fine - 0.5
+    turned, length, bent = rng.uniform(*angle), rng.uniform(*period), rng.uniform(*bend)
+    u = np.cos(turned) * columns + np.sin(turned) * rows + bent * (smooth_noise(rng, 2, fine) - 0.5)
+    v = np.cos(turned) * rows - np.sin(turned) * columns + bent * (smooth_noise(rng, 2, fine) - 0.5)
+    phase = rng.uniform(0, 1, 2)
+    shares = np.asarray(pattern(rng, u / length + phase[0], v / length + phase[1]), float)
+    averaged: Floats = shares.reshape(SIDE, 2, SIDE, 2).mean((1, 3))  # [fine, fine] -> [SIDE, SIDE]
+    return averaged
+
+
+def fraction(x: Floats) -> Floats:
+    """Return what values have beyond whole numbers."""
+    return x - np.floor(x)
 
 
 class Drawing:

@@ -25,6 +25,7 @@ from mingle_edge.demo.canvas import (
     smooth_noise,
 )
 from mingle_edge.demo.digits import draw_printed
+from mingle_edge.demo.outlines import regular
 from mingle_edge.demo.tasks import ImageTask
 
 _HUES = {"red": 0.0, "yellow": 0.15, "green": 0.33, "blue": 0.62, "purple": 0.8}
@@ -76,8 +77,7 @@ def _colored_shape(rng: np.random.Generator) -> tuple[Floats, str]:
     """Draw a regular shape of one color on any ground; returns it and its name."""
     hue, form = rng.choice(list(_HUES)), rng.choice(list(_CORNERS))
     background = blend(smooth_noise(rng, 3), *dark_and_light(rng))
-    angles = rng.uniform(0, 6.3) + 2 * np.pi * np.arange(_CORNERS[form]) / _CORNERS[form]
-    points = rng.uniform(0.35, 0.65, 2) + rng.uniform(0.2, 0.4) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    outline = regular(_CORNERS[form], rng.uniform(0, 6.3))
     drawing = Drawing(background)
-    drawing.polygon(points, color(rng, _HUES[hue], 0.8, 0.8))
+    drawing.polygon(rng.uniform(0.35, 0.65, 2) + rng.uniform(0.2, 0.4) * outline, color(rng, _HUES[hue], 0.8, 0.8))
     return drawing.finish(), f"{hue} {form}"

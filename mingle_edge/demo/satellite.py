@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mingle_edge.demo.canvas import SIDE, Color, Drawing, Floats, blend, color, smooth_noise
+from mingle_edge.demo.canvas import SIDE, Color, Drawing, Floats, blend, by_class, color, smooth_noise
+from mingle_edge.demo.outlines import box, rotation
 
-Land = Callable[[np.random.Generator], Floats]
+_SQUARE = box(-1, -1, 1, 1)
 
 
 def draw_land(rng: np.random.Generator, label: str) -> Floats:
@@ -33,9 +34,7 @@ def _course(rng: np.random.Generator, bend: float) -> Floats:
     """Return points `[n, 2]` of a way across the whole image that wanders by `bend`."""
     along = np.linspace(-0.8, 0.8, 25)
     across = rng.uniform(-0.25, 0.25) + bend * np.sin(along * rng.uniform(4, 8) + rng.uniform(0, 6.3))
-    angle = rng.uniform(0, np.pi)
-    x, y = np.cos(angle) * along - np.sin(angle) * across, np.sin(angle) * along + np.cos(angle) * across
-    return np.stack([x, y], axis=1) + 0.5
+    return np.stack([along, across], axis=1) @ rotation(rng.uniform(0, np.pi)).T + 0.5
 
 
 def _forest(rng: np.random.Generator) -> Floats:
@@ -86,14 +85,13 @@ def _highway(rng: np.random.Generator) -> Floats:
     drawing.line(course, color(rng, saturation=0.06, value=0.45), width)
     drawing.line(course, color(rng, saturation=0.04, value=0.80), 0.02)
     for point in course[rng.choice(len(course), 5, replace=False)]:  # cars
-        drawing.polygon(point + _square() * 0.035, color(rng, saturation=0.6, value=0.8))
+        drawing.polygon(point + _SQUARE * 0.035, color(rng, saturation=0.6, value=0.8))
     return drawing.finish()
 
 
 def _buildings(rng: np.random.Generator, spacing: float, fill: float, roofs: Callable[[], Color]) -> Floats:
     """Draw buildings on a turned lattice with streets between; `fill` is the share of a lot that a roof takes."""
-    drawing, angle = Drawing(_ground(rng)), rng.uniform(0, np.pi / 2)
-    turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    drawing, turn = Drawing(_ground(rng)), rotation(rng.uniform(0, np.pi / 2))
     street, reach = color(rng, saturation=0.06, value=0.5), int(np.ceil(0.75 / spacing))
     for row in range(-reach, reach + 1):
         way = np.asarray([[-1, (row + 0.5) * spacing], [1, (row + 0.5) * spacing]])
@@ -101,31 +99,18 @@ def _buildings(rng: np.random.Generator, spacing: float, fill: float, roofs: Cal
             drawing.line(way @ turn.T + 0.5, street, 0.25 * spacing)
         for column in range(-reach, reach + 1):
             size = fill * spacing * rng.uniform(0.75, 1.1, 2)
-            corners = _square() * size / 2 + spacing * (np.asarray([column, row]) + rng.normal(0, 0.06, 2))
+            corners = _SQUARE * size / 2 + spacing * (np.asarray([column, row]) + rng.normal(0, 0.06, 2))
             if rng.uniform() < 0.85:
                 drawing.polygon(corners @ turn.T + 0.5, roofs())
     return drawing.finish()
 
 
-def _residential(rng: np.random.Generator) -> Floats:
+def _residential_area(rng: np.random.Generator) -> Floats:
     return _buildings(rng, rng.uniform(0.16, 0.24), 0.62, lambda: color(rng, rng.uniform(0.0, 0.08), 0.45, 0.55))
 
 
-def _industrial(rng: np.random.Generator) -> Floats:
+def _industrial_area(rng: np.random.Generator) -> Floats:
     return _buildings(rng, rng.uniform(0.36, 0.52), 0.80, lambda: color(rng, rng.uniform(0.5, 0.7), 0.1, 0.72))
 
 
-def _square() -> Floats:
-    return np.asarray([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-
-
-LANDS: dict[str, Land] = {
-    "forest": _forest,
-    "pasture": _pasture,
-    "crop field": _crop_field,
-    "lake": _lake,
-    "river": _river,
-    "highway": _highway,
-    "residential area": _residential,
-    "industrial area": _industrial,
-}
+LANDS = by_class(_forest, _pasture, _crop_field, _lake, _river, _highway, _residential_area, _industrial_area)

@@ -10,17 +10,17 @@ square of what it adds to its layer's output, in the fine-tuned model). P2 of co
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mingle_edge.clip.vision_tower import embed_images, plain_linear
-from research.studies.study import PARTS, Study, markdown, note, parser
+from mingle_edge.clip.vision_tower import Parameters, plain_linear
+from research.studies.study import PARTS, SEEDS_PER_CLASS, Study, Table, equal_ranks, note, parser, percent
 
 RANKS = (2, 4, 8, 16)
-SEEDS_PER_CLASS = 5
 HOW = ("equal", "energy", "half", "share", "response")
 
 Directions = Mapping[str, Sequence[int]]
@@ -30,8 +30,9 @@ Directions = Mapping[str, Sequence[int]]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     given = parser(__doc__).parse_args(arguments)
-    found: dict[tuple[str, int, str], list[float]] = {}
-    spread: dict[tuple[str, int], list[Directions]] = {}
+    accuracies: dict[tuple[str, int, str], list[float]] = defaultdict(list)
+    kinds = ["patch_embedding", "q", "k", "v", "out", "fc1", "fc2", "projection"]
+    ranks_by_kind = Table("", *kinds, show=lambda ranks: f"{np.mean(ranks):.1f}")
     individual: list[float] = []
     for seed in given.pretraining_seeds:
         study = Study(given.suite, seed, given.tasks)
@@ -39,53 +40,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
             energy, response = energies(study, task), responses(study, task)
             share = {layer: of / of.sum() for layer, of in energy.items()}
             for rank in RANKS:
-                half = {
-                    layer: torch.cat([torch.full((rank // 2,), torch.inf), of[rank // 2 :]]) for layer, of in energy.items()
-                }
+                half = {layer: torch.where(torch.arange(len(of)) < rank // 2, torch.inf, of) for layer, of in energy.items()}
                 worth = {"energy": energy, "half": half, "share": share, "response": response}
+                equal = {layer: range(r) for layer, r in equal_ranks(study.architecture, rank).items()}
                 for how in HOW:
-                    directions = equal(study, rank) if how == "equal" else greedy(study, worth[how], rank)
-                    spread.setdefault((how, rank), []).append(directions)
-                    parameters = study.with_directions(task, directions)
+                    directions = equal if how == "equal" else greedy(study, worth[how], equal)
+                    tower = study.tower_with(task, directions)
                     for part in PARTS:
-                        found.setdefault((how, rank, part), []).append(study.right_alone(task, part, parameters))
-            individual.append(study.right_alone(task, "test", study.tasks[task].finetuned))
+                        accuracies[how, rank, part].append(_percent(study, task, part, tower))
+                    if how != "equal":
+                        sizes = [(layer.split(".")[-1], len(chosen)) for layer, chosen in directions.items()]
+                        means = [np.mean([size for kind, size in sizes if kind == wanted]) for wanted in kinds]
+                        ranks_by_kind.add(f"{how}, {rank}", *means)
+            individual.append(_percent(study, task, "test", study.tasks[task].finetuned))
             note(f"{study.folder}: {study.tasks[task].name}")
-    print(f"P2 ACC, percent, test part (tune part); individual models {np.mean(individual):.1f}.\n")
-    rows = []
+    table = Table("mean rank", *HOW)
     for rank in RANKS:
-        row = [str(rank)]
+        cells = []
         for how in HOW:
-            gain = np.array(found[how, rank, "test"]) - np.array(found["equal", rank, "test"])
+            test, tune = accuracies[how, rank, "test"], accuracies[how, rank, "tune"]
+            gain = np.array(test) - np.array(accuracies["equal", rank, "test"])
             better = f"; {np.sum(gain > 0)} better, {np.sum(gain < 0)} worse" if how != "equal" else ""
-            row.append(f"{np.mean(found[how, rank, 'test']):.1f} ({np.mean(found[how, rank, 'tune']):.1f}){better}")
-        rows.append(row)
-    print(markdown(["mean rank", *HOW], rows))
-    print("\nMean rank by kind of layer:\n")
-    kinds = ["patch_embedding", "q", "k", "v", "out", "fc1", "fc2", "projection"]
-    rows = []
-    for (how, rank), all_of in spread.items():
-        if how != "equal":
-            of_kind = {
-                kind: [len(d) for of in all_of for layer, d in of.items() if layer.split(".")[-1] == kind] for kind in kinds
-            }
-            rows.append([f"{how}, {rank}", *(f"{np.mean(ranks):.1f}" for ranks in of_kind.values())])
-    print(markdown(["", *kinds], rows))
+            cells.append(f"{np.mean(test):.1f} ({np.mean(tune):.1f}){better}")
+        table.add(f"{rank}", *cells)
+    print(f"P2 ACC, percent, test part (tune part); individual models {np.mean(individual):.1f}.\n\n{table}")
+    print(f"\nMean rank by kind of layer:\n\n{ranks_by_kind}")
 
 
-def equal(study: Study, rank: int) -> Directions:
-    """Return the strongest directions, the same number at every linear layer."""
-    shapes = {layer: study.architecture.linear_shape(layer) for layer in study.architecture.linear_layers()}
-    return {layer: range(min(rank, *shape)) for layer, shape in shapes.items()}
+def _percent(study: Study, task: int, part: str, tower: Parameters) -> float:
+    return percent(study.right(task, part, study.embed(task, part, tower)))
 
 
-def greedy(study: Study, worth: dict[str, Tensor], rank: int) -> Directions:
+def greedy(study: Study, worth: Mapping[str, Tensor], equal: Directions) -> Directions:
     """Return the directions of the greatest worth per parameter, for the parameters that equal ranks have.
 
     `worth` of the directions of each layer `[min(d_out, d_in)]`.
     """
     cost = {layer: sum(study.architecture.linear_shape(layer)) for layer in worth}
-    budget = sum(len(chosen) * cost[layer] for layer, chosen in equal(study, rank).items())
+    budget = sum(len(chosen) * cost[layer] for layer, chosen in equal.items())
     directions: dict[str, list[int]] = {layer: [] for layer in worth}
     offers = [(float(w) / cost[layer], layer, i) for layer, of in worth.items() for i, w in enumerate(of)]
     for _, layer, i in sorted(offers, reverse=True):
@@ -97,25 +89,24 @@ def greedy(study: Study, worth: dict[str, Tensor], rank: int) -> Directions:
 
 def energies(study: Study, task: int) -> dict[str, Tensor]:
     """Return squared singular values of each layer's task vector."""
-    return {layer: A.double().square().sum(1) for layer, (_, A) in study.tasks[task].factors.items()}
+    return {layer: A.double().square().sum(1) for layer, (_, A) in study.expert(task).factors.items()}
 
 
 @torch.inference_mode()
 def responses(study: Study, task: int) -> dict[str, Tensor]:
     """Return mean square of what each direction adds to its layer's output on the task's seeds, under the fine-tuned model."""
-    own = study.tasks[task]
-    plain = plain_linear(own.finetuned)
-    found: dict[str, Tensor] = {}
+    finetuned, factors = study.tasks[task].finetuned, study.expert(task).factors
+    plain = plain_linear(finetuned)
+    added: dict[str, Tensor] = {}
 
     def recording(layer: str, x: Tensor) -> Tensor:
-        _, A = own.factors[layer]
+        _, A = factors[layer]
         read = (x @ A.T).double().square().sum((0, 1))  # B has orthonormal columns: what is read is what is added
-        found[layer] = found.get(layer, torch.zeros(len(read), dtype=read.dtype)) + read
+        added[layer] = added.get(layer, torch.zeros(len(read), dtype=read.dtype)) + read
         return plain(layer, x)
 
-    seeds = study.images(task, "seeds")[study.draw(task, SEEDS_PER_CLASS, 0)]
-    embed_images(seeds, own.finetuned, study.architecture, recording)
-    return found
+    study.embed(task, "seeds", finetuned, recording, chosen=study.draw(task, SEEDS_PER_CLASS, 0))
+    return added
 
 
 if __name__ == "__main__":

@@ -11,24 +11,18 @@ each task's mean by its posterior-weighted images, as much as their weight stand
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mingle_edge.clip.vision_tower import router_features
 from mingle_edge.data.corruptions import CORRUPTIONS, Corruption
-from mingle_edge.data.images import load_images
 from mingle_edge.routing.depth import choose_depth
 from mingle_edge.routing.router import Router, fit_router
 from mingle_edge.routing.statistics import RouterStatistics
-from research.studies.study import BATCH, Floats, Study, markdown, note, parser, route, spread
+from research.studies.study import BATCH, VARIATIONS, Floats, Study, Table, note, parser, percent, route
 
-SEEDS_PER_CLASS = 5
-VARIATIONS = 16
 SEEN = 256  # images of a stream that are looked at before it is routed
 ROUNDS, PRIOR = 2, 50.0  # of moving tasks' means; images a task's mean is worth
 
@@ -43,57 +37,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--severity", type=int, default=5, choices=range(1, 6))
     options.add_argument("--part", choices=["test", "tune"], default="test")
     given = options.parse_args(arguments)
-    names = (None, *CORRUPTIONS)
-    mixed: dict[str, dict[str | None, list[float]]] = defaultdict(lambda: defaultdict(list))
-    single: dict[str, dict[str | None, list[float]]] = defaultdict(lambda: defaultdict(list))
+    columns = ("adapted", "clean", *CORRUPTIONS, "mean of the corrupted")
+    mixed, single = Table(*columns), Table(*columns)
     for seed in given.pretraining_seeds:
         study = Study(given.suite, seed, given.tasks)
-        pool = study.seed_features(VARIATIONS)
-        statistics = [RouterStatistics.from_features(of[study.draw(n, SEEDS_PER_CLASS, 0)]) for n, of in enumerate(pool)]
-        depth = choose_depth(statistics, study.features_per_depth)
-        statistics = [s.first((depth + 1) * study.features_per_depth) for s in statistics]
+        statistics = [RouterStatistics.from_features(of_task) for of_task in study.drawn(study.seed_features(VARIATIONS))]
+        read = (choose_depth(statistics, study.features_per_depth) + 1) * study.features_per_depth
+        statistics = [s.first(read) for s in statistics]
         router = fit_router(statistics)
-        for name in names:
+        routed: dict[str, list[tuple[float, float]]] = {label: [] for label in ADAPTATIONS}
+        for name in (None, *CORRUPTIONS):
             corruption = None if name is None else Corruption(name, given.severity)
-            features = [_features(study, n, given.part, corruption, depth) for n in range(given.tasks)]
-            order = np.random.default_rng(0).permutation(sum(map(len, features)))[:SEEN]
-            seen = np.concatenate(features)[order]
+            features = [_features(study, n, given.part, corruption)[:, :read] for n in range(given.tasks)]
+            streams = [_first(np.concatenate(features)), *map(_first, features)]  # of all tasks, and of each
             for label, adapt in ADAPTATIONS.items():
-                mixed[label][name].append(_routed(adapt(router, statistics, seen), features, range(given.tasks)))
-                alone = []
-                for task, of_task in enumerate(features):
-                    first = np.random.default_rng(0).permutation(len(of_task))[:SEEN]
-                    alone.append(_routed(adapt(router, statistics, of_task[first]), features, [task]))
-                single[label][name].append(float(np.mean(alone)))
+                of_all, *of_each = (adapt(router, statistics, seen) for seen in streams)
+                alone = [_routed(adapted, features, [task]) for task, adapted in enumerate(of_each)]
+                routed[label].append((_routed(of_all, features, range(given.tasks)), float(np.mean(alone))))
             note(f"{study.folder}: {name or 'clean'}")
+        for label, shares in routed.items():
+            for table, of_stream in zip((mixed, single), zip(*shares, strict=True), strict=True):
+                table.add(label, *of_stream, np.mean(of_stream[1:]))
     print(
         f"{given.tasks} tasks, {given.part} part, severity {given.severity}: images routed to their own task, mean over tasks "
         "in percent; deviation over pretraining seeds.\n"
     )
-    for title, rows in (("A stream of all tasks, mixed", mixed), ("A stream of one task, mean over tasks", single)):
-        print(f"{title}; {SEEN} of its images are looked at:\n")
-        shown = []
-        for label, of_label in rows.items():
-            corrupted = np.mean([of_label[name] for name in CORRUPTIONS], axis=0)
-            shown.append([label, *(spread(of_label[name]) for name in names), spread(corrupted)])
-        print(markdown(["adapted", *(name or "clean" for name in names), "mean of the corrupted"], shown) + "\n")
+    for title, table in (("A stream of all tasks, mixed", mixed), ("A stream of one task, mean over tasks", single)):
+        print(f"{title}; {SEEN} of its images are looked at:\n\n{table}\n")
 
 
-@torch.inference_mode()
-def _features(study: Study, number: int, part: str, corruption: Corruption | None, depth: int) -> Floats:
+def _features(study: Study, number: int, part: str, corruption: Corruption | None) -> Floats:
     """Return router features `[n, F]` of a task's images."""
-    paths = study.tasks[number].files(part).paths
-    batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-    images = (load_images(batch, study.architecture, corruption) for batch in batches)
-    found = [router_features(x, study.backbone, study.architecture, depth) for x in images]
-    return torch.cat(found).double().numpy()
+    images = study.images[part][number].kept(0)  # a corrupted image is used once
+    batches = images.batches(study.architecture, corruption=corruption, size=BATCH)
+    return study.router_features(x for _, x in batches).astype(np.float64)
+
+
+def _first(features: Floats) -> Floats:
+    """Return the features of what is looked at of a stream in random order."""
+    return np.asarray(features[np.random.default_rng(0).permutation(len(features))[:SEEN]])
 
 
 def _routed(adapted: Adapted, features: Sequence[Floats], tasks: Sequence[int]) -> float:
     """Return percent of these tasks' images whose most probable task is their own, claimed or not."""
     router, moved = adapted
-    shares = [float((route(router, [moved(features[task])])[0][0].argmax(axis=1) == task).mean()) for task in tasks]
-    return 100 * float(np.mean(shares))
+    routes = route(router, [moved(features[task]) for task in tasks])
+    return percent([np.mean(posterior.argmax(axis=1) == task) for task, (posterior, _) in zip(tasks, routes, strict=True)])
 
 
 def _none(router: Router, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:

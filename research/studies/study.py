@@ -12,31 +12,33 @@ import inspect
 import json
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mingle_edge.clip import vision_tower
 from mingle_edge.clip.architecture import VisionArchitecture
-from mingle_edge.clip.vision_tower import Parameters, embed_images, router_features
+from mingle_edge.clip.vision_tower import Linear, Parameters, router_features
+from mingle_edge.comparison.material import KEPT_BYTES
+from mingle_edge.comparison.method import once
 from mingle_edge.core.progress import silent
 from mingle_edge.data.calibration_images import task_generator
-from mingle_edge.data.corruptions import Corruption
 from mingle_edge.data.image_set import ImageSet
-from mingle_edge.data.images import load_images
 from mingle_edge.data.labeled_images import read_labeled
 from mingle_edge.data.settings import Settings
 from mingle_edge.data.task_file import read_task_file
-from mingle_edge.experts.task_vectors import Factors, build_expert
+from mingle_edge.evaluation.answers import predict_within
 from mingle_edge.files.atomic_files import replacing
-from mingle_edge.merging.merge_inputs import TaskInputs, read_merge_inputs
+from mingle_edge.merging.merge_inputs import read_merge_inputs
+from mingle_edge.merging.merged_tower import CompleteExpert
+from mingle_edge.merging.task_merging import complete_expert
 from mingle_edge.routing import features as library_features
 from mingle_edge.routing.depth import choose_depth, deepest
 from mingle_edge.routing.features import mild_variations
@@ -44,6 +46,7 @@ from mingle_edge.routing.router import OWN_SHARE, Router, fit_router
 from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
 
 PARTS = ("tune", "test")
+SEEDS_PER_CLASS, VARIATIONS = 5, 16  # unless a study says otherwise
 BACKBONE = -1  # in place of a task's number: no expert
 BATCH = 256  # images
 FEATURES = hashlib.sha256("".join(map(inspect.getsource, (vision_tower, library_features))).encode()).hexdigest()
@@ -56,198 +59,132 @@ Route = tuple[Floats, Bools]
 """posterior [n, T], claimed [n]"""
 
 
-def digest(images: ImageSet) -> str:
-    """Return a hash that changes when a file of a set does."""
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in images.paths]
-    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
-
-
-class PoolSeeds(ImageSet):
-    """Seed images that are in memory already."""
-
-    def __init__(self, images: Tensor) -> None:
-        super().__init__([Path()] * len(images))
-        self.images = images
-
-    def load(self, numbers: Sequence[int], architecture: VisionArchitecture, corruption: Corruption | None = None) -> Tensor:
-        """Return the images with these numbers."""
-        return self.images[list(numbers)]
-
-
-class StudyTask:
-    """One task of a study; what it reads is read when first asked for."""
-
-    def __init__(self, prepared: TaskInputs, base: Path, backbone: Parameters) -> None:
-        self.name = prepared.source.name
-        self.classes = prepared.source.classes
-        self.head = prepared.head  # [classes, dim], rows of unit length
-        self.sha256 = prepared.sha256
-        self._prepared, self._base, self._backbone = prepared, base, backbone
-        self._files: dict[str, ImageSet] = {}
-
-    def files(self, part: str) -> ImageSet:
-        """Return the images of `seeds` (the whole pool), `tune` or `test`."""
-        if part not in self._files:
-            self._files[part] = read_labeled(getattr(self._prepared.source, part), self._base, self.classes)
-        return self._files[part]
-
-    def labels(self, part: str) -> NDArray[np.int64]:
-        """Return class numbers `[n]`. Those of seeds are for choosing few and skewed seeds, never for learning."""
-        return np.array(self.files(part).labels)
-
-    @cached_property
-    def finetuned(self) -> dict[str, Tensor]:
-        """The complete fine-tuned tower by internal names."""
-        tensors = dict(self._prepared.checkpoint.tensors())
-        tensors.setdefault("projection.weight", self._backbone["projection.weight"])
-        return tensors
-
-    @cached_property
-    def factors(self) -> dict[str, Factors]:
-        """The full-rank expert of every linear layer, strongest direction first: the first r are the rank-r expert."""
-        differences = {
-            name.removesuffix(".weight"): value - self._backbone[name]
-            for name, value in self.finetuned.items()
-            if value.ndim == 2 and name.endswith(".weight")
-        }
-        return {layer: build_expert(difference, min(difference.shape)) for layer, difference in differences.items()}
-
-
 class Study:
     """The first `count` tasks of a suite with the models of one pretraining seed."""
 
     def __init__(self, suite: Path, pretraining_seed: int, count: int) -> None:
         torch.set_num_threads(1)
         file = read_task_file(suite / f"seed-{pretraining_seed}" / f"{count}.toml")
-        merge = read_merge_inputs(file, silent)
+        inputs = read_merge_inputs(file, silent)
         self.folder = file.path
-        self.kept = suite / "kept"
-        self.kept.mkdir(exist_ok=True)
-        self.architecture = merge.architecture
-        self.settings = merge.settings
-        self.logit_scale = merge.logit_scale
-        self.backbone: dict[str, Tensor] = dict(merge.backbone.tensors())
-        self.backbone_sha256 = merge.backbone_sha256
-        self.tasks = [StudyTask(task, file.path.parent, self.backbone) for task in merge.tasks]
-        self._images: dict[tuple[int, str], Tensor] = {}
-
-    @property
-    def depth(self) -> int:
-        """The largest depth, which router features are of."""
-        return deepest("auto", self.architecture.layers)
-
-    @property
-    def features_per_depth(self) -> int:
-        """Router features of one depth; those of the first m blocks are the first (m + 1) times as many."""
-        return MOMENTS * self.architecture.width
-
-    def images(self, number: int, part: str) -> Tensor:
-        """Return the preprocessed images `[n, 3, H, W]` of one task in one part."""
-        if (number, part) not in self._images:
-            self._images[number, part] = load_images(self.tasks[number].files(part).paths, self.architecture)
-        return self._images[number, part]
+        self.settings = inputs.settings
+        self.pretrained = inputs.load(torch.device("cpu"))
+        self.architecture = inputs.architecture
+        self.tasks = [task.load(self.pretrained) for task in inputs.tasks]
+        self.images = {
+            part: [read_labeled(getattr(t, part), file.path.parent, t.classes).kept(KEPT_BYTES) for t in file.tasks]
+            for part in ("seeds", *PARTS)
+        }
+        """By part and task; `seeds` is the whole pool, whose labels are for choosing few seeds, never for learning."""
+        self.depth = deepest("auto", self.architecture.layers)  # the largest, which router features are of
+        self.features_per_depth = MOMENTS * self.architecture.width  # the first m blocks have (m + 1) times as many
+        self._sha256 = {BACKBONE: inputs.backbone_sha256} | {n: task.sha256 for n, task in enumerate(inputs.tasks)}
+        self._experts: dict[Hashable, CompleteExpert] = {}
+        self._kept = suite / "kept"
+        self._kept.mkdir(exist_ok=True)
 
     def draw(self, number: int, per_class: int, draw: int) -> list[int]:
         """Draw numbers in the pool of so many seeds of every class; a smaller draw is part of a larger one."""
         generator = np.random.default_rng([draw, zlib.crc32(self.tasks[number].name.encode())])
-        labels = self.tasks[number].labels("seeds")
+        labels = np.array(self.images["seeds"][number].labels)
         chosen = [generator.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)]
         return [int(n) for n in np.concatenate(chosen)]
+
+    @torch.inference_mode()
+    def router_features(self, batches: Iterable[Tensor]) -> NDArray[np.float32]:
+        """Return router features `[n, F]` of images at the largest depth."""
+        backbone = self.pretrained.backbone
+        return torch.cat([router_features(x, backbone, self.architecture, self.depth) for x in batches]).numpy()
 
     def features(self, part: str) -> list[Floats]:
         """Return per task the router features `[n, F]` at the largest depth."""
 
-        def compute(number: int) -> NDArray[np.float32]:
-            images = in_batches(self.images(number, part))
-            return torch.cat([router_features(x, self.backbone, self.architecture, self.depth) for x in images]).numpy()
+        def compute(images: ImageSet) -> NDArray[np.float32]:
+            return self.router_features(x for _, x in images.batches(self.architecture, size=BATCH))
 
         return [
-            self._once(partial(compute, n), FEATURES, self.depth, digest(task.files(part))).astype(np.float64)
-            for n, task in enumerate(self.tasks)
+            self._once(partial(compute, images), FEATURES, self.depth, digest(images)).astype(np.float64)
+            for images in self.images[part]
         ]
 
     def seed_features(self, variations: int) -> list[NDArray[np.float32]]:
         """Return per task the router features `[pool, 1 + variations, F]` of the pool's seeds, each before its variations."""
 
-        def compute(number: int) -> NDArray[np.float32]:
-            generator = task_generator(self.settings.seed, self.tasks[number].name, "router")
-            rows = []
-            for seed in in_batches(self.images(number, "seeds"), 1):
-                varied = mild_variations(seed, variations, self.architecture, generator).flatten(0, 1)
-                rows.append(router_features(varied, self.backbone, self.architecture, self.depth))
-            return torch.stack(rows).numpy()
+        def compute(name: str, pool: ImageSet) -> NDArray[np.float32]:
+            generator = task_generator(self.settings.seed, name, "router")
+            seeds = (seed for _, seed in pool.batches(self.architecture, size=1))
+            varied = (mild_variations(seed, variations, self.architecture, generator).flatten(0, 1) for seed in seeds)
+            return self.router_features(varied).reshape(len(pool), 1 + variations, -1)
 
         return [
-            self._once(partial(compute, n), FEATURES, self.depth, variations, digest(task.files("seeds")))
-            for n, task in enumerate(self.tasks)
+            self._once(partial(compute, task.name, pool), FEATURES, self.depth, variations, digest(pool))
+            for task, pool in zip(self.tasks, self.images["seeds"], strict=True)
         ]
 
-    def parameters(self, number: int, rank: int | None, layers: Carrying = "attn+mlp") -> Parameters:
+    def drawn(self, pool: Sequence[NDArray[np.float32]], per_class: int = SEEDS_PER_CLASS) -> list[NDArray[np.float32]]:
+        """Return what a pool of seeds has of so many seeds of every class, per task."""
+        return [of_task[self.draw(number, per_class, 0)] for number, of_task in enumerate(pool)]
+
+    def expert(self, number: int, rank: int | None = None) -> CompleteExpert:
+        """Return a task's complete expert, strongest directions first; of full rank unless one is given."""
+        whole = replace(self.settings, rank=max(self.architecture.linear_shape("fc1")))
+        task, pretrained = self.tasks[number], self.pretrained
+        full = once(self._experts, number, lambda: complete_expert(task, pretrained, whole)[0])
+        return replace(full, factors={layer: (B[:, :rank], A[:rank]) for layer, (B, A) in full.factors.items()})
+
+    def tower(self, number: int, rank: int | None, layers: Carrying = "attn+mlp") -> Parameters:
         """Return the tower with a task's complete expert of a rank; None: the fine-tuned model; BACKBONE: no expert."""
         if number == BACKBONE:
-            return self.backbone
-        task = self.tasks[number]
+            return self.pretrained.backbone
         if rank is None:
-            return task.finetuned
-        carrying = ("patch_embedding", "projection", *Settings(layers=layers).carrying())
-        names = [layer for layer in self.architecture.linear_layers() if layer.rsplit(".", 1)[-1] in carrying]
-        return self.with_directions(
-            number, {layer: range(min(rank, *self.architecture.linear_shape(layer))) for layer in names}
-        )
+            return self.tasks[number].finetuned
+        return self.tower_with(number, {layer: range(r) for layer, r in equal_ranks(self.architecture, rank, layers).items()})
 
-    def with_directions(self, number: int, directions: Mapping[str, Sequence[int]]) -> Parameters:
+    def tower_with(self, number: int, directions: Mapping[str, Sequence[int]]) -> Parameters:
         """Return the tower with a task's complete expert, of the singular directions given for each layer that carries one."""
-        task = self.tasks[number]
-        moved = {name: task.finetuned[name] for name in self.architecture.vector_shapes()}
-        for layer, chosen in directions.items():
-            B, A = task.factors[layer]
-            moved[f"{layer}.weight"] = self.backbone[f"{layer}.weight"] + B[:, list(chosen)] @ A[list(chosen)]
-        return {**self.backbone, **moved}
+        expert, backbone = self.expert(number), self.pretrained.backbone
+        factors = {layer: (expert.factors[layer], list(chosen)) for layer, chosen in directions.items()}
+        moved = {f"{layer}.weight": B[:, chosen] @ A[chosen] for layer, ((B, A), chosen) in factors.items()}
+        return {**backbone, **expert.unfactored, **{name: backbone[name] + update for name, update in moved.items()}}
 
     @torch.inference_mode()
-    def embed(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """Return embeddings `[n, dim]` of unit length."""
-        if not len(images):
-            return torch.zeros(0, self.architecture.output_dim)
-        parts = [embed_images(x, parameters, self.architecture) for x in in_batches(images)]
-        return F.normalize(torch.cat(parts), dim=-1)
+    def embed(
+        self,
+        number: int,
+        part: str,
+        tower: Parameters | None = None,
+        linear: Linear | None = None,
+        chosen: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return embeddings `[n, dim]` of unit length of a task's images, or of those chosen: of the backbone or as given."""
+        batches = self.images[part][number].batches(self.architecture, chosen, size=BATCH)
+        return torch.cat([self.pretrained.embed(images, tower, linear) for _, images in batches])
 
-    def embeddings(self, part: str, rank: int | None) -> list[NDArray[np.float32]]:
-        """Return per task `[n, T + 1, dim]` of unit length: under every task's expert, and last of the plain backbone."""
+    def right(self, number: int, part: str, embeds: Tensor, chosen: Sequence[int] | None = None) -> Bools:
+        """Return which embeddings `[n, dim]` of a task's images, or of those chosen, are right under the task's own head."""
+        labels = np.array(self.images[part][number].labels)
+        predicted = predict_within(embeds, self.tasks[number].head).numpy()
+        return np.asarray(predicted == (labels if chosen is None else labels[chosen]))
+
+    def embeddings(self, part: str, rank: int | None) -> list[list[Tensor]]:
+        """Return per task its images' embeddings `[n, dim]` of unit length: under every task's expert, then the backbone's."""
 
         def compute(number: int, expert: int) -> NDArray[np.float32]:
-            return self.embed(self.images(number, part), self.parameters(expert, rank)).numpy()
+            return self.embed(number, part, self.tower(expert, rank)).numpy()
 
-        found = []
-        for number, task in enumerate(self.tasks):
-            columns = []
-            for expert in [*range(len(self.tasks)), BACKBONE]:
-                of = [self.tasks[expert].sha256, rank] if expert != BACKBONE else ["backbone"]
-                columns.append(self._once(partial(compute, number, expert), "embeddings", *of, digest(task.files(part))))
-            found.append(np.stack(columns, axis=1))
-        return found
+        def kept(number: int, images: ImageSet, expert: int) -> Tensor:
+            of_expert = partial(compute, number, expert)
+            return torch.tensor(self._once(of_expert, "embeddings", self._sha256[expert], rank, digest(images)))
+
+        experts = [*range(len(self.tasks)), BACKBONE]
+        return [[kept(number, images, expert) for expert in experts] for number, images in enumerate(self.images[part])]
 
     def correct(self, part: str, rank: int | None) -> list[Bools]:
         """Return per task `[n, T + 1]`: right under its own head, by the expert that answers, the plain backbone last."""
         return [
-            (embeds @ task.head.numpy().T).argmax(axis=2) == task.labels(part)[:, None]
-            for task, embeds in zip(self.tasks, self.embeddings(part, rank), strict=True)
+            np.stack([self.right(number, part, embeds) for embeds in by_expert], axis=1)
+            for number, by_expert in enumerate(self.embeddings(part, rank))
         ]
-
-    def right_alone(self, number: int, part: str, parameters: Parameters) -> float:
-        """Return percent of a task's images that are right under one tower."""
-        embeds = self.embed(self.images(number, part), parameters)
-        return 100 * float(((embeds @ self.tasks[number].head.T).argmax(1).numpy() == self.tasks[number].labels(part)).mean())
-
-    def right(self, number: int, part: str, answering: NDArray[np.int64], parameters: Callable[[int], Parameters]) -> Bools:
-        """Return whether each image of a task `[n]` is right under the expert that answers for it, of the parameters given."""
-        found = np.zeros(len(answering), dtype=bool)
-        labels = self.tasks[number].labels(part)
-        for expert in np.unique(answering):
-            chosen = np.flatnonzero(answering == expert)
-            embeds = self.embed(self.images(number, part)[torch.from_numpy(chosen)], parameters(int(expert)))
-            found[chosen] = (embeds @ self.tasks[number].head.T).argmax(1).numpy() == labels[chosen]
-        return found
 
     def router(
         self,
@@ -265,9 +202,9 @@ class Study:
 
     @torch.inference_mode()
     def _once(self, compute: Callable[[], NDArray[np.float32]], *key: object) -> NDArray[np.float32]:
-        """Return what is kept under a key, or what `compute` returns, which is kept then."""
-        digest = hashlib.sha256(json.dumps([self.backbone_sha256, *key]).encode()).hexdigest()[:32]
-        path = self.kept / f"{digest}.npy"
+        """Return what is kept on the disk under a key, or what `compute` returns, which is kept then."""
+        name = hashlib.sha256(json.dumps([self._sha256[BACKBONE], *key]).encode()).hexdigest()[:32]
+        path = self._kept / f"{name}.npy"
         if not path.exists():
             with replacing(path) as written:
                 np.save(written, compute())
@@ -275,18 +212,22 @@ class Study:
         return kept
 
 
-def in_batches(images: Tensor, size: int = BATCH) -> list[Tensor]:
-    """Return the images in batches of a size."""
-    return [images[start : start + size] for start in range(0, len(images), size)]
+def digest(images: ImageSet) -> str:
+    """Return a hash that changes when a file of a set does."""
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in images.paths]
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+
+
+def equal_ranks(architecture: VisionArchitecture, rank: int, layers: Carrying = "attn+mlp") -> dict[str, int]:
+    """Return the rank of a complete expert at every layer that carries one: the same wherever the layer is that large."""
+    carrying = Settings(layers=layers).expert_layers(architecture)
+    return {layer: min(rank, *architecture.linear_shape(layer)) for layer in carrying}
 
 
 def route(router: Router, features: Sequence[AnyFloats]) -> list[Route]:
     """Return per task where the router sends its images."""
-    found = []
-    for of_task in features:
-        posterior, confidence = router.posterior(of_task[:, : len(router.weight)].astype(np.float64))
-        found.append((posterior, confidence >= router.confidence_bound))
-    return found
+    routes = [router.posterior(of_task[:, : len(router.weight)].astype(np.float64)) for of_task in features]
+    return [(posterior, confidence >= router.confidence_bound) for posterior, confidence in routes]
 
 
 def answering(route: Route) -> NDArray[np.int64]:
@@ -295,30 +236,52 @@ def answering(route: Route) -> NDArray[np.int64]:
     return np.where(claimed, posterior.argmax(axis=1), BACKBONE)
 
 
+def picked(table: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[Any]:
+    """Return of each row of a table `[n, m]` the value in its own column, `[n]`."""
+    return np.asarray(table[np.arange(len(table)), columns])
+
+
+def percent(shares: ArrayLike) -> float:
+    """Return the mean of shares in percent."""
+    return 100 * float(np.mean(np.asarray(shares)))
+
+
 def own_route(routes: Sequence[Route]) -> float:
     """Return images routed to their own task, mean over tasks in percent."""
-    return 100 * float(np.mean([np.mean(answering(of_task) == task) for task, of_task in enumerate(routes)]))
+    return percent([np.mean(answering(of_task) == task) for task, of_task in enumerate(routes)])
 
 
 def p1(correct: Sequence[Bools], routes: Sequence[Route]) -> float:
     """Return ACC of top-1 in percent when the head is given and the route is not."""
-    shares = [right[np.arange(len(right)), answering(r)].mean() for right, r in zip(correct, routes, strict=True)]
-    return 100 * float(np.mean(shares))
+    return percent([picked(right, answering(r)).mean() for right, r in zip(correct, routes, strict=True)])
 
 
 def p2(correct: Sequence[Bools]) -> float:
     """Return ACC in percent when head and task are given."""
-    return 100 * float(np.mean([right[:, task].mean() for task, right in enumerate(correct)]))
+    return percent([right[:, task].mean() for task, right in enumerate(correct)])
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
-
-
-def spread(values: Sequence[float] | Floats) -> str:
-    """Return the mean and, of more than one value, the deviation, to a tenth."""
+def spread(values: Sequence[Any] | Floats) -> str:
+    """Return the mean and, of more than one value, the deviation, to a tenth; of texts the last."""
+    if isinstance(values[-1], str):
+        return values[-1]
     return f"{np.mean(values):.1f} ± {np.std(values):.1f}" if len(values) > 1 else f"{np.mean(values):.1f}"
+
+
+class Table:
+    """Figures by row, one of each for every model or draw, as a Markdown table of means and deviations."""
+
+    def __init__(self, *header: str, show: Callable[[Sequence[Any]], str] = spread) -> None:
+        self.header, self.show = header, show
+        self.rows: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+
+    def add(self, name: str | tuple[str, ...], *figures: Any) -> None:
+        """Add the figures of one more model to a row, whose name fills one column or several."""
+        self.rows.setdefault((name,) if isinstance(name, str) else name, []).append(figures)
+
+    def __str__(self) -> str:
+        lines = [[*name, *map(self.show, zip(*figures, strict=True))] for name, figures in self.rows.items()]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in (self.header, ["---"] * len(self.header), *lines))
 
 
 def parser(doc: str | None, tasks: int = 20) -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mingle_edge.demo import canvas, splits
+from mingle_edge.demo import canvas, outlines, splits
 from mingle_edge.demo.splits import LabeledImages, Split, make_split, write_labeled
 from mingle_edge.demo.tasks import ImageTask
 from research.suite.pictures import shapes
@@ -19,7 +19,7 @@ TRAINING = "train.npz"
 def images_recipe(task: ImageTask, seed: int, scale: Scale) -> str:
     """Return a hash of all that the images of a task depend on."""
     per_class = scale.per_class(len(task.classes))
-    return recipe(task.name, task.classes, seed, per_class, task.source, canvas, shapes, splits)
+    return recipe(task.name, task.classes, seed, per_class, task.source, canvas, outlines, shapes, splits)
 
 
 def suite_split(task: ImageTask, split: Split, seed: int, scale: Scale) -> LabeledImages:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from mingle_edge.core.progress import silent
-from mingle_edge.demo import canvas, captions, tiny_clip
+from mingle_edge.demo import canvas, captions, outlines, tiny_clip
 from mingle_edge.demo.canvas import Floats, blend, dark_and_light, luminance
 from mingle_edge.demo.captions import Style, captioned_images, monochrome_print
 from mingle_edge.demo.tasks import ImageTask
@@ -37,7 +37,7 @@ def backbone_recipe(seed: int, scale: Scale) -> str:
     kinds = [(task.name, task.classes, task.subject) for task in TASKS]
     code = sorted({task.source for task in TASKS}, key=lambda module: module.__name__)
     lengths = (scale.captioned, scale.text, scale.pretraining)
-    return recipe(WIDTH, _OUTLINES, seed, lengths, kinds, *code, canvas, shapes, captions, tiny_clip)
+    return recipe(WIDTH, _OUTLINES, seed, lengths, kinds, *code, canvas, outlines, shapes, captions, tiny_clip)
 
 
 def write_backbone(folder: Path, seed: int, scale: Scale, device: torch.device) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 from numpy import pi
 
 from mingle_edge.demo.canvas import Drawing, Floats, color
-from research.suite.pictures.shapes import Pose, arc, box, clutter, disc, gray, points, surface
+from mingle_edge.demo.outlines import arc, box, disc, points
+from research.suite.pictures.shapes import Pose, clutter, gray, surface
 
 _RED = ("hearts", "diamonds")
 

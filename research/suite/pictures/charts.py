@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy import pi
 
-from mingle_edge.demo.canvas import Color, Drawing, Floats, blend, color, dark_and_light, smooth_noise
-from research.suite.pictures.shapes import Pose, arc, box, closed, disc, points, regular
-
-Chart = Callable[[np.random.Generator, Drawing, Pose, Color, Color], None]  # generator, drawing, pose, ink, paper
+from mingle_edge.demo.canvas import Color, Drawing, Floats, blend, by_class, color, dark_and_light, smooth_noise
+from mingle_edge.demo.outlines import arc, box, disc, points, regular
+from research.suite.pictures.shapes import Pose, closed
 
 
 def draw_chart(rng: np.random.Generator, label: str) -> Floats:
     """Draw a page with one chart of `CHARTS`, on light paper or a dark screen."""
-    ink, paper = dark_and_light(rng)
-    if rng.uniform() < 0.3:
-        ink, paper = paper, ink
+    ink, paper = dark_and_light(rng, swapped=0.3)
     faint = (0.85 * paper[0], 0.85 * paper[1], 0.85 * paper[2])
     drawing, place = Drawing(blend(smooth_noise(rng, 3), faint, paper)), Pose(rng, (0.36, 0.46), 0.07, 0.85)
     if rng.uniform() < 0.5:  # a caption
@@ -44,7 +39,7 @@ def _series(rng: np.random.Generator, count: int) -> Floats:
     return np.stack([np.linspace(-0.8, 0.85, count), 0.65 - rng.uniform(0.9, 1.3) * walk], axis=1)
 
 
-def _bars(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, paper: Color) -> None:
+def _bar(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, paper: Color) -> None:
     _axes(rng, drawing, place, ink)
     count, fill = int(rng.integers(3, 7)), _fill(rng)
     for left in np.linspace(-0.75, 0.9, count + 1)[:-1]:
@@ -52,7 +47,7 @@ def _bars(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, p
         drawing.polygon(place(box(left, rng.uniform(-0.7, 0.5), left + 1.15 / count, 0.82)), fill)
 
 
-def _columns(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, paper: Color) -> None:
+def _horizontal_bar(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, paper: Color) -> None:
     _axes(rng, drawing, place, ink)
     count, fill = int(rng.integers(3, 7)), _fill(rng)
     for top in np.linspace(-0.8, 0.8, count + 1)[:-1]:
@@ -109,13 +104,4 @@ def _radar(rng: np.random.Generator, drawing: Drawing, place: Pose, ink: Color, 
         drawing.line(place(np.stack([np.zeros(2), 0.95 * corner])), ink, place.width(0.04))
 
 
-CHARTS: dict[str, Chart] = {
-    "bar": _bars,
-    "horizontal bar": _columns,
-    "line": _line,
-    "area": _area,
-    "scatter": _scatter,
-    "pie": _pie,
-    "ring": _ring,
-    "radar": _radar,
-}
+CHARTS = by_class(_bar, _horizontal_bar, _line, _area, _scatter, _pie, _ring, _radar)

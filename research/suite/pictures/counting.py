@@ -6,13 +6,14 @@ import numpy as np
 from numpy import pi
 
 from mingle_edge.demo.canvas import Drawing, Floats
-from research.suite.pictures.shapes import any_surface, disc, points, regular
+from mingle_edge.demo.outlines import box, disc, regular, rotation
+from research.suite.pictures.shapes import any_surface
 
 COUNTS = ("one", "two", "three", "four")
 _KINDS = {
     "disc": disc(),
     "square": regular(4, pi / 4),
-    "bar": points((-1, -0.35), (1, -0.35), (1, 0.35), (-1, 0.35)),
+    "bar": box(-1, -0.35, 1, 0.35),
     "nut": regular(6),
 }
 
@@ -23,8 +24,7 @@ def draw_count(rng: np.random.Generator, label: str) -> Floats:
     drawing, kind, size = Drawing(ground), str(rng.choice(list(_KINDS))), rng.uniform(0.11, 0.15)
     for center in _places(rng, COUNTS.index(label) + 1, 2.25 * size):
         angle, radius = rng.uniform(0, 2 * pi), size * rng.uniform(0.85, 1.1)
-        turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        outline = radius * _KINDS[kind] @ turn.T + center
+        outline = radius * _KINDS[kind] @ rotation(angle).T + center
         drawing.polygon(outline + 0.025, (0.5 * ground.mean(), 0.5 * ground.mean(), 0.5 * ground.mean()))  # shadow
         drawing.polygon(outline, fill)
         if kind == "nut":

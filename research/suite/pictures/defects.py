@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from mingle_edge.demo.canvas import SIDE, Drawing, Floats, blend, color, smooth_noise
-from research.suite.pictures.shapes import disc, gray, points
-
-Defect = Callable[[np.random.Generator, Floats], Floats]  # (generator, sound surface) -> surface with the defect
+from mingle_edge.demo.canvas import SIDE, Drawing, Floats, blend, by_class, color, smooth_noise
+from mingle_edge.demo.outlines import disc, points, rotation
+from research.suite.pictures.shapes import gray
 
 
 def draw_surface(rng: np.random.Generator, label: str) -> Floats:
     """Draw a brushed, ground or cast surface with one defect of `DEFECTS`."""
-    return np.clip(DEFECTS[label](rng, _sound(rng)), 0, 1)
+    return np.asarray(DEFECTS[label](rng, _sound(rng))).clip(0, 1)
 
 
 def _sound(rng: np.random.Generator) -> Floats:
@@ -53,10 +50,8 @@ def _pits(rng: np.random.Generator, surface: Floats) -> Floats:
 
 def _crack(rng: np.random.Generator, surface: Floats) -> Floats:
     drawing, angle = Drawing(surface), rng.uniform(0, np.pi)
-    turn = np.asarray([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    along = np.linspace(-0.5, 0.5, 11)
-    course = np.stack([along, np.cumsum(rng.normal(0, 0.07, 11))], axis=1)
-    course = (course - course.mean(0)) @ turn + rng.uniform(0.4, 0.6, 2)
+    course = np.stack([np.linspace(-0.5, 0.5, 11), np.cumsum(rng.normal(0, 0.07, 11))], axis=1)
+    course = (course - course.mean(0)) @ rotation(-angle) + rng.uniform(0.4, 0.6, 2)
     dark = gray(rng, rng.uniform(0.03, 0.15))
     drawing.line(course, dark, rng.uniform(0.035, 0.055))
     for start in rng.choice(9, rng.integers(1, 4), replace=False) + 1:  # branches
@@ -92,9 +87,8 @@ def _dent(rng: np.random.Generator, surface: Floats) -> Floats:
 def _burr(rng: np.random.Generator, surface: Floats) -> Floats:
     """Draw a broken edge: beyond it the dark ground, along it a bright frayed line."""
     angle, position = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.25)
-    turn = np.asarray([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    along = np.linspace(-0.8, 0.8, 22)
-    edge = np.stack([along, position + rng.normal(0, 0.035, 22)], axis=1)
+    turn = rotation(-angle)
+    edge = np.stack([np.linspace(-0.8, 0.8, 22), position + rng.normal(0, 0.035, 22)], axis=1)
     drawing = Drawing(surface)
     beyond = np.concatenate([edge, points((0.8, 1.5), (-0.8, 1.5))])
     drawing.polygon(beyond @ turn + 0.5, gray(rng, rng.uniform(0.05, 0.2)))
@@ -102,12 +96,4 @@ def _burr(rng: np.random.Generator, surface: Floats) -> Floats:
     return drawing.finish()
 
 
-DEFECTS: dict[str, Defect] = {
-    "intact": _intact,
-    "scratch": _scratch,
-    "pits": _pits,
-    "crack": _crack,
-    "stain": _stain,
-    "dent": _dent,
-    "burr": _burr,
-}
+DEFECTS = by_class(_intact, _scratch, _pits, _crack, _stain, _dent, _burr)

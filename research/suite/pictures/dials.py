@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy import pi
 
-from mingle_edge.demo.canvas import Color, Drawing, Floats, blend, color, dark_and_light, smooth_noise
-from research.suite.pictures.shapes import Pose, arc, clutter, disc, ray, regular, surface
+from mingle_edge.demo.canvas import Color, Drawing, Floats, color, dark_and_light
+from mingle_edge.demo.outlines import arc, disc, regular
+from research.suite.pictures.shapes import Pose, behind_glass, clutter, ray, surface
 
 GAUGES = ("empty", "one fifth", "two fifths", "three fifths", "four fifths", "full")
 CLOCKS = ("one", "two", "four", "five", "seven", "eight", "ten", "eleven")
@@ -21,16 +22,13 @@ def draw_gauge(rng: np.random.Generator, label: str) -> Floats:
     for mark in marks:
         drawing.line(place(ray(mark, 0.6, 0.8)), ink, place.width(0.08))
     if rng.uniform() < 0.6:  # the red end of the scale
-        drawing.line(
-            place(arc(marks[-2] + rng.uniform(-0.3, 0.5), marks[-1], 0.86, count=12)),
-            color(rng, 0.99, 0.8, 0.8),
-            place.width(0.12),
-        )
+        end = arc(marks[-2] + rng.uniform(-0.3, 0.5), marks[-1], 0.86, count=12)
+        drawing.line(place(end), color(rng, 0.99, 0.8, 0.8), place.width(0.12))
     angle = marks[GAUGES.index(label)] + rng.uniform(-0.08, 0.08) * pi
     pointer = ink if rng.uniform() < 0.7 else color(rng, 0.0, 0.85, 0.8)
     drawing.line(place(ray(angle, -0.2, rng.uniform(0.55, 0.75))), pointer, place.width(rng.uniform(0.1, 0.16)))
     drawing.polygon(place(disc(0.14)), pointer)
-    return _behind_glass(rng, drawing)
+    return behind_glass(rng, drawing.finish(), 0.4, 1)
 
 
 def draw_clock(rng: np.random.Generator, label: str) -> Floats:
@@ -45,23 +43,15 @@ def draw_clock(rng: np.random.Generator, label: str) -> Floats:
     drawing.line(place(ray(hour_angle, -0.1, rng.uniform(0.42, 0.52))), hand, place.width(rng.uniform(0.12, 0.18)))
     if rng.uniform() < 0.4:
         drawing.line(place(ray(rng.uniform(0, 6.3), -0.15, 0.75)), color(rng, 0.0, 0.85, 0.75), place.width(0.04))
-    return _behind_glass(rng, drawing)
+    return behind_glass(rng, drawing.finish(), 0.4, 1)
 
 
 def _dial(rng: np.random.Generator, square: bool) -> tuple[Drawing, Pose, Color]:
     """Draw a rim and a face on a wall or machine, in a light or dark design."""
     drawing = Drawing(surface(rng, None, 0.3, rng.uniform(0.2, 0.8)))
     clutter(rng, drawing, rng.integers(0, 4))
-    place, (ink, face) = Pose(rng, (0.41, 0.48), 0.06, 0.9), dark_and_light(rng)
-    if rng.uniform() < 0.3:
-        ink, face = face, ink
+    place, (ink, face) = Pose(rng, (0.41, 0.48), 0.06, 0.9), dark_and_light(rng, swapped=0.3)
     rim = color(rng, saturation=rng.uniform(0, 0.7), value=rng.uniform(0.15, 0.8))
     for outline, fill in ((1.08, rim), (0.95, face)):
         drawing.polygon(place(regular(4, pi / 4, 1.25 * outline) if square else disc(outline)), fill)
     return drawing, place, ink
-
-
-def _behind_glass(rng: np.random.Generator, drawing: Drawing) -> Floats:
-    image = drawing.finish()
-    reflection = rng.uniform(0, 0.4) * np.clip(2 * smooth_noise(rng, 2) - 1, 0, 1)
-    return blend(reflection, (0, 0, 0), (1, 1, 1)) + image * (1 - reflection[:, :, None])

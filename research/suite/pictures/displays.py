@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from mingle_edge.demo.canvas import Drawing, Floats, blend, color, smooth_noise
+from mingle_edge.demo.canvas import Drawing, Floats, color
 from mingle_edge.demo.digits import DIGITS
-from research.suite.pictures.shapes import Pose, disc, points, surface
+from mingle_edge.demo.outlines import disc, points
+from research.suite.pictures.shapes import Pose, behind_glass, surface
 
 _SEGMENTS = (  # top, upper left, upper right, middle, lower left, lower right, bottom
     points((-0.42, -0.95), (0.42, -0.95)),
@@ -41,7 +42,4 @@ def draw_display(rng: np.random.Generator, label: str) -> Floats:
             drawing.line(place(sheared), (fill[0], fill[1], fill[2]), width)
     if rng.uniform() < 0.4:
         drawing.polygon(place(disc(0.14, (0.88, 0.98))), (lit[0], lit[1], lit[2]))
-    image = drawing.finish()
-    reflection = rng.uniform(0, 0.35) * np.clip(2 * smooth_noise(rng, 2) - 0.9, 0, 1)
-    seen: Floats = blend(reflection, (0, 0, 0), (1, 1, 1)) + image * (1 - reflection[:, :, None])
-    return seen
+    return behind_glass(rng, drawing.finish(), 0.35, 0.9)

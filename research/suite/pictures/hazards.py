@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy import pi
 
-from mingle_edge.demo.canvas import Color, Drawing, Floats, color, smooth_noise
-from research.suite.pictures.shapes import Pose, arc, box, clutter, disc, gray, points, ray, regular, surface
-
-Symbol = Callable[[Drawing, Pose, Color, Color], None]  # drawing, pose of the symbol, ink, yellow
+from mingle_edge.demo.canvas import Drawing, Floats, color, smooth_noise
+from mingle_edge.demo.outlines import Part, arc, box, disc, draw_parts, points, regular
+from research.suite.pictures.shapes import Pose, clutter, gray, ray, surface
 
 
 def draw_hazard(rng: np.random.Generator, label: str) -> Floats:
@@ -24,7 +21,7 @@ def draw_hazard(rng: np.random.Generator, label: str) -> Floats:
     ink, yellow = color(rng, 0.6, 0.2, 0.1), color(rng, 0.14, 0.85, 0.88)
     drawing.polygon(place(regular(3, -pi / 2, center=(0, 0.2))), ink)
     drawing.polygon(place(regular(3, -pi / 2, 0.84, (0, 0.2))), yellow)
-    HAZARDS[label](drawing, place, ink, yellow)
+    draw_parts(drawing, place, HAZARDS[label], ink, yellow)
     image = drawing.finish()
     image = image * (1 - rng.uniform(0, 0.5) * (smooth_noise(rng, 2) > 0.6)[:, :, None])
     wear = np.clip(rng.uniform(0, 5) * (smooth_noise(rng, 7) - 0.8), 0, 1)[:, :, None]
@@ -32,72 +29,47 @@ def draw_hazard(rng: np.random.Generator, label: str) -> Floats:
     return worn
 
 
-def _voltage(drawing: Drawing, place: Pose, ink: Color, yellow: Color) -> None:
-    bolt = points((0.1, -0.45), (-0.22, 0.22), (0.02, 0.22), (-0.12, 0.62), (0.24, 0.02), (0.02, 0.02), (0.22, -0.45))
-    drawing.polygon(place(bolt), ink)
+def _both(outline: Floats) -> list[Floats]:
+    """Return an outline and its mirror image."""
+    return [outline * (side, 1) for side in (-1, 1)]
 
 
-def _fire(drawing: Drawing, place: Pose, ink: Color, yellow: Color) -> None:
-    flame = points(
-        (0, -0.5), (0.14, -0.12), (0.24, -0.2), (0.3, 0.25), (0.18, 0.48), (-0.18, 0.48), (-0.3, 0.2), (-0.12, -0.05)
-    )
-    drawing.polygon(place(flame), ink)
-    drawing.polygon(place(points((0.02, 0.1), (0.13, 0.3), (0.08, 0.42), (-0.08, 0.42), (-0.12, 0.28))), yellow)
-    drawing.line(place(points((-0.4, 0.58), (0.4, 0.58))), ink, place.width(0.1))
+def _waves() -> list[Part]:
+    along = np.linspace(0, 1, 12)
+    waves = [np.stack([x + 0.07 * np.sin(2 * pi * along), 0.4 - 0.6 * along], axis=1) for x in (-0.22, 0.0, 0.22)]
+    return [Part(wave, 0, 0.08) for wave in waves]
 
 
-def _poison(drawing: Drawing, place: Pose, ink: Color, yellow: Color) -> None:
-    for side in (-1, 1):
-        drawing.line(place(points((-0.45 * side, 0.28), (0.45 * side, 0.6))), ink, place.width(0.1))
-    drawing.polygon(place(disc(0.27, (0, -0.05))), ink)
-    drawing.polygon(place(box(-0.14, 0.1, 0.14, 0.34)), ink)
-    for side in (-1, 1):
-        drawing.polygon(place(disc(0.08, (0.12 * side, -0.04))), yellow)
+def _blades() -> list[Part]:
+    starts, center = (-2 * pi / 3, 0.0, 2 * pi / 3), (0.0, 0.2)
+    sides = [(arc(start, start + pi / 3, 0.15, center, 5), arc(start + pi / 3, start, 0.46, center, 8)) for start in starts]
+    return [*(Part(np.concatenate(pair)) for pair in sides), Part(disc(0.09, center))]
 
 
-def _radiation(drawing: Drawing, place: Pose, ink: Color, yellow: Color) -> None:
-    center = (0.0, 0.2)
-    for start in (-2 * pi / 3, 0.0, 2 * pi / 3):
-        blade = np.concatenate([arc(start, start + pi / 3, 0.15, center, 5), arc(start + pi / 3, start, 0.46, center, 8)])
-        drawing.polygon(place(blade), ink)
-    drawing.polygon(place(disc(0.09, center)), ink)
-
-
-def _laser(drawing: Drawing, place: Pose, ink: Color, yellow: Color) -> None:
-    for angle in np.arange(8) * pi / 4:
-        drawing.line(place(np.add(ray(angle, 0.1, 0.3), (-0.08, 0.25))), ink, place.width(0.06))
-    drawing.polygon(place(disc(0.13, (-0.08, 0.25))), ink)
-    drawing.line(place(points((-0.08, 0.25), (0.58, 0.25))), ink, place.width(0.1))
-
-
-def _hot(drawing: Drawing, place: Pose, ink: Color, yellow: Color) -> None:
-    drawing.line(place(points((-0.45, 0.55), (0.45, 0.55))), ink, place.width(0.12))
-    for x in (-0.22, 0.0, 0.22):
-        along = np.linspace(0, 1, 12)
-        wave = np.stack([x + 0.07 * np.sin(2 * pi * along), 0.4 - 0.6 * along], axis=1)
-        drawing.line(place(wave), ink, place.width(0.08))
-
-
-def _magnet(drawing: Drawing, place: Pose, ink: Color, yellow: Color) -> None:
-    drawing.line(
-        place(np.concatenate([points((-0.26, 0.55)), arc(-pi, 0, 0.26, (0, 0.1)), points((0.26, 0.55))])), ink, place.width(0.2)
-    )
-    for side in (-1, 1):
-        drawing.line(place(points((0.26 * side - 0.11, 0.4), (0.26 * side + 0.11, 0.4))), yellow, place.width(0.07))
-
-
-def _danger(drawing: Drawing, place: Pose, ink: Color, yellow: Color) -> None:
-    drawing.polygon(place(points((-0.11, -0.45), (0.11, -0.45), (0.06, 0.25), (-0.06, 0.25))), ink)
-    drawing.polygon(place(disc(0.11, (0, 0.47))), ink)
-
-
-HAZARDS: dict[str, Symbol] = {
-    "high voltage": _voltage,
-    "fire": _fire,
-    "poison": _poison,
-    "radiation": _radiation,
-    "laser beam": _laser,
-    "hot surface": _hot,
-    "magnetic field": _magnet,
-    "general danger": _danger,
+_BOLT = points((0.1, -0.45), (-0.22, 0.22), (0.02, 0.22), (-0.12, 0.62), (0.24, 0.02), (0.02, 0.02), (0.22, -0.45))
+_FLAME = points((0, -0.5), (0.14, -0.12), (0.24, -0.2), (0.3, 0.25), (0.18, 0.48), (-0.18, 0.48), (-0.3, 0.2), (-0.12, -0.05))
+_HEART_OF_FLAME = points((0.02, 0.1), (0.13, 0.3), (0.08, 0.42), (-0.08, 0.42), (-0.12, 0.28))
+_HORSESHOE = np.concatenate([points((-0.26, 0.55)), arc(-pi, 0, 0.26, (0, 0.1)), points((0.26, 0.55))])
+HAZARDS: dict[str, list[Part]] = {  # 0 is ink, 1 yellow
+    "high voltage": [Part(_BOLT)],
+    "fire": [Part(_FLAME), Part(_HEART_OF_FLAME, 1), Part(points((-0.4, 0.58), (0.4, 0.58)), 0, 0.1)],
+    "poison": [
+        *(Part(bone, 0, 0.1) for bone in _both(points((0.45, 0.28), (-0.45, 0.6)))),
+        *(Part(disc(0.27, (0, -0.05))), Part(box(-0.14, 0.1, 0.14, 0.34))),
+        *(Part(eye, 1) for eye in _both(disc(0.08, (0.12, -0.04)))),
+    ],
+    "radiation": _blades(),
+    "laser beam": [
+        *(Part(np.add(ray(angle, 0.1, 0.3), (-0.08, 0.25)), 0, 0.06) for angle in np.arange(8) * pi / 4),
+        *(Part(disc(0.13, (-0.08, 0.25))), Part(points((-0.08, 0.25), (0.58, 0.25)), 0, 0.1)),
+    ],
+    "hot surface": [Part(points((-0.45, 0.55), (0.45, 0.55)), 0, 0.12), *_waves()],
+    "magnetic field": [
+        Part(_HORSESHOE, 0, 0.2),
+        *(Part(points((0.26 * side - 0.11, 0.4), (0.26 * side + 0.11, 0.4)), 1, 0.07) for side in (-1, 1)),
+    ],
+    "general danger": [
+        Part(points((-0.11, -0.45), (0.11, -0.45), (0.06, 0.25), (-0.06, 0.25))),
+        Part(disc(0.11, (0, 0.47))),
+    ],
 }

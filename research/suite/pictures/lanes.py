@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from mingle_edge.demo.canvas import SIDE, Color, Drawing, Floats, blend, color, smooth_noise
-from research.suite.pictures.shapes import gray, points
-
-Road = Callable[[np.random.Generator, "_View", Drawing, Color, Color], None]  # generator, view, drawing, asphalt, paint
+from mingle_edge.demo.canvas import SIDE, Color, Drawing, Floats, blend, by_class, color, smooth_noise
+from mingle_edge.demo.outlines import points
+from research.suite.pictures.shapes import gray
 
 
 class _View:
@@ -54,15 +51,15 @@ def _lane(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Colo
         drawing.line(view(np.zeros(3), np.linspace(start, start + 0.1, 3), bend), paint, 0.045 * (1 - start))
 
 
-def _straight(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
+def _straight_road(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
     _lane(rng, view, drawing, asphalt, paint, rng.uniform(-0.06, 0.06))
 
 
-def _left(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
+def _left_bend(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
     _lane(rng, view, drawing, asphalt, paint, rng.uniform(-0.55, -0.22))
 
 
-def _right(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
+def _right_bend(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
     _lane(rng, view, drawing, asphalt, paint, rng.uniform(0.22, 0.55))
 
 
@@ -81,7 +78,7 @@ def _crossroads(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt
     _lane(rng, view, drawing, asphalt, paint, rng.uniform(-0.06, 0.06))
 
 
-def _zebra(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
+def _zebra_crossing(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Color, paint: Color) -> None:
     _lane(rng, view, drawing, asphalt, paint, rng.uniform(-0.1, 0.1))
     near = rng.uniform(0.1, 0.4)
     for across in np.linspace(-0.45, 0.38, int(rng.integers(5, 7))):
@@ -89,11 +86,4 @@ def _zebra(rng: np.random.Generator, view: _View, drawing: Drawing, asphalt: Col
         drawing.polygon(view(across + np.asarray([0, 0.09, 0.09, 0]), ends), paint)
 
 
-ROADS: dict[str, Road] = {
-    "straight road": _straight,
-    "left bend": _left,
-    "right bend": _right,
-    "fork": _fork,
-    "crossroads": _crossroads,
-    "zebra crossing": _zebra,
-}
+ROADS = by_class(_straight_road, _left_bend, _right_bend, _fork, _crossroads, _zebra_crossing)

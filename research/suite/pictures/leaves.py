@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy import pi
 
-from mingle_edge.demo.canvas import Color, Drawing, Floats, color
-from research.suite.pictures.shapes import Pose, arc, points, surface
-
-Leaf = Callable[[np.random.Generator], list[Floats]]  # outlines [n, 2] with the stalk down
+from mingle_edge.demo.canvas import Color, Drawing, Floats, by_class, color
+from mingle_edge.demo.outlines import arc, points
+from research.suite.pictures.shapes import Pose, surface
 
 
 def draw_leaf(rng: np.random.Generator, label: str) -> Floats:
@@ -101,20 +98,11 @@ def _fern(rng: np.random.Generator) -> list[Floats]:
     return [*leaflets, points((-0.05, 0.8), (0, -1), (0.05, 0.8))]
 
 
-def _heart(rng: np.random.Generator) -> list[Floats]:
+def _linden(rng: np.random.Generator) -> list[Floats]:
     half = np.concatenate(
         [points((0, -0.95), (0.35, -0.45)), arc(-0.15 * pi, 0.8 * pi, (0.5, 0.55), (0.32, 0.15)), points((0, 0.4))]
     )
     return [_both_sides(half)]
 
 
-LEAVES: dict[str, Leaf] = {
-    "birch": _birch,
-    "willow": _willow,
-    "oak": _oak,
-    "maple": _maple,
-    "ginkgo": _ginkgo,
-    "clover": _clover,
-    "fern": _fern,
-    "linden": _heart,
-}
+LEAVES = by_class(_birch, _willow, _oak, _maple, _ginkgo, _clover, _fern, _linden)

@@ -1,10 +1,11 @@
-"""What the rendered subjects share: a pose, outlines in its units, and backdrops."""
+"""What the rendered subjects share: a pose, outlines in its units, backdrops and glass."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from mingle_edge.demo.canvas import Color, Drawing, Floats, blend, color, dark_and_light, smooth_noise
+from mingle_edge.demo.outlines import box, rotation
 
 
 class Pose:
@@ -22,9 +23,8 @@ class Pose:
         self.radius, angle = rng.uniform(*radius), rng.normal(0, turn)
         reach = wander * max(0.5 - 0.9 * self.radius, 0.0)
         self.center = 0.5 + rng.uniform(-reach, reach, 2)
-        rotation = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         side = -1 if mirrored and rng.uniform() < 0.5 else 1
-        self._matrix = self.radius * rotation @ np.diag([side * rng.uniform(squeeze, 1.0), 1.0])
+        self._matrix = self.radius * rotation(angle) @ np.diag([side * rng.uniform(squeeze, 1.0), 1.0])
 
     def __call__(self, points: Floats) -> Floats:
         """Return points `[n, 2]` of the object as points of the picture."""
@@ -35,34 +35,6 @@ class Pose:
         return of_radius * self.radius
 
 
-def points(*values: tuple[float, float]) -> Floats:
-    """Return points `[n, 2]`."""
-    return np.asarray(values, float)
-
-
-def regular(corners: int, start: float = 0.0, radius: float = 1.0, center: tuple[float, float] = (0, 0)) -> Floats:
-    """Return corners `[n, 2]` of a regular polygon, the first at the angle `start`."""
-    return arc(start, start + 2 * np.pi * (corners - 1) / corners, radius, center, count=corners)
-
-
-def disc(radius: float = 1.0, center: tuple[float, float] = (0, 0)) -> Floats:
-    """Return a circle as a polygon."""
-    return regular(28, radius=radius, center=center)
-
-
-def arc(
-    start: float, stop: float, radius: float | tuple[float, float] = 1.0, center: tuple[float, float] = (0, 0), count: int = 14
-) -> Floats:
-    """Return points `[count, 2]` on an ellipse between two angles, which grow clockwise from the right, y being down."""
-    angles = np.linspace(start, stop, count)
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius + center
-
-
-def box(left: float, top: float, right: float, bottom: float) -> Floats:
-    """Return corners `[4, 2]` of an upright rectangle."""
-    return points((left, top), (right, top), (right, bottom), (left, bottom))
-
-
 def closed(outline: Floats) -> Floats:
     """Return the outline `[n, 2]` with its first point again at the end."""
     return np.concatenate([outline, outline[:1]])
@@ -70,8 +42,7 @@ def closed(outline: Floats) -> Floats:
 
 def ray(angle: float, start: float, stop: float) -> Floats:
     """Return two points on a ray from the center."""
-    points: Floats = np.asarray([[np.cos(angle), np.sin(angle)]]) * np.asarray([[start], [stop]])
-    return points
+    return np.outer((start, stop), (np.cos(angle), np.sin(angle)))
 
 
 def gray(rng: np.random.Generator, value: float) -> Color:
@@ -100,3 +71,9 @@ def clutter(rng: np.random.Generator, drawing: Drawing, count: int | np.integer,
         corner, size = rng.uniform(-0.2, 1, 2), rng.uniform(0.1, 0.5, 2)
         fill = color(rng, saturation=saturation, value=rng.uniform(0.2, 0.85))
         drawing.polygon(box(0, 0, 1, 1) * size + corner, fill)
+
+
+def behind_glass(rng: np.random.Generator, image: Floats, most: float, where: float) -> Floats:
+    """Return the image with a reflection of any strength up to `most`, the smaller `where` the wider."""
+    reflection = rng.uniform(0, most) * np.clip(2 * smooth_noise(rng, 2) - where, 0, 1)
+    return np.asarray(blend(reflection, (0, 0, 0), (1, 1, 1)) + image * (1 - reflection[:, :, None]))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy import pi
 
-from mingle_edge.demo.canvas import SIDE, Color, Drawing, Floats, blend, color, smooth_noise
-from research.suite.pictures.shapes import Pose, arc, box, disc, gray, points
-
-Vehicle = Callable[[np.random.Generator, Drawing, Pose, Color], None]  # generator, drawing, pose, paint
+from mingle_edge.demo.canvas import SIDE, Color, Drawing, Floats, blend, by_class, color, smooth_noise
+from mingle_edge.demo.outlines import arc, box, disc, points
+from research.suite.pictures.shapes import Pose, gray
 
 
 def draw_vehicle(rng: np.random.Generator, label: str) -> Floats:
@@ -106,12 +103,4 @@ def _pedestrian(rng: np.random.Generator, drawing: Drawing, place: Pose, paint: 
     drawing.polygon(place(disc(0.19, (0, -0.75))), skin)
 
 
-VEHICLES: dict[str, Vehicle] = {
-    "car": _car,
-    "van": _van,
-    "bus": _bus,
-    "truck": _truck,
-    "bicycle": _bicycle,
-    "motorcycle": _motorcycle,
-    "pedestrian": _pedestrian,
-}
+VEHICLES = by_class(_car, _van, _bus, _truck, _bicycle, _motorcycle, _pedestrian)
