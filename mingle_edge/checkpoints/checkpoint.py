@@ -107,7 +107,8 @@ def open_checkpoint(path_or_tag: str, *, base: Path, architecture: VisionArchite
     tower = _one_tower(path, tensors, names)
     beside, outside = names_beside(names, tower)
     _check_plain(path, tensors, tower, outside)
-    has_text_tower = any("token_embedding.weight" in name for name in beside)
+    _check_pooling(path, tower, outside, architecture)
+    has_text_tower = any(name.endswith(("token_embedding.weight", "word_embeddings.weight")) for name in beside)
     return Checkpoint(path, tower.naming, has_text_tower, tower.unexpected, outside, tensors, tower.parameters)
 
 
@@ -154,6 +155,16 @@ def _check_plain(path: Path, tensors: TensorFiles, tower: NamedTower, outside: l
             f"{path}: {shown(empty[0])} and {len(empty) - 1} others are empty, as DeepSpeed's ZeRO-3 leaves tensors that it "
             "has spread over devices; put them together with the zero_to_fp32.py beside the checkpoint, or train with "
             "stage3_gather_16bit_weights_on_model_save"
+        )
+
+
+def _check_pooling(path: Path, tower: NamedTower, outside: list[str], architecture: VisionArchitecture) -> None:
+    """Refuse transformers' image classifiers on CLIP, which pool otherwise than CLIP, where no configuration says so."""
+    classifier = f"{tower.model_prefix}classifier.weight"
+    if tower.naming == "hugging_face" and classifier in outside and architecture.pooling != "average":
+        raise CheckpointError(
+            f"{path} looks like a CLIPForImageClassification of transformers ({shown(classifier)}), whose embedding is the "
+            "mean over all patches, and the backbone's is not; fine-tune a CLIPModel or CLIPVisionModelWithProjection instead"
         )
 
 

@@ -81,8 +81,8 @@ def _headline(checkpoint: Checkpoint, stored_shapes: Shapes, architecture: Visio
     ours = {field: getattr(architecture, field) for field in theirs}
     if theirs == ours:
         return (
-            f"{checkpoint.path} has the sizes of the backbone but not its parameters; "
-            "use an undamaged checkpoint of a plain CLIP vision tower:"
+            f"{checkpoint.path} is of the backbone's size, but its parameters are not those of the backbone; use the whole "
+            "state dict of a model that is the backbone in everything but its values:"
         )
     return (
         f"{checkpoint.path} looks like {_describe(theirs)}, but the backbone is {_describe(ours)}; "

@@ -73,6 +73,6 @@ def changes_embedding(names: Iterable[str]) -> tuple[str, str, str] | None:
     """
     for name in names:
         for pattern, what in _CHANGES:
-            if re.search(pattern, name) and not _TEXT.search(name):
+            if re.search(pattern, name, re.IGNORECASE) and not _TEXT.search(name):
                 return name, what, _STEPS[what]
     return None

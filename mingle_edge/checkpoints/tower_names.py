@@ -6,6 +6,7 @@ any order and depth. A tower is where some naming knows a patch embedding and bl
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _TEXT = (
     *("logit_scale", "logit_bias", "attn_mask", "input_resolution", "context_length", "vocab_size"),
 )
 """How names begin that lie beside a vision tower in a whole model."""
+_CLASSIFIER = re.compile(r"(classifier|classification_head|head|fc)\.(\d+\.)?(weight|bias)")  # on the tower's embeddings
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def _tower(naming: str, prefix: str, names: list[str]) -> NamedTower:
         found = NAMINGS[naming](name, key)
         parameters |= {parameter.name: parameter for parameter in found}
         beside = naming == "hugging_face" and (not name.startswith("vision_model.") if nested else name.startswith(_TEXT))
-        if not (found or beside or name.endswith("position_ids")):
+        # Within a whole CLIP a tower's output is its embedding, and a layer that follows inside the tower changes it.
+        classifier = not prefix.endswith("visual.") and _CLASSIFIER.fullmatch(name)
+        if not (found or beside or classifier or name.endswith("position_ids")):
             unexpected.append(key)
     return NamedTower(naming, prefix, parameters, unexpected)
