@@ -15,17 +15,22 @@ def noise(height: int = 40, width: int = 30, channels: int = 3, seed: int = 0) -
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
-@st.composite
-def pictures(draw: st.DrawFn, modes: tuple[str, ...] = MODES, largest: int = 90) -> Image.Image:
-    """Random pixels of any of the modes and sizes up to `largest`; alpha is random, a color or the palette transparent."""
-    width, height = draw(st.integers(1, largest)), draw(st.integers(1, largest))
-    pixels = noise(height, width, 4, draw(st.integers(0, 1000)))
-    mode = draw(st.sampled_from(modes))
+def picture(mode: str, height: int = 40, width: int = 31, seed: int = 0) -> Image.Image:
+    """Random pixels of one mode; alpha, where there is any, is random, too."""
+    pixels = noise(height, width, 4, seed)
     image = Image.fromarray(pixels[..., :3]).convert(mode)
     if mode in ("LA", "PA", "RGBA"):
         image.putalpha(Image.fromarray(pixels[..., 3]))
+    return image
+
+
+@st.composite
+def pictures(draw: st.DrawFn, largest: int = 90) -> Image.Image:
+    """Random pixels of any mode and any size up to `largest`; a color or the palette may be transparent."""
+    mode = draw(st.sampled_from(MODES))
+    image = picture(mode, draw(st.integers(1, largest)), draw(st.integers(1, largest)), draw(st.integers(0, 1000)))
     if mode in ("L", "P", "RGB") and draw(st.booleans()):
         image.info["transparency"] = (3, 5, 7) if mode == "RGB" else 3
     if mode == "P" and draw(st.booleans()):
-        image.info["transparency"] = pixels.tobytes()[:256].ljust(256, b"\0")
+        image.info["transparency"] = noise(1, 256, 1).tobytes()
     return image

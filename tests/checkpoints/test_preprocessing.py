@@ -1,16 +1,20 @@
 """How images become pixels is read from a checkpoint's files as its library reads them, bit for bit, or refused."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import open_clip
+import pictures
 import pytest
 import transformers
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from pictures import noise
+from pictures import MODES, noise, picture
 from PIL import Image
 from tiny_clip import write_hugging_face
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
@@ -27,7 +31,6 @@ from mingle_edge_runtime.bundle.index import OPENAI_MEAN, Preprocess
 from mingle_edge_runtime.images.preprocess import preprocess
 
 PICTURES = [Image.fromarray(noise(height, width)) for height, width in ((40, 31), (24, 24), (7, 90), (331, 500))]
-TRANSPARENT = [Image.fromarray(noise(40, 31, 4)), Image.fromarray(noise(40, 31, 2)), PICTURES[0].convert("L")]
 SIZED = {"size": 24, "crop_size": 24}
 
 PROCESSORS = {  # as the files of published models have them, at 24 pixels
@@ -43,7 +46,12 @@ PROCESSORS = {  # as the files of published models have them, at 24 pixels
     },
     "CLIP squashed": {"image_processor_type": "CLIPImageProcessor", "size": [24, 24], "do_center_crop": False, "resample": 1},
     "SigLIP": {"image_processor_type": "SiglipImageProcessor", "size": {"height": 24, "width": 24}, "do_convert_rgb": None},
-    "SigLIP 2": {"image_processor_type": "SiglipImageProcessor", "size": {"height": 24, "width": 24}, "resample": 2},
+    "SigLIP 2": {
+        "image_processor_type": "SiglipImageProcessor",
+        "size": {"height": 24, "width": 24},
+        "resample": 2,
+        "do_convert_rgb": True,
+    },
     "ViT of 2021": {"feature_extractor_type": "ViTFeatureExtractor", "size": 24, "do_normalize": True},
     "ViT": {"image_processor_type": "ViTImageProcessor", "size": {"height": 24, "width": 24}, "do_convert_rgb": True},
     "ViT in [0, 1]": {"image_processor_type": "ViTImageProcessor", "size": {"height": 24, "width": 24}, "do_normalize": False},
@@ -58,6 +66,8 @@ PROCESSORS = {  # as the files of published models have them, at 24 pixels
     "DeiT": {"feature_extractor_type": "DeiTFeatureExtractor", "size": 27, "crop_size": 24, "resample": 3},
     "Chinese CLIP": {"image_processor_type": "ChineseCLIPImageProcessor", "size": {"height": 24, "width": 24}, "crop_size": 24},
 }
+
+ONLY_RGB = ("SigLIP", "ViT of 2021", "ViT in [0, 1]", "DeiT")  # they do not convert, so that transformers fails on other modes
 
 
 def config(
@@ -77,23 +87,49 @@ def library_pixels(folder: Path, processor: dict[str, Any], image: Image.Image) 
 def test_a_processors_file_means_what_transformers_makes_of_it(tmp_path: Path, name: str) -> None:
     processor = PROCESSORS[name]
     spec = hugging_face_preprocess(config(processor), 24)
-    converts = name not in (
-        "SigLIP",
-        "ViT of 2021",
-        "ViT in [0, 1]",
-        "DeiT",
-    )  # these fail in transformers unless an image is RGB
-    for image in PICTURES + TRANSPARENT * converts:
+    others = () if name in ONLY_RGB else MODES
+    for image in (*PICTURES, *map(picture, others)):
         np.testing.assert_array_equal(preprocess(image, spec), library_pixels(tmp_path, processor, image))
-    if not converts:
-        assert spec.rgb == "before_resize"
+    assert spec.rgb == ("before_resize_on_white" if others else "before_resize")
 
 
-@pytest.mark.parametrize("version", ["4.57.6", "5.20.0", None])
+TRANSFORMERS_4 = """
+import sys
+import numpy as np
+import transformers
+from pictures import MODES, picture
+
+for folder, *modes in (line.split() for line in sys.stdin):
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, use_fast=False)
+    values = {mode: processor(picture(mode), return_tensors="np")["pixel_values"] for mode in modes}
+    np.savez(f"{folder}/values.npz", version=transformers.__version__, **values)
+"""
+
+
+def test_transformers_4_which_drops_transparency(tmp_path: Path) -> None:
+    lines = []
+    for number, (name, processor) in enumerate(PROCESSORS.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+        lines.append(f"{folder} {' '.join(('RGB',) if name in ONLY_RGB else MODES)}\n")
+    paths = os.pathsep.join([os.environ["MINGLE_TRANSFORMERS_4"], str(Path(pictures.__file__).parent)])
+    command = [sys.executable, "-W", "ignore", "-c", TRANSFORMERS_4]
+    subprocess.run(command, input="".join(lines), text=True, check=True, env=os.environ | {"PYTHONPATH": paths})
+    for number, processor in enumerate(PROCESSORS.values()):
+        with np.load(tmp_path / str(number) / "values.npz") as stored:
+            values = dict(stored)
+        spec = hugging_face_preprocess(config(processor, version=str(values.pop("version"))), 24)
+        for mode, expected in values.items():
+            np.testing.assert_array_equal(preprocess(picture(mode), spec), expected)
+
+
+@pytest.mark.parametrize("version", ["5.20.0", None])
 def test_releases_that_drop_transparency(tmp_path: Path, version: str | None) -> None:
     processor = PROCESSORS["CLIP"]
     spec = hugging_face_preprocess(config(processor, version=version), 24)
-    for image in TRANSPARENT:
+    for mode in ("RGBA", "LA", "PA"):
+        image = picture(mode)
         np.testing.assert_array_equal(preprocess(image, spec), library_pixels(tmp_path, processor, image.convert("RGB")))
 
 
