@@ -1,10 +1,13 @@
-"""`profile` and the figures it is made of: what is there, what it is computed from, what JSON can hold. No timings."""
+"""`profile` and the figures it is made of: what is there, what it is computed from, what its file can hold. No timings."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import mmap
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +21,11 @@ from mingle_edge_runtime.ort.memory import process_memory
 from mingle_edge_runtime.ort.processor import read_processor
 from mingle_edge_runtime.ort.session import CPU
 from mingle_edge_runtime.profile import BASELINES, ProfileInterrupted, ProfileReport, profile
+from mingle_edge_runtime.profile import report as records
 from mingle_edge_runtime.profile.interleaving import Requests
 from mingle_edge_runtime.profile.sweep import open_setting, plan_sweep
+
+DOCUMENT = Path(__file__).parents[2] / "docs/profile-report.md"
 
 
 @pytest.mark.parametrize("scope", ["image", "layer"])
@@ -27,12 +33,15 @@ def test_a_profile_is_complete_and_survives_json(profile_of, tmp_path, scope: st
     report, ticks = profile_of(scope)
     (tmp_path / "report.json").write_text(json.dumps(report.to_json()))
     assert ProfileReport.read(tmp_path / "report.json") == report
+    (tmp_path / "later.json").write_text(json.dumps(report.to_json() | {"later": 1}))
+    assert ProfileReport.read(tmp_path / "later.json") == report
     assert report.complete
     assert report.bundle.tasks == TASKS
     assert set(report.latency) == {"named", "routed", *BASELINES}
     for latency in report.latency.values():
         assert 0 < latency.p50 <= latency.p90 <= latency.p95 <= latency.p99
         assert len(latency.seconds) == 8
+        assert latency.seconds == tuple(round(seconds, 7) for seconds in latency.seconds)
     assert set(report.ratios) == set(report.residence) - {"bundle"} == set(BASELINES)
     assert all(set(ratios) == {"named", "routed"} for ratios in report.ratios.values())
     assert set(report.switches) == {"named", "separate-models", "reload"}
@@ -171,3 +180,33 @@ def test_the_machine_is_described() -> None:
     assert tuple(record["instruction_sets"]) == processor.instruction_sets
     assert record["memory_bytes"] > 1 << 28
     assert 1 <= record["usable_cores"] <= record["logical_cores"]
+
+
+def test_the_specification_names_every_member_and_marks_those_that_may_be_left_out() -> None:
+    sections = re.split(r"^### ", DOCUMENT.read_text(), flags=re.MULTILINE)[1:]
+    pattern = r"^\| `(\w+)` \|[^|]*\| (\*optional\*)?"
+    assert {section.splitlines()[0]: re.findall(pattern, section, re.MULTILINE) for section in sections} == {
+        name: [(field.name, "*optional*" * str(field.type).endswith("| None")) for field in dataclasses.fields(kind)]
+        for name, kind in vars(records).items()
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, 'format must be "mingle-edge profile"; write one with'),
+        ({"format_version": 2}, "format_version is 2, this reads up to 1: upgrade mingle-edge"),
+        ({"latency": 3}, "latency must be an object, is 3"),
+        ({"memory": {"opened": {"anonymous": 1}}}, r"memory\.opened\.resident must be an integer, is missing"),
+        ({"notes": None}, "notes must be a list, is missing"),
+        ("{", "is not valid JSON"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_what_is_no_report_is_refused(profile_of, tmp_path, change: dict | str | None, message: str) -> None:
+    path = tmp_path / "report.json"
+    if change is not None:
+        path.write_text(change if isinstance(change, str) else json.dumps(profile_of("image")[0].to_json() | change))
+    with pytest.raises(EdgeError, match=rf"report\.json:? {message}"):
+        ProfileReport.read(path)
