@@ -72,19 +72,13 @@ def test_noise_is_that_of_onnxruntimes_integer_operators(tmp_path):
             tower.embed(load_images([path], ARCHITECTURE), task)
     weight = tower.backbone[f"{layer}.weight"].numpy().T
     scale = np.abs(weight).max(0) / np.float32(LARGEST_CODE)
-    nodes = [
-        onnx.helper.make_node("DynamicQuantizeLinear", ["x"], ["codes", "scale", "zero"]),
-        onnx.helper.make_node("MatMulInteger", ["codes", "w", "zero"], ["product"]),
-        onnx.helper.make_node("Cast", ["product"], ["y"], to=1),
-    ]
-    outputs = [onnx.helper.make_tensor_value_info(name, 1, None) for name in ("y", "scale")]
-    inputs = [onnx.helper.make_tensor_value_info("x", 1, [None, weight.shape[0]])]
-    codes = onnx.numpy_helper.from_array(np.rint(weight / scale).astype(np.int8), "w")
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph(nodes, "one", inputs, outputs, [codes]),
-        opset_imports=[onnx.helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    one (float[n, d] x) => (float[n, m] y, float scale) {
+        codes, scale, zero = DynamicQuantizeLinear(x)
+        product = MatMulInteger(codes, w, zero)
+        y = Cast<to = 1>(product)
+    }""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.rint(weight / scale).astype(np.int8), "w"))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     squares = []
     for x in seen:

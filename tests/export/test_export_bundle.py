@@ -219,9 +219,8 @@ MARGINS = (0.0001, 0.2, -0.0002, 0.01, -0.3, 0.0)
 
 def routed(pixels):
     """Embeddings `[2, n, 2]`: by one of two experts, whichever the mean of an image asks for, and by one for all."""
-    means = pixels.mean((1, 2, 3))
-    routed = np.where(means[:, None] > 0, [1.0, 0.0], [0.0, 1.0])
-    return np.stack([routed, np.broadcast_to([1.0, 0.0], routed.shape)]).astype(np.float32)
+    by_mean = np.where(pixels.mean((1, 2, 3))[:, None] > 0, [1.0, 0.0], [0.0, 1.0])
+    return np.stack([by_mean, np.broadcast_to([1.0, 0.0], by_mean.shape)]).astype(np.float32)
 
 
 def test_images_far_from_a_tie_are_chosen():

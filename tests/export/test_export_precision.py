@@ -129,18 +129,12 @@ def test_the_dense_tower_in_int8_is_what_onnxruntimes_quantizer_makes_of_it(tmp_
 def test_nibbles_are_laid_out_as_onnxruntimes_kernel_reads_them():
     weights = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)  # [N, K]
     codes, scales = quantize_blocks(weights, bits=4)
-    attributes = {"K": 64, "N": 6, "bits": 4, "block_size": 32}
-    node = onnx.helper.make_node("MatMulNBits", ["x", "codes", "scales"], ["y"], domain="com.microsoft", **attributes)
-    tensors = {"codes": pack_int4(codes).reshape(6, 2, 16), "scales": scales.reshape(-1)}
-    graph = onnx.helper.make_graph(
-        [node],
-        "one",
-        [onnx.helper.make_tensor_value_info("x", 1, [64, 64])],
-        [onnx.helper.make_tensor_value_info("y", 1, [64, 6])],
-        [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()],
-    )
-    domains = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
-    model = onnx.helper.make_model(graph, opset_imports=domains, ir_version=8)
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> one (float[64, 64] x) => (float[64, 6] y) {
+            y = com.microsoft.MatMulNBits<K = 64, N = 6, bits = 4, block_size = 32>(x, codes, scales)
+        }""")
+    for name, value in (("codes", pack_int4(codes).reshape(6, 2, 16)), ("scales", scales.reshape(-1))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     found = session.run(None, {"x": np.eye(64, dtype=np.float32)})[0].T
     exact = codes.reshape(6, 2, 32) * scales[:, :, None]

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
 from tiny_bundle import SPEC, TASKS, images
 
 from mingle_edge_runtime import Bundle, BundleError, DeviceMemoryError, EdgeModel, ExpertError
@@ -191,23 +190,17 @@ def test_another_failure_to_copy_is_not_taken_for_a_full_device(image_bundle, mo
 
 
 def test_memory_errors_are_told_from_others_by_what_onnx_runtime_really_says(tmp_path) -> None:
-    def graph(nodes: list[object]) -> Session:
-        pixels = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["n"])
-        result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-        sizes = [helper.make_tensor(str(size), TensorProto.INT64, [1], [size]) for size in (2**44, 5)]
-        model = helper.make_model(
-            helper.make_graph(nodes, "graph", [pixels], [result], sizes),
-            opset_imports=[helper.make_opsetid("", 17)],
-            ir_version=8,
-        )
-        (tmp_path / "graph.onnx").write_bytes(model.SerializeToString())
+    def graph(node: str) -> Session:
+        shapes = "int64[1] large = {17592186044416}, int64[1] five = {5}"
+        head = f'<ir_version: 8, opset_import: ["" : 17]> graph (float[n] pixel_values) => (float[m] y) <{shapes}>'
+        onnx.save(onnx.parser.parse_model(f"{head} {{ y = {node} }}"), tmp_path / "graph.onnx")
         return Session(tmp_path / "graph.onnx", [CPU], 1)
 
     inputs = {"pixel_values": np.zeros(1, np.float32)}
     with pytest.raises(DeviceMemoryError, match=r"no memory left to run graph\.onnx on 1 images: run fewer at once"):
-        graph([helper.make_node("Expand", ["pixel_values", str(2**44)], ["y"])]).run(inputs)
+        graph("Expand(pixel_values, large)").run(inputs)
     with pytest.raises(BundleError, match=r"graph\.onnx does not run: "):
-        graph([helper.make_node("Reshape", ["pixel_values", "5"], ["y"])]).run(inputs)
+        graph("Reshape(pixel_values, five)").run(inputs)
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(ValueError("the input tensor cannot be reshaped"))
 
