@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -39,3 +40,5 @@ class FinetunedTask:
     finetuned: Parameters  # the complete vision tower by internal names, on the device
     head: Head  # on the device
     calibration_images: ImageSet  # unlabeled
+    factors: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Of layers whose task vector is known to be a product B A: layer -> B `[d_out, r]`, A `[r, d_in]`."""

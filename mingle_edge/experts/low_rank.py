@@ -30,6 +30,12 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return left.to(matrix.dtype), (singular[:, None] * right.T).to(matrix.dtype)
 
 
+def orthonormal(B: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
+    """Return factors of the same product `B A`, the columns of B `[d_out, r]` orthonormal, from one QR decomposition."""
+    Q, R = torch.linalg.qr(B.double())
+    return Q.to(B.dtype), (R @ A.double()).to(A.dtype)
+
+
 def svd_of_product_sum(factors: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     """Return the thin SVD of `sum_i B_i A_i` from its factors (B `[d_out, r_i]`, A `[r_i, d_in]`), in float64.
 

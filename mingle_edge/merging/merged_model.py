@@ -115,12 +115,16 @@ class MergedModel:
         return self._read(BACKBONE, self.architecture.parameter_shapes())
 
     def expert(self, task: str) -> Arrays:
-        """Return `<layer>.A [r, d_in]`, `<layer>.B [d_out, r]`, and in the image scope the vectors' fine-tuned values."""
+        """Return `<layer>.A [r, d_in]`, `<layer>.B [d_out, r]`, and in the image scope the fine-tuned values of vectors.
+
+        In the image scope, layers and vectors that are the backbone's own are absent.
+        """
         name = f"{EXPERTS}/{self.task(task).name}.safetensors"
-        tensors = _read_tensors(self.path / name, "")
+        tensors = _read_tensors(self.path / name, "", empty=self.scope == "image")
         layers = {key[:-2] for key in tensors if key.endswith((".A", ".B"))} & set(self.architecture.linear_layers())
-        shapes = self.architecture.vector_shapes() if self.scope == "image" else {}
-        for layer in layers | set(self.architecture.outer_linears() if self.scope == "image" else ()):
+        vectors = self.architecture.vector_shapes() if self.scope == "image" else {}
+        shapes = {vector: shape for vector, shape in vectors.items() if vector in tensors}
+        for layer in layers:
             d_out, d_in = self.architecture.linear_shape(layer)
             rank = _length(tensors, f"{layer}.A")
             shapes |= {f"{layer}.A": (rank, d_in), f"{layer}.B": (d_out, rank)}
@@ -275,11 +279,11 @@ def _append(model: MergedModel, name: str, task: str, rows: Arrays) -> None:
     _save(path, kept | {f"{task}/{key}": value for key, value in rows.items()})
 
 
-def _read_tensors(path: Path, prefix: str) -> Arrays:
+def _read_tensors(path: Path, prefix: str, *, empty: bool = False) -> Arrays:
     with _opened(path) as file:
         names = [name for name in sorted(file.keys()) if name.startswith(prefix)]
         tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-    if not tensors:
+    if not tensors and not empty:
         raise MergedModelError(f"{path}: holds no tensors named {prefix}*; restore it or merge again")
     return tensors
 

@@ -6,7 +6,7 @@ is to be written there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from mingle_edge.core.errors import CheckpointError
 from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.settings import Settings
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
+from mingle_edge.experts.low_rank import orthonormal
 from mingle_edge.experts.task_vectors import Factors, build_expert
 from mingle_edge.gates.adaptation import NewGate
 from mingle_edge.gates.gate_training import GateLearner
@@ -86,15 +87,29 @@ def layer_experts(
     earlier: dict[str, list[Factors]] = {}
     if settings.interference_projection:
         earlier = {layer: list(zip(old.experts.B, old.experts.A, strict=True)) for layer, old in state.experts.items()}
-    return _experts(task, pretrained, settings, earlier, progress)
+
+    def build(layer: str, task_vector: Tensor) -> Factors:
+        return build_expert(task_vector, settings.rank, earlier.get(layer, ()))
+
+    return _experts(task, pretrained, settings, build, progress)
 
 
 def complete_expert(
     task: FinetunedTask, pretrained: PretrainedModel, settings: Settings, progress: Progress = silent
 ) -> tuple[CompleteExpert, float]:
-    """Return the image scope's expert, from the raw task vector, and its explained norm. It depends on no other task."""
-    factors, explained_norm = _experts(task, pretrained, settings, {}, progress)
-    own = {name: task.finetuned[name] for name in pretrained.architecture.vector_shapes()}
+    """Return the image scope's expert, from the raw task vector, and its explained norm. It depends on no other task.
+
+    Layers and vectors that fine-tuning left as they were are not in it; a layer that an adapter changed keeps its rank.
+    """
+
+    def build(layer: str, task_vector: Tensor) -> Factors | None:
+        if not task_vector.any():
+            return None
+        return orthonormal(*task.factors[layer]) if layer in task.factors else build_expert(task_vector, settings.rank)
+
+    factors, explained_norm = _experts(task, pretrained, settings, build, progress)
+    vectors = {name: (task.finetuned[name], pretrained.backbone[name]) for name in pretrained.architecture.vector_shapes()}
+    own = {name: finetuned for name, (finetuned, plain) in vectors.items() if not torch.equal(finetuned, plain)}
     return CompleteExpert(factors, own), explained_norm
 
 
@@ -157,17 +172,21 @@ def _experts(
     task: FinetunedTask,
     pretrained: PretrainedModel,
     settings: Settings,
-    earlier: Mapping[str, Sequence[Factors]],
+    build: Callable[[str, Tensor], Factors | None],
     progress: Progress,
 ) -> tuple[dict[str, Factors], float]:
-    """Return an expert (B, A) per layer, and the share of the task vectors' squared norm they hold."""
+    """Return an expert (B, A) per layer, and the share of the task vectors' squared norm they hold.
+
+    build: makes the expert of a layer of its task vector, B with orthonormal columns; None where the layer has none.
+    """
     factors: dict[str, Factors] = {}
     kept = total = 0.0
     layers = settings.expert_layers(pretrained.architecture)
     for done, layer in enumerate(layers):
         task_vector = pretrained.task_vector(task.finetuned, layer)
-        factors[layer] = build_expert(task_vector, settings.rank, earlier.get(layer, ()))
-        kept += float(factors[layer][1].double().square().sum())  # B has orthonormal columns: ||B A|| = ||A||
+        if (expert := build(layer, task_vector)) is not None:
+            factors[layer] = expert
+            kept += float(expert[1].double().square().sum())  # B has orthonormal columns: ||B A|| = ||A||
         total += float(task_vector.double().square().sum())
         progress("experts", done + 1, len(layers), layer)
     return factors, kept / total if total else 1.0

@@ -157,7 +157,7 @@ def parameters(rank_A: int = RANK, rank_B: int = RANK, fill: float = 0) -> dict[
     [
         (parameters(2, 3), r"holds 'projection.B' float32 \[3, 16\], the tower takes float32 \['rank', 16\], where rank is 2"),
         (parameters() | {"more": np.zeros(1, np.float32)}, "holds 'more', which is no input of the tower"),
-        ({name: array for name, array in parameters().items() if "B" not in name}, "lacks projection.B, which the tower needs"),
+        ({name: array for name, array in parameters().items() if "B" not in name}, "lacks projection.B, without which"),
         (
             parameters() | {"ln_post.bias": np.zeros(DIM, np.int64)},
             r"holds 'ln_post.bias' int64 \[16\], the tower takes float32",

@@ -21,7 +21,7 @@ class FoldedScopeWriter(BundleWriter):
         layers = [name.removesuffix(".A") for name in expert if name.endswith(".A")]
         for layer in layers:
             self.parameters[f"{layer}.weight"] = backbone[f"{layer}.weight"] + expert[f"{layer}.B"] @ expert[f"{layer}.A"]
-        self.experts[name] = StoredExpert(0, max(len(expert[f"{layer}.A"]) for layer in layers))
+        self.experts[name] = StoredExpert(0, max((len(expert[f"{layer}.A"]) for layer in layers), default=0))
 
     def add_graphs(self, backbone: Backbone) -> None:
         """Write the tower."""

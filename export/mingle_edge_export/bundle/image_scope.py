@@ -34,9 +34,9 @@ class ImageScopeWriter(BundleWriter):
         for i, name in enumerate(names):
             progress("experts", i, len(names), name)
             expert = smoothing.parameters(self.merged.expert(name))
-            rank = max(len(value) for key, value in expert.items() if key.endswith(".A"))
+            rank = max((len(value) for key, value in expert.items() if key.endswith(".A")), default=0)
             path = f"{EXPERTS}/{name}.onnx_adapter"
-            values = expert_values(architecture, self.parameters, expert, self.carrying, self.options.experts)
+            values = expert_values(architecture, expert, self.carrying, self.options.experts)
             write_adapter(self.folder / path, values)
             self.experts[name] = StoredExpert((self.folder / path).stat().st_size, rank, path)
         progress("experts", len(names), len(names))

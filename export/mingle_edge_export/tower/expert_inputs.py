@@ -63,23 +63,20 @@ class ExpertInputs(Tower):
 
 def expert_values(
     architecture: VisionArchitecture,
-    backbone: Mapping[str, Array],
     expert: Mapping[str, Array],
     carrying: Collection[str],
     precision: Precision = "fp32",
 ) -> dict[str, NDArray[Any]]:
-    """Return the value of every optional input for one task's expert, as docs/bundle-format.md stores it.
+    """Return the values of optional inputs for one task's expert, as docs/bundle-format.md stores it.
 
-    expert: `<layer>.A [r, d_in]`, `<layer>.B [d_out, r]`, and vectors, as in docs/merged-model-format.md; what is absent is
-    the plain backbone.
+    expert: `<layer>.A [r, d_in]`, `<layer>.B [d_out, r]`, and vectors, as in docs/merged-model-format.md; what is absent, and a
+    pair of rank 0, is the plain backbone, and stays absent.
     """
-    values: dict[str, NDArray[Any]] = {name: expert.get(name, backbone[name]) for name in architecture.vector_shapes()}
+    values: dict[str, NDArray[Any]] = {name: expert[name] for name in architecture.vector_shapes() if name in expert}
     for layer in carrying:
-        d_out, d_in = architecture.linear_shape(layer)
-        A = expert.get(f"{layer}.A", np.zeros((0, d_in), dtype=np.float32))
-        B = expert.get(f"{layer}.B", np.zeros((d_out, 0), dtype=np.float32)).T
-        if not len(A) and precision in ("int8", "int4"):  # quantizing nothing at all has no scale
-            A, B = (np.pad(rows, ((0, 1), (0, 0))) for rows in (A, B))
+        if not len(expert.get(f"{layer}.A", ())):
+            continue
+        A, B = expert[f"{layer}.A"], expert[f"{layer}.B"].T
         if precision == "int8":
             names = (f"{layer}.A_codes", f"{layer}.B_codes", f"{layer}.scale")
             values |= zip(names, quantize_pair(A, B), strict=True)

@@ -50,7 +50,7 @@ def adapter_tensors(content: NDArray[np.uint8], title: str) -> dict[str, NDArray
 
 
 def check_fit(tensors: Mapping[str, NDArray[Any]], inputs: Mapping[str, OptionalInput], title: str) -> None:
-    """Raise `ExpertError` unless these are optional inputs of the tower, each of its type and shape, and all of a layer or none."""
+    """Raise `ExpertError` unless these are optional inputs of the tower, of its types and shapes, and a layer is whole."""
     sides: dict[str, int] = {}
     for name, tensor in tensors.items():
         if name not in inputs:

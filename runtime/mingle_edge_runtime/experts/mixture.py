@@ -18,7 +18,7 @@ Parameters: TypeAlias = Mapping[str, NDArray[Any]]
 def mix(experts: Sequence[Parameters], weights: Sequence[float], defaults: Parameters) -> dict[str, NDArray[Any]]:
     """Return one expert that acts as `sum c_t expert_t`.
 
-    experts: k experts; what one has not, it leaves as it is. weights: their k weights c. defaults: the plain backbone's vectors.
+    experts: k experts; what one has not, it does not change. weights: their k weights c. defaults: the backbone's vectors.
     """
     mixed: dict[str, NDArray[Any]] = {}
     for name in dict.fromkeys(name for expert in experts for name in expert):
