@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mingle_edge.checkpoints.class_names import with_class_names
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.comparison.cell import PARTS, Part
 from mingle_edge.comparison.method import Workbench
@@ -51,7 +52,7 @@ class Material:
             ComparisonError: a task without test images, labels for drawing seeds that are not there.
             TaskFileError, CheckpointError, ImageFolderError: of the parts.
         """
-        file = read_task_file(path)
+        file = with_class_names(read_task_file(path))
         file = replace(file, settings=file.settings | {"seed": seed})
         base = path.parent
         drawn = {n: {task.name: _seeds(task, base, n, seed) for task in file.tasks} for n in seeds_per_class}

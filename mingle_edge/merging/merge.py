@@ -75,6 +75,7 @@ def merge(
             started = time.perf_counter()
             progress("task", len(model.tasks), len(model.tasks) + 1, task.source.name)
             tensors, record = merger.merge(task)
+            record["head"] = task.head_source
             record["seconds"] = round(time.perf_counter() - started, 3)
             model = commit_task(model, _task_record(task, record), tensors)
             progress("task", len(model.tasks), len(model.tasks), task.source.name)
@@ -170,7 +171,7 @@ def _task_record(task: TaskInputs, record: dict[str, object]) -> TaskRecord:
     return TaskRecord(
         name=task.source.name,
         classes=task.source.classes,
-        templates=[] if task.source.head is not None else task.source.templates,
+        templates=task.templates,
         source=task.source.weights,
         source_sha256=task.sha256,
         seeds=len(task.calibration_images),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from mingle_edge.checkpoints import Checkpoint, check_checkpoint, open_checkpoint, read_architecture
-from mingle_edge.checkpoints.head_file import read_head
-from mingle_edge.checkpoints.text_tower import build_text_tower, class_embeddings, logit_scale
+from mingle_edge.checkpoints.class_names import with_class_names
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.clip.head import Head
 from mingle_edge.core.errors import TaskFileError
@@ -21,6 +19,7 @@ from mingle_edge.data.labeled_images import read_calibration_images
 from mingle_edge.data.settings import Settings
 from mingle_edge.data.task_file import TaskFile, TaskSource
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
+from mingle_edge.merging.task_heads import FROM_TEXT, TaskHeads
 
 KEPT_BYTES = 1 << 30  # of a task's preprocessed calibration images, which every step of adaptation reads
 
@@ -34,6 +33,12 @@ class TaskInputs:
     sha256: str
     calibration_images: ImageSet
     head: Head
+    head_source: str  # what it came from, in words
+
+    @property
+    def templates(self) -> list[str]:
+        """Return those that its head was made with; none where it was not made of class names."""
+        return self.source.templates if self.head_source in FROM_TEXT else []
 
     def load(self, pretrained: PretrainedModel) -> FinetunedTask:
         """Read the fine-tuned tower onto the backbone's device. Raises `CheckpointError` where the file cannot be read."""
@@ -68,6 +73,7 @@ def read_merge_inputs(tasks: TaskFile, progress: Progress) -> MergeInputs:
 
     Each checkpoint is read once, tensor by tensor. Raises the errors of the parts, before anything is written.
     """
+    tasks = with_class_names(tasks)
     base = tasks.path.parent
     settings = Settings.from_mapping(tasks.settings, f"{tasks.path}: [settings]")
     architecture = read_architecture(tasks.backbone.model, base, tasks.backbone.weights)
@@ -85,31 +91,17 @@ def read_merge_inputs(tasks: TaskFile, progress: Progress) -> MergeInputs:
         progress("check", done, len(checkpoints) + 1, Path(checkpoint.path).name)
         check_checkpoint(checkpoint, architecture, backbone=checkpoint is backbone)
     progress("check", len(checkpoints) + 1, len(checkpoints) + 1)
-    scale = logit_scale(tasks.backbone.model, tasks.backbone.weights, base)
-    heads = _heads(tasks, architecture, scale, base)
+    heads = TaskHeads(tasks.backbone, architecture, base)
+    read = [heads.read(task, checkpoint) for task, checkpoint in zip(tasks.tasks, checkpoints, strict=True)]
     return MergeInputs(
         architecture=architecture,
         settings=settings,
         backbone=backbone,
         backbone_sha256=backbone.sha256(),
         backbone_source=source,
-        logit_scale=scale,
+        logit_scale=heads.logit_scale,
         tasks=[
-            TaskInputs(task, checkpoint, checkpoint.sha256(), images, head)
-            for task, checkpoint, images, head in zip(tasks.tasks, checkpoints, calibration_images, heads, strict=True)
+            TaskInputs(task, checkpoint, checkpoint.sha256(), images, *head)
+            for task, checkpoint, images, head in zip(tasks.tasks, checkpoints, calibration_images, read, strict=True)
         ],
     )
-
-
-def _heads(tasks: TaskFile, architecture: VisionArchitecture, scale: float, base: Path) -> Sequence[Head]:
-    """Return the head of every task; the text tower is built only if some task needs it, and let go afterwards."""
-    text_tower = None
-    if any(task.head is None for task in tasks.tasks):
-        text_tower = build_text_tower(tasks.backbone.model, tasks.backbone.weights, base)
-    heads = []
-    for task in tasks.tasks:
-        if task.head is not None:
-            heads.append(read_head(task.head, task.classes, architecture, scale))
-        elif text_tower is not None:
-            heads.append(Head(class_embeddings(text_tower, task.classes, task.templates), None, scale))
-    return heads

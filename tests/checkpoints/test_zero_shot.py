@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny_clip import hugging_face_model, tiny_config, tiny_model, write_config, write_hugging_face, write_open_clip
 from torch import Tensor
 
-from mingle_edge.checkpoints.text_tower import build_text_tower, class_embeddings, logit_scale
+from mingle_edge.checkpoints.class_embeddings import class_embeddings
+from mingle_edge.checkpoints.text_tower import build_text_tower, logit_scale
 from mingle_edge.core.errors import CheckpointError
 
 PROMPTS = ["a photo of a cat.", "annual crop land", "", "Ω ünïcode!", "a " * 14]
@@ -77,7 +78,10 @@ class TestTextTowerRefused:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"hf_tokenizer_name": "bert-base-uncased"}, "text_cfg.hf_tokenizer_name is 'bert-base-uncased'"),
+            (
+                {"hf_tokenizer_name": "bert-base-uncased"},
+                r"holds no tokenizer \(tokenizer.json, .* copy it there, or give each task a head",
+            ),
             ({"hf_model_name": "roberta-base"}, "text_cfg.hf_model_name is 'roberta-base'"),
             ({"vocab_size": 1000}, "vocabulary has 1000 entries, CLIP's tokenizer 49408"),
             ({"width": "32"}, "text_cfg.width is '32', but must be a whole number"),
@@ -96,6 +100,7 @@ class TestTextTowerRefused:
             build_text_tower("model.json", "whole.safetensors", base)
 
     def test_no_text_configuration(self, base: Path) -> None:
+        write_open_clip(base / "whole.safetensors")
         (base / "vision.json").write_text(json.dumps({k: v for k, v in tiny_config().items() if k != "text_cfg"}))
         with pytest.raises(CheckpointError, match=r"describes no text tower \(text_cfg\); give each task a head"):
             build_text_tower("vision.json", "whole.safetensors", base)
@@ -159,9 +164,9 @@ class TestLogitScale:
         expected = math.exp(load_file(base / "folder" / "model.safetensors")["logit_scale"].item())
         assert logit_scale("folder", None, base) == pytest.approx(expected)
 
-    def test_of_a_vision_tower_is_that_of_clip(self, base: Path) -> None:
+    def test_a_vision_tower_has_none(self, base: Path) -> None:
         write_open_clip(base / "visual.safetensors", visual_only=True)
-        assert logit_scale("model.json", "visual.safetensors", base) == 100
+        assert logit_scale("model.json", "visual.safetensors", base) is None
 
     @pytest.mark.parametrize("value", [torch.tensor([1.0, 2.0]), torch.tensor(1000.0), torch.tensor(-1000.0)])
     def test_refused(self, base: Path, value: Tensor) -> None:

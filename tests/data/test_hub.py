@@ -24,7 +24,8 @@ from PIL import Image
 from tiny_clip import hugging_face_model, write_hugging_face, write_images
 
 from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture
-from mingle_edge.checkpoints.text_tower import build_text_tower, class_embeddings, logit_scale
+from mingle_edge.checkpoints.class_embeddings import class_embeddings
+from mingle_edge.checkpoints.text_tower import build_text_tower, logit_scale
 from mingle_edge.clip.vision_tower import embed_images
 from mingle_edge.core.errors import CheckpointError, HubError
 from mingle_edge.data.hub import HubReference, local_path, parse_hub_reference, rooted

@@ -127,7 +127,6 @@ def test_names_on_the_hub_are_neither_looked_up_nor_taken_for_paths(base: Path) 
         ({"seeds": None}, "[[task]] 'sea' seeds is missing"),
         ({"seeds": '"seeds/lake"'}, "seeds/lake, which does not exist"),
         ({"seeds": '"model.json"'}, "which is no folder; put the images in one"),
-        ({"classes": None}, "[[task]] 'sea' classes must be a list of class names, or a text file"),
         ({"classes": "[]"}, "classes holds no class; name at least one"),
         ({"classes": '["a", 3]'}, "classes holds 3, which is no class"),
         ({"classes": '["a", ""]'}, "classes holds '', which is no class"),

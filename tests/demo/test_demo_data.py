@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture
-from mingle_edge.checkpoints.text_tower import build_text_tower, class_embeddings
+from mingle_edge.checkpoints.class_embeddings import class_embeddings
+from mingle_edge.checkpoints.text_tower import build_text_tower
 from mingle_edge.cli import main
 from mingle_edge.core.progress import silent
 from mingle_edge.data.image_folder import labeled_images, list_images
