@@ -171,7 +171,7 @@ def folder(tmp_path: Path) -> Path:
     write_hugging_face(tmp_path / "backbone", seed=0)
     write_hugging_face(tmp_path / "task", seed=1)
     weights = tmp_path / "task/model.safetensors"
-    save_file(load_file(weights) | named(classifier(), "classifier"), weights, metadata={"format": "pt"})
+    save_file(load_file(weights) | named(classifier(), "head"), weights, metadata={"format": "pt"})
     relabel(tmp_path / "task", {"0": "cat", "1": "dog", "2": "owl"})
     write_images(tmp_path / "seeds", count=6, seed=0)
     lines = ["[backbone]", 'model = "backbone"', "[settings]", "rank = 4", "[[task]]", f'name = "{TASK}"']
