@@ -29,6 +29,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from benchmarks import apart
 from benchmarks.architectures import MODELS, random_backbone
@@ -164,17 +165,11 @@ def _added(weight: Tensor, values: Tensor, deltas: list[Tensor]) -> Tensor:
 
 def compare(ours: tuple[dict[str, NewGate], float], theirs: tuple[dict[str, NewGate], float]) -> dict[str, float]:
     """Return relative differences of the loss and of the gradients of all gates."""
-    ours_gradient, theirs_gradient = (
-        torch.cat([_gradient(tensor) for gate in gates.values() for tensor in (gate.weight, gate.bias)])
-        for gates, _ in (ours, theirs)
-    )
-    gradient = float((ours_gradient - theirs_gradient).norm() / theirs_gradient.norm())
-    return {"loss": abs(ours[1] - theirs[1]) / abs(theirs[1]), "gradient": gradient}
-
-
-def _gradient(tensor: Tensor) -> Tensor:
-    assert tensor.grad is not None
-    return tensor.grad.flatten().double()
+    gradients: list[list[Any]] = [
+        [t.grad for gate in gates.values() for t in (gate.weight, gate.bias)] for gates, _ in (ours, theirs)
+    ]
+    own, other = (parameters_to_vector(tensors).double() for tensors in gradients)
+    return {"loss": abs(ours[1] - theirs[1]) / abs(theirs[1]), "gradient": float((own - other).norm() / other.norm())}
 
 
 def measure(setting: Setting, pooling: Pooling, rounds: int) -> dict[str, Any]:

@@ -36,11 +36,7 @@ from mingle_edge_runtime.images.preprocess import preprocess
 
 Span: TypeAlias = tuple[int, int]  # first byte and end
 PIECE = 1 << 20  # bytes
-ADVICES = {
-    "MADV_SEQUENTIAL": mmap.MADV_SEQUENTIAL,
-    "MADV_NORMAL": mmap.MADV_NORMAL,
-    "MADV_RANDOM": mmap.MADV_RANDOM,
-}
+ADVICES = ("MADV_SEQUENTIAL", "MADV_NORMAL", "MADV_RANDOM")
 MADV_POPULATE_READ = 22  # Linux 5.14
 
 
@@ -48,8 +44,7 @@ def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
     arguments = make_parser(__doc__, "bundle", rounds=15, threads=int).parse_args(options)
     case = Case(arguments.bundle, arguments.threads)
-    size = sum(end - start for start, end in case.named)
-    print(f"{size / 1e6:.1f} MB of {case.path.name}; read-ahead window of the device: {case.read_ahead_kib()} KiB")
+    print(f"{case.named[1] / 1e6:.1f} MB of {case.path.name}; read-ahead window of the device: {case.read_ahead_kib()} KiB")
     raw = case.ways(arguments.rounds)
     first = case.first_runs(arguments.rounds)
     for name, figures in (raw | first).items():
@@ -70,30 +65,21 @@ class Case:
     def __init__(self, bundle: Path, threads: int | None) -> None:
         self.bundle, self.threads = bundle, threads
         with self.open() as model:
+            index, layout = model.bundle.index, model.bundle.index.page_bank
             self.task, self.other = model.tasks[0], model.tasks[-1]
-            self.pixels = preprocess(read_golden(model.bundle)["images"], model.bundle.index.preprocess)[:1]
-            index = model.bundle.index
-            self.layered = index.page_bank is not None
-            expert = str(index.tasks[0].expert) if index.page_bank is None else index.page_bank.file
-            self.sha256 = index.files[expert].sha256
-            if index.page_bank is None:
-                self.path = model.bundle.file(str(index.tasks[0].expert))
-                self.named: list[Span] = [(0, index.tasks[0].expert_bytes)]
+            self.pixels = preprocess(read_golden(model.bundle)["images"], index.preprocess)[:1]
+            name = layout.file if layout else str(index.tasks[0].expert)
+            self.path, self.sha256 = model.bundle.file(name), index.files[name].sha256
+            self.named: Span = (0, index.tasks[0].expert_bytes)
+            self.routed: list[Span] = []  # what the run that warms the tower up has not used; layer scope
+            if layout is None:
                 return
-            layout = index.page_bank
-            self.path = model.bundle.file(layout.file)
             page = layout.page * np.dtype(layout.dtype).itemsize
-            whole = page * layout.pages_per_task
-            self.named = [(0, whole)]
             (route,) = model.scope.embed(self.pixels)[1]
-            # What the run that warms the tower up has not used.
-            self.routed = [
-                (first, first + pages.pages * page)
-                for pages, chosen in zip(layout.layers, route.layers, strict=True)
-                for task in chosen.tasks
-                if task != self.other
-                for first in [whole * model.tasks.index(task) + pages.first_page * page]
-            ]
+            for pages, chosen in zip(layout.layers, route.layers, strict=True):
+                for task in set(chosen.tasks) - {self.other}:
+                    first = page * (layout.pages_per_task * model.tasks.index(task) + pages.first_page)
+                    self.routed.append((first, first + pages.pages * page))
 
     def open(self, check_hashes: bool = False) -> EdgeModel:
         """Open the bundle."""
@@ -101,73 +87,71 @@ class Case:
 
     def ways(self, rounds: int) -> dict[str, dict[str, float]]:
         """Time ways to bring the named task's bytes into memory, the last the runtime's own."""
-        (span,) = self.named
-        ways: dict[str, Callable[[mmap.mmap], None]] = {
-            "sequential": lambda mapping: self.sequential(self.named),
+        span = self.named
+        ways: dict[str, Callable[[mmap.mmap], object]] = {
+            "sequential": lambda mapping: self.sequential([span]),
             "touched": lambda mapping: None,
             "touched, MADV_RANDOM": lambda mapping: mapping.madvise(mmap.MADV_RANDOM),
             "one request for all": lambda mapping: mapping.madvise(mmap.MADV_WILLNEED, *span),
             "MADV_POPULATE_READ alone": lambda mapping: mapping.madvise(MADV_POPULATE_READ, *span),
             "a request per 128 KiB, then MADV_POPULATE_READ": lambda mapping: requested(mapping, *span),
-            "read through, the runtime's way": lambda mapping: MappedFile(
-                os.open(self.path, os.O_RDONLY), self.path, "it"
-            ).read_through(*span),
-            "the same, hashed": lambda mapping: self.hashed(mapping, span),
+            "read through, the runtime's way": lambda mapping: self.file().read_through(*span),
+            "the same, hashed": lambda mapping: self.hashed(span),
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, way in ways.items():
-                self.drop(self.named)
+                self.drop([span])
                 with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
                     started = time.perf_counter()
                     way(mapping)
                     if name != "sequential":
                         np.frombuffer(mapping, np.uint8)[span[0] : span[1] : mmap.PAGESIZE].sum()
                     seconds[name].append(time.perf_counter() - started)
-        base = float(np.median(seconds["sequential"]))
-        return {
-            name: {"ms": 1e3 * float(np.median(times)), "x sequential": float(np.median(times)) / base}
-            for name, times in seconds.items()
-        }
+        medians = {name: 1e3 * float(np.median(times)) for name, times in seconds.items()}
+        return {name: {"ms": ms, "x sequential": ms / medians["sequential"]} for name, ms in medians.items()}
 
     def first_runs(self, rounds: int) -> dict[str, dict[str, float]]:
         """Time what a run with cold experts takes more than the runs after it."""
-        kinds: dict[str, tuple[str | None, int | None]] = {"first run, named": (self.task, None)}
-        if not self.layered:
-            kinds["first run, named, check_hashes"] = (self.task, None)
-        if self.layered:
-            kinds |= {f"first run, routed, {name}": (None, advice) for name, advice in ADVICES.items()}
-        found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in kinds}
+        usual = mmap.MADV_SEQUENTIAL
+        kinds: dict[str, tuple[str | None, int]] = {"first run, named": (self.task, usual)}
+        if self.routed:
+            kinds |= {f"first run, routed, {name}": (None, getattr(mmap, name)) for name in ADVICES}
+        else:
+            kinds["first run, named, check_hashes"] = (self.task, usual)
+        seconds: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in kinds}
         for _ in range(rounds):
             for name, (task, advice) in kinds.items():
-                spans = self.named if task else self.routed
+                spans = [self.named] if task else self.routed
                 self.drop(spans)
                 started = time.perf_counter()
                 self.sequential(spans)
                 sequential = time.perf_counter() - started
                 self.drop(spans)
-                found[name].append((sequential, *self.first_run(task, spans, advice, "check_hashes" in name)))
+                seconds[name].append((sequential, *self.first_run(task, spans, advice, "check_hashes" in name)))
         figures = {}
-        for name, rows in found.items():
+        for name, rows in seconds.items():
             sequential, first, steady, reported = np.median(rows, axis=0).tolist()
             stall = float(np.median([row[1] - row[2] for row in rows]))
             milliseconds = {"sequential": sequential, "first": first, "steady": steady, "stall": stall, "reported": reported}
             figures[name] = {key: 1e3 * value for key, value in milliseconds.items()} | {"x sequential": stall / sequential}
         return figures
 
-    def hashed(self, mapping: mmap.mmap, span: Span) -> None:
+    def file(self) -> MappedFile:
+        """Open the file of the experts as the runtime does."""
+        return MappedFile(os.open(self.path, os.O_RDONLY), self.path, "it")
+
+    def hashed(self, span: Span) -> None:
         """Hash the expert of an image bundle as `check_hashes` does, or a task's part of a page bank."""
-        file = MappedFile(os.open(self.path, os.O_RDONLY), self.path, "it")
+        file = self.file()
         if span == (0, file.size):
             file.check_hash(self.sha256)
         else:
             hashlib.sha256(file.read(*span).data).hexdigest()
 
-    def first_run(
-        self, task: str | None, spans: Sequence[Span], advice: int | None, check_hashes: bool
-    ) -> tuple[float, float, float]:
+    def first_run(self, task: str | None, spans: Sequence[Span], advice: int, check_hashes: bool) -> tuple[float, float, float]:
         """Return seconds of the first run, of later ones, and of stalls by the runtime's account."""
-        page_bank.ADVICE = mmap.MADV_SEQUENTIAL if advice is None else advice
+        page_bank.ADVICE = advice
         with self.open(check_hashes) as model:
             if task is None:
                 model.prepare_routing()

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tiny_bundle import Weights, write_image_bundle, write_layer_bundle
 
 from benchmarks import (
     adaptation_step,
@@ -54,15 +53,6 @@ def calls_in_this_process(monkeypatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    """The bundles `image` and `layer` of three tasks."""
-    root = tmp_path_factory.mktemp("written")
-    write_image_bundle(root / "image", Weights())
-    write_layer_bundle(root / "layer", Weights())
-    return root
-
-
-@pytest.fixture(scope="module")
 def exported(image_model, layer_model, tmp_path_factory) -> Path:
     """The bundles `image` and `layer` of three tasks, exported with all that belongs to them."""
     root = tmp_path_factory.mktemp("exported")
@@ -71,18 +61,23 @@ def exported(image_model, layer_model, tmp_path_factory) -> Path:
     return root
 
 
-def figures_of(benchmark: ModuleType, folder: Path, *options: object) -> dict[str, Any]:
-    """Figures that a benchmark writes."""
-    benchmark.main([*map(str, options), "--json", str(folder / "figures.json")])
-    figures: dict[str, Any] = json.loads((folder / "figures.json").read_text())
-    assert figures["machine"]["python"]
-    return figures
+@pytest.fixture
+def figures_of(tmp_path) -> Callable[..., dict[str, Any]]:
+    """A function of a benchmark and its options that returns the figures it writes."""
+
+    def run(benchmark: ModuleType, *options: object) -> dict[str, Any]:
+        benchmark.main([*map(str, options), "--json", str(tmp_path / "figures.json")])
+        figures: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text())
+        assert figures["machine"]["python"]
+        return figures
+
+    return run
 
 
-def test_adaptation_step(tmp_path, monkeypatch) -> None:
+def test_adaptation_step(figures_of, monkeypatch) -> None:
     monkeypatch.setattr(adaptation_step, "ARCHITECTURE", TINY)
     sizes = ["--tasks", 2, "--batch", 2, "--blocks", 1, "--rounds", 1]
-    figures = figures_of(adaptation_step, tmp_path, *sizes, *ONE_THREAD)
+    figures = figures_of(adaptation_step, *sizes, *ONE_THREAD)
     for pooling, ways in adaptation_step.WAYS.items():
         found = figures[f"gates by {pooling}"]
         assert set(found) == {"factored", *ways}
@@ -91,37 +86,35 @@ def test_adaptation_step(tmp_path, monkeypatch) -> None:
             assert found[way]["ratio"] > 0
 
 
-def test_cold_expert(exported, tmp_path, monkeypatch) -> None:
+def test_cold_expert(exported, figures_of, monkeypatch) -> None:
     monkeypatch.setattr(cold_expert.Case, "drop", lambda case, spans: None)  # not every file system drops what it is asked to
     for scope in ("image", "layer"):
-        figures = figures_of(cold_expert, tmp_path, exported / scope, "--rounds", 1, *ONE_THREAD)
+        figures = figures_of(cold_expert, exported / scope, "--rounds", 1, *ONE_THREAD)
         assert figures["ways"]["sequential"]["x sequential"] == 1
         assert all(found["first"] > 0 for found in figures["first_runs"].values())
 
 
-def test_cuda_on_the_cpu_finds_no_difference(written, tmp_path) -> None:
-    bundles = written / "image", written / "layer"
-    figures = figures_of(cuda, tmp_path, *bundles, "--provider", "cpu", "--runs", 1, *ONE_THREAD)
-    for scope in ("image", "layer"):
-        found = figures[scope]
+def test_cuda_on_the_cpu_finds_no_difference(image_bundle, layer_bundle, figures_of) -> None:
+    figures = figures_of(cuda, image_bundle, layer_bundle, "--provider", "cpu", "--runs", 1, *ONE_THREAD)
+    for found in (figures[image_bundle.name], figures[layer_bundle.name]):
         assert found["parity"] == {"max_abs": 0, "min_cosine": pytest.approx(1, abs=1e-6), "equal_routes": 1}
         assert list(found["latency"]) == ["batch 1", "batch 8", "batch 32"]
-    memory = figures["image"]["memory"]
+    memory = figures[image_bundle.name]["memory"]
     assert [row["evictions"] > 0 for row in memory] == [True, False]
     assert [row["resident_expert_bytes"] <= row["budget"] for row in memory] == [True, True]
 
 
-def test_eviction_policy(tmp_path) -> None:
-    figures = figures_of(eviction_policy, tmp_path, "--requests", 160)
+def test_eviction_policy(figures_of) -> None:
+    figures = figures_of(eviction_policy, "--requests", 160)
     equal_sizes = {name: row for name, row in figures["traces"].items() if not name.startswith("layers")}
     assert equal_sizes
     assert all(min(row.values()) >= 1 for row in equal_sizes.values())  # nothing loads less than what knows the future
     assert set(figures["summary"]) == set(eviction_policy.POLICIES)
 
 
-def test_expert_construction(tmp_path, monkeypatch) -> None:
+def test_expert_construction(figures_of, monkeypatch) -> None:
     monkeypatch.setattr(expert_construction, "ARCHITECTURE", TINY)
-    figures = figures_of(expert_construction, tmp_path, "--layers", 1, "--earlier", 1)
+    figures = figures_of(expert_construction, "--layers", 1, "--earlier", 1)
     assert figures["largest_relative_difference"] < 1e-4
     assert figures["ratio"] > 0
 
@@ -141,42 +134,41 @@ def test_full_size(tmp_path, monkeypatch, capsys) -> None:
     assert found["ratio_to_dense"]["named"]["ratio"] > 0
 
 
-def test_graph_variants(tmp_path, monkeypatch) -> None:
+def test_graph_variants(figures_of, monkeypatch) -> None:
     sizes = "--model", "tiny", "--runs", 1
-    figures = figures_of(graph_variants, tmp_path, *sizes)["variants"]
+    figures = figures_of(graph_variants, *sizes)["variants"]
     assert figures["dense fp32"]["ratio"] == 1
     assert set(graph_variants.BOUNDS) <= set(figures)
     monkeypatch.setattr(graph_variants, "WITHOUT_VNNI", {})
     for bound, stops in ((0.0, pytest.raises(SystemExit, match="slower: dense int8")), (1e9, nullcontext())):
         monkeypatch.setattr(graph_variants, "BOUNDS", {"dense int8": bound})
         with stops:
-            figures_of(graph_variants, tmp_path, *sizes, "--guard")
+            figures_of(graph_variants, *sizes, "--guard")
 
 
-def test_many_tasks(exported, tmp_path) -> None:
-    figures = figures_of(many_tasks, tmp_path, exported / "image", "--tasks", 5, "--rounds", 1, *ONE_THREAD)["figures"]
+def test_many_tasks(exported, figures_of) -> None:
+    figures = figures_of(many_tasks, exported / "image", "--tasks", 5, "--rounds", 1, *ONE_THREAD)["figures"]
     assert len(figures) == 6
     assert all(found["few"] > 0 and found["many"] > 0 for found in figures.values())
 
 
 @pytest.mark.parametrize("scope", ["image", "layer"])
-def test_memory_account(scope, exported, tmp_path) -> None:
+def test_memory_account(scope, exported, figures_of) -> None:
     options = ["--repeats", 1, "--runs", 1, *ONE_THREAD]
-    figures = figures_of(memory_account, tmp_path, exported / scope, *options)
+    figures = figures_of(memory_account, exported / scope, *options)
     assert all(found["account"]["steady"]["resident"] > 0 for found in figures["kinds"].values())
     assert figures["low_memory_price"]["ratio"] > 0
 
 
-def test_route_reuse(written, tmp_path) -> None:
-    bundle = written / "image"
+def test_route_reuse(image_bundle, figures_of) -> None:
     sizes = ["--frames", 60, "--streams", 1, "--timed", 8]
-    figures = figures_of(route_reuse, tmp_path, bundle, *sizes, "--latency", bundle)
+    figures = figures_of(route_reuse, image_bundle, *sizes, "--latency", image_bundle)
     shares = [row["reused"] for row in figures["report"]]
     assert shares == sorted(shares)  # a higher threshold reuses more
     assert figures["latency"]["routed_over_named"] > 0
 
 
-def test_router_depth(tmp_path, monkeypatch) -> None:
+def test_router_depth(figures_of, monkeypatch) -> None:
     short = tiny_clip.Training("short", 10, 1e-3)
     monkeypatch.setattr(router_depth, "COSTED", TINY)
     monkeypatch.setattr(router_depth, "CAPTIONED", 100)
@@ -185,25 +177,25 @@ def test_router_depth(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tiny_clip, "pretrain", partial(tiny_clip.pretrain, training=short))
     few = {"test": 2, "seeds": 2, "train": 1}
     monkeypatch.setattr(router_depth, "make_split", partial(router_depth.make_split, per_class=few))
-    figures = figures_of(router_depth, tmp_path, "--suites", 12, "--runs", 1)
+    figures = figures_of(router_depth, "--suites", 12, "--runs", 1)
     rows = figures["suites"]["12"]["by_depth"]
     assert min(excess for _, excess, _, _ in rows) == 0
     assert len(rows) == len(figures["times_dense"])
 
 
-def test_submit(written, tmp_path) -> None:
-    figures = figures_of(submit, tmp_path, written / "image", "--frames", 4, "--rounds", 1, "--size", "64x36", *ONE_THREAD)
+def test_submit(image_bundle, figures_of) -> None:
+    figures = figures_of(submit, image_bundle, "--frames", 4, "--rounds", 1, "--size", "64x36", *ONE_THREAD)
     assert figures["submit_over_classify"] > 0
 
 
-def test_task_cost(tmp_path, capsys) -> None:
+def test_task_cost(figures_of, tmp_path, capsys) -> None:
     options = ["--tasks", 3, "--kinds", "image,weight-averaging", "-o", tmp_path]
-    figures = figures_of(task_cost, tmp_path, *options, *ONE_THREAD)["figures"]
+    figures = figures_of(task_cost, *options, *ONE_THREAD)["figures"]
     assert {kind: len(tasks) for kind, tasks in figures.items()} == {"image": 3, "weight-averaging": 3}
     assert capsys.readouterr().out.splitlines()[-1].startswith("| weight-averaging | ")
 
 
-def test_weight_codes(task_file, image_model, tmp_path, monkeypatch) -> None:
+def test_weight_codes(task_file, image_model, figures_of, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(weight_codes, "SHAPES", ((4, 64, 32),))
     demo = tmp_path / "demo"
     (demo / "images").mkdir(parents=True)
@@ -211,7 +203,7 @@ def test_weight_codes(task_file, image_model, tmp_path, monkeypatch) -> None:
     for task in image_model.task_names:
         (demo / "images" / task).mkdir()
         (demo / "images" / task / "test").symlink_to(task_file.parent / "test" / task)
-    figures = figures_of(weight_codes, tmp_path, "--runs", 1, "--demo", demo)
+    figures = figures_of(weight_codes, "--runs", 1, "--demo", demo)
     wrong = {name: found[0] for name, found in figures["products"]["4 x 64 x 32"].items()}
     assert wrong["signed, 7 bits"] == wrong["unsigned, 8 bits"] == 0
     for by_storage in figures["accuracy"].values():
