@@ -79,7 +79,7 @@ def open_tensors(path: Path) -> TensorFiles:
     try:
         if find_file(path) is None and not path.is_symlink():
             raise CheckpointError(f"there is no checkpoint {path}; correct the path")
-        tensors = TensorFiles(weights_files(path) if path.is_dir() else [path])
+        tensors = TensorFiles(weights_files(path))
         for file in tensors.files:
             locations, others = _open_file(file)
             for name, location in locations.items():
@@ -113,9 +113,3 @@ def _open_file(path: Path) -> tuple[dict[str, TensorLocation], dict[str, str]]:
         f"{path} is damaged, or neither a safetensors file nor one that PyTorch writes; copy it again, or save the model's "
         "state dict with torch.save"
     )
-
-
-def without_module(names: list[str]) -> dict[str, str]:
-    """Name in the file -> name, without the `module.` that training on several devices puts before each."""
-    prefix = "module." if all(name.startswith("module.") for name in names) else ""
-    return {name: name.removeprefix(prefix) for name in names}

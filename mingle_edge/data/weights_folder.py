@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path, PurePosixPath
 
 from mingle_edge.core.errors import CheckpointError, FileError, shown
@@ -41,13 +42,17 @@ def is_open_clip_folder(folder: Path) -> bool:
     return not (isinstance(record, dict) and "model_type" in record)  # timm's config.json has none
 
 
-def weights_files(folder: Path) -> list[Path]:
-    """Return the file, or the shards in order of their names, that hold the weights of a folder.
+def weights_files(path: Path) -> list[Path]:
+    """Return the files that hold the weights at a path: itself, those that an index of shards names, in order of their names,
+    or what a folder has of these.
 
     Raises:
         CheckpointError: none, several of which one must be chosen, or a layout that its own library must convert first.
         FileError: it may not be looked at.
     """
+    if not path.is_dir():
+        return _shards(path) if path.name in HUGGING_FACE_FILES and path.suffix == ".json" else [path]
+    folder = path
     known = (*OPEN_CLIP_FILES, *HUGGING_FACE_FILES) if is_open_clip_folder(folder) else (*HUGGING_FACE_FILES, *OPEN_CLIP_FILES)
     for name in known:
         if _there(folder / name):
@@ -82,24 +87,25 @@ def _there(path: Path) -> bool:
 
 def _foreign_folder(folder: Path, names: list[str]) -> str:
     """Say what a folder is that no weights can be read from as they lie; empty for any other."""
-    output = f"{folder.name}.pt"
+    quoted = shlex.quote(str(folder))
     if any(name.endswith(".distcp") for name in names):
         return (
             "holds shards of PyTorch's distributed checkpoint (.distcp), whose tensors lie in pieces; put them together with: "
-            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} {output}"
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
+            f"{quoted} {shlex.quote(f'{folder.name}.pt')}"
         )
     if any(name.startswith("pytorch_model_fsdp") for name in names):
         inner = next(name for name in names if name.startswith("pytorch_model_fsdp"))
         return (
             "holds shards of FSDP as accelerate writes them; put them together with: accelerate merge-weights "
-            f"{folder / inner} {folder / 'merged'}, and name {folder / 'merged'}"
+            f"{quoted}/{inner} {quoted}/merged, and name the folder merged in it"
         )
     zero = any(name.startswith(("zero_pp_rank_", "mp_rank_", "bf16_zero_pp_rank_")) for name in names)
     if zero or "zero_to_fp32.py" in names or any(name.startswith("global_step") for name in names):
-        run = folder.parent if zero else folder
+        run = shlex.quote(str(folder.parent if zero else folder))
         return (
             "is a run of DeepSpeed, whose tensors lie in pieces; put them together with: "
-            f"python {run / 'zero_to_fp32.py'} {run} {run / 'weights'}, and name {run / 'weights'}"
+            f"python {run}/zero_to_fp32.py {run} {run}/weights, and name the folder weights in it"
         )
     if "adapter_config.json" in names:
         return (
