@@ -202,6 +202,10 @@ def test_a_folded_task_is_its_expert_without_one(tmp_path, precision):
 @pytest.mark.parametrize(
     ("scope", "options", "error", "message"),
     [
+        ("image", {"top_k": 4}, OptionError, "top_k is 4, must be between 1 and the number of tasks, 3"),
+        ("image", {"top_k": 0}, OptionError, "top_k is 0, must be between 1"),
+        ("image", {"tasks": []}, OptionError, "tasks must be different names, at least one, not none"),
+        ("image", {"tasks": ["task0"] * 2}, OptionError, "tasks must be different names, at least one, not task0, task0"),
         ("image", {"fold": "task1", "tasks": ["task1"]}, OptionError, "fold: exports one task alone; leave out tasks"),
         ("layer", {"fold": "task1"}, OptionError, "fold: the gates of scope 'layer' differ from image to image"),
         ("image", {"fold": "task1", "expert_precision": "fp16"}, OptionError, "expert_precision: a folded task has no expert"),

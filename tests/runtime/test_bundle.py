@@ -152,11 +152,6 @@ def test_an_unreadable_index_is_refused(tmp_path, content: bytes, message: str) 
         Bundle.open(tmp_path)
 
 
-def test_a_folder_that_is_no_bundle_is_refused(tmp_path) -> None:
-    with pytest.raises(BundleError, match="does not exist: name a folder that `mingle-edge export` wrote"):
-        EdgeModel.open(tmp_path)
-
-
 def test_a_bundle_for_a_newer_onnxruntime_is_refused(bundle) -> None:
     rewrite(bundle, lambda record: record.update(minimum_onnxruntime="99.1"))
     with pytest.raises(ProviderError, match=r"needs onnxruntime 99.1 or newer, .* is installed: upgrade it"):

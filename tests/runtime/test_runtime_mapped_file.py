@@ -40,14 +40,6 @@ with EdgeModel.open(bundle, threads=1, low_memory=bool(low_memory)) as model:
 """
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    """Images, to be served by bundles beside them."""
-    folder = tmp_path_factory.mktemp("cut")
-    np.save(folder / "images.npy", images(0))
-    return folder
-
-
 @pytest.mark.parametrize(
     ("scope", "file", "low_memory", "first", "then", "error"),
     [
@@ -63,9 +55,10 @@ def root(tmp_path_factory) -> Path:
     ],
 )
 def test_a_file_cut_between_runs_is_an_error(
-    root: Path, tmp_path: Path, scope: str, file: str, low_memory: str, first: str, then: str, error: str
+    tmp_path: Path, scope: str, file: str, low_memory: str, first: str, then: str, error: str
 ) -> None:
-    bundle = {"image": write_image_bundle, "layer": write_layer_bundle}[scope](root / tmp_path.name, Weights())
+    bundle = {"image": write_image_bundle, "layer": write_layer_bundle}[scope](tmp_path / "bundle", Weights())
+    np.save(tmp_path / "images.npy", images(0))
     size = (bundle / file).stat().st_size
     command = [sys.executable, "-c", CUT, str(bundle), file, low_memory, first, then]
     run = subprocess.run(command, capture_output=True, text=True)
