@@ -63,8 +63,8 @@ function softmax(scores) {
 }
 
 function label(embed, route, posterior, heads) {
-  const scores = heads.map(({ dims: [labels, dim], data }) => Array.from({ length: labels }, (_, i) =>
-    index.logit_scale * embed.reduce((sum, value, j) => sum + value * data[i * dim + j], 0)));
+  const scores = heads.map(({ weight: { dims: [labels, dim], data }, bias, scale }) => Array.from({ length: labels }, (_, i) =>
+    scale * embed.reduce((sum, value, j) => sum + value * data[i * dim + j], 0) + (bias ? bias.data[i] : 0)));
   const weighted = heads.length > 1 && route.length && posterior;
   const probabilities = weighted ? scores.flatMap((row, t) => softmax(row).map((p) => p * posterior[t])) : softmax(scores.flat());
   const names = index.tasks.flatMap((task) => task.labels.map((name) => [task.name, name]));
@@ -90,7 +90,9 @@ const size = everything.length / count;
 const images = Array.from({ length: count }, (_, i) => ({
   pixel_values: { type: "float32", dims: [1, ...sides], data: everything.slice(i * size, (i + 1) * size) },
 }));
-const heads = index.tasks.map((task) => readNpy(readFileSync(join(bundle, task.head))));
+const heads = index.tasks.map(({ head, bias, logit_scale: scale }) => ({
+  weight: readNpy(readFileSync(join(bundle, head))), bias: bias && readNpy(readFileSync(join(bundle, bias))), scale,
+}));
 const tower = await open(bundle, existsSync(join(bundle, "tower_required.onnx")) ? "tower_required.onnx" : index.tower);
 const loaded = experts();
 const embed = async (feeds) => Array.from((await run(tower, feeds)).image_embeds.data);

@@ -42,7 +42,7 @@ def read_head(path: Path, classes: Sequence[str], architecture: VisionArchitectu
     Raises:
         CheckpointError: of another form or shape, with values that no head has, or two classes that no answer could tell apart.
     """
-    tensors = NpzTensors(path, classes) if path.suffix == ".npz" else open_tensors(path)
+    tensors: StoredTensors = NpzTensors(path, classes) if path.suffix == ".npz" else open_tensors(path)
     names = {name: name for name in tensors.names()}
     if "embeddings" in names:
         if odd := sorted(names.keys() - {"embeddings", "logit_scale"}):

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mingle_edge.checkpoints.class_names import check_order
-from mingle_edge.checkpoints.stored_tensors import StoredTensors
 from mingle_edge.core.errors import CheckpointError, FileError, shown
 from mingle_edge.files.plain_file import check_plain_file, refusal
 from mingle_edge_runtime.bundle.npy_file import NpyError, read_npy
@@ -23,7 +22,7 @@ MOST_BYTES = 1 << 30
 """Of an array, whose entry may be compressed; a head of 100,000 classes and embeddings of 1,024 has 0.4e9."""
 
 
-class NpzTensors(StoredTensors):
+class NpzTensors:
     """`coef_` as `weight`, `intercept_` as `bias`, other arrays by their own names; see `StoredTensors`."""
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
@@ -34,7 +33,7 @@ class NpzTensors(StoredTensors):
         Raises:
             CheckpointError: no archive, pickled objects in it, or other classes.
         """
-        super().__init__([path])
+        self.files = [path]
         arrays = _read(path)
         names = arrays.pop("classes_", None)
         if names is not None and names.dtype.kind == "U":
