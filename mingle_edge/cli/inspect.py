@@ -34,10 +34,12 @@ def command(path: Path) -> None:
 
 def describe_bundle(index: BundleIndex) -> list[str]:
     """Describe the index of a bundle in words, line by line."""
-    shape = index.architecture
+    shape, cosine = index.architecture, index.fidelity.cosine
+    fidelity = "" if cosine is None else f"; cosine with PyTorch at least {cosine:.5f}"
+    checkpoints = {task: sha256[:16] for task, sha256 in index.source.tasks.items()}
     lines = [
         f"bundle, format {index.format_version}, {index.scope} scope, top-k {index.top_k}",
-        f"precision: backbone {index.precision}, experts {index.expert_precision}{_fidelity(index)}",
+        f"precision: backbone {index.precision}, experts {index.expert_precision}{fidelity}",
         f"tower: {shape.layers} blocks of width {shape.width}, patch {shape.patch_size}, "
         f"image {shape.image_size}, output {shape.output_dim}",
         _routing(index),
@@ -48,15 +50,16 @@ def describe_bundle(index: BundleIndex) -> list[str]:
         f"backbone: sha256 {index.source.backbone_sha256[:16]}",
     ]
     rows = [
-        (task.name, str(len(task.labels)), str(task.rank), format_bytes(task.expert_bytes), _sha(index, task.name))
+        (
+            task.name,
+            str(len(task.labels)),
+            str(task.rank),
+            format_bytes(task.expert_bytes),
+            checkpoints.get(task.name, "unknown"),
+        )
         for task in index.tasks
     ]
     return [*lines, "", *_table(("task", "labels", "rank", "expert", "checkpoint"), rows)]
-
-
-def _fidelity(index: BundleIndex) -> str:
-    cosine = index.fidelity.cosine
-    return "" if cosine is None else f"; cosine with PyTorch at least {cosine:.5f}"
 
 
 def _routing(index: BundleIndex) -> str:
@@ -67,10 +70,6 @@ def _routing(index: BundleIndex) -> str:
     if index.scope == "folded":
         return "router: none, the task is in the weights"
     return f"router: a gate in each of {len(index.page_bank.layers) if index.page_bank else 0} layers"
-
-
-def _sha(index: BundleIndex, task: str) -> str:
-    return index.source.tasks.get(task, "unknown")[:16]
 
 
 def describe_merged_model(model: MergedModel) -> list[str]:

@@ -155,7 +155,7 @@ def test_expanded_nibbles_are_the_stored_values(rank, seed):
         stored |= {f"q.{name}_nibbles": pack_int4(codes), f"q.{name}_block_scales": scales}
         exact = codes.reshape(rank, -1, 32) * scales[:, :, None].astype(np.float32)
         values[name] = exact.reshape(rank, -1)[:, : value.shape[1]]
-    found = expand(stored, {"q.A_codes": [70, "rank"], "q.B_codes": ["rank", 45]})
+    found = expand(stored, {"q.A_codes": [70, "rank"], "q.B_codes": ["rank", 45]}, "it")
     assert set(found) == {"ln.bias", "q.A_codes", "q.B_codes", "q.scale"}
     product = (found["q.A_codes"] * found["q.scale"]) @ (found["q.B_codes"] / np.float32(64))
     expected = values["A"].T @ values["B"]

@@ -76,22 +76,18 @@ def adapter_values(content: NDArray[np.uint8], inputs: Mapping[str, OptionalInpu
 
     Raises `ExpertError`.
     """
-    tensors = adapter_tensors(content, title)
-    if any(name.endswith(_INT4_SUFFIX) for name in tensors):
-        try:
-            tensors = expand(tensors, {name: wanted.shape for name, wanted in inputs.items()})
-        except ExpertError as error:
-            raise ExpertError(f"{title}, {error}") from error
+    tensors = expand(adapter_tensors(content, title), {name: wanted.shape for name, wanted in inputs.items()}, title)
     check_fit(tensors, inputs, title)
     return tensors
 
 
-def expand(stored: Mapping[str, NDArray[Any]], shapes: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def expand(stored: Mapping[str, NDArray[Any]], shapes: Mapping[str, Any], title: str) -> dict[str, NDArray[Any]]:
     """Return the optional inputs of the tower for an expert as its file stores it.
 
     stored: `<layer>.A_nibbles [rank, bytes]` with `<layer>.A_block_scales [rank, blocks]`, likewise B, and everything that is
     not in 4 bits.
     shapes: of the tower's optional inputs by name.
+    title: what to call the file.
 
     Raises `ExpertError` where they do not fit each other.
     """
@@ -105,7 +101,7 @@ def expand(stored: Mapping[str, NDArray[Any]], shapes: Mapping[str, Any]) -> dic
             B, B_scales = _codes(stored[f"{layer}.B_nibbles"], stored[f"{layer}.B_block_scales"], shapes[f"{layer}.B_codes"][1])
             scale = A_scales * B_scales * np.float32(LARGEST_CODE)
         except (KeyError, ValueError, TypeError, IndexError) as error:  # what is missing, or has other sides or dimensions
-            raise ExpertError(f"{layer}: 4-bit codes do not fit the tower ({error}): export the bundle again") from error
+            raise ExpertError(f"{title}, {layer}: 4-bit codes do not fit the tower ({error}): export it again") from error
         kept |= {f"{layer}.A_codes": np.ascontiguousarray(A.T), f"{layer}.B_codes": B, f"{layer}.scale": scale}
     return kept
 
