@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from mingle_edge.checkpoints import Checkpoint, check_checkpoint, open_checkpoint, read_architecture
 from mingle_edge.checkpoints.stored_tensors import open_tensors
+from mingle_edge.checkpoints.text_tower import build_text_tower, logit_scale
 from mingle_edge.checkpoints.tower_names import find_towers, model_names
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.clip.vision_tower import embed_images
@@ -165,6 +166,21 @@ def test_the_names_of_hugging_face_within_a_model(tmp_path: Path, architecture: 
     checkpoint = opened(tmp_path / "alone.pt", architecture)
     assert_embeds(checkpoint, architecture, alone(IMAGES).image_embeds)
     assert (checkpoint.has_text_tower, checkpoint.outside) == (False, ["net.head.weight"])
+
+
+@pytest.mark.parametrize("hugging_face", [False, True], ids=["open_clip", "hugging_face"])
+def test_the_text_tower_is_that_of_the_same_model(tmp_path: Path, hugging_face: bool) -> None:
+    """Its names follow the same prefix, and those of a model beside it do not count."""
+    write_config(tmp_path / "model.json")
+    model = hugging_face_model() if hugging_face else tiny_model()
+    other = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items() if "vis" not in name}
+    torch.save({"teacher": other, "net": {"model": prefixed("_orig_mod.", model.state_dict())}}, tmp_path / "run.ckpt")
+    prompts = ["a cat", "two dogs"]
+    tokens = open_clip.SimpleTokenizer(context_length=16)(prompts)
+    expected = model.get_text_features(input_ids=tokens) if hugging_face else model.encode_text(tokens)
+    tower = build_text_tower("model.json", "run.ckpt", tmp_path)
+    torch.testing.assert_close(tower.encode(prompts), getattr(expected, "pooler_output", expected), rtol=1e-5, atol=1e-5)
+    assert math.isclose(logit_scale("model.json", "run.ckpt", tmp_path), float(model.logit_scale.exp()), rel_tol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")

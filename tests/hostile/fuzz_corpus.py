@@ -130,8 +130,10 @@ def write_parquet(folder: Path) -> None:
 
 
 def write_checkpoints(folder: Path) -> None:
-    """Write the tower of a tiny open_clip model as safetensors and as a PyTorch archive, and its configuration."""
+    """Write the tower of a tiny open_clip model as safetensors and as PyTorch's files of all kinds, and its configuration."""
     folder.mkdir(parents=True)
     tiny_clip.write_open_clip(folder / "tower.safetensors", visual_only=True)
     torch.save(load_file(folder / "tower.safetensors"), folder / "tower.pt")
+    torch.save({"model": tiny_clip.tiny_model().visual}, folder / "module.pt")
+    torch.save(load_file(folder / "tower.safetensors"), folder / "legacy.pt", _use_new_zipfile_serialization=False)
     tiny_clip.write_config(folder / "model.json")
