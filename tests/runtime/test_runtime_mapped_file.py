@@ -49,7 +49,6 @@ with EdgeModel.open(bundle, threads=1, low_memory=bool(low_memory)) as model:
         ("image", "backbone.bin", "", "red", "red", "ExpertError"),
         ("image", "backbone.bin", "yes", "", "", "ExpertError"),
         ("layer", "experts.bin", "", "red", "red", "BundleError"),
-        ("layer", "experts.bin", "", "red", "blue", "BundleError"),
         ("layer", "experts.bin", "", "", "", "BundleError"),
         ("layer", "backbone.bin", "yes", "red", "red", "BundleError"),
     ],

@@ -116,23 +116,6 @@ def test_a_producer_that_is_too_fast_waits(folder) -> None:
         assert [future.result(LONG) for future in futures[-2:]] == [model.classify(IMAGES[1]), model.classify(IMAGES[2])]
 
 
-def test_closing_finishes_what_was_submitted(folder) -> None:
-    gate = Gate()
-    model = EdgeModel.open(folder, threads=1)
-    expected = model.classify(IMAGES)
-    futures = [model.submit(gate), model.submit(IMAGES)]
-    closing = threading.Thread(target=model.close)
-    assert gate.reached.wait(LONG)
-    closing.start()
-    gate.open.set()
-    closing.join(LONG)
-    assert not closing.is_alive()
-    assert [future.done() for future in futures] == [True, True]
-    assert futures[1].result() == expected
-    with pytest.raises(EdgeError, match="is closed: open it again"):
-        model.submit(IMAGES)
-
-
 @pytest.mark.parametrize("ending", ["", "del model", "model.close()"])
 def test_a_process_ends_by_itself_with_all_work_done(folder, tmp_path, ending: str) -> None:
     np.save(tmp_path / "images.npy", IMAGES)
