@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import re
 import resource
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from mingle_edge.merging import merged_model
 
@@ -30,76 +32,39 @@ def operations(command: Command) -> list[str]:
     return names
 
 
-def kill_before(command: Command, number: int) -> None:
-    """Run a command in a process that is killed before its operation of this number, or when it is done with all of them."""
+def kill(command: Command, number: int, *, of: str | None = None, inside: int | None = None) -> None:
+    """Run a command in a process that is killed before its operation of this number, or when it is done with all of them.
+
+    of: the name of the operations that count, where not all do.
+    inside: let the kernel kill it instead, from that operation on, where a file would grow beyond so many bytes.
+    """
     reached = -1
 
-    def count(_: str) -> None:
+    def count(name: str) -> None:
         nonlocal reached
+        if of not in (None, name):
+            return
         reached += 1
-        if reached == number:
+        if reached == number and inside is None:
             os.kill(os.getpid(), signal.SIGKILL)
+        elif reached == number:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores
+            resource.setrlimit(resource.RLIMIT_FSIZE, (inside, resource.RLIM_INFINITY))
 
     def run() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.alarm(LONGEST)
         with _before_each(count):
             command()
-        if reached + 1 == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+        count("the end")
 
-    status = _in_fork(run)
-    assert status == -signal.SIGKILL, f"not killed before operation {number}: exit status {status}"
-
-
-def kill_inside_save(command: Command, number: int) -> None:
-    """Run a command in a process that is killed in the middle of its save of tensors of this number."""
-
-    def run() -> None:
-        left = number
-
-        def save(tensors: dict[str, Any], path: Path, save_file: Callable[..., None] = merged_model.save_file) -> None:
-            nonlocal left
-            if left == 0:
-                _limit_files(sum(array.nbytes for array in tensors.values()) // 2)
-            left -= 1
-            save_file(tensors, path)
-
-        merged_model.save_file = save
-        command()
-
-    status = _in_fork(run)
-    assert status == -signal.SIGXFSZ, f"not killed inside save {number}: exit status {status}"
-
-
-def kill_at_size(command: Command, size: int) -> None:
-    """Run a command in a process that is killed when a file that it writes grows beyond `size` bytes."""
-
-    def run() -> None:
-        _limit_files(size)
-        command()
-
-    status = _in_fork(run)
-    assert status == -signal.SIGXFSZ, f"wrote no file of more than {size} bytes: exit status {status}"
-
-
-def _limit_files(size: int) -> None:
-    """The kernel kills this process where a file would grow beyond `size` bytes: by a signal that Python ignores."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
-
-def _in_fork(run: Command) -> int:
+    process = multiprocessing.get_context("fork").Process(target=run)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: those of the test runner hold no lock
-        child = os.fork()
-    if child == 0:
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a failed child says so by its status
-            signal.alarm(LONGEST)
-            run()
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        process.start()
+    process.join()
+    expected = signal.SIGKILL if inside is None else signal.SIGXFSZ
+    assert process.exitcode == -expected, f"not killed at operation {number}: exit code {process.exitcode}"
 
 
 @contextmanager
@@ -116,14 +81,10 @@ def _before_each(hook: Callable[[str], None]) -> Iterator[None]:
 
     # `open` of builtins and of pathlib are both `io.open`, by two names.
     places = [(os, name) for name in CHANGES] + [(io, "open"), (merged_model, "save_file")]
-    before = [(module, name, getattr(module, name)) for module, name in places]
-    try:
-        for module, name, function in before:
-            setattr(module, name, hooked(name, function))
+    with ExitStack() as stack:
+        for module, name in places:
+            stack.enter_context(mock.patch.object(module, name, hooked(name, getattr(module, name))))
         yield
-    finally:
-        for module, name, function in before:
-            setattr(module, name, function)
 
 
 def _writes(arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
@@ -133,16 +94,13 @@ def _writes(arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
 
 def state(folder: Path) -> dict[str, bytes]:
     """What lies in a folder, by path: files and (empty) folders, without what no two runs have in common."""
-    found = {}
+    contents = {}
     for path in sorted(folder.rglob("*")):
         name = re.sub(r"\.[0-9a-f]{20}\.partial", ".partial", str(path.relative_to(folder)))
-        if path.is_dir():
-            found[f"{name}/"] = b""
-            continue
-        content = path.read_bytes()
+        content = b"" if path.is_dir() else path.read_bytes()
         if name.endswith("mingle.json"):
             content = re.sub(rb'"seconds": [0-9.e-]+', b"", content)
         elif name.endswith((".mingle-edge.lock", ".published.json")):
             content = re.sub(rb"[0-9]+", b"", content)  # process, time, inodes
-        found[name] = content
-    return found
+        contents[name + "/" * path.is_dir()] = content
+    return contents

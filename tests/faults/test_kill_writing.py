@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from kill_points import kill_at_size, kill_before, kill_inside_save, operations, state
+from kill_points import kill, operations, state
 from tiny_tasks import TASKS, write_tasks
 
 from mingle_edge.core.errors import MergedModelError
@@ -37,27 +38,25 @@ class Merge:
         """The command."""
         merge(self.task_file, place / "model", into=self.before is not None)
 
+    repeat = run
+
     def check_killed(self, place: Path) -> None:
         """What was merged before is there, and what is there is whole."""
         if self.before is None and not (place / "model/mingle.json").exists():
             with pytest.raises(MergedModelError, match="not a merged model"):
                 MergedModel.open(place / "model")
             return
-        found = MergedModel.open(place / "model")
+        model = MergedModel.open(place / "model")
         kept = [TASKS[0]] if self.before else []
-        assert found.task_names in (kept, [*kept, TASKS[len(kept)]])
-        found.backbone()
-        for name in found.task_names:
-            assert found.router_statistics(name).count == 2
-            found.expert(name)
-            found.head(name)
+        assert model.task_names in (kept, [*kept, TASKS[len(kept)]])
+        model.backbone()
+        for name in model.task_names:
+            assert model.router_statistics(name).count == 2
+            model.expert(name)
+            model.head(name)
         for name, content in state(self.before).items() if self.before else ():
             if name.startswith(("experts/", "heads/", "backbone")):
                 assert state(place / "model")[name] == content, name
-
-    def repeat(self, place: Path) -> None:
-        """The same command again."""
-        self.run(place)
 
 
 class Export:
@@ -77,27 +76,21 @@ class Export:
         """The command."""
         export_bundle(self.model, place / "bundle")
 
+    def repeat(self, place: Path) -> None:
+        """The same command again; where only the remains of the first were left to clear, it says that the bundle is there."""
+        done = (place / "bundle/bundle.json").exists()
+        with pytest.raises(OutputError, match="must be new or empty") if done else nullcontext():
+            self.run(place)
+
     def check_killed(self, place: Path) -> None:
         """There is a whole bundle or none."""
         assert (place / "precious/file").read_text() == "mine"
-        if self.is_finished(place):
+        if (place / "bundle/bundle.json").exists():
             Bundle.open(place / "bundle").verify_hashes()
         else:
             assert self.exists or not (place / "bundle").exists()
             with pytest.raises(EdgeError):
                 Bundle.open(place / "bundle")
-
-    def repeat(self, place: Path) -> None:
-        """The same command again; where only the remains of the first were left to clear, it says that the bundle is there."""
-        if self.is_finished(place):
-            with pytest.raises(OutputError, match="must be new or empty"):
-                self.run(place)
-        else:
-            self.run(place)
-
-    def is_finished(self, place: Path) -> bool:
-        """Whether the killed command had done its work."""
-        return (place / "bundle/bundle.json").exists()
 
 
 @pytest.fixture(scope="module")
@@ -136,17 +129,17 @@ def case(request, cases, tmp_path, monkeypatch):
     return case
 
 
-def survives(case, place, kill, moment, seen):
-    """That all holds after `kill`; a state of the disk that was seen before needs no second repetition."""
+def survives(case, place, number, seen, **how):
+    """That all holds after a kill; a state of the disk that was seen before needs no second repetition."""
     place.mkdir()
     case.prepare(place)
-    kill(lambda: case.run(place))
+    kill(lambda: case.run(place), number, **how)
     case.check_killed(place)
     left = tuple(state(place).items())
     if left not in seen:
         seen.add(left)
         case.repeat(place)
-        assert state(place) == case.result, moment
+        assert state(place) == case.result, f"killed at operation {number} of {case.operations}, {how}"
     shutil.rmtree(place)
 
 
@@ -156,8 +149,7 @@ def test_killed_before_and_after_every_operation(case, tmp_path):
     assert {"mkdir", "fsync", "unlink", "open"} < set(names)
     assert {"rename", "replace"} & set(names)
     for number in range(len(names) + 1):
-        moment = f"before operation {number} of {len(names)}, {[*names, 'the end'][number]}"
-        survives(case, tmp_path / "killed", lambda run, n=number: kill_before(run, n), moment, seen)
+        survives(case, tmp_path / "killed", number, seen)
     assert len(seen) > len(names) / 4
 
 
@@ -165,12 +157,11 @@ def test_killed_before_and_after_every_operation(case, tmp_path):
 def test_killed_inside_every_save(case, tmp_path):
     saves, seen = case.operations.count("save_file"), set()
     for number in range(saves):
-        survives(case, tmp_path / "killed", lambda run, n=number: kill_inside_save(run, n), f"inside save {number}", seen)
+        survives(case, tmp_path / "killed", number, seen, of="save_file", inside=100)
     assert len(seen) == saves
 
 
 @pytest.mark.parametrize("case", ["export", "export-existing"], indirect=True)
 def test_killed_inside_writing_a_bundle(case, tmp_path):
-    largest = max(len(content) for content in case.result.values())
-    for size in (100, largest // 2):
-        survives(case, tmp_path / "killed", lambda run, size=size: kill_at_size(run, size), f"at {size} bytes", set())
+    for size in (100, max(map(len, case.result.values())) // 2):
+        survives(case, tmp_path / "killed", 0, set(), inside=size)

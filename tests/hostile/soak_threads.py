@@ -7,19 +7,21 @@ others and open it again. No result may depend on any of it, bit for bit; memory
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from mingle_edge_runtime import BudgetError, EdgeError, EdgeModel
+from mingle_edge_runtime import BudgetError, EdgeError, EdgeModel, Prediction
 from mingle_edge_runtime.ort.memory import process_memory
 
 IMAGES = np.random.default_rng(7).integers(0, 256, (8, 14, 11, 3), dtype=np.uint8)
@@ -27,6 +29,8 @@ IMAGES[np.arange(6), ..., np.arange(6) % 3] |= 0xC0
 IN_FLIGHT = 3  # submissions that a thread waits for together
 _SAMPLE_EVERY = 0.5  # seconds
 FRAMES = 4  # of a stream that a thread opens
+Key: TypeAlias = tuple[int, str | None, str | None]
+"""image, task and head"""
 
 
 @dataclass(frozen=True)
@@ -53,21 +57,16 @@ class Soak:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._rooms = [_Room(bundle, self.seed) for bundle in self.bundles]
+        self._rooms = [_Room(bundle) for bundle in self.bundles]
 
     def run(self, answers: int, threads: int, tidy: Callable[[], object] = gc.collect) -> None:
         """Give `answers` answers from `threads` threads, and take samples meanwhile, each after a call of `tidy`."""
-        workers = [threading.Thread(target=self._work, args=(number, answers)) for number in range(threads)]
-        for worker in workers:
-            worker.start()
-        while any(worker.is_alive() for worker in workers):
-            tidy()
-            self._sample()
-            time.sleep(_SAMPLE_EVERY)
-        for worker in workers:
-            worker.join()
-        tidy()
-        self._sample()
+        with ThreadPoolExecutor(threads) as pool:
+            workers = [pool.submit(self._work, number, answers) for number in range(threads)]
+            while not all(worker.done() for worker in workers):
+                self._sample(tidy)
+                time.sleep(_SAMPLE_EVERY)
+        self._sample(tidy)
         for room in self._rooms:
             self._count("evictions", room.close())
 
@@ -77,9 +76,9 @@ class Soak:
         x, y = (np.array([getattr(sample, name) for sample in late], np.float64) for name in ("answers", what))
         return float(np.polyfit(x - x.mean(), y, 1)[0]) if len(set(x)) > 1 else 0.0
 
-    def _sample(self) -> None:
-        memory = process_memory()
-        descriptors = len(os.listdir("/proc/self/fd"))
+    def _sample(self, tidy: Callable[[], object]) -> None:
+        tidy()
+        memory, descriptors = process_memory(), len(os.listdir("/proc/self/fd"))
         self.samples.append(Sample(self.answers, memory.anonymous or 0, memory.resident, descriptors))
 
     def _work(self, number: int, answers: int) -> None:
@@ -110,23 +109,18 @@ class Soak:
 class _Room:
     """One bundle, open, and the answers it must give."""
 
-    def __init__(self, bundle: Path, seed: int) -> None:
+    def __init__(self, bundle: Path) -> None:
         self._bundle = bundle
         self._opening = threading.Lock()
         with self._open(None) as model:
-            names: list[str | None] = [None, *model.tasks]
             self._tasks = list(model.tasks)
+            names = [None, *self._tasks]
             self._size = max(task.expert_bytes for task in model.bundle.index.tasks)
             self._reuses = model.bundle.index.scope == "image"
-            images = range(len(IMAGES))
-            self._embeds = {(i, task): model.embed(IMAGES[i], task=task)[0].tobytes() for i in images for task in names}
-            self._labels = {
-                (i, task, head): model.classify(IMAGES[i], task=task, head=head)
-                for i in images
-                for task in names
-                for head in names
-            }
-            self._routes = {i: model.route(IMAGES[i]) for i in images}
+            asked = list(itertools.product(range(len(IMAGES)), names, names))
+            self._labels = {key: model.classify(IMAGES[key[0]], task=key[1], head=key[2]) for key in asked}
+            self._embeds = {key[:2]: model.embed(IMAGES[key[0]], task=key[1])[0].tobytes() for key in asked}
+            self._routes = [model.route(image) for image in IMAGES]
         self.model = self._open(None)
         self._evictions = 0
 
@@ -138,76 +132,25 @@ class _Room:
 
     def ask(self, model: EdgeModel, random: Random) -> tuple[str, int]:
         """Ask something and compare. Returns what it was, and the number of answers."""
-        ways: dict[Callable[[EdgeModel, Random], int], int] = {
-            self._classify: 40,
-            self._embed: 30,
-            self._route: 6,
-            self._submit: 6,
-            self._stream: 6,
-        }
-        (way,) = random.choices(list(ways), list(ways.values()))
-        return way.__name__.strip("_"), way(model, random)
-
-    def disturb(self, random: Random) -> tuple[str, int]:
-        """Change what is resident, or close the bundle and open it again."""
-        some = random.sample(self._tasks, random.randrange(len(self._tasks)))
-        choice = random.randrange(100)
-        if choice < 2:
-            self._reopen(random)
-            return "close and reopen", 0
-        if choice < 35:
-            self.model.set_expert_budget(self._budget(random))
-            return "change of budget", 0
-        if choice < 60:
-            self.model.pin(some)
-            return "pin", 0
-        if choice < 95:
-            self.model.prefetch(some)
-            return "prefetch", 0
-        stats = self.model.stats()
-        if not 0 <= stats.resident_bytes <= stats.peak_bytes or stats.pinned_bytes < 0:
-            raise AssertionError(f"{self._bundle.name}: {stats}")
-        return "stats", 0
-
-    def _open(self, budget: int | None) -> EdgeModel:
-        return EdgeModel.open(self._bundle, expert_budget=budget, threads=1)
-
-    def _reopen(self, random: Random) -> None:
-        with self._opening:
-            new = self._open(self._budget(random))
-            old, self.model = self.model, new
-            self._evictions += old.stats().evictions
-            old.close()
-
-    def _budget(self, random: Random) -> int | None:
-        return random.choice((None, 2 * self._size, 3 * self._size, 5 * self._size))
-
-    def _asked(self, random: Random) -> tuple[int, str | None, str | None]:
-        names = [None, None, *self._tasks]
-        return random.randrange(len(IMAGES)), random.choice(names), random.choice(names)
-
-    def _compare(self, what: str, found: Any, reference: Any) -> None:
-        if found != reference:
-            raise AssertionError(f"{self._bundle.name}: {what} is {found}, of one thread {reference}"[:600])
-
-    def _classify(self, model: EdgeModel, random: Random) -> int:
+        (name,) = random.choices(("classify", "embed", "route", "submit", "stream"), (40, 30, 6, 6, 6))
         key = image, task, head = self._asked(random)
-        self._compare(f"classify{key}", model.classify(IMAGES[image], task=task, head=head), self._labels[key])
-        return 1
+        if name == "classify":
+            self._compare(f"classify{key}", model.classify(IMAGES[image], task=task, head=head), self._labels[key])
+        elif name == "embed":
+            self._compare(f"embed{key[:2]}", model.embed(IMAGES[image], task=task)[0].tobytes(), self._embeds[key[:2]])
+        elif name == "route":
+            self._compare(f"route{image}", model.route(IMAGES[image]), self._routes[image])
+        elif name == "submit":
+            return name, self._submit(model, [key, *(self._asked(random) for _ in range(IN_FLIGHT - 1))])
+        else:
+            stream, expected = model.stream(reuse=self._reuses and random.random() < 0.5), self._labels[image, None, head]
+            for _ in range(FRAMES):
+                self._compare(f"stream{image, head}", [stream.classify(IMAGES[image], head=head)], expected)
+            return name, FRAMES
+        return name, 1
 
-    def _embed(self, model: EdgeModel, random: Random) -> int:
-        image, task, _ = self._asked(random)
-        self._compare(f"embed{image, task}", model.embed(IMAGES[image], task=task)[0].tobytes(), self._embeds[image, task])
-        return 1
-
-    def _route(self, model: EdgeModel, random: Random) -> int:
-        image, _, _ = self._asked(random)
-        self._compare(f"route{image}", model.route(IMAGES[image]), self._routes[image])
-        return 1
-
-    def _submit(self, model: EdgeModel, random: Random) -> int:
-        keys = [self._asked(random) for _ in range(IN_FLIGHT)]
-        futures = []
+    def _submit(self, model: EdgeModel, keys: list[Key]) -> int:
+        futures: list[Future[list[Prediction]]] = []
         try:
             for image, task, head in keys:
                 futures.append(model.submit(IMAGES[image], task=task, head=head))
@@ -216,9 +159,36 @@ class _Room:
                 self._compare(f"submit{key}", future.result(), self._labels[key])
         return len(futures)
 
-    def _stream(self, model: EdgeModel, random: Random) -> int:
-        image, _, head = self._asked(random)
-        stream = model.stream(reuse=self._reuses and random.random() < 0.5)
-        for _ in range(FRAMES):
-            self._compare(f"stream{image, head}", [stream.classify(IMAGES[image], head=head)], self._labels[image, None, head])
-        return FRAMES
+    def disturb(self, random: Random) -> tuple[str, int]:
+        """Change what is resident, or close the bundle and open it again."""
+        some = random.sample(self._tasks, random.randrange(len(self._tasks)))
+        budget = random.choice((None, 2 * self._size, 3 * self._size, 5 * self._size))
+        names = ("close and reopen", "change of budget", "pin", "prefetch", "stats")
+        (name,) = random.choices(names, (2, 33, 25, 35, 5))
+        if name == "close and reopen":
+            with self._opening:
+                old, self.model = self.model, self._open(budget)
+                self._evictions += old.stats().evictions
+                old.close()
+        elif name == "change of budget":
+            self.model.set_expert_budget(budget)
+        elif name == "pin":
+            self.model.pin(some)
+        elif name == "prefetch":
+            self.model.prefetch(some)
+        else:
+            stats = self.model.stats()
+            if not 0 <= stats.resident_bytes <= stats.peak_bytes or stats.pinned_bytes < 0:
+                raise AssertionError(f"{self._bundle.name}: {stats}")
+        return name, 0
+
+    def _open(self, budget: int | None) -> EdgeModel:
+        return EdgeModel.open(self._bundle, expert_budget=budget, threads=1)
+
+    def _asked(self, random: Random) -> Key:
+        names = [None, None, *self._tasks]
+        return random.randrange(len(IMAGES)), random.choice(names), random.choice(names)
+
+    def _compare(self, what: str, answer: Any, reference: Any) -> None:
+        if answer != reference:
+            raise AssertionError(f"{self._bundle.name}: {what} is {answer}, of one thread {reference}"[:600])

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import resource
 import zipfile
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
+from damage import member, put
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_bundle import Weights, images, relist, rewrite, write_image_bundle, write_layer_bundle
+from tiny_bundle import Weights, images, rewrite, write_image_bundle, write_layer_bundle
 
 from mingle_edge_runtime import Bundle, BundleError, EdgeError, EdgeModel, UnknownTaskError
 from mingle_edge_runtime.bundle.npy_file import NpyError, read_npy
@@ -30,54 +28,37 @@ for _ in range(400):
     DEEP = [DEEP]
 
 
-@pytest.fixture
-def bundle(tmp_path) -> Path:
-    """A bundle of the image scope."""
-    return write_image_bundle(tmp_path / "image", Weights())
-
-
-def change(*path: str | int, to: Any) -> Callable[[dict], None]:
-    """Set one member of bundle.json."""
-
-    def apply(record: Any) -> None:
-        for step in path[:-1]:
-            record = record[step]
-        record[path[-1]] = to
-
-    return apply
-
-
 @pytest.mark.parametrize(
     ("apply", "message"),
     [
-        (change("logit_scale", to=1e308), "logit_scale is 1e.308, must be positive and at most 1e.06"),
-        (change("logit_scale", to=HUGE), "logit_scale must be a number of 64 bits, has 13288"),
-        (change("top_k", to=-HUGE), "top_k must be a number of 64 bits"),
-        (change("router", "confidence_bound", to=HUGE), "router.confidence_bound must be a number of 64 bits"),
-        (change("files", "tower.onnx", "size", to=HUGE), "files.tower.onnx.size must be a number of 64 bits"),
-        (change("scope", to=HUGE), "scope must be one of image, layer, folded, is a number of 13288 bits"),
-        (change("scope", to=DEEP), "scope must be one of image, layer, folded, is a list"),
-        (change("tasks", 0, "labels", 0, to=DEEP), r"tasks\[0\].labels\[0\] must be a string, is a list"),
-        (change("tasks", to={"a": DEEP}), "tasks must be a list, is an object"),
-        (change("preprocess", "std", 0, to=1e-45), "preprocess.std is .*, must be positive, from 0.001 to 1000"),
-        (change("preprocess", "std", 2, to=1e300), "preprocess.std is .*, must be positive, from 0.001 to 1000"),
-        (change("preprocess", "mean", 1, to=-1e39), "preprocess.mean is .*, must be from -1000 to 1000"),
-        (change("preprocess", "mean", 1, to="0.5"), r"preprocess.mean\[1\] must be a number, is '0.5'"),
-        (change("defaults", "tensors", "ln_post.bias", "shape", to=[0, 2**62]), "has a side that is negative or ends"),
-        (change("defaults", "tensors", "ln_post.bias", "shape", to=[4000] * 4000), "has 4000 sides, at most 8"),
-        (change("minimum_onnxruntime", to="9" * 5000), "minimum_onnxruntime must be a dotted version"),
-        (change("minimum_onnxruntime", to="\N{ARABIC-INDIC DIGIT ONE}"), "minimum_onnxruntime must be a dotted version"),
+        (member("logit_scale", to=1e308), "logit_scale is 1e.308, must be positive and at most 1e.06"),
+        (member("logit_scale", to=HUGE), "logit_scale must be a number of 64 bits, has 13288"),
+        (member("top_k", to=-HUGE), "top_k must be a number of 64 bits"),
+        (member("router", "confidence_bound", to=HUGE), "router.confidence_bound must be a number of 64 bits"),
+        (member("files", "tower.onnx", "size", to=HUGE), "files.tower.onnx.size must be a number of 64 bits"),
+        (member("scope", to=HUGE), "scope must be one of image, layer, folded, is a number of 13288 bits"),
+        (member("scope", to=DEEP), "scope must be one of image, layer, folded, is a list"),
+        (member("tasks", 0, "labels", 0, to=DEEP), r"tasks\[0\].labels\[0\] must be a string, is a list"),
+        (member("tasks", to={"a": DEEP}), "tasks must be a list, is an object"),
+        (member("preprocess", "std", 0, to=1e-45), "preprocess.std is .*, must be positive, from 0.001 to 1000"),
+        (member("preprocess", "std", 2, to=1e300), "preprocess.std is .*, must be positive, from 0.001 to 1000"),
+        (member("preprocess", "mean", 1, to=-1e39), "preprocess.mean is .*, must be from -1000 to 1000"),
+        (member("preprocess", "mean", 1, to="0.5"), r"preprocess.mean\[1\] must be a number, is '0.5'"),
+        (member("defaults", "tensors", "ln_post.bias", "shape", to=[0, 2**62]), "has a side that is negative or ends"),
+        (member("defaults", "tensors", "ln_post.bias", "shape", to=[4000] * 4000), "has 4000 sides, at most 8"),
+        (member("minimum_onnxruntime", to="9" * 5000), "minimum_onnxruntime must be a dotted version"),
+        (member("minimum_onnxruntime", to="\N{ARABIC-INDIC DIGIT ONE}"), "minimum_onnxruntime must be a dotted version"),
         (
-            change("files", "a\ud800", to={"size": 1, "sha256": "0" * 64}),
+            member("files", "a\ud800", to={"size": 1, "sha256": "0" * 64}),
             r"files must hold no control characters, is 'a\\ud800'",
         ),
-        (change("tasks", 0, "head", to="\udcff"), r"tasks\[0\].head must hold no control characters, is '\\udcff'"),
-        (change("tasks", 0, "labels", 1, to="\x1b[2Jred"), r"labels\[1\] must hold no control characters, is '\\x1b\[2Jred'"),
-        (change("tasks", 0, "labels", 1, to="a\nb"), r"must hold no control characters, is 'a\\nb'"),
-        (change("tasks", 0, "labels", 1, to="\x9b31m"), r"must hold no control characters, is '\\x9b31m'"),
-        (change("tasks", 0, "labels", 1, to="\u202egnp.exe"), r"must hold no control characters, is '\\u202egnp.exe'"),
-        (change("producer", "\x07", to="1"), r"producer must hold no control characters, is '\\x07'"),
-        (change("exact_layers", to=["\x00"]), r"exact_layers\[0\] must hold no control characters"),
+        (member("tasks", 0, "head", to="\udcff"), r"tasks\[0\].head must hold no control characters, is '\\udcff'"),
+        (member("tasks", 0, "labels", 1, to="\x1b[2Jred"), r"labels\[1\] must hold no control characters, is '\\x1b\[2Jred'"),
+        (member("tasks", 0, "labels", 1, to="a\nb"), r"must hold no control characters, is 'a\\nb'"),
+        (member("tasks", 0, "labels", 1, to="\x9b31m"), r"must hold no control characters, is '\\x9b31m'"),
+        (member("tasks", 0, "labels", 1, to="\u202egnp.exe"), r"must hold no control characters, is '\\u202egnp.exe'"),
+        (member("producer", "\x07", to="1"), r"producer must hold no control characters, is '\\x07'"),
+        (member("exact_layers", to=["\x00"]), r"exact_layers\[0\] must hold no control characters"),
     ],
 )
 def test_what_cannot_be_held_shown_or_computed_with_is_refused(bundle, apply, message: str) -> None:
@@ -99,7 +80,7 @@ def test_texts_that_the_json_reader_itself_stumbles_over_are_refused(bundle, tex
 
 def test_labels_of_any_language_are_taken(bundle) -> None:
     labels = ["Übergröße", "क्\u200dष", "👩\u200d🚀", "日本語\u3000"]
-    rewrite(bundle, change("tasks", 0, "labels", to=labels))
+    rewrite(bundle, member("tasks", 0, "labels", to=labels))
     with EdgeModel.open(bundle) as model:
         assert model.labels("red") == tuple(labels)
 
@@ -135,14 +116,13 @@ HEADERS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("case", HEADERS)
 def test_a_head_or_a_golden_array_with_an_odd_header_is_refused(bundle, case: str) -> None:
-    (bundle / "heads/green.npy").write_bytes(HEADERS[case])
-    relist(bundle, "heads/green.npy")
+    put(bundle, "heads/green.npy", HEADERS[case])
     with pytest.raises(
         BundleError,
         match=r"heads/green.npy (cannot be read as an array without pickle|must be a float32 array|has 200072 bytes)",
     ):
         EdgeModel.open(bundle)
-    change_archive(bundle, lambda entries: entries.update({"embeds.npy": HEADERS[case]}))
+    put_golden(bundle, {"embeds.npy": HEADERS[case]})
     with pytest.raises(BundleError, match=r"golden.npz (cannot be read as arrays without pickle|does not fit the bundle)"):
         read_golden(Bundle.open(bundle))
 
@@ -168,15 +148,15 @@ def test_arrays_are_those_that_numpy_wrote(kind: str, shape: list[int], by_colum
     assert (found.dtype, found.shape) == (array.dtype, array.shape)
 
 
-def change_archive(bundle: Path, apply: Callable[[dict[str, bytes]], object], compression: int = zipfile.ZIP_STORED) -> None:
-    """Write golden.npz anew from its entries, hash corrected."""
+def put_golden(bundle: Path, changes: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
+    """Write golden.npz anew with other entries."""
     with zipfile.ZipFile(bundle / "golden.npz") as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    apply(entries)
-    with zipfile.ZipFile(bundle / "golden.npz", "w", compression) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()} | changes
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
         for name, content in entries.items():
             archive.writestr(name, content)
-    relist(bundle, "golden.npz")
+    put(bundle, "golden.npz", file.getvalue())
 
 
 @contextmanager
@@ -191,22 +171,20 @@ def memory_limit(extra: int):
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited by what /proc says")
 @pytest.mark.parametrize("bomb", ["deflated", "claimed by a header", "claimed by the archive"])
 def test_golden_arrays_larger_than_their_file_are_refused_before_they_are_expanded(bundle, bomb: str) -> None:
     zeros = 1 << 30
     if bomb == "deflated":
         piece = npy(b"{'descr': '|u1', 'fortran_order': False, 'shape': (67108864,), }", bytes(64 << 20))
-        change_archive(bundle, lambda entries: entries.update({f"bomb{i}.npy": piece for i in range(2)}), zipfile.ZIP_DEFLATED)
+        put_golden(bundle, {f"bomb{i}.npy": piece for i in range(2)}, zipfile.ZIP_DEFLATED)
     elif bomb == "claimed by a header":
         header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({zeros}, 1, 1, 3), }}".encode()
-        change_archive(bundle, lambda entries: entries.update({"images.npy": npy(header, bytes(48))}))
+        put_golden(bundle, {"images.npy": npy(header, bytes(48))})
     else:
         content = bytearray((bundle / "golden.npz").read_bytes())
         at = content.rindex(b"PK\x01\x02")
         content[at + 24 : at + 28] = zeros.to_bytes(4, "little")
-        (bundle / "golden.npz").write_bytes(content)
-        relist(bundle, "golden.npz")
+        put(bundle, "golden.npz", content)
     with memory_limit(96 << 20), pytest.raises(BundleError, match=r"golden.npz (cannot be read|does not fit the bundle)"):
         read_golden(Bundle.open(bundle))
 
@@ -215,60 +193,30 @@ def test_golden_arrays_larger_than_their_file_are_refused_before_they_are_expand
     "content", [b"", b"PK\x05\x06" + bytes(18), npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (), }", bytes(4))]
 )
 def test_a_golden_file_that_is_no_archive_is_refused(bundle, content: bytes) -> None:
-    (bundle / "golden.npz").write_bytes(content)
-    relist(bundle, "golden.npz")
+    put(bundle, "golden.npz", content)
     with pytest.raises(BundleError, match=r"golden.npz (cannot be read|does not fit)"):
         verify(bundle)
 
 
 def test_golden_entries_that_are_no_arrays_or_are_many_are_refused(bundle) -> None:
-    change_archive(bundle, lambda entries: entries.update({"images": b"text", "images.npy": b"text"}))
+    put_golden(bundle, {"images": b"text", "images.npy": b"text"})
     with pytest.raises(BundleError, match=r"golden.npz cannot be read as arrays without pickle"):
         verify(bundle)
     with zipfile.ZipFile(bundle / "golden.npz") as archive:
         (entry, *_) = archive.infolist()
     content = bytearray((bundle / "golden.npz").read_bytes())
     content[entry.header_offset + 6] |= 1  # encrypted
-    (bundle / "golden.npz").write_bytes(content)
-    relist(bundle, "golden.npz")
+    put(bundle, "golden.npz", content)
     with pytest.raises(BundleError, match=r"golden.npz cannot be read"):
         verify(bundle)
-
-
-@pytest.mark.parametrize("name", ["tower.onnx", "router.onnx"])
-def test_names_in_a_graph_that_are_no_text_are_a_bundle_error(bundle, name: str) -> None:
-    content = (bundle / name).read_bytes()
-    graph = onnx.load(bundle / name, load_external_data=False).graph
-    said = []
-    for text in {graph.name, *(value for step in graph.node for value in (*step.input, *step.output, step.op_type))}:
-        (bundle / name).write_bytes(content.replace(text.encode(), b"\xff" + text.encode()[1:]))
-        relist(bundle, name)
-        try:
-            verify(bundle)
-        except EdgeError as error:
-            said.append(str(error))
-    assert said
-    assert all(map(str.isprintable, said)), said
-
-
-def test_an_error_of_onnxruntime_is_shown_without_what_a_terminal_obeys(bundle) -> None:
-    content = (bundle / "tower.onnx").read_bytes()
-    assert content.count(b"Flatten") == 1
-    (bundle / "tower.onnx").write_bytes(content.replace(b"Flatten", b"\x1b[2Jten"))
-    relist(bundle, "tower.onnx")
-    with pytest.raises(BundleError, match=r"tower.onnx does not load in ONNX Runtime .*\\x1b\[2Jten"):
-        EdgeModel.open(bundle)
 
 
 def test_a_head_or_a_task_that_is_no_name_is_an_edge_error(bundle) -> None:
     with EdgeModel.open(bundle) as model:
         for head in (["red", "green"], ("red",), {"red"}, 3):
-            with pytest.raises(EdgeError, match=r"head is .*, must be the name of one task"):
-                model.classify(images(0), head=head)
-            with pytest.raises(EdgeError, match=r"head is .*, must be the name of one task"):
-                model.stream().classify(images(0)[0], head=head)
-            with pytest.raises(EdgeError, match=r"head is .*, must be the name of one task"):
-                model.submit(images(0), head=head)
+            for call in (model.classify, model.stream().classify, model.submit):
+                with pytest.raises(EdgeError, match=r"head is .*, must be the name of one task"):
+                    call(images(0)[0], head=head)
         for task in (["red"], {"red"}, 3):
             for call in (model.classify, model.embed):
                 with pytest.raises(UnknownTaskError, match=r"task .* is not in the bundle; it has red, green, blue"):
@@ -277,17 +225,14 @@ def test_a_head_or_a_task_that_is_no_name_is_an_edge_error(bundle) -> None:
             model.pin([["red"]])
 
 
-def test_the_page_bank_of_other_numbers_is_refused(tmp_path) -> None:
+@pytest.mark.parametrize("name", ["page", "pages_per_task"])
+def test_the_page_bank_of_other_numbers_is_refused(tmp_path, name: str) -> None:
     bundle = write_layer_bundle(tmp_path / "layer", Weights())
-    for member in ("page", "pages_per_task"):
-        record = json.loads((bundle / "bundle.json").read_text())
-        rewrite(bundle, change("page_bank", member, to=2**62))
-        with pytest.raises(BundleError, match="page_bank describes"):
-            EdgeModel.open(bundle)
-        (bundle / "bundle.json").write_text(json.dumps(record))
+    rewrite(bundle, member("page_bank", name, to=2**62))
+    with pytest.raises(BundleError, match="page_bank describes"):
+        EdgeModel.open(bundle)
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited by what /proc says")
 @pytest.mark.parametrize(
     ("name", "top_k", "message"),
     [
@@ -300,8 +245,8 @@ def test_the_page_bank_of_other_numbers_is_refused(tmp_path) -> None:
 def test_files_of_a_terabyte_that_take_no_room_on_the_disk_are_refused(tmp_path, name: str, top_k: int, message: str) -> None:
     bundle = write_image_bundle(tmp_path / "image", Weights(), top_k)
     os.truncate(bundle / name, 1 << 40)
-    rewrite(bundle, change("files", name, "size", to=1 << 40))
-    rewrite(bundle, change("tasks", 0, "expert_bytes", to=(bundle / "experts/red.onnx_adapter").stat().st_size))
+    rewrite(bundle, member("files", name, "size", to=1 << 40))
+    rewrite(bundle, member("tasks", 0, "expert_bytes", to=(bundle / "experts/red.onnx_adapter").stat().st_size))
 
     def use() -> None:
         with EdgeModel.open(bundle, threads=1) as model:

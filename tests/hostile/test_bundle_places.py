@@ -4,61 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hub_cache import COMMIT, write_folder
-from tiny_bundle import KINDS, TASKS, Weights, images, relist, write_image_bundle, write_kinds
+from interpreters import every_interpreter, output_of
+from special_files import SPECIAL
+from tiny_bundle import KINDS, TASKS, images
 
-import mingle_edge_runtime
 from mingle_edge_runtime import Bundle, BundleError, EdgeModel
 from mingle_edge_runtime.bundle import mapped_file
-from mingle_edge_runtime.check.verify import verify
 
 IMAGES = images(0, 1, 2, 3)
-INTERPRETERS = [sys.executable, *filter(None, [os.environ.get("MINGLE_ORT_1_20")])]
 NO_PLAIN_FILE = "must be a plain file, not a link"
-
-
-@pytest.fixture
-def bundle(tmp_path) -> Path:
-    """A bundle of the image scope."""
-    return write_image_bundle(tmp_path / "image", Weights())
-
-
-PLACES: dict[str, Callable[[Path], None]] = {
-    "pipe": os.mkfifo,
-    "endless device": lambda path: path.symlink_to("/dev/zero"),
-    "empty device": lambda path: path.symlink_to("/dev/null"),
-    "link to itself": lambda path: path.symlink_to(path.name),
-    "folder": Path.mkdir,
-}
-
-
-@pytest.mark.parametrize("kind", PLACES)
-@pytest.mark.parametrize("name", ["bundle.json", "tower.onnx", "heads/red.npy", "experts/red.onnx_adapter", "golden.npz"])
-def test_what_is_no_plain_file_is_refused_before_it_is_opened(bundle, name: str, kind: str) -> None:
-    (bundle / name).unlink()
-    PLACES[kind](bundle / name)
-    with pytest.raises(BundleError, match=f"{name} {NO_PLAIN_FILE}"):
-        EdgeModel.open(bundle)
-    with pytest.raises(BundleError, match=f"{name} {NO_PLAIN_FILE}"):
-        verify(bundle)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
-def test_a_device_itself_is_refused(bundle) -> None:
-    (bundle / "bundle.json").unlink()
-    try:
-        os.mknod(bundle / "bundle.json", 0o600 | 0o020000, os.makedev(1, 5))  # /dev/zero
-    except PermissionError:
-        (bundle / "bundle.json").symlink_to("/dev/zero")
-    with pytest.raises(BundleError, match=NO_PLAIN_FILE):
-        Bundle.open(bundle)
 
 
 @pytest.mark.parametrize("name", ["tower.onnx", "heads/red.npy", "experts/red.onnx_adapter"])
@@ -87,26 +47,17 @@ def test_a_path_that_is_no_folder_is_refused(tmp_path, monkeypatch, path: str, m
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BundleError, match=message):
         EdgeModel.open(path)
-    for make in (os.mkfifo, Path.touch, lambda path: path.symlink_to(path.name)):
+    for make in (os.mkfifo, Path.touch, SPECIAL["link to itself"]):
         make(tmp_path / "it")
         with pytest.raises(BundleError, match=r"it/bundle.json does not exist|it cannot be read"):
             EdgeModel.open(tmp_path / "it")
         (tmp_path / "it").unlink()
 
 
-@pytest.mark.parametrize("name", ["bundle.json", "backbone.bin", "experts/red.onnx_adapter"])
-def test_what_may_not_be_read_is_neither_missing_nor_damaged(bundle, monkeypatch, name: str) -> None:
-    """Root may read everything, so the system's refusal is played."""
-    real = os.open
-
-    def refuse(path: str | Path, *arguments: int, **options: int) -> int:
-        if str(path).endswith(name):
-            raise PermissionError(13, "Permission denied")
-        return real(path, *arguments, **options)
-
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(BundleError, match=rf"{name} may not be read: give this user the permission to \(Permission denied\)"):
-        EdgeModel.open(bundle, check_hashes=True).embed(IMAGES)
+@pytest.fixture
+def snapshot(bundle, tmp_path) -> Path:
+    """The bundle in a hub's cache."""
+    return hub(tmp_path / "hub", bundle)
 
 
 def hub(cache: Path, bundle: Path, name: str = "models/owner/bundle", relative: bool = True) -> Path:
@@ -122,8 +73,8 @@ def hub(cache: Path, bundle: Path, name: str = "models/owner/bundle", relative: 
 
 @pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_bundle_in_a_hubs_cache_is_served_as_elsewhere(tmp_path, kind, relative: bool) -> None:
-    plain = write_kinds(tmp_path / "plain", Weights())[kind]
+def test_a_bundle_in_a_hubs_cache_is_served_as_elsewhere(tmp_path, bundles, kind, relative: bool) -> None:
+    plain = bundles[kind]
     snapshot = hub(tmp_path / "hub", plain, relative=relative)
     assert (snapshot / "tower.onnx").is_symlink()
     assert f"models--owner--bundle/snapshots/{COMMIT}" in str(snapshot)
@@ -156,21 +107,17 @@ with EdgeModel.open(bundle, threads=1) as model:
 """
 
 
-@pytest.mark.parametrize("interpreter", INTERPRETERS)
-def test_new_and_old_onnxruntime_serve_from_a_hubs_cache(tmp_path, bundle, interpreter: str) -> None:
-    snapshot = hub(tmp_path / "hub", bundle)
+@every_interpreter
+def test_new_and_old_onnxruntime_serve_from_a_hubs_cache(tmp_path, bundle, snapshot, interpreter: str) -> None:
     np.save(tmp_path / "images.npy", IMAGES)
-    environment = os.environ | {"PYTHONPATH": str(Path(mingle_edge_runtime.__file__).parents[1])}
-    command = [interpreter, "-c", SERVE, str(snapshot), str(tmp_path / "images.npy"), str(tmp_path / "embeds.npy")]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert (run.returncode, run.stderr) == (0, "")
+    output_of(interpreter, "-c", SERVE, snapshot, tmp_path / "images.npy", tmp_path / "embeds.npy")
     with EdgeModel.open(bundle, threads=1) as model:
         np.testing.assert_allclose(np.load(tmp_path / "embeds.npy"), model.embed(IMAGES), atol=1e-5)
 
 
-def test_a_hubs_cache_is_served_where_the_system_has_no_descriptors(tmp_path, bundle, monkeypatch) -> None:
+def test_a_hubs_cache_is_served_where_the_system_has_no_descriptors(tmp_path, snapshot, monkeypatch) -> None:
     monkeypatch.setattr(mapped_file, "_DESCRIPTORS", tmp_path / "absent")
-    with EdgeModel.open(hub(tmp_path / "hub", bundle)) as model:
+    with EdgeModel.open(snapshot) as model:
         model.embed(IMAGES)
 
 
@@ -189,20 +136,15 @@ ESCAPES: dict[str, Callable[[Path, Path], str | Path]] = {
 
 @pytest.mark.parametrize("name", ["backbone.bin", "bundle.json"])
 @pytest.mark.parametrize("where", ESCAPES)
-def test_no_link_of_a_hubs_cache_leads_out_of_its_blobs(tmp_path, bundle, where: str, name: str) -> None:
-    snapshot = hub(tmp_path / "hub", bundle)
+def test_no_link_of_a_hubs_cache_leads_out_of_its_blobs(tmp_path, snapshot, where: str, name: str) -> None:
     repository = snapshot.parents[1]
     (repository / "blobs/deeper").mkdir()
     (tmp_path / "hub/models--other--one/blobs").mkdir(parents=True)
     (repository / "aside").symlink_to(repository.parent)
     content = (snapshot / name).read_bytes()
-    for folder in (
-        "",
-        "hub",
-        *(f"hub/{repository.name}{inside}" for inside in ("", "/blobs/deeper")),
-        "hub/models--other--one/blobs",
-    ):
-        (tmp_path / folder / "secret.bin").write_bytes(content)
+    others = (repository, repository / "blobs/deeper", tmp_path / "hub/models--other--one/blobs")
+    for folder in (tmp_path, tmp_path / "hub", *others):
+        (folder / "secret.bin").write_bytes(content)
     (repository / "blobs/link").symlink_to(repository / "secret.bin")
     (snapshot / name).unlink()
     (snapshot / name).symlink_to(ESCAPES[where](snapshot, repository / "blobs"))
@@ -210,8 +152,7 @@ def test_no_link_of_a_hubs_cache_leads_out_of_its_blobs(tmp_path, bundle, where:
         EdgeModel.open(snapshot)
 
 
-def test_blobs_that_are_a_link_are_not_followed(tmp_path, bundle) -> None:
-    snapshot = hub(tmp_path / "hub", bundle)
+def test_blobs_that_are_a_link_are_not_followed(tmp_path, snapshot) -> None:
     blobs = snapshot.parents[1] / "blobs"
     blobs.rename(tmp_path / "elsewhere")
     blobs.symlink_to(tmp_path / "elsewhere")
@@ -220,15 +161,13 @@ def test_blobs_that_are_a_link_are_not_followed(tmp_path, bundle) -> None:
 
 
 @pytest.mark.parametrize("name", ["owner--bundle", "models-owner", "snapshots"])
-def test_only_a_hubs_cache_may_have_links(tmp_path, bundle, name: str) -> None:
-    snapshot = hub(tmp_path / "hub", bundle)
+def test_only_a_hubs_cache_may_have_links(tmp_path, snapshot, name: str) -> None:
     snapshot.parents[1].rename(tmp_path / "hub" / name)
     with pytest.raises(BundleError, match=NO_PLAIN_FILE):
         EdgeModel.open(tmp_path / "hub" / name / "snapshots" / COMMIT)
 
 
-def test_a_blob_that_is_replaced_while_it_is_served_is_an_error(tmp_path, bundle) -> None:
-    snapshot = hub(tmp_path / "hub", bundle)
+def test_a_blob_that_is_replaced_while_it_is_served_is_an_error(tmp_path, snapshot) -> None:
     with EdgeModel.open(snapshot) as model:
         blob = (snapshot / "experts/green.onnx_adapter").resolve()
         (tmp_path / "other").write_bytes(blob.read_bytes())
@@ -237,13 +176,3 @@ def test_a_blob_that_is_replaced_while_it_is_served_is_an_error(tmp_path, bundle
             model.embed(IMAGES, task="green")
         (snapshot / "experts/red.onnx_adapter").unlink()  # a link; the blob is what was opened
         model.embed(IMAGES, task="red")
-
-
-@pytest.mark.parametrize("link", [os.symlink, os.link])
-def test_onnxruntime_alone_is_not_relied_on(bundle, tmp_path, link) -> None:
-    """Its releases differ in which linked weights they read; the bundle's own rule refuses them all."""
-    shutil.move(bundle / "backbone.bin", tmp_path / "outside.bin")
-    link(tmp_path / "outside.bin", bundle / "backbone.bin")
-    relist(bundle, "backbone.bin")
-    with pytest.raises(BundleError, match=NO_PLAIN_FILE):
-        EdgeModel.open(bundle)

@@ -6,19 +6,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import fuzz_process
 import pytest
 from fuzz_corpus import write_corpus
-
-import mingle_edge_runtime
+from interpreters import every_interpreter, output_of
 
 SEED = 20
-INTERPRETERS = [sys.executable, *filter(None, [os.environ.get("MINGLE_ORT_1_20")])]
 RUNTIME_CASES = {"bundle.json": 350, "bundle files": 450, "verify": 100, "pictures": 400}
 WORKSTATION_CASES = {"merged model": 200, "task file": 200, "parquet": 100, "checkpoint": 100, "pictures, workstation": 100}
 
@@ -31,14 +27,11 @@ def corpus(tmp_path_factory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("fuzz") / "corpus", exported=False)
 
 
-@pytest.mark.parametrize("interpreter", INTERPRETERS, ids=["newest", "oldest"][: len(INTERPRETERS)])
+@every_interpreter
 @pytest.mark.parametrize("target", RUNTIME_CASES)
 def test_the_runtime_answers_rightly_or_refuses(corpus, interpreter: str, target: str) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(mingle_edge_runtime.__file__).parents[1])}
-    command = [interpreter, fuzz_process.__file__, corpus, "--target", target, "--seed", SEED, "--count", RUNTIME_CASES[target]]
-    run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr) == (0, "")
-    outcomes = json.loads(run.stdout)
+    options = ("--target", target, "--seed", SEED, "--count", RUNTIME_CASES[target])
+    outcomes = json.loads(output_of(interpreter, fuzz_process.__file__, corpus, *options))
     assert outcomes["findings"] == []
     assert sum(outcomes["counts"].values()) == RUNTIME_CASES[target]
 

@@ -1,0 +1,34 @@
+"""Fixtures that tests of hostile input share."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from special_files import folder_for_all
+
+LONGEST = 60  # seconds that no test comes near to
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting() -> Iterator[None]:
+    """Fail a test that waits for something that never comes, as the writer of a pipe or a lock."""
+
+    def fail(number: int, frame: FrameType | None) -> None:
+        pytest.fail(f"it waits longer than {LONGEST} seconds")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(LONGEST)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that every user may enter."""
+    with folder_for_all() as folder:
+        yield folder
