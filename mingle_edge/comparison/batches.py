@@ -27,7 +27,7 @@ class ImageRows:
     """One row per image for every key, such as its embedding under one expert."""
 
     def __init__(self, budget: int = KEPT_BYTES) -> None:
-        self._rows: dict[tuple[Hashable, str], tuple[Tensor, Tensor]] = {}  # rows [images, d], which are known [images]
+        self._rows: dict[tuple[Hashable, str], dict[int, Tensor]] = {}  # by number of the image
         self._left = budget
 
     def of(
@@ -37,36 +37,14 @@ class ImageRows:
 
         `key` names everything but the image that a row depends on.
         """
+        kept = self._rows.setdefault((key, batch.source), {})
         places = list(range(len(batch.numbers))) if places is None else places
-        numbers = torch.tensor([batch.numbers[place] for place in places])
-        stored = self._rows.get((key, batch.source))
-        known = torch.zeros(len(numbers), dtype=torch.bool)
-        if stored is not None:
-            within = numbers < len(stored[1])
-            known[within] = stored[1][numbers[within]]
-        if known.all() and stored is not None:
-            return stored[0][numbers.to(stored[0].device)]
-        missing = (~known).nonzero().flatten().tolist()
-        images = batch.images if len(missing) == len(batch.images) else batch.images[[places[i] for i in missing]]
-        new = compute(images)
-        self._keep((key, batch.source), numbers[missing], new)
-        if len(missing) == len(numbers) or stored is None:
-            return new
-        rows = new.new_empty(len(numbers), *new.shape[1:])
-        rows[missing] = new
-        rows[known.to(rows.device)] = stored[0][numbers[known].to(rows.device)]
-        return rows
-
-    def _keep(self, key: tuple[Hashable, str], numbers: Tensor, new: Tensor) -> None:
-        rows, known = self._rows.get(key, (new.new_empty(0, *new.shape[1:]), torch.zeros(0, dtype=torch.bool)))
-        if (more := int(numbers.max()) + 1 - len(known)) > 0:
-            more = max(more, len(known))  # room for twice as many: few copies in all
-            bytes_more = more * new[0].numel() * new.element_size()
-            if bytes_more > self._left:
-                return
-            self._left -= bytes_more
-            rows = torch.cat([rows, rows.new_empty(more, *rows.shape[1:])])
-            known = torch.cat([known, torch.zeros(more, dtype=torch.bool)])
-        rows[numbers.to(rows.device)] = new
-        known[numbers] = True
-        self._rows[key] = (rows, known)
+        rows = {batch.numbers[place]: kept.get(batch.numbers[place]) for place in places}
+        if missing := [place for place in places if rows[batch.numbers[place]] is None]:
+            computed = compute(batch.images[missing])
+            new = {batch.numbers[place]: row for place, row in zip(missing, computed, strict=True)}
+            rows |= new
+            if (size := computed.numel() * computed.element_size()) <= self._left:
+                self._left -= size
+                kept |= new
+        return torch.stack([row for row in rows.values() if row is not None])

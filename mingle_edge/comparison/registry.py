@@ -35,7 +35,7 @@ class MethodSpec:
     name: str
     summary: str  # one line: idea and source
     implementation: str  # `module:name` in `mingle_edge.comparison.methods`, called with a workbench and the parameters
-    published: Published  # number of tasks -> every parameter with its published value
+    published: Published = lambda tasks: {}  # number of tasks -> every parameter with its published value
     grid: Grid = ()  # `TRIALS` parameter changes, or none where nothing is to be tuned
 
     def build(self, workbench: Workbench, parameters: Mapping[str, Any]) -> ContinualMethod:
@@ -62,14 +62,9 @@ def _grid(names: str, *values: float | tuple[Any, ...]) -> Grid:
 _TIES_GRID = _grid("scaling keep", (0.1, 0.2), (0.2, 0.2), (0.3, 0.2), (0.5, 0.2), (0.3, 0.5))
 _SHARES = _grid("share", 0.2, 0.35, 0.5, 0.65, 0.8)
 _STATIC = (
-    MethodSpec("pretrained", "the backbone for every task", "references:Pretrained", _always()),
-    MethodSpec("individual", "each task's own model, told the task: the upper end", "references:Individual", _always()),
-    MethodSpec(
-        "weight-averaging",
-        "running mean of the fine-tuned models (arXiv 2203.05482)",
-        "static:weight_averaging",
-        _always(),
-    ),
+    MethodSpec("pretrained", "the backbone for every task", "references:Pretrained"),
+    MethodSpec("individual", "each task's own model, told the task: the upper end", "references:Individual"),
+    MethodSpec("weight-averaging", "running mean of the fine-tuned models (arXiv 2203.05482)", "static:weight_averaging"),
     MethodSpec(
         "task-arithmetic",
         "scaled sum of the task vectors (arXiv 2212.04089)",
@@ -223,25 +218,20 @@ _LAYER_SCOPE = (
 
 # Nothing is tuned where nothing is learned: experts are truncated task vectors, the router is in closed form, and its depth is
 # chosen on the seeds. Rank and top_k trade bytes for accuracy and are not the tuner's to choose.
-_IMAGE = {"rank": 64, "layers": "attn+mlp", "router_blocks": "auto", "router_augmentations": 16, "top_k": 1}
+_IMAGE: dict[str, Any] = {"rank": 64, "layers": "attn+mlp", "router_blocks": "auto", "router_augmentations": 16, "top_k": 1}
+
+
+def _image(name: str, summary: str, **changes: Any) -> MethodSpec:
+    return MethodSpec(name, summary, "image_scope:ImageScope", _always(**_IMAGE | changes))
+
+
 _IMAGE_SCOPE = (
-    MethodSpec(
-        "image",
-        "one route per image, complete experts, the most probable alone (ours)",
-        "image_scope:ImageScope",
-        _always(**_IMAGE),
-    ),
-    MethodSpec(
-        "image-weighted",
-        "image, with the 2 most probable experts mixed by posterior (ours)",
-        "image_scope:ImageScope",
-        _always(**_IMAGE | {"top_k": 2}),
-    ),
-    MethodSpec(
+    _image("image", "one route per image, complete experts, the most probable alone (ours)"),
+    _image("image-weighted", "image, with the 2 most probable experts mixed by posterior (ours)", top_k=2),
+    _image(
         "image-low-rank-only",
         "image, with experts of low-rank pairs alone: static experts of the layer scope and a router (control)",
-        "image_scope:ImageScope",
-        _always(**_IMAGE, complete=False),
+        complete=False,
     ),
 )
 

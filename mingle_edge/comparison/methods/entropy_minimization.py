@@ -24,24 +24,20 @@ def prediction_entropy(logits: Tensor) -> Tensor:
 
 def minimize_entropy(
     logits: Callable[[Tensor], Tensor], trained: Sequence[Tensor], batches: Iterable[Tensor], learning_rate: float
-) -> list[float]:
+) -> None:
     """Change the `trained` tensors in place by Adam, one step per batch of images `[B, 3, H, W]`.
 
-    `logits` maps images to `[B, classes]` through the trained tensors. No label is read. Returns the loss before each step.
+    `logits` maps images to `[B, classes]` through the trained tensors. No label is read.
     """
     for tensor in trained:
         tensor.requires_grad_(True)
     optimizer = torch.optim.Adam(trained, lr=learning_rate)
-    losses = []
     for images in batches:
         optimizer.zero_grad()
-        loss = prediction_entropy(logits(images))
-        torch.autograd.backward(loss, inputs=list(trained))
+        torch.autograd.backward(prediction_entropy(logits(images)), inputs=list(trained))
         optimizer.step()
-        losses.append(loss.item())
     for tensor in trained:
         tensor.requires_grad_(False)
-    return losses
 
 
 def seed_batches(workbench: Workbench, task: FinetunedTask, size: int, steps: int) -> Iterator[Tensor]:

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.method import Workbench, once
 from mingle_edge.comparison.methods.image_router import ImageRouter, Route
-from mingle_edge.comparison.methods.towers import backbone_embeddings, tower_bytes
+from mingle_edge.comparison.methods.towers import backbone_embeddings, embed_by_task, tower_bytes
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.settings import Settings
 from mingle_edge.evaluation.answers import Answers
@@ -93,27 +93,19 @@ class ImageScope:
         """Return embeddings along the route of each image."""
         weights, tasks = route.posterior.topk(min(self.top_k, len(self._experts)), dim=1)
         weights = weights / weights.sum(1, keepdim=True)
-        alone: dict[int, list[int]] = {}  # task, or -1 for the plain backbone -> places in the batch
-        mixed: list[int] = []
-        first = torch.where(route.claimed, tasks[:, 0], -1).tolist()
-        for place, (task, share) in enumerate(zip(first, weights[:, 0].tolist(), strict=True)):
-            if task < 0 or share >= 1 - ALONE:
-                alone.setdefault(task, []).append(place)
-            else:
-                mixed.append(place)
-        names = list(self._experts)
-        embeds = torch.empty(len(tasks), self.workbench.architecture.output_dim, device=self.workbench.device)
-        for task, places in alone.items():
-            embeds[places] = (
-                self._embed(batch, names[task], places) if task >= 0 else backbone_embeddings(batch, self.workbench, places)
-            )
         experts = [expert for _, expert in self._experts.values()]
         at_once = max(1, MIXED_BYTES // max(1, self.top_k * max(map(_bytes, experts))))
-        for start in range(0, len(mixed), at_once):
-            places = mixed[start : start + at_once]
-            chosen = [[experts[task] for task in row] for row in tasks[places].tolist()]
-            embeds[places] = embed_mixtures(batch.images[places], chosen, weights[places], self.workbench)
-        return embeds
+
+        def embed(task: int, places: list[int]) -> Tensor:
+            if task < len(experts):
+                return self._embed(batch, list(self._experts)[task], places)
+            parts = [places[start : start + at_once] for start in range(0, len(places), at_once)]
+            chosen = [[[experts[task] for task in row] for row in tasks[part].tolist()] for part in parts]
+            pairs = zip(parts, chosen, strict=True)
+            return torch.cat([embed_mixtures(batch.images[part], own, weights[part], self.workbench) for part, own in pairs])
+
+        alone_or_mixed = torch.where(weights[:, 0] >= 1 - ALONE, tasks[:, 0], len(experts))
+        return embed_by_task(batch, torch.where(route.claimed, alone_or_mixed, -1), embed, self.workbench)
 
     def _embed(self, batch: TestBatch, task: str, places: list[int] | None = None) -> Tensor:
         """Return embeddings under one expert, which depend on the image alone."""

@@ -12,6 +12,7 @@ arXiv 2505.11883. The computation is that of `mingle-edge merge`, scope `layer`,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,7 +22,7 @@ from mingle_edge.clip.vision_tower import Linear, Parameters, plain_linear
 from mingle_edge.comparison.batches import ImageRows, TestBatch
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.comparison.methods.image_router import ImageRouter
-from mingle_edge.comparison.methods.towers import backbone_embeddings, tower_bytes
+from mingle_edge.comparison.methods.towers import backbone_embeddings, embed_by_task, tower_bytes
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.settings import CONSTANT_START, Pooling, Settings
 from mingle_edge.evaluation.answers import Answers
@@ -79,7 +80,6 @@ class LayerScope:
         self._state = LayerState()
         self._alone: dict[int, dict[str, GatedExperts]] = {}  # by task number
         self._named = ImageRows()
-        self._named_batches: dict[tuple[str, str, tuple[int, ...]], Tensor] = {}
 
     def add(self, task: FinetunedTask) -> None:
         """See `ContinualMethod`."""
@@ -89,7 +89,7 @@ class LayerScope:
         self._state = merge_components(learner, self._state, self.components, self.constant)
         self._names.append(task.name)
         if self.components == "adaptation":  # nothing else changes an older task's gates
-            self._alone, self._named, self._named_batches = {}, ImageRows(), {}
+            self._alone, self._named = {}, ImageRows()
 
     @torch.inference_mode()
     def answer(self, batch: TestBatch) -> Answers:
@@ -100,23 +100,13 @@ class LayerScope:
             top_k = None if self.top_k is None else min(self.top_k, len(self._names))
             return Answers(self._embed(batch.images, self._state.experts, top_k))
         route = self.router.route(batch)
-        embeds = torch.empty(len(batch.numbers), self.workbench.architecture.output_dim, device=self.workbench.device)
-        for task in sorted(set(route.tasks.tolist())):
-            places = (route.tasks == task).nonzero().flatten().tolist()
-            embeds[places] = (
-                self._embed_alone(batch, task, places) if task >= 0 else backbone_embeddings(batch, self.workbench, places)
-            )
+        embeds = embed_by_task(batch, route.tasks, partial(self._embed_alone, batch), self.workbench)
         return Answers(embeds, route.posterior, route.claimed, route.tasks)
 
     @torch.inference_mode()
     def answer_named(self, batch: TestBatch, task: str) -> Tensor:
         """See `ContinualMethod`. Only the named task's experts are used, with its gates."""
-        if self.pooling == "image":
-            return self._embed_alone(batch, self._names.index(task))
-        key = (task, batch.source, tuple(batch.numbers))
-        if key not in self._named_batches:
-            self._named_batches[key] = self._embed(batch.images, self._experts_alone(self._names.index(task)), None)
-        return self._named_batches[key]
+        return self._embed_alone(batch, self._names.index(task))
 
     def stored_bytes(self) -> int:
         """See `ContinualMethod`."""
@@ -145,8 +135,9 @@ class LayerScope:
         return workbench.embed(images, linear=linear)
 
     def _embed_alone(self, batch: TestBatch, task: int, places: list[int] | None = None) -> Tensor:
-        """Return, per image, embeddings with one task's experts, which no later task changes."""
-        return self._named.of(task, batch, lambda images: self._embed(images, self._experts_alone(task), None), places)
+        """Return embeddings with one task's experts, which no later task changes; pooled gates make them the batch's."""
+        key = task if self.pooling == "image" else (task, *batch.numbers)
+        return self._named.of(key, batch, lambda images: self._embed(images, self._experts_alone(task), None), places)
 
     def _experts_alone(self, task: int) -> dict[str, GatedExperts]:
         if task not in self._alone:

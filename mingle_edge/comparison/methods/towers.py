@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from mingle_edge.clip.vision_tower import Parameters
@@ -31,8 +34,20 @@ class OneTower:
         return tower_bytes(self.workbench.backbone)
 
     def active_bytes(self) -> int:
-        """Return the bytes of one tower."""
-        return tower_bytes(self.workbench.backbone)
+        """Count all that is stored: nothing is left out for any image."""
+        return self.stored_bytes()
+
+
+def embed_by_task(batch: TestBatch, tasks: Tensor, embed: Callable[[int, list[int]], Tensor], workbench: Workbench) -> Tensor:
+    """Return embeddings `[n, output_dim]` of images under the task that each is given to, `tasks [n]`.
+
+    `embed` takes a task's number and places in the batch; -1 is the plain backbone.
+    """
+    embeds = torch.empty(len(tasks), workbench.architecture.output_dim, device=workbench.device)
+    for task in sorted(set(tasks.tolist())):
+        places = (tasks == task).nonzero().flatten().tolist()
+        embeds[places] = embed(task, places) if task >= 0 else backbone_embeddings(batch, workbench, places)
+    return embeds
 
 
 def backbone_embeddings(batch: TestBatch, workbench: Workbench, places: list[int] | None = None) -> Tensor:

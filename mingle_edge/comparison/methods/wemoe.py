@@ -32,7 +32,7 @@ from mingle_edge.clip.vision_tower import Linear, Parameters, plain_linear
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.comparison.methods.entropy_minimization import minimize_entropy, seed_batches
-from mingle_edge.comparison.methods.towers import backbone_embeddings, tower_bytes
+from mingle_edge.comparison.methods.towers import OneTower
 from mingle_edge.data.calibration_images import task_generator
 from mingle_edge.data.settings import Pooling
 from mingle_edge.evaluation.answers import Answers
@@ -173,28 +173,27 @@ def learn_gates(
     return current()
 
 
-class WeightEnsemblingMixture:
-    """One run over one order of tasks."""
+class WeightEnsemblingMixture(OneTower):
+    """One run over one order of tasks; the tower is merged outside the MLPs, and inside pretrained."""
 
     def __init__(self, workbench: Workbench, parameters: Mapping[str, Any], *, published: bool) -> None:
-        self.workbench = workbench
+        super().__init__(workbench)
         self.settings = parameters
         self.published = published  # attention alone merged, no biases in experts, a smaller rank after the first task
-        self.merged: Parameters = workbench.backbone  # outside the MLPs; inside, the pretrained values
         self.mlps: dict[str, GatedMlp] = {}
 
     def add(self, task: FinetunedTask) -> None:
         """Merge outside the MLPs, add the task's experts and learn the gates."""
         bench, settings = self.workbench, self.settings
         rank = settings["later_rank"] if self.published and self.mlps else settings["rank"]
-        self.merged = merge_outside_mlps(
-            self.merged, task.finetuned, bench.backbone, settings["start"], attention_only=self.published
+        self.tower = merge_outside_mlps(
+            self.tower, task.finetuned, bench.backbone, settings["start"], attention_only=self.published
         )
         appended = append_experts(self.mlps, task, bench, rank=rank, start=settings["start"], with_biases=not self.published)
         self.mlps = learn_gates(
             bench,
             task,
-            self.merged,
+            self.tower,
             appended,
             seed_batches(bench, task, settings["batch_size"], settings["steps"]),
             freezes_earlier=settings["freezes_earlier"],
@@ -204,12 +203,9 @@ class WeightEnsemblingMixture:
     def answer(self, batch: TestBatch) -> Answers:
         """Embed with gate values per image or pooled over the batch; before the first task with the pretrained model."""
         if not self.mlps:
-            return Answers(backbone_embeddings(batch, self.workbench))
-        linear = mixture_linear(self.merged, self.mlps, self.settings["pooling"])
-        return Answers(self.workbench.embed(batch.images, self.merged, linear))
-
-    def answer_named(self, batch: TestBatch, task: str) -> None:
-        """Leave it at P1: the gates read the image alone."""
+            return super().answer(batch)
+        linear = mixture_linear(self.tower, self.mlps, self.settings["pooling"])
+        return Answers(self.workbench.embed(batch.images, self.tower, linear))
 
     def stored_bytes(self) -> int:
         """Count one model, the experts and the gates."""
@@ -218,11 +214,7 @@ class WeightEnsemblingMixture:
             parameters += mlp.gate_weight.numel() + mlp.gate_bias.numel()
             for experts in (mlp.fc1, mlp.fc2):
                 parameters += experts.A.numel() + experts.B.numel() + (0 if self.published else experts.bias.numel())
-        return tower_bytes(self.merged) + BYTES * parameters
-
-    def active_bytes(self) -> int:
-        """Count all of it: no expert is left out."""
-        return self.stored_bytes()
+        return super().stored_bytes() + BYTES * parameters
 
 
 def _no_experts(like: Tensor) -> ExpertSum:
