@@ -6,6 +6,7 @@ that neither objects of any class beside or around the tensors nor TorchScript's
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -27,8 +28,11 @@ LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 MOST_PICKLE = 16 << 20
 """Bytes of what a PyTorch archive holds besides the values of its tensors; a CLIP model's has about 100 thousand."""
 MOST_DEPTH = 64
-MOST_CONTAINERS = 1 << 18
-"""How deep containers may lie in each other, and how many are looked into; a few bytes can stand for any number of them."""
+MOST_OBJECTS = 1 << 18
+MOST_NAME = 512
+"""How deep containers may lie in each other, how many they and the tensors in them may be, and how long a tensor's name; a few
+bytes can stand for any number of them."""
+LARGEST = 1 << 60  # elements of a tensor, whose number is counted in 64 bits
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of an entry of a zip file: its mark, lengths of name and extra field
 _STORAGES = {
@@ -95,17 +99,16 @@ def read_torch_archive(path: Path) -> ArchiveContent:
     try:
         with path.open("rb") as file:
             root, storages = _read_zip(path, file) if file.read(4) == ZIP else _read_legacy(path, file)
-        content, containers = ArchiveContent(), 0
+        content, objects = ArchiveContent(), 0
         for name, value in _walk(root, "", ()):
+            objects += 1
             if isinstance(value, Mapping | list | tuple):
-                containers += 1 + len(value) // 128  # looking through plain numbers is quick
-                if containers > MOST_CONTAINERS:
-                    raise CheckpointError(
-                        f"{path} holds more than {MOST_CONTAINERS} lists and dicts; save model.state_dict() alone"
-                    )
-            elif isinstance(value, Called):
+                objects += len(value) // 128  # to look through plain numbers is quick
+            if objects > MOST_OBJECTS:
+                raise CheckpointError(f"{path} holds more than {MOST_OBJECTS} objects; save model.state_dict() alone")
+            if isinstance(value, Called):
                 content.others[name] = _kind(value)
-            else:
+            elif isinstance(value, _Tensor):
                 location = _locate(path, name, value, storages)
                 if content.tensors.setdefault(name, location) != location:
                     raise CheckpointError(f"{path} holds two tensors called {shown(name)}; save model.state_dict() alone")
@@ -178,6 +181,8 @@ def _read_legacy(path: Path, file: BinaryIO) -> tuple[Any, dict[str, _Values]]:
         raise _converted(path, "was written on a machine that puts the largest byte first")
     storages, start = {}, stream.tell()
     for key in keys:
+        if not isinstance(key, str):  # to hash it could take forever
+            raise ValueError("a storage without a name")
         file.seek(start)
         (elements,) = struct.unpack("<q", file.read(8))
         if elements != seen[key].elements:
@@ -254,7 +259,9 @@ def _slots(state: object) -> tuple[object, ...]:
 
 
 def _joined(name: str, key: object) -> str:
-    text = str(key) if isinstance(key, str | int) else "?"
+    text = key if isinstance(key, str) else str(key) if isinstance(key, int) else "?"
+    if len(name) + len(text) > MOST_NAME:
+        raise ValueError(f"a name of more than {MOST_NAME} characters")
     return f"{name}.{text}" if name else text
 
 
@@ -276,10 +283,16 @@ def _tensor(value: Called) -> _Tensor | None:
 
 
 def _checked(storage: _Storage, dtype: str, offset: object, shape: object, strides: object) -> _Tensor:
-    for numbers in ((offset,), shape, strides):
-        if not isinstance(numbers, tuple) or any(type(number) is not int or number < 0 for number in numbers):
-            raise ValueError("a tensor whose sizes are none")
-    return _Tensor(storage, dtype, offset, shape, strides)  # type: ignore[arg-type]
+    (start,), sizes, steps = (_numbers(value) for value in ((offset,), shape, strides))
+    if math.prod(max(size, 1) for size in sizes) > LARGEST:
+        raise ValueError("a tensor larger than any")
+    return _Tensor(storage, dtype, start, sizes, steps)
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    if not isinstance(value, tuple) or any(type(number) is not int or not 0 <= number <= LARGEST for number in value):
+        raise ValueError("a tensor whose sizes are none")
+    return value
 
 
 def _locate(path: Path, name: str, tensor: _Tensor, storages: Mapping[str, _Values]) -> TensorLocation:

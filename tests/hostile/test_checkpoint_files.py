@@ -24,7 +24,7 @@ from torch import Tensor
 from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture, safetensors_file, torch_archive
 from mingle_edge.checkpoints.safetensors_file import MOST_HEADER
 from mingle_edge.checkpoints.stored_tensors import open_tensors
-from mingle_edge.checkpoints.torch_archive import MOST_PICKLE
+from mingle_edge.checkpoints.torch_archive import MOST_NAME, MOST_PICKLE
 from mingle_edge.core.errors import CheckpointError
 
 
@@ -214,9 +214,30 @@ class TestTorch:
         """A few bytes stand for 2 to the power of 40 containers; a cycle stands for any number."""
         laughs = b"\x80\x02]q\0" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(40)) + b"."
         cycle = b"\x80\x02]q\0h\0a."
-        with pytest.raises(CheckpointError, match=r"laughs\.pt holds more than \d+ lists"):
+        with pytest.raises(CheckpointError, match=r"laughs\.pt holds more than \d+ objects"):
             open_tensors(archive(tmp_path / "laughs.pt", entries_of({}) | {"data.pkl": laughs}))
         assert open_tensors(archive(tmp_path / "cycle.pt", entries_of({}) | {"data.pkl": cycle})).names() == []
+
+    def test_one_tensor_or_name_that_stands_for_many(self, tmp_path: Path) -> None:
+        key = b"X" + struct.pack("<I", MOST_NAME) + b"a" * MOST_NAME
+        name = b"\x80\x02}" + key + b"q\0}h\0]ss."
+        with pytest.raises(CheckpointError, match=r"name\.pt is damaged .*a name of more than \d+ characters"):
+            open_tensors(archive(tmp_path / "name.pt", entries_of({}) | {"data.pkl": name}))
+        torch.save([torch.zeros(3)] * (1 << 18), tmp_path / "many.pt")
+        with pytest.raises(CheckpointError, match=r"many\.pt holds more than \d+ objects"):
+            open_tensors(tmp_path / "many.pt")
+
+    @pytest.mark.parametrize("sizes", [(-1,), (1 << 62, 0), (1 << 40, 0, 1 << 40), (True,), (1.5,), ("3",)])
+    def test_sizes_that_are_none(self, tmp_path: Path, sizes: tuple[Any, ...]) -> None:
+        class Odd:
+            def __reduce__(self) -> tuple[Any, ...]:
+                storage = torch.zeros(3).untyped_storage()
+                typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=torch.float32, _internal=True)
+                return torch._utils._rebuild_tensor_v2, (typed, 0, sizes, (1,) * len(sizes), False, {})
+
+        torch.save({"a": Odd()}, tmp_path / "sizes.pt")
+        with pytest.raises(CheckpointError, match=r"sizes\.pt is damaged"):
+            open_tensors(tmp_path / "sizes.pt")
 
     def test_more_values_than_are_stored(self, tmp_path: Path) -> None:
         """A few bytes can stand for a tensor of any shape, which a float32 copy would give its memory."""
