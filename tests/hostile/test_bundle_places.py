@@ -176,3 +176,12 @@ def test_a_blob_that_is_replaced_while_it_is_served_is_an_error(tmp_path, snapsh
             model.embed(IMAGES, task="green")
         (snapshot / "experts/red.onnx_adapter").unlink()  # a link; the blob is what was opened
         model.embed(IMAGES, task="red")
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_linked_files_are_refused(bundle, tmp_path, link) -> None:
+    """Releases of ONNX Runtime differ in which linked weights they read; the bundle's own rule refuses them all."""
+    shutil.move(bundle / "backbone.bin", tmp_path / "outside.bin")
+    link(tmp_path / "outside.bin", bundle / "backbone.bin")
+    with pytest.raises(BundleError, match=NO_PLAIN_FILE):
+        EdgeModel.open(bundle)
