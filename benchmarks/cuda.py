@@ -69,7 +69,7 @@ def measure(bundle: Bundle, providers: list[str], runs: int, threads: int | None
     pixels += np.float32(0.1) * np.random.default_rng(0).standard_normal(pixels.shape, dtype=np.float32)
     device = on_device(bundle, providers, threads=threads)
     with EdgeModel.open(bundle.root, threads=threads) as host:
-        found = {"parity": parity(device, host, pixels)}
+        figures = {"parity": parity(device, host, pixels)}
         tasks = cycle(bundle.index.task_names)
         dense = Session(bundle.graph(bundle.index.dense), providers, threads, one_by_one=bundle.index.one_by_one)
         ways: dict[str, Callable[[NDArray[np.float32]], object]] = {
@@ -79,8 +79,8 @@ def measure(bundle: Bundle, providers: list[str], runs: int, threads: int | None
         }
         if providers[0] == CPU:
             ways["adapter"] = lambda values: host.scope.embed(values, next(tasks))
-        found["latency"] = {f"batch {size}": latency(ways, pixels[:size], max(5, runs // size)) for size in BATCHES}
-    return found | {"placement": placement(device), "notes": device.experts.stats().notes}
+        figures["latency"] = {f"batch {size}": latency(ways, pixels[:size], max(5, runs // size)) for size in BATCHES}
+    return figures | {"placement": placement(device), "notes": device.experts.stats().notes}
 
 
 def parity(device: Scope, host: EdgeModel, pixels: NDArray[np.float32]) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def latency(ways: dict[str, Callable[[Any], object]], values: NDArray[np.float32
 def placement(device: Scope) -> dict[str, dict[str, int]]:
     """Count the nodes of each graph by provider."""
     return {
-        graph: {provider: sum(operators.values()) for provider, operators in found.items()}
-        for graph, found in device.placement().items()
+        graph: {provider: sum(operators.values()) for provider, operators in providers.items()}
+        for graph, providers in device.placement().items()
     }
 
 

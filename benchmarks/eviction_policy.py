@@ -126,7 +126,7 @@ def size(item: Item) -> int:
 def traces(requests: int) -> dict[str, tuple[Trace, Sequence[int]]]:
     """Return traces by name, each with the rooms to replay it in."""
     random = np.random.default_rng(0)
-    found: dict[str, tuple[Trace, Sequence[int]]] = {"two in turn": ([[i % 2] for i in range(requests)], [2])}
+    by_name: dict[str, tuple[Trace, Sequence[int]]] = {"two in turn": ([[i % 2] for i in range(requests)], [2])}
     for tasks in (8, 20):
         steady = zipf(random, tasks, requests, 1.0)
         kinds = {
@@ -140,12 +140,12 @@ def traces(requests: int) -> dict[str, tuple[Trace, Sequence[int]]]:
             "drift": [(task + i // 200) % tasks for i, task in enumerate(zipf(random, tasks, requests, 1.2))],
         }
         for kind, routes in kinds.items():
-            found[f"{kind}, {tasks} tasks"] = ([[task] for task in routes], sorted({2, tasks // 4, tasks // 2}))
+            by_name[f"{kind}, {tasks} tasks"] = ([[task] for task in routes], sorted({2, tasks // 4, tasks // 2}))
         whole = sum(LAYER_SIZES) * LAYERS // len(LAYER_SIZES)
         for kind in ("zipf 1.0", "mission", "video", "drift"):
             by_layer = layer_by_layer(random, tasks, kinds[kind][: requests // 8])
-            found[f"layers, {kind}, {tasks} tasks"] = (by_layer, [whole, 2 * whole, 4 * whole])
-    return found
+            by_name[f"layers, {kind}, {tasks} tasks"] = (by_layer, [whole, 2 * whole, 4 * whole])
+    return by_name
 
 
 def zipf(random: np.random.Generator, tasks: int, requests: int, exponent: float) -> list[int]:

@@ -77,20 +77,20 @@ def interpreters(target: str) -> dict[str, str]:
 
 def run_all(counts: dict[str, int], corpus: Path, seed: int, jobs: int) -> dict[tuple[str, str], dict[str, Any]]:
     """Outcomes by target and ONNX Runtime, from processes side by side."""
-    pieces = [
+    chunks = [
         (target, version, interpreter, first, min(CHUNK, count - first))
         for target, count in counts.items()
         for version, interpreter in interpreters(target).items()
         for first in range(0, count, CHUNK)
     ]
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    by_target: dict[tuple[str, str], dict[str, Any]] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        results = pool.map(lambda piece: run_piece(piece[0], piece[2], corpus, seed, *piece[3:]), pieces)
-        for (target, version, *_), outcomes in zip(pieces, results, strict=True):
-            whole = found.setdefault((target, version), {"counts": Counter(), "findings": []})
+        results = pool.map(lambda piece: run_piece(piece[0], piece[2], corpus, seed, *piece[3:]), chunks)
+        for (target, version, *_), outcomes in zip(chunks, results, strict=True):
+            whole = by_target.setdefault((target, version), {"counts": Counter(), "findings": []})
             whole["counts"].update(outcomes["counts"])
             whole["findings"] += outcomes["findings"]
-    return found
+    return by_target
 
 
 def run_piece(target: str, interpreter: str, corpus: Path, seed: int, first: int, count: int) -> dict[str, Any]:
@@ -114,10 +114,10 @@ def tell_one(targets: Iterable[str], corpus: Path, seed: int, number: int) -> No
             print(f"{target}, {version}: {outcomes['counts']} {outcomes['findings']}")
 
 
-def print_table(found: dict[tuple[str, str], dict[str, Any]]) -> None:
+def print_table(by_target: dict[tuple[str, str], dict[str, Any]]) -> None:
     """Outcomes by target and ONNX Runtime, in Markdown, and some of what must not be."""
     print("| target | ONNX Runtime | cases | right | refused | must not be |\n| --- | --- | --- | --- | --- | --- |")
-    for (target, version), outcomes in found.items():
+    for (target, version), outcomes in by_target.items():
         counts: dict[str, int] = outcomes["counts"]
         right: list[str] = []
         refused: list[str] = []
@@ -127,7 +127,7 @@ def print_table(found: dict[tuple[str, str], dict[str, Any]]) -> None:
             column.append(f"{outcome.removeprefix('right, ').removeprefix('refused: ')} {count}")
         cells = [target, version, sum(counts.values()), *(", ".join(column) or "0" for column in (right, refused, wrong))]
         print("| " + " | ".join(map(str, cells)) + " |")
-    for (_, version), outcomes in found.items():
+    for (_, version), outcomes in by_target.items():
         for finding in outcomes["findings"][:SHOWN]:
             print(f"{finding['target']} {finding['number']}, {version}: {finding['change']}: {finding['outcome']}")
 

@@ -52,8 +52,8 @@ def main(options: Sequence[str] | None = None) -> None:
         figures = in_processes(bundles, arguments.rounds, arguments.threads)
         figures |= latencies(bundles, arguments.rounds, arguments.threads)
     print(f"{len(few['tasks'])} -> {arguments.tasks} tasks")
-    for name, found in figures.items():
-        print(f"{name:<24} {found['few']:14.4f} {found['many']:14.4f}   {found['ratio']:.3f} x")
+    for name, row in figures.items():
+        print(f"{name:<24} {row['few']:14.4f} {row['many']:14.4f}   {row['ratio']:.3f} x")
     write_report(arguments.json, {"figures": figures})
 
 
@@ -121,12 +121,12 @@ def latencies(bundles: dict[str, Path], rounds: int, threads: int | None) -> dic
     for one, other in zip(few.scope.route(pixels), many.scope.route(pixels), strict=True):
         if one.tasks != other.tasks or not one.tasks:
             sys.exit(f"routes differ: {one.tasks} with few tasks, {other.tasks} with many")
-    found = {}
+    figures = {}
     for row, task in (("run_s, named", few.tasks[0]), ("run_s, routed", None)):
         ways = {kind: partial(model.scope.embed, pixels[:1], task) for kind, model in (("few", few), ("many", many))}
         seconds = time_in_turn(ways, 4 * rounds, warm_up=4, pause=0.005)
-        found[row] = ratio(seconds["few"], seconds["many"])
-    return found
+        figures[row] = ratio(seconds["few"], seconds["many"])
+    return figures
 
 
 def ratio(few: Seconds, many: Seconds) -> dict[str, float]:

@@ -50,12 +50,12 @@ def main(options: Sequence[str] | None = None) -> None:
     expert = max(task.expert_bytes for task in index.tasks)
     budgets = {"budget": arguments.budget or index.top_k * expert}
     kinds = ["dense", "named", "routed", "all", "budget", "dense low", "named low", "all low"]
-    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    accounts: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     for _ in range(arguments.repeats):
         for kind in kinds:
             asked = str(arguments.bundle.resolve()), kind, arguments.threads, budgets.get(kind)
-            found[kind].append(apart.call(account, *asked))
-    middle = {kind: median(results) for kind, results in found.items()}
+            accounts[kind].append(apart.call(account, *asked))
+    middle = {kind: median(results) for kind, results in accounts.items()}
     target = 1.1 * expert + 8e6
     print(f"expert {expert / 1e6:.1f} MB; target over dense with one task in use: {target / 1e6:.1f} MB")
     print(
@@ -74,7 +74,7 @@ def main(options: Sequence[str] | None = None) -> None:
         )
     price = low_memory_price(arguments.bundle, arguments.threads, arguments.runs)
     print(f"latency of low_memory: {shown(price)}, {price['median_ms']:.1f} ms")
-    figures = {"expert_bytes": expert, "target_over_dense": target, "kinds": middle, "low_memory_price": price, "all": found}
+    figures = {"expert_bytes": expert, "target_over_dense": target, "kinds": middle, "low_memory_price": price, "all": accounts}
     write_report(arguments.json, figures)
 
 

@@ -80,8 +80,8 @@ def error_rates(model: EdgeModel, purpose: str, seeds: range, count: int) -> lis
         right += sum(route.tasks[:1] == (owner,) for route, owner in zip(routes, owners, strict=True))
         for threshold in THRESHOLDS:
             tasks, stats = replay(pixels, routes, threshold)
-            wrong = sum(found != route.tasks for found, route in zip(tasks, routes, strict=True))
-            owned = sum(found[:1] == (owner,) for found, owner in zip(tasks, owners, strict=True))
+            wrong = sum(chosen != route.tasks for chosen, route in zip(tasks, routes, strict=True))
+            owned = sum(chosen[:1] == (owner,) for chosen, owner in zip(tasks, owners, strict=True))
             totals[threshold] += (wrong, stats.reused, stats.audited, stats.disagreed, owned)
     frames_in_all = len(seeds) * count
     return [
@@ -129,7 +129,7 @@ def latency(path: Path, count: int, threads: int) -> dict[str, object]:
         stats = reuse.stats()
         signal = min(timed(cell_means, rows[0][0]) for _ in range(200))
     named, routed = np.median(seconds["named"]), np.median(seconds["routed"])
-    reused = np.median([second for second, found in zip(seconds["reuse"], asked, strict=True) if not found])
+    reused = np.median([second for second, routed_itself in zip(seconds["reuse"], asked, strict=True) if not routed_itself])
     share = np.mean(asked)
     return {
         "milliseconds": {"named": 1e3 * named, "routed": 1e3 * routed, "reused": 1e3 * reused},

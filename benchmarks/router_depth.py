@@ -61,11 +61,11 @@ def main(options: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     figures: dict[str, Any] = {"suites": {}}
     for suite in arguments.suites:
-        found = figures["suites"][suite] = route_suite(suite)
-        for depth, (error, excess, spread, test) in enumerate(found["by_depth"]):
+        routed = figures["suites"][suite] = route_suite(suite)
+        for depth, (error, excess, spread, test) in enumerate(routed["by_depth"]):
             seeds = f"seeds {error:5.2f}%, above the best {excess:5.2f} +- {spread:.2f}"
             print(
-                f"suite {suite}, {depth} blocks: {seeds}; test {test:5.2f}% {'[chosen]' * (depth == found['chosen'])}",
+                f"suite {suite}, {depth} blocks: {seeds}; test {test:5.2f}% {'[chosen]' * (depth == routed['chosen'])}",
                 flush=True,
             )
     if arguments.runs:

@@ -89,12 +89,12 @@ def main(options: Sequence[str] | None = None) -> None:
     if arguments.tasks < 3:
         parser.error(f"--tasks must be at least 3, not {arguments.tasks}: the second is compared with the last")
     with tempfile.TemporaryDirectory() as temporary:
-        found = measure_all(kinds, arguments.output or Path(temporary), arguments)
+        by_kind = measure_all(kinds, arguments.output or Path(temporary), arguments)
     machine, rank = machine_record(), RANK.get(arguments.model, 64)
     print(f"{arguments.model}, {arguments.tasks} tasks, rank {rank}, {arguments.threads or 'all'} threads")
     print(f"{machine['cpu']}, {machine['usable_cores']} cores, load average {machine['load_average'][1]:.1f} (5 minutes)\n")
-    print(table(found))
-    write_report(arguments.json, {"torch": torch.__version__, "figures": found})
+    print(table(by_kind))
+    write_report(arguments.json, {"torch": torch.__version__, "figures": by_kind})
 
 
 def measure_all(kinds: list[str], folder: Path, arguments: argparse.Namespace) -> dict[str, Figures]:
@@ -151,15 +151,15 @@ def add_tasks(name: str, inputs: str, model: str, tasks: int, threads: int | Non
     return meter.figures
 
 
-def table(found: dict[str, Figures]) -> str:
+def table(by_kind: dict[str, Figures]) -> str:
     """Return a Markdown table, one row for each kind."""
-    last = len(next(iter(found.values())))
+    last = len(next(iter(by_kind.values())))
     measured = f"seconds, task 2 | task {last} | ratio | of medians | processor, of medians"
     lines = [
         f"| | {measured} | peak MiB, task 2 | task {last} | ratio |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for kind, figures in found.items():
+    for kind, figures in by_kind.items():
         seconds = column(figures, "seconds")
         processor = column(figures, "processor_seconds")
         cells = [f"{seconds[1]:.3g}", f"{seconds[-1]:.3g}", f"{seconds[-1] / seconds[1]:.2f}"]

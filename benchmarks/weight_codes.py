@@ -64,8 +64,8 @@ def main(options: Sequence[str] | None = None) -> None:
     figures: dict[str, Any] = {"products": {}, "accuracy": {}}
     print(machine_record()["cpu"])
     for shape in SHAPES:
-        found = figures["products"][" x ".join(map(str, shape))] = time_products(shape, arguments.runs)
-        for name, (wrong, compared) in found.items():
+        products = figures["products"][" x ".join(map(str, shape))] = time_products(shape, arguments.runs)
+        for name, (wrong, compared) in products.items():
             print(f"{shape!s:<16} {name:<17} fp32's time {shown(compared)}, wrong entries {wrong:.1%}")
     if arguments.demo:
         for task, by_storage in measure_accuracy(arguments.demo):
@@ -103,13 +103,13 @@ def measure_accuracy(demo: Path) -> Any:
             head = read_heads(Bundle.open(folder))[task].weight
             exact = _embed(folder / "tower.onnx", pixels)
             labels = (exact @ head.T).argmax(1)
-            found = {"fp32": (100 * float(np.mean(labels == truth)), 1.0, 1.0)}
+            by_storage = {"fp32": (100 * float(np.mean(labels == truth)), 1.0, 1.0)}
             for storage_name, storage in STORAGES.items():
                 embeds = _embed(_quantized(folder, storage), pixels)
                 own = (embeds @ head.T).argmax(1)
                 cosine = float((embeds * exact).sum(1).min())
-                found[storage_name] = (100 * float(np.mean(own == truth)), float(np.mean(own == labels)), cosine)
-            yield task, found
+                by_storage[storage_name] = (100 * float(np.mean(own == truth)), float(np.mean(own == labels)), cosine)
+            yield task, by_storage
 
 
 def _test_images(demo: Path, folder: Path, task: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

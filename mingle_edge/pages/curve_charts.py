@@ -104,9 +104,9 @@ def runs(title: str, curves: Sequence[Curve], unit: str) -> Markup:
     return draw_both(title, lambda _: {"height": 120, "layer": layers})
 
 
-def extent(found: Sequence[float], most: float = 100.0) -> tuple[float, float]:
+def extent(values: Sequence[float], most: float = 100.0) -> tuple[float, float]:
     """Return the ends of an axis of percentages with a little room on both sides, but none above `most`."""
-    low, high = min(found, default=0.0), max(found, default=1.0)
+    low, high = min(values, default=0.0), max(values, default=1.0)
     room = (high - low) * 0.06 or 1.0
     return low - room, max(min(high + room, most), high)
 

@@ -23,7 +23,7 @@ def bars(title: str, rows: Sequence[Bar], apart: bool = False, reaches: Sequence
     The parts of a row follow one another, or lie `apart`, to be compared. `reaches` are where thin lines from the ends of the
     bars go.
     """
-    pieces = [
+    parts_of_rows = [
         {"row": i, "part": j, "length": length, "color": name, "told": f"{label}: {shown}"}
         for i, (label, shown, parts) in enumerate(rows)
         for j, (name, length) in enumerate(parts)
@@ -34,7 +34,7 @@ def bars(title: str, rows: Sequence[Bar], apart: bool = False, reaches: Sequence
     layers = [
         layer(lines, {"type": "rule", "stroke": color("soft")} | _BELOW, x=x, x2={"field": "to"}),
         layer(
-            pieces,
+            parts_of_rows,
             {"type": "bar", "height": 7 if apart else 12} | ({} if apart else _BELOW),
             x=x,
             order={"field": "part"},
@@ -46,7 +46,7 @@ def bars(title: str, rows: Sequence[Bar], apart: bool = False, reaches: Sequence
 
 def spans(title: str, rows: Sequence[tuple[str, str, str, tuple[float, float, float]]]) -> Markup:
     """Return intervals on one scale from zero, with a line at 1; a row: label, value as text, color, and low, middle, high."""
-    pieces = [
+    intervals = [
         {"row": i, "low": low, "middle": middle, "high": high, "color": name, "told": f"{label}: {shown}"}
         for i, (label, shown, name, (low, middle, high)) in enumerate(rows)
     ]
@@ -55,8 +55,8 @@ def spans(title: str, rows: Sequence[tuple[str, str, str, tuple[float, float, fl
     one = {"type": "rule", "strokeDash": [3, 3], "stroke": color("soft")}
     layers = [
         layer([{"at": 1}], one, x=number("at", scale), y={"value": 0}, y2={"value": "height"}),
-        layer(pieces, line | _BELOW, x=number("low", scale), x2={"field": "high"}),
-        layer(pieces, {"type": "point", "size": 80} | _BELOW, x=number("middle", scale)),
+        layer(intervals, line | _BELOW, x=number("low", scale), x2={"field": "high"}),
+        layer(intervals, {"type": "point", "size": 80} | _BELOW, x=number("middle", scale)),
     ]
     return _rows(title, [(label, shown) for label, shown, *_ in rows], layers)
 
@@ -65,8 +65,8 @@ def trials(title: str, rows: Mapping[str, Sequence[tuple[float, str, bool]]], na
     """Return a row of dots per label, each a value, a text for the pointer, and whether it was chosen, which fills it."""
     dots = [
         {"row": i, "at": value, "color": name if chosen else "card", "told": told}
-        for i, found in enumerate(rows.values())
-        for value, told, chosen in sorted(found, key=lambda trial: trial[2])
+        for i, trials_of in enumerate(rows.values())
+        for value, told, chosen in sorted(trials_of, key=lambda trial: trial[2])
     ]
     mark = {"type": "point", "size": 70, "strokeWidth": 1.5, "stroke": color(name)}
     x = number("at", {"zero": False, "padding": 8}, {"title": None, "tickCount": 5})

@@ -79,11 +79,11 @@ def test_adaptation_step(figures_of, monkeypatch) -> None:
     sizes = ["--tasks", 2, "--batch", 2, "--blocks", 1, "--rounds", 1]
     figures = figures_of(adaptation_step, *sizes, *ONE_THREAD)
     for pooling, ways in adaptation_step.WAYS.items():
-        found = figures[f"gates by {pooling}"]
-        assert set(found) == {"factored", *ways}
+        steps = figures[f"gates by {pooling}"]
+        assert set(steps) == {"factored", *ways}
         for way in ways:
-            assert max(found[way]["relative_difference"].values()) < 1e-5
-            assert found[way]["ratio"] > 0
+            assert max(steps[way]["relative_difference"].values()) < 1e-5
+            assert steps[way]["ratio"] > 0
 
 
 def test_cold_expert(exported, figures_of, monkeypatch) -> None:
@@ -91,14 +91,14 @@ def test_cold_expert(exported, figures_of, monkeypatch) -> None:
     for scope in ("image", "layer"):
         figures = figures_of(cold_expert, exported / scope, "--rounds", 1, *ONE_THREAD)
         assert figures["ways"]["sequential"]["x sequential"] == 1
-        assert all(found["first"] > 0 for found in figures["first_runs"].values())
+        assert all(run["first"] > 0 for run in figures["first_runs"].values())
 
 
 def test_cuda_on_the_cpu_finds_no_difference(image_bundle, layer_bundle, figures_of) -> None:
     figures = figures_of(cuda, image_bundle, layer_bundle, "--provider", "cpu", "--runs", 1, *ONE_THREAD)
-    for found in (figures[image_bundle.name], figures[layer_bundle.name]):
-        assert found["parity"] == {"max_abs": 0, "min_cosine": pytest.approx(1, abs=1e-6), "equal_routes": 1}
-        assert list(found["latency"]) == ["batch 1", "batch 8", "batch 32"]
+    for measured in (figures[image_bundle.name], figures[layer_bundle.name]):
+        assert measured["parity"] == {"max_abs": 0, "min_cosine": pytest.approx(1, abs=1e-6), "equal_routes": 1}
+        assert list(measured["latency"]) == ["batch 1", "batch 8", "batch 32"]
     memory = figures[image_bundle.name]["memory"]
     assert [row["evictions"] > 0 for row in memory] == [True, False]
     assert [row["resident_expert_bytes"] <= row["budget"] for row in memory] == [True, True]
@@ -128,10 +128,10 @@ def test_full_size(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(full_size, "command", command)
     sizes = ["--model", "tiny", "--tasks", "2", "--rank", "8", "--runs", "1", "--scope", "image"]
     full_size.main([*sizes, "-o", str(tmp_path)])
-    found = json.loads((tmp_path / "full_size.json").read_text())["image"]
-    assert found["expert_bytes_read_by_open"] == 0
-    assert found["peak_gib"] == 0.5
-    assert found["ratio_to_dense"]["named"]["ratio"] > 0
+    measured = json.loads((tmp_path / "full_size.json").read_text())["image"]
+    assert measured["expert_bytes_read_by_open"] == 0
+    assert measured["peak_gib"] == 0.5
+    assert measured["ratio_to_dense"]["named"]["ratio"] > 0
 
 
 def test_graph_variants(figures_of, monkeypatch) -> None:
@@ -149,14 +149,14 @@ def test_graph_variants(figures_of, monkeypatch) -> None:
 def test_many_tasks(exported, figures_of) -> None:
     figures = figures_of(many_tasks, exported / "image", "--tasks", 5, "--rounds", 1, *ONE_THREAD)["figures"]
     assert len(figures) == 6
-    assert all(found["few"] > 0 and found["many"] > 0 for found in figures.values())
+    assert all(row["few"] > 0 and row["many"] > 0 for row in figures.values())
 
 
 @pytest.mark.parametrize("scope", ["image", "layer"])
 def test_memory_account(scope, exported, figures_of) -> None:
     options = ["--repeats", 1, "--runs", 1, *ONE_THREAD]
     figures = figures_of(memory_account, exported / scope, *options)
-    assert all(found["account"]["steady"]["resident"] > 0 for found in figures["kinds"].values())
+    assert all(kind["account"]["steady"]["resident"] > 0 for kind in figures["kinds"].values())
     assert figures["low_memory_price"]["ratio"] > 0
 
 
@@ -204,7 +204,7 @@ def test_weight_codes(task_file, image_model, figures_of, tmp_path, monkeypatch)
         (demo / "images" / task).mkdir()
         (demo / "images" / task / "test").symlink_to(task_file.parent / "test" / task)
     figures = figures_of(weight_codes, "--runs", 1, "--demo", demo)
-    wrong = {name: found[0] for name, found in figures["products"]["4 x 64 x 32"].items()}
+    wrong = {name: product[0] for name, product in figures["products"]["4 x 64 x 32"].items()}
     assert wrong["signed, 7 bits"] == wrong["unsigned, 8 bits"] == 0
     for by_storage in figures["accuracy"].values():
         assert all(cosine > 0.9 for _, _, cosine in by_storage.values())

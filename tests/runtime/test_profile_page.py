@@ -44,16 +44,16 @@ def figures(report: ProfileReport) -> list[str]:
     """Every figure of the report as people read it."""
     latencies = [*report.latency.values()]
     ratios = [ratio for kinds in report.ratios.values() for ratio in kinds.values()]
-    memories = [*report.memory.values(), *(found.memory for found in report.residence.values())]
+    memories = [*report.memory.values(), *(ready.memory for ready in report.residence.values())]
     for batch in report.batches:
         latencies += batch.latency.values()
         ratios += [ratio for kinds in batch.ratios.values() for ratio in kinds.values()]
     ratios += [ratio for row in report.sweep for ratio in row.ratios.values()]
     memories += [row.memory for row in report.sweep]
-    seconds = [value for found in latencies for value in (found.p50, found.p90, found.p95, found.p99, *(found.interval or ()))]
-    seconds += [found.p50 for row in report.sweep for found in row.latency.values()]
-    seconds += [found.open for found in report.residence.values()]
-    seconds += [value for found in report.switches.values() for value in (found.switching, found.staying, found.slowest)]
+    seconds = [value for times in latencies for value in (times.p50, times.p90, times.p95, times.p99, *(times.interval or ()))]
+    seconds += [times.p50 for row in report.sweep for times in row.latency.values()]
+    seconds += [ready.open for ready in report.residence.values()]
+    seconds += [value for switch in report.switches.values() for value in (switch.switching, switch.staying, switch.slowest)]
     seconds += [value for trace in report.operators.values() for value in (trace.run_seconds, trace.kernel_seconds)]
     seconds += [item.seconds for trace in report.operators.values() for item in (*trace.operators, *trace.layers)]
     seconds += [value for run in report.traffic for value in (run.seconds, run.stall_seconds)]
@@ -93,7 +93,7 @@ def test_the_terminal_shows_every_time_ratio_and_size_of_one_image(report) -> No
 def test_bars_are_as_long_as_their_values_and_lie_inside(report, text) -> None:
     whole = body(text)
     for title, values in {
-        "One image": [found.p50 for found in report.latency.values()],
+        "One image": [times.p50 for times in report.latency.values()],
         "Memory": [part for moment in report.memory.values() for part in (moment.anonymous, moment.file)],
     }.items():
         for kind in ("narrow", "wide"):
@@ -134,10 +134,10 @@ def test_names_that_are_markup_stay_text(report) -> None:
         sweep=(replace(report.sweep[0], axis=HOSTILE, value=HOSTILE),),
         operators=report.operators | {"named": trace},
     )
-    found = Page(page(evil))
-    assert not {title for title, _ in found.elements} & {"script", "img"}
-    assert found.text.count(HOSTILE) >= 8
-    named = {name for _, given in found.elements for name, value in given.items() if HOSTILE in (value or "")}
+    parsed = Page(page(evil))
+    assert not {title for title, _ in parsed.elements} & {"script", "img"}
+    assert parsed.text.count(HOSTILE) >= 8
+    named = {name for _, given in parsed.elements for name, value in given.items() if HOSTILE in (value or "")}
     assert named <= {"aria-label"}
 
 
@@ -198,9 +198,9 @@ def test_a_missing_library_is_told_before_anything_is_measured(report, tmp_path,
 
 
 def test_numbers_no_chart_can_hold_are_an_error_and_zeros_are_not(report, tmp_path) -> None:
-    latency = {kind: replace(found, p50=0.0, seconds=()) for kind, found in report.latency.items()}
+    latency = {kind: replace(times, p50=0.0, seconds=()) for kind, times in report.latency.items()}
     assert "Throughput" in page(replace(interrupted(report), latency=latency, batches=report.batches))
-    large = {kind: replace(found, p50=1e308, seconds=(1e308,)) for kind, found in report.latency.items()}
+    large = {kind: replace(times, p50=1e308, seconds=(1e308,)) for kind, times in report.latency.items()}
     (tmp_path / "a.json").write_text(json.dumps(replace(interrupted(report), latency=large).to_json()))
     result = CliRunner().invoke(main, ["profile", "--page", str(tmp_path / "a.json")])
     assert result.exit_code == 2

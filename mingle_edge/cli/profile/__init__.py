@@ -91,6 +91,7 @@ def _swept_value(ctx: click.Context, param: click.Parameter, axis: str, text: st
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     bundle: Path | None,
     images: Path | None,
     provider: str | None,
@@ -185,6 +186,6 @@ def _check_alone(ctx: click.Context, name: str, *others: str) -> None:
     """Refuse all options beside those that read reports, which measure nothing."""
     options = {parameter.name: parameter.opts[0] for parameter in ctx.command.params} | {"bundle": "BUNDLE"}
     given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    if wrong := [options[found] for found in given if found not in (name, *others)]:
+    if wrong := [options[option] for option in given if option not in (name, *others)]:
         what = "two reports" if name == "compare" else "a report"
         raise click.UsageError(f"{options[name]} reads {what} and measures nothing: leave out {', '.join(wrong)}")

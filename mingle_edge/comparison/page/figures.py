@@ -40,8 +40,8 @@ def costs(results: Results) -> dict[str, Markup]:
     """Return accuracy in the first protocol against bytes and time, by title."""
     drawn = {}
     for title, name, unit, told in _COSTS:
-        found = {label: finite(method.get(name)) for label, method in results["methods"].items()}
-        scaled = {label: value / unit if value is not None else None for label, value in found.items()}
+        measured = {label: finite(method.get(name)) for label, method in results["methods"].items()}
+        scaled = {label: value / unit if value is not None else None for label, value in measured.items()}
         drawn[title] = _against(results, results["protocols"][0], scaled, told)
     return {title: chart for title, chart in drawn.items() if chart is not None}
 
@@ -68,8 +68,8 @@ def after_steps(results: Results) -> dict[str, Any] | None:
     """Return the leading methods in one chart with its legend, then every method by itself; None where there are no steps."""
     protocols = results["protocols"]
     first = protocols[0]
-    found = {label: results["steps"][label] for label in ordered(results) if label in results["steps"]}
-    main = {label: by_protocol[first] for label, by_protocol in found.items() if first in by_protocol}
+    by_label = {label: results["steps"][label] for label in ordered(results) if label in results["steps"]}
+    main = {label: by_protocol[first] for label, by_protocol in by_label.items() if first in by_protocol}
     if len(results["tasks"]) < 2 or not main:
         return None
     shown = [label for label in leading(results) if label in main]
@@ -82,7 +82,7 @@ def after_steps(results: Results) -> dict[str, Any] | None:
             for protocol in reversed(protocols)
             if protocol in by_protocol
         ]
-        for label, by_protocol in found.items()
+        for label, by_protocol in by_label.items()
     }
     ends = curves_extent(chain.from_iterable(small.values()))
     return {
@@ -106,11 +106,11 @@ def tuning(results: Results) -> Markup | None:
     """Return the accuracy of all trials, with the chosen ones filled; None where nothing was tuned."""
     rows = {
         label: [
-            (acc, f"{parameters(trial['parameters'])}: {percentage(acc)}%", trial["parameters"] == found["chosen"])
-            for trial in found["trials"]
+            (acc, f"{parameters(trial['parameters'])}: {percentage(acc)}%", trial["parameters"] == tuned["chosen"])
+            for trial in tuned["trials"]
             if (acc := finite(trial["acc"])) is not None
         ]
         for label in reversed(ordered(results))
-        if (found := results["methods"][label]["tuning"])
+        if (tuned := results["methods"][label]["tuning"])
     }
     return trials("ACC of the trials", rows, "purple") if any(rows.values()) else None

@@ -78,12 +78,12 @@ def _between(results: Mapping[str, Any], best: str, protocol: str) -> dict[str, 
     """A line from the lowest to the highest of references, best single model and best, and the names of its ends."""
     single = next((label for label in ranked(results, protocol) if is_one_model(results, label)), None)
     labels = dict.fromkeys(label for label in (PRETRAINED, single, best, INDIVIDUAL) if label)
-    found = {label: acc for label in labels if (acc := accuracy(results, label, protocol)) is not None}
-    low, high = min(found, key=lambda label: found[label]), max(found, key=lambda label: found[label])
-    if found[high] <= found[low]:
+    places = {label: acc for label in labels if (acc := accuracy(results, label, protocol)) is not None}
+    low, high = min(places, key=lambda label: places[label]), max(places, key=lambda label: places[label])
+    if places[high] <= places[low]:
         return {"chart": None}
-    told = {label: (acc, f"{label} {percentage(acc)}%") for label, acc in found.items()}
-    ends = [f"{'best' if label == best else label} {percentage(found[label])}" for label in (low, high)]
+    told = {label: (acc, f"{label} {percentage(acc)}%") for label, acc in places.items()}
+    ends = [f"{'best' if label == best else label} {percentage(places[label])}" for label in (low, high)]
     return {"chart": between(f"{best} between the references", told, best, COLORS[protocol]), "ends": ends}
 
 

@@ -55,11 +55,11 @@ def columns(results: Results) -> list[tuple[str, str, list[Cell]]]:
 def _accuracies(results: Results, protocol: str) -> Iterator[tuple[str, str, list[Cell]]]:
     labels = ordered(results)
     for name, show in (("acc", percentage), ("bwt", difference), ("fwt", difference)):
-        found = [accuracy(results, label, protocol, name) for label in labels]
-        if name == "fwt" and not any(value is not None for value in found):
+        values = [accuracy(results, label, protocol, name) for label in labels]
+        if name == "fwt" and not any(value is not None for value in values):
             continue
         cells = []
-        for label, value, best in zip(labels, found, _are_best(labels, found), strict=True):
+        for label, value, best in zip(labels, values, _are_best(labels, values), strict=True):
             deviation = accuracy(results, label, protocol, f"{name}_std") if len(results["orders"]) > 1 else None
             cells.append(Cell(show(value), f" ± {percentage(deviation)}" if deviation is not None else "", best))
         yield protocol, name.upper(), cells
@@ -78,25 +78,25 @@ def by_task(results: Results) -> dict[str, Rows]:
     names = [task["name"] for task in results["tasks"]]
     rows = {
         protocol: {
-            label: [found[protocol].get(name) for name in names]
+            label: [final[protocol].get(name) for name in names]
             for label in ordered(results)
-            if protocol in (found := results["by_task"].get(label, {}))
+            if protocol in (final := results["by_task"].get(label, {}))
         }
         for protocol in results["protocols"]
     }
-    return {protocol: _tinted(found) for protocol, found in rows.items() if found}
+    return {protocol: _tinted(by_label) for protocol, by_label in rows.items() if by_label}
 
 
 def corruptions(results: Results) -> tuple[list[str], dict[str, Rows]]:
     """Return the columns and, by protocol and label, accuracy on clean images, under each corruption, and their mean."""
-    found = results["corrupted"]
-    names = list(dict.fromkeys(name for label in ordered(results) for name in found.get(label, {})))
+    corrupted = results["corrupted"]
+    names = list(dict.fromkeys(name for label in ordered(results) for name in corrupted.get(label, {})))
     head = ["clean", *(name.replace("_", " ") for name in names), *(["mean, corrupted"] if len(names) > 1 else [])]
     by_protocol = {}
     for protocol in results["protocols"] if names else ():
         rows = {}
-        for label in (label for label in ordered(results) if label in found):
-            values = [finite(found[label].get(name, {}).get(protocol, {}).get("acc")) for name in names]
+        for label in (label for label in ordered(results) if label in corrupted):
+            values = [finite(corrupted[label].get(name, {}).get(protocol, {}).get("acc")) for name in names]
             known = [value for value in values if value is not None]
             mean = sum(known) / len(known) if len(known) == len(names) else None
             rows[label] = [accuracy(results, label, protocol), *values, mean][: len(head)]
@@ -129,8 +129,8 @@ def _tint(value: float | None, ends: tuple[float, float], most: int, power: floa
 
 def matrices(results: Results) -> dict[str, Any] | None:
     """Return the accuracy on every task after every step of the first order; None where there is none."""
-    protocol, found, names = results["protocols"][0], results["matrix"], results["orders"][0]
-    tables = {label: found[label][protocol] for label in ordered(results) if found.get(label, {}).get(protocol)}
+    protocol, by_label, names = results["protocols"][0], results["matrix"], results["orders"][0]
+    tables = {label: by_label[label][protocol] for label in ordered(results) if by_label.get(label, {}).get(protocol)}
     known = [value for cell in chain.from_iterable(chain.from_iterable(tables.values())) if (value := finite(cell)) is not None]
     if not known:
         return None
@@ -195,7 +195,7 @@ def _confused(rows: Sequence[str], columns: Sequence[str], table: Sequence[Seque
         for j, cell in enumerate(row)
         if i != j and (value := finite(cell)) is not None and value >= 0.5
     ]
-    most = sorted(away, key=lambda found: -found[0])[:_CONFUSED]
+    most = sorted(away, key=lambda share: -share[0])[:_CONFUSED]
     told = "; ".join(f"{row} to {column} {value:.0f}%" for value, row, column in most)
     return f"Most often elsewhere: {told}." if told else ""
 
