@@ -15,11 +15,10 @@ from mingle_edge.checkpoints.finite_tensors import read_finite
 from mingle_edge.checkpoints.stored_tensors import StoredTensors
 from mingle_edge.checkpoints.tower_names import model_names
 from mingle_edge.core.errors import CheckpointError, shown
+from mingle_edge.data.hub import TOKENIZER_FILES
 
 TEXT_TYPES = ("siglip", "chinese_clip", "metaclip_2")
 """Values of model_type in config.json."""
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-"""One of them holds a tokenizer's vocabulary; transformers makes an empty one of a folder without."""
 GIVE_A_HEAD = "give each task a head of ready-made class embeddings"
 
 _FULL_LENGTH = ("siglip",)  # trained on prompts padded to the whole context, with no mask
@@ -77,7 +76,7 @@ def load_tokenizer(folder: Path) -> Any:
         CheckpointError: it holds none, or transformers is not there to read it.
     """
     transformers = _transformers(folder)
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # of which transformers would make an empty one
         raise CheckpointError(f"{folder} holds no tokenizer ({', '.join(TOKENIZER_FILES)}); copy it there, or {GIVE_A_HEAD}")
     return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 

@@ -30,6 +30,9 @@ _REFERENCE = re.compile(
     rf"hf://(?P<dataset>datasets/)?(?P<repo>{_NAME}/{_NAME})(@(?P<revision>refs/(convert|pr)/[^/@]+|[^/@]+))?(/(?P<path>.*))?"
 )
 _CONFIGS = (HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG, "preprocessor_config.json", "processor_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+"""One of them holds the vocabulary of a model's tokenizer."""
+_BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json")
 _HUGGING_FACE_WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
@@ -154,7 +157,7 @@ def _there(reference: HubReference, folder: Path) -> str:
 
 
 def _fetch_model(reference: HubReference, cache_folder: str) -> Path:
-    folder = _snapshot(reference, cache_folder, list(_CONFIGS))
+    folder = _snapshot(reference, cache_folder, [*_CONFIGS, *TOKENIZER_FILES, *_BESIDE_TOKENIZER])
     kinds = _OPEN_CLIP_WEIGHTS if is_open_clip_folder(folder) else _HUGGING_FACE_WEIGHTS
     for patterns in kinds:
         _snapshot(reference, cache_folder, list(patterns))

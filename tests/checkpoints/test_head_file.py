@@ -75,6 +75,8 @@ def test_a_head_of_task_vectors(tmp_path: Path) -> None:
     module.bias.zero_()
     head = read(write(tmp_path / "head.pt", module.state_dict()), scale=1 / 0.07)
     torch.testing.assert_close(head.logits(EMBEDS), module(3 * EMBEDS))
+    torch.save(module, tmp_path / "whole.pt")  # as that repository does
+    torch.testing.assert_close(read(tmp_path / "whole.pt").logits(EMBEDS), module(3 * EMBEDS))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -167,10 +169,6 @@ def test_equal_rows_with_different_biases_are_different(tmp_path: Path) -> None:
 def test_class_embeddings_need_images_of_unit_length(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="embeddings are compared by their cosine, and this tower's have no unit length"):
         read(write(tmp_path / "head.safetensors", {"embeddings": ROWS}), IMAGE_CLASSIFIER)
-
-
-def pickled(path: Path) -> None:
-    torch.save(linear(), path)
 
 
 def objects(path: Path) -> None:
