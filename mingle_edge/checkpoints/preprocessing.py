@@ -152,7 +152,6 @@ def hugging_face_preprocess(config: ModelConfig, image_size: int) -> Preprocess:
             _resample(config, said, processor),
             crop_offset="down",
             rgb="before_resize_on_white" if on_white else "before_resize",
-            rescaling="multiplied",
         ),
     )
 

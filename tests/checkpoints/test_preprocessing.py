@@ -251,7 +251,6 @@ def test_differences_are_named() -> None:
     assert preprocess_differences(Preprocess(24), clip) == [
         "crop_offset half_to_even instead of down",
         "rgb after_crop instead of before_resize_on_white",
-        "rescaling divided instead of multiplied",
     ]
 
 

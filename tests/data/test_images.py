@@ -67,7 +67,7 @@ def test_loading_equals_transformers_and_corrupts_at_the_input_size(tmp_path: Pa
     path = tmp_path / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (36, 51, 4), dtype=np.uint8)).convert(mode).save(path)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 37}, crop_size={"height": 32, "width": 32})
-    spec = Preprocess(32, resized_side=37, crop_offset="down", rgb="before_resize_on_white", rescaling="multiplied")
+    spec = Preprocess(32, resized_side=37, crop_offset="down", rgb="before_resize_on_white")
     architecture = replace(TINY, preprocess=spec)
     with Image.open(path) as image:
         expected = processor(image, return_tensors="pt")["pixel_values"]

@@ -83,8 +83,6 @@ class Preprocess:
     """how half of an odd margin is rounded: as torchvision does, or transformers"""
     rgb: Literal["after_crop", "before_resize", "before_resize_on_white"] = "after_crop"
     """when an image becomes RGB, transparency dropped or laid on white: open_clip, transformers before 5.21 and since"""
-    rescaling: Literal["divided", "multiplied"] = "divided"
-    """bytes to [0, 1]: divided by 255 in float32, or multiplied by 1 / 255 in float64 and rounded to float32"""
 
     @property
     def side(self) -> int:
