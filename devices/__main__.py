@@ -10,8 +10,8 @@ import click
 from devices import cases
 from devices.cache import CACHE
 from devices.cell import Cell
-from devices.device import Device, choose, read_devices
-from devices.errors import DeviceFileError, UnavailableError
+from devices.command import UnavailableError
+from devices.device import Device, DeviceFileError, choose, read_devices
 from devices.labels import compare_labels, read_labels
 from devices.matrix import measure_matrix
 from devices.page import render

@@ -21,7 +21,7 @@ import mingle_edge
 import mingle_edge_export
 import mingle_edge_runtime
 from devices import products
-from devices.errors import DeviceFileError
+from devices.device import DeviceFileError
 from devices.on_device.measure import measure
 from mingle_edge.files.atomic_files import replacing
 from mingle_edge.merging.merged_model import MergedModel

@@ -6,8 +6,6 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-from devices.errors import UnavailableError
-
 DEBIAN_PACKAGES = {
     "qemu-x86_64-static": "qemu-user-static",
     "qemu-aarch64-static": "qemu-user-static",
@@ -16,6 +14,10 @@ DEBIAN_PACKAGES = {
     "apt-get": "apt",
     "dpkg": "dpkg",
 }
+
+
+class UnavailableError(Exception):
+    """This machine lacks what a measurement needs; the message says what to install. Its cells stay unmeasured."""
 
 
 def find(program: str) -> str:

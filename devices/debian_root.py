@@ -10,9 +10,8 @@ import shutil
 from pathlib import Path
 
 from devices.cache import kept
-from devices.command import find, prepare
+from devices.command import UnavailableError, find, prepare
 from devices.device import Device, Processor
-from devices.errors import UnavailableError
 
 _DEBIAN_NAMES = {"aarch64": "arm64", "x86_64": "amd64"}
 _PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")

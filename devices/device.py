@@ -5,18 +5,22 @@ from __future__ import annotations
 import platform
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
-from devices.errors import DeviceFileError
 from mingle_edge.core.errors import FileError
 from mingle_edge.files.text_file import read_text
+from mingle_edge_runtime.bundle.json_record import RecordError, read_record
 
 KINDS = Path(__file__).with_name("kinds")
 NEWEST = "newest"
 Program = Literal["python", "onnxruntime-node", "onnxruntime-web"]
-_MACHINES = ("x86_64", "aarch64")
+Machine = Literal["", "x86_64", "aarch64"]
+
+
+class DeviceFileError(ValueError):
+    """A file in `kinds/`, or a name of a device or bundle on the command line, is wrong."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class Device:
     """of ONNX Runtime; `newest` is what the package index has when it is first installed"""
     program: Program = "python"
     """what runs the bundle: this project's runtime, or an application in JavaScript"""
-    machine: str = ""
-    """x86_64 or aarch64; this machine's own when empty"""
+    machine: Machine = ""
+    """this machine's own when empty"""
     emulated_cpu: str = ""
     """of QEMU's user mode, `-cpu`; no emulation when empty"""
     processor: Processor | None = None
@@ -77,20 +81,17 @@ def choose(devices: Iterable[Device], keys: Sequence[str]) -> list[Device]:
 
 def _read(path: Path) -> Device:
     try:
-        values: dict[str, Any] = tomllib.loads(read_text(path))
+        values = tomllib.loads(read_text(path))
+        device = read_record(Device, _DEFAULTS | values | {"key": path.stem})
+        for kind, given in ((Device, values), (Processor, values.get("processor", {}))):
+            known = [field.name for field in fields(kind)]
+            if unknown := [name for name in given if name not in known]:
+                raise RecordError(f"{unknown[0]!r} is not known; there are {', '.join(known)}")
     except (FileError, ValueError, RecursionError) as error:
-        raise DeviceFileError(f"{path} is no TOML: {error}") from error
-    values["key"] = path.stem
-    values["versions"] = tuple(values.get("versions", ()))
-    if "processor" in values:
-        values["processor"] = _record(path, Processor, values["processor"])
-    device: Device = _record(path, Device, values)
+        what = "" if isinstance(error, RecordError) else "is no TOML: "
+        raise DeviceFileError(f"{path}: {what}{error}") from error
     if not device.versions:
         raise DeviceFileError(f'{path}: versions is empty; name those of ONNX Runtime, such as ["{NEWEST}", "1.20.1"]')
-    if device.program not in get_args(Program):
-        raise DeviceFileError(f"{path}: program is {device.program!r}, must be one of {', '.join(get_args(Program))}")
-    if device.machine not in ("", *_MACHINES):
-        raise DeviceFileError(f"{path}: machine is {device.machine!r}, must be one of {', '.join(_MACHINES)}, or left out")
     if device.emulated_cpu and not device.machine:
         raise DeviceFileError(f"{path}: emulated_cpu is {device.emulated_cpu!r}; say of which machine, x86_64 or aarch64")
     if device.machine == "aarch64" and device.emulated_cpu and device.processor is None:
@@ -98,18 +99,4 @@ def _read(path: Path) -> Device:
     return device
 
 
-def _record(path: Path, kind: Any, values: Any) -> Any:
-    """A dataclass of `values`, whose names and types must be its fields'."""
-    if not isinstance(values, dict):
-        raise DeviceFileError(f"{path}: {kind.__name__.lower()} must be a table, is {values!r}")
-    known = {field.name: str(field.type) for field in fields(kind)}
-    for name, value in values.items():
-        if name not in known:
-            raise DeviceFileError(f"{path}: {name!r} is not known; there are {', '.join(known)}")
-        wanted = {"int": int, "str": str}.get(known[name])
-        if wanted is not None and type(value) is not wanted:
-            raise DeviceFileError(f"{path}: {name} must be of type {known[name]}, is {value!r}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise DeviceFileError(f"{path}: {str(error).partition(') ')[2] or error}") from error
+_DEFAULTS = {field.name: field.default for field in fields(Device) if field.default is not MISSING}

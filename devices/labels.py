@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from devices.cases import Case
-from devices.device import Device
+from devices.device import Device, DeviceFileError
 from devices.environment import prepare_environment
-from devices.errors import DeviceFileError
 from devices.matrix import run_script
 from devices.on_device.classify import classify
 from mingle_edge.files.atomic_files import write_text

@@ -16,10 +16,9 @@ from typing import Any
 import mingle_edge_runtime
 from devices.cases import Case
 from devices.cell import Cell, judge
-from devices.command import last_line
+from devices.command import UnavailableError, last_line
 from devices.device import KINDS, Device
 from devices.environment import Environment, prepare_environment
-from devices.errors import UnavailableError
 from mingle_edge.files.atomic_files import write_text
 
 LONGEST = 1800  # seconds of one cell; an emulated processor is about 20 times slower

@@ -19,9 +19,8 @@ from devices import matrix, products
 from devices.cases import Case, make_cases
 from devices.cell import Cell, judge
 from devices.debian_root import describe
-from devices.device import Device, Processor, choose, read_devices
+from devices.device import Device, DeviceFileError, Processor, choose, read_devices
 from devices.environment import Environment
-from devices.errors import DeviceFileError
 from devices.labels import Labels
 from devices.on_device.measure import measure
 from devices.page import render
@@ -71,11 +70,11 @@ def test_every_kind_of_device_is_read_in_the_order_of_the_tables() -> None:
     [
         ("title = ", "is no TOML"),
         ('title = "x"\norder = 1\nversions = []', "versions is empty"),
-        ('title = "x"\norder = "1"\nversions = ["newest"]', "order must be of type int, is '1'"),
+        ('title = "x"\norder = "1"\nversions = ["newest"]', "order must be an integer, is '1'"),
         ('title = "x"\norder = 1\nversions = ["newest"]\ncpu = "max"', "'cpu' is not known; there are key, title"),
-        ('title = "x"\nversions = ["newest"]', "missing 1 required positional argument: 'order'"),
-        ('title = "x"\norder = 1\nversions = ["newest"]\nprogram = "deno"', "program is 'deno', must be one of python"),
-        ('title = "x"\norder = 1\nversions = ["newest"]\nmachine = "riscv"', "machine is 'riscv'"),
+        ('title = "x"\nversions = ["newest"]', "order must be an integer, is missing"),
+        ('title = "x"\norder = 1\nversions = ["newest"]\nprogram = "deno"', "program must be one of python, .*, is 'deno'"),
+        ('title = "x"\norder = 1\nversions = ["newest"]\nmachine = "riscv"', "machine must be one of .*, is 'riscv'"),
         ('title = "x"\norder = 1\nversions = ["newest"]\nemulated_cpu = "max"', "say of which machine"),
         (
             'title = "x"\norder = 1\nversions = ["newest"]\nmachine = "aarch64"\nemulated_cpu = "max"',

@@ -23,8 +23,7 @@ from tiny_clip import tiny_config, write_hugging_face, write_open_clip
 from tiny_merged import write_merged
 
 from devices.device import KINDS as KINDS_OF_DEVICES
-from devices.device import read_devices
-from devices.errors import DeviceFileError
+from devices.device import DeviceFileError, read_devices
 from mingle_edge.checkpoints import open_checkpoint, read_architecture
 from mingle_edge.checkpoints.stored_tensors import open_tensors
 from mingle_edge.comparison.kept_cells import KeptCells
