@@ -1,11 +1,11 @@
 """Does a bundle of 200 tasks cost more than one of a few, where the same tasks are used? Open time, latency, memory.
 
-    python -m benchmarks.many_tasks BUNDLE [--tasks 200] [--rounds 15] [--threads N] [--json FILE] [-o FOLDER]
+    python -m benchmarks.many_tasks BUNDLE [--tasks 200] [--rounds 15] [--threads N] [--json FILE]
 
-BUNDLE is of the image scope and exported here. Two copies of it are written to FOLDER (a temporary one unless given), one as
-it is and one with further tasks: heads, rows of the router that never win, and expert files of full size that hold nothing
-(sparse, so they take no disk). Every image is claimed by a task in both, and routes must be equal. Opening and memory are
-measured in processes of their own, in turn; latencies interleaved in one process. Ratios are of neighbors, many over few.
+BUNDLE is of the image scope and exported here. Two copies of it are written to a temporary folder beside it, one as it is
+and one with further tasks: heads, rows of the router that never win, and expert files of full size that hold nothing (sparse,
+so they take no disk). Every image is claimed by a task in both, and routes must be equal. Opening and memory are measured in
+processes of their own, in turn; latencies interleaved in one process. Ratios are of neighbors, many over few.
 """
 
 from __future__ import annotations
@@ -39,16 +39,12 @@ NEVER = -1e4  # score of a task that is not to win
 
 def main(options: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = make_parser(__doc__, "bundle", tasks=200, rounds=15, threads=int)
-    parser.add_argument("-o", "--output", type=Path, help="keep the two bundles here")
-    arguments = parser.parse_args(options)
-    with tempfile.TemporaryDirectory(dir=arguments.bundle.resolve().parent) as temporary:
-        folder = arguments.output or Path(temporary)
-        few = json.loads((arguments.bundle / "bundle.json").read_text())
-        bundles = {"few": folder / "few", "many": folder / "many"}
+    arguments = make_parser(__doc__, "bundle", tasks=200, rounds=15, threads=int).parse_args(options)
+    few = json.loads((arguments.bundle / "bundle.json").read_text())
+    with tempfile.TemporaryDirectory(dir=arguments.bundle.resolve().parent) as folder:
+        bundles = {"few": Path(folder) / "few", "many": Path(folder) / "many"}
         for path, count in zip(bundles.values(), (len(few["tasks"]), arguments.tasks), strict=True):
-            if not path.exists():
-                grow(arguments.bundle, path, count)
+            grow(arguments.bundle, path, count)
         figures = in_processes(bundles, arguments.rounds, arguments.threads)
         figures |= latencies(bundles, arguments.rounds, arguments.threads)
     print(f"{len(few['tasks'])} -> {arguments.tasks} tasks")

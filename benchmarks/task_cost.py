@@ -6,7 +6,7 @@
 Merges random fine-tuned copies of a random backbone (see full_size.py) one after another, each kind in a process of its own.
 `image` and `layer` are `mingle-edge merge` in that scope, from reading the checkpoint to the commit on disk; the others are
 methods of `mingle-edge compare`, from reading the checkpoint to the merged weights. Peak memory is what the process holds at
-most during a task beyond what it held after its imports (Linux: VmHWM, reset through /proc/self/clear_refs, less VmRSS).
+most during a task beyond what it held after its imports (VmHWM less VmRSS; needs Linux).
 
 Ratios are of the last task over task 2 and, because single tasks are noisy, of the medians of the last three over those of
 tasks 2 to 4. Processor seconds say more than seconds where the machine is busy with other work. FOLDER (a temporary one
@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -43,8 +42,7 @@ from mingle_edge_runtime.ort.machine import machine_record
 RANK = {"tiny": 16}
 SCOPES = ("image", "layer")
 STATIC = {name: spec for name, spec in SPECS.items() if spec.implementation.startswith("static:")}
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-Figures = list[dict[str, float | None]]
+Figures = list[dict[str, float]]
 
 
 class Meter:
@@ -57,23 +55,19 @@ class Meter:
 
     def start(self) -> None:
         """Start with a task."""
-        if self._imported is not None:
-            RESET.write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak back
         self._started, self._processor = time.perf_counter(), time.process_time()
 
     def stop(self) -> None:
         """Stop: the task is merged."""
         seconds, processor = time.perf_counter() - self._started, time.process_time() - self._processor
-        self.figures.append({"seconds": seconds, "processor_seconds": processor, "peak_bytes": None})
-        if self._imported is not None:
-            self.figures[-1]["peak_bytes"] = (memory("VmHWM") or 0) - self._imported
+        peak = memory("VmHWM") - self._imported
+        self.figures.append({"seconds": seconds, "processor_seconds": processor, "peak_bytes": peak})
 
 
-def memory(field: str) -> int | None:
-    """Return the bytes of one field of Linux's account of this process; None elsewhere."""
-    if not RESET.exists():
-        return None
-    fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+def memory(field: str) -> int:
+    """Return the bytes of one field of Linux's account of this process."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields[field].split()[0]) * 1024
 
 
@@ -144,7 +138,6 @@ def add_tasks(name: str, inputs: str, model: str, tasks: int, threads: int | Non
     for t in range(tasks):
         meter.start()
         tower = dict(open_checkpoint(f"task{t}", base=Path(inputs), architecture=architecture).tensors())
-        tower.setdefault("projection.weight", backbone["projection.weight"])
         head = Head(torch.zeros(2, architecture.output_dim), None, 100.0)  # of no concern to a static method
         method.add(FinetunedTask(f"task{t}", tower, head, ImageSet([])))
         meter.stop()
@@ -160,22 +153,13 @@ def table(by_kind: dict[str, Figures]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for kind, figures in by_kind.items():
-        seconds = column(figures, "seconds")
-        processor = column(figures, "processor_seconds")
+        names = ("seconds", "processor_seconds", "peak_bytes")
+        seconds, processor, peak = ([task[name] for task in figures] for name in names)
         cells = [f"{seconds[1]:.3g}", f"{seconds[-1]:.3g}", f"{seconds[-1] / seconds[1]:.2f}"]
         cells += [f"{of_medians(seconds):.2f}", f"{of_medians(processor):.2f}"]
-        if figures[0]["peak_bytes"] is None:
-            cells += ["not told here", "", ""]
-        else:
-            peak = column(figures, "peak_bytes")
-            cells += [f"{peak[1] / 2**20:.0f}", f"{peak[-1] / 2**20:.0f}", f"{peak[-1] / peak[1]:.2f}"]
+        cells += [f"{peak[1] / 2**20:.0f}", f"{peak[-1] / 2**20:.0f}", f"{peak[-1] / peak[1]:.2f}"]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def column(figures: Figures, name: str) -> list[Any]:
-    """Return one figure of every task."""
-    return [task[name] for task in figures]
 
 
 def of_medians(values: list[float]) -> float:

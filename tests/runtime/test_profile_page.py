@@ -42,14 +42,10 @@ def interrupted(report: ProfileReport) -> ProfileReport:
 
 def figures(report: ProfileReport) -> list[str]:
     """Every figure of the report as people read it."""
-    latencies = [*report.latency.values()]
-    ratios = [ratio for kinds in report.ratios.values() for ratio in kinds.values()]
-    memories = [*report.memory.values(), *(ready.memory for ready in report.residence.values())]
-    for batch in report.batches:
-        latencies += batch.latency.values()
-        ratios += [ratio for kinds in batch.ratios.values() for ratio in kinds.values()]
-    ratios += [ratio for row in report.sweep for ratio in row.ratios.values()]
-    memories += [row.memory for row in report.sweep]
+    latencies = [times for batch in (report, *report.batches) for times in batch.latency.values()]
+    kinds = [kinds for batch in (report, *report.batches) for kinds in batch.ratios.values()]
+    ratios = [ratio for by_kind in (*kinds, *(row.ratios for row in report.sweep)) for ratio in by_kind.values()]
+    memories = [*report.memory.values(), *(measured.memory for measured in (*report.residence.values(), *report.sweep))]
     seconds = [value for times in latencies for value in (times.p50, times.p90, times.p95, times.p99, *(times.interval or ()))]
     seconds += [times.p50 for row in report.sweep for times in row.latency.values()]
     seconds += [ready.open for ready in report.residence.values()]

@@ -15,7 +15,6 @@ from tiny_bundle import GOLDEN_IMAGES, SPEC, TASKS, images
 
 from mingle_edge_runtime import Bundle, EdgeError, ImageError
 from mingle_edge_runtime.images.preprocess import preprocess
-from mingle_edge_runtime.ort import memory as memory_module
 from mingle_edge_runtime.ort.machine import machine_record
 from mingle_edge_runtime.ort.memory import process_memory
 from mingle_edge_runtime.ort.processor import read_processor
@@ -164,8 +163,11 @@ def test_memory_is_split_by_what_backs_it(tmp_path) -> None:
     assert mapped.resident - before.resident == pytest.approx(2 * size, rel=0.1)
 
 
-def test_other_systems_report_the_peak_and_say_so(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(memory_module, "_STATUS", tmp_path / "absent")
+def test_other_systems_report_the_peak_and_say_so(monkeypatch) -> None:
+    def absent(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", absent)
     memory = process_memory()
     assert memory.anonymous is memory.file is None
     assert memory.resident > 1 << 20
