@@ -9,11 +9,11 @@ def images(seed, *, tasks=3, count=7, each=4, F=10, apart=1.0, varied=0.3):
     """Features `[n, v, F]` of each task: correlated seeds around a mean, and variations around each seed."""
     random = np.random.default_rng(seed)
     mixing = random.standard_normal((F, F))
-    found = []
+    parts = []
     for t in range(tasks):
         seeds = random.standard_normal((count + t, 1, F)) @ mixing + apart * random.standard_normal(F)
-        found.append(seeds + varied * random.standard_normal((count + t, each, F)))
-    return found
+        parts.append(seeds + varied * random.standard_normal((count + t, each, F)))
+    return parts
 
 
 def exactly(features):

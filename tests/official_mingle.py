@@ -148,7 +148,7 @@ class OfficialMingle:
     def embed(self, images, only=None):
         for layer in self.carrying.values():
             layer.only = only
-        found = self.tower(images)
+        embeds = self.tower(images)
         for layer in self.carrying.values():
             layer.only = None
-        return found
+        return embeds

@@ -25,13 +25,13 @@ LOGIT_SCALE = 20.0
 SPEC = fmt.Preprocess(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def images(*colours: int, seed: int = 0) -> np.ndarray:
-    """Noisy uint8 images `[n, 12, 9, 3]` of the given colours: 0 red, 1 green, 2 blue, 3 black."""
+def images(*colors: int, seed: int = 0) -> np.ndarray:
+    """Noisy uint8 images `[n, 12, 9, 3]` of the given colors: 0 red, 1 green, 2 blue, 3 black."""
     generator = np.random.default_rng(seed)
-    values = generator.integers(0, 60, (len(colours), 12, 9, 3), dtype=np.uint8)
-    for image, colour in zip(values, colours, strict=True):
-        if colour < 3:
-            image[..., colour] += 190
+    values = generator.integers(0, 60, (len(colors), 12, 9, 3), dtype=np.uint8)
+    for image, color in zip(values, colors, strict=True):
+        if color < 3:
+            image[..., color] += 190
     return values
 
 
@@ -131,7 +131,7 @@ class BundleWriter:
         np.savez(self.root / "golden.npz", images=GOLDEN_IMAGES, **golden)
         for name, head in zip(TASKS, weights.heads, strict=True):
             np.save(self.root / f"heads/{name}.npy", head)
-        found = sorted(path for path in self.root.rglob("*") if path.is_file())
+        paths = sorted(path for path in self.root.rglob("*") if path.is_file())
         index = fmt.BundleIndex(
             format=fmt.FORMAT,
             format_version=fmt.FORMAT_VERSION,
@@ -148,7 +148,7 @@ class BundleWriter:
             tower="tower.onnx",
             dense="dense.onnx",
             golden="golden.npz",
-            files={path.relative_to(self.root).as_posix(): fmt.FileRecord.of(path) for path in found},
+            files={path.relative_to(self.root).as_posix(): fmt.FileRecord.of(path) for path in paths},
             **members,
         )
         (self.root / "bundle.json").write_text(json.dumps(index.to_json(), indent=2))

@@ -58,14 +58,14 @@ def command(
         try:
             for start in range(0, len(images), AT_ONCE):
                 some = images[start : start + AT_ONCE]
-                for image, found in zip(some, model.classify(some, task, top, head, on_error="skip"), strict=True):
-                    if isinstance(found, ImageError):
+                for image, answer in zip(some, model.classify(some, task, top, head, on_error="skip"), strict=True):
+                    if isinstance(answer, ImageError):
                         broken += 1
-                        click.echo(f"error: {one_line(found)}", err=True)
+                        click.echo(f"error: {one_line(answer)}", err=True)
                         continue
-                    answered.append({"image": str(image)} | asdict(found))
+                    answered.append({"image": str(image)} | asdict(answer))
                     if not as_json:
-                        click.echo(table(image, found))
+                        click.echo(table(image, answer))
         finally:  # what was computed is shown, whatever ends it
             if as_json and (answered or broken):
                 click.echo(json.dumps(answered, indent=1))

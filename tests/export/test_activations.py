@@ -22,12 +22,12 @@ from mingle_edge_runtime.bundle.index import LARGEST_CODE
 def images(tmp_path_factory):
     """Three noisy pictures of each of two tasks."""
     folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    found = {}
+    paths = {}
     for task in ("task0", "task1"):
-        found[task] = [folder / f"{task}-{i}.png" for i in range(3)]
-        for path in found[task]:
+        paths[task] = [folder / f"{task}-{i}.png" for i in range(3)]
+        for path in paths[task]:
             Image.fromarray(random.integers(0, 256, (40, 32, 3), dtype=np.uint8)).save(path)
-    return found
+    return paths
 
 
 @pytest.fixture(params=["image", "layer"])
@@ -38,16 +38,16 @@ def tower(request, tmp_path):
 
 def recorded(tower, images):
     """Layer -> its inputs `[n, N, d]` on the plain backbone, through the tower's pure functions."""
-    found: dict[str, list[torch.Tensor]] = {}
+    inputs: dict[str, list[torch.Tensor]] = {}
     plain = plain_linear(tower.backbone)
 
     def linear(layer, x):
-        found.setdefault(layer, []).append(x)
+        inputs.setdefault(layer, []).append(x)
         return plain(layer, x)
 
     for paths in images.values():
         embed_images(load_images(paths, ARCHITECTURE), tower.backbone, ARCHITECTURE, linear)
-    return {layer: torch.cat(parts).numpy() for layer, parts in found.items()}
+    return {layer: torch.cat(parts).numpy() for layer, parts in inputs.items()}
 
 
 def test_peaks_are_those_of_the_plain_backbone_and_of_experts(tower, images):
@@ -107,9 +107,9 @@ def test_smoothing_takes_the_noise_of_outlying_channels(tmp_path, images):
 
 
 def test_own_embeddings_are_under_the_task_s_expert_alone(tower, images):
-    found = own_embeddings(tower, images)
+    embeds = own_embeddings(tower, images)
     for t, (task, paths) in enumerate(images.items()):
         x = load_images(paths, ARCHITECTURE)
         mask = torch.eye(2)[t]
         expected = tower.embed(x, task) if tower.merged.scope == "image" else tower.embed_layers(x, 1, mask)[0]
-        np.testing.assert_allclose(found[task], expected, atol=1e-6)
+        np.testing.assert_allclose(embeds[task], expected, atol=1e-6)

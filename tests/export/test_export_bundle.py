@@ -47,8 +47,8 @@ def test_files_are_those_of_the_specification(exported):
     else:
         expected |= {"experts.bin", "gates.bin"}
     assert set(bundle.index.files) == expected
-    found = {path.relative_to(bundle.root).as_posix() for path in bundle.root.rglob("*") if path.is_file()}
-    assert found == expected | {"bundle.json"}
+    files = {path.relative_to(bundle.root).as_posix() for path in bundle.root.rglob("*") if path.is_file()}
+    assert files == expected | {"bundle.json"}
     for name, record in bundle.index.files.items():
         assert hashlib.sha256((bundle.root / name).read_bytes()).hexdigest() == record.sha256
 
@@ -175,10 +175,10 @@ def test_few_experts_of_many_tasks_are_held_at_once(tmp_path, monkeypatch):
         __eq__ = object.__eq__
 
     def expert(self, task):
-        found = Kept(read(self, task))
-        held.add(found)
+        tensors = Kept(read(self, task))
+        held.add(tensors)
         most.append(len(held))
-        return found
+        return tensors
 
     monkeypatch.setattr(MergedModel, "expert", expert)
     export_bundle(merged.path, tmp_path / "bundle")
@@ -195,9 +195,9 @@ def test_golden_outputs_verify(exported):
     assert set(golden) == {"images", "embeds", "probabilities"} | router
     assert golden["probabilities"].shape == ((2 if router else 1), 2, 9)
     np.testing.assert_allclose(golden["probabilities"].sum(-1), 1, atol=1e-6)
-    found = verify(bundle.root)
-    assert min(found.cosines.values()) >= 0.99999
-    assert max(found.differences.values()) <= 1e-3
+    verification = verify(bundle.root)
+    assert min(verification.cosines.values()) >= 0.99999
+    assert max(verification.differences.values()) <= 1e-3
 
 
 def test_the_command_line_exports_chosen_tasks_in_their_order(tmp_path):

@@ -119,11 +119,11 @@ def test_the_dense_tower_in_int8_is_what_onnxruntimes_quantizer_makes_of_it(tmp_
         extra_options={"MatMulConstBOnly": True},
     )
     pixels = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
-    found, expected = (
+    ours, expected = (
         ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"pixel_values": pixels})[0]
         for path in (tmp_path / "int8/dense.onnx", tmp_path / "quantized.onnx")
     )
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 def test_nibbles_are_laid_out_as_onnxruntimes_kernel_reads_them():
@@ -136,9 +136,9 @@ def test_nibbles_are_laid_out_as_onnxruntimes_kernel_reads_them():
     for name, value in (("codes", pack_int4(codes).reshape(6, 2, 16)), ("scales", scales.reshape(-1))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(None, {"x": np.eye(64, dtype=np.float32)})[0].T
+    read = session.run(None, {"x": np.eye(64, dtype=np.float32)})[0].T
     exact = codes.reshape(6, 2, 32) * scales[:, :, None]
-    np.testing.assert_allclose(found, exact.reshape(6, 64), atol=1e-6)
+    np.testing.assert_allclose(read, exact.reshape(6, 64), atol=1e-6)
 
 
 @given(rank=st.integers(1, 5), seed=st.integers(0, 999))
@@ -155,9 +155,9 @@ def test_expanded_nibbles_are_the_stored_values(rank, seed):
         stored |= {f"q.{name}_nibbles": pack_int4(codes), f"q.{name}_block_scales": scales}
         exact = codes.reshape(rank, -1, 32) * scales[:, :, None].astype(np.float32)
         values[name] = exact.reshape(rank, -1)[:, : value.shape[1]]
-    found = expand(stored, {"q.A_codes": [70, "rank"], "q.B_codes": ["rank", 45]}, "it")
-    assert set(found) == {"ln.bias", "q.A_codes", "q.B_codes", "q.scale"}
-    product = (found["q.A_codes"] * found["q.scale"]) @ (found["q.B_codes"] / np.float32(64))
+    expanded = expand(stored, {"q.A_codes": [70, "rank"], "q.B_codes": ["rank", 45]}, "it")
+    assert set(expanded) == {"ln.bias", "q.A_codes", "q.B_codes", "q.scale"}
+    product = (expanded["q.A_codes"] * expanded["q.scale"]) @ (expanded["q.B_codes"] / np.float32(64))
     expected = values["A"].T @ values["B"]
     assert np.linalg.norm(product - expected) <= 0.02 * np.linalg.norm(expected)
 
@@ -244,7 +244,7 @@ def test_the_reported_accuracy_is_that_of_both_implementations(task_file, image_
             images = sorted((task_file.parent / "test" / task).glob("*/*"))
             own = [image.parent.name for image in images]
             right = [
-                100 * np.mean([found.labels[0] == label for found, label in zip(answers, own, strict=True)])
+                100 * np.mean([prediction.labels[0] == label for prediction, label in zip(answers, own, strict=True)])
                 for answers in (edge.classify(images, head=task), edge.classify(images, task))
             ]
             assert (task, int(count)) == (image_model.task_names[i], len(images))
@@ -343,6 +343,6 @@ def test_a_router_in_int8_leaves_the_tower_exact_and_images_apart(tmp_path):
     with EdgeModel.open(report.path) as model, EdgeModel.open(exact.path) as other:
         together, alone = model.route(IMAGES), [model.route(image)[0] for image in IMAGES]
         assert together == alone
-        found, expected = (np.array([route.posterior for route in one.route(IMAGES)]) for one in (model, other))
-        np.testing.assert_allclose(found, expected, atol=0.1)
+        posteriors, expected = (np.array([route.posterior for route in one.route(IMAGES)]) for one in (model, other))
+        np.testing.assert_allclose(posteriors, expected, atol=0.1)
         np.testing.assert_allclose(model.embed(IMAGES, task="task2"), other.embed(IMAGES, task="task2"), atol=1e-6)

@@ -110,8 +110,8 @@ def test_no_code_of_a_bundle_is_larger(scope, precision, tmp_path):
     merged = write_merged(tmp_path / "merged", scope=scope)
     options = ExportOptions(2, precision=precision, router_precision="int8" if scope == "image" else None, **LOOSE)
     path = export_bundle(merged.path, tmp_path / "bundle", options).path
-    found = list(_codes(path))
-    assert max(np.abs(codes.astype(int)).max() for codes in found) == LARGEST_CODE
+    stored = list(_codes(path))
+    assert max(np.abs(codes.astype(int)).max() for codes in stored) == LARGEST_CODE
     with EdgeModel.open(path) as model:
         if scope == "image":
             for joined in _joined_experts(model):

@@ -43,19 +43,19 @@ def run(name, adapter=None, **inputs):
     each = [session.run(None, {"pixel_values": image[None], **inputs}, call) for image in pixels]
     return [np.concatenate(parts) for parts in zip(*each)]
 
-found = {"version": np.array(ort.__version__), "dense": run(index["dense"])[0]}
+results = {"version": np.array(ort.__version__), "dense": run(index["dense"])[0]}
 if index["scope"] == "image":
-    found["posterior"], found["confidence"] = run(index["router"]["file"])
-    found["plain"] = run(index["tower"])[0]
-    found["embeds"] = np.stack([run(index["tower"], task["expert"])[0] for task in index["tasks"]])
+    results["posterior"], results["confidence"] = run(index["router"]["file"])
+    results["plain"] = run(index["tower"])[0]
+    results["embeds"] = np.stack([run(index["tower"], task["expert"])[0] for task in index["tasks"]])
 else:
     tasks = len(index["tasks"])
     outputs = [run(index["tower"], top_k=np.array([k])) for k in (index["top_k"], tasks)]
-    found["embeds"] = np.stack([embeds for embeds, _, _ in outputs])
-    found["default"], found["route_tasks"], found["route_weights"] = run(index["tower"])
+    results["embeds"] = np.stack([embeds for embeds, _, _ in outputs])
+    results["default"], results["route_tasks"], results["route_weights"] = run(index["tower"])
     mask = (np.arange(tasks) == 1).astype(np.float32)
-    found["masked"], found["masked_tasks"], _ = run(index["tower"], task_mask=mask)
-np.savez(output, **found)
+    results["masked"], results["masked_tasks"], _ = run(index["tower"], task_mask=mask)
+np.savez(output, **results)
 """
 
 

@@ -15,18 +15,18 @@ EXTRAS = ("cpu", "merge", "demo", "dev")  # what the Makefile installs
 
 def releases(lock: Path) -> dict[str, list[str]]:
     """The releases in a lock file by name; a package may have one per Python version."""
-    found: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for name, release in re.findall(r"^([a-z0-9-]+)==(\S+)", lock.read_text(), re.MULTILINE):
-        found.setdefault(name, []).append(release)
-    return found
+        by_name.setdefault(name, []).append(release)
+    return by_name
 
 
 def not_locked(asked: list[str], lock: Path) -> list[str]:
     """Requirements that have no release in the lock file, or one that they do not allow."""
     locked = releases(lock)
     wanted = {text: Requirement(text) for text in asked}
-    found = {text: locked.get(canonicalize_name(requirement.name), []) for text, requirement in wanted.items()}
-    return [text for text in asked if not found[text] or not all(map(wanted[text].specifier.contains, found[text]))]
+    present = {text: locked.get(canonicalize_name(requirement.name), []) for text, requirement in wanted.items()}
+    return [text for text in asked if not present[text] or not all(map(wanted[text].specifier.contains, present[text]))]
 
 
 def test_every_dependency_is_locked_at_a_release_that_pyproject_allows() -> None:

@@ -34,13 +34,13 @@ def left_out(parts, weight):
 @given(st.integers(0, 999), st.sampled_from([1, 4]), st.sampled_from([5, 60]))
 def test_scores_of_left_out_seeds_equal_those_of_a_router_without_them(seed, each, F):
     parts = images(seed, each=each, F=F)
-    found = dict(left_out_scores([exactly(part) for part in parts]))
+    closed_form = dict(left_out_scores([exactly(part) for part in parts]))
     for t, i, inverse, means in left_out(parts, 1.0):
         towards = inverse @ means.T  # [F, T]
         scores = parts[t][i] @ towards - (means.T * towards).sum(0) / 2
         # Scores are defined up to what all tasks have in common.
         np.testing.assert_allclose(
-            found[t][i] - found[t][i][:, :1], scores - scores[:, :1], rtol=1e-8, atol=1e-8 * np.abs(scores).max()
+            closed_form[t][i] - closed_form[t][i][:, :1], scores - scores[:, :1], rtol=1e-8, atol=1e-8 * np.abs(scores).max()
         )
 
 
@@ -49,12 +49,12 @@ def test_distances_of_left_out_seeds_equal_those_of_a_router_without_them(seed, 
     """Of what is projected onto the space of the means, orthogonally under the inverse covariance."""
     parts = images(seed, each=each, F=F)
     statistics = [exactly(part) for part in parts]
-    found = dict(left_out_distances(statistics, Covariance.pooled(statistics), weight))
+    closed_form = dict(left_out_distances(statistics, Covariance.pooled(statistics), weight))
     for t, i, inverse, means in left_out(parts, weight):
         root = np.linalg.cholesky(inverse).T
         basis, _ = np.linalg.qr((root @ (means - means.mean(0)).T)[:, :-1])  # [F, T - 1]
         away = (parts[t][i][:, None] - means) @ root.T @ basis  # [v, T, T - 1]
-        np.testing.assert_allclose(found[t][i], (away**2).sum(2).min(1), rtol=1e-5)
+        np.testing.assert_allclose(closed_form[t][i], (away**2).sum(2).min(1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("count", [3, 5])

@@ -85,8 +85,8 @@ def test_shrinkage_equals_scikit_learns_oas():
     x -= x.mean(0)
     covariance = x.T @ x / len(x)
     _, expected = oas(x, assume_centered=True)
-    found = oas_shrinkage(np.trace(covariance), (covariance**2).sum(), len(covariance), len(x))
-    assert found == pytest.approx(expected, rel=1e-9)
+    shrinkage = oas_shrinkage(np.trace(covariance), (covariance**2).sum(), len(covariance), len(x))
+    assert shrinkage == pytest.approx(expected, rel=1e-9)
 
 
 @given(st.integers(0, 999))
@@ -143,10 +143,10 @@ def test_one_seed_without_variations_still_routes_by_distance():
 def test_the_factor_reproduces_the_scatter_per_seed(count, F):
     x = features(3, tasks=1, count=count, F=F)[0]
     seeds = count // 2  # each seed with one variation
-    found = RouterStatistics.from_features(x.reshape(seeds, 2, F))
+    kept = RouterStatistics.from_features(x.reshape(seeds, 2, F))
     centred = x.astype(np.float64) - x.astype(np.float64).mean(0)
     scatter = centred.T @ centred * seeds / count
     scale = np.sqrt(np.diag(scatter))  # 99.9% is kept of features of unit variance
-    lost = (scatter - found.factor.T @ found.factor) / np.outer(scale, scale)
+    lost = (scatter - kept.factor.T @ kept.factor) / np.outer(scale, scale)
     assert np.trace(lost) <= 1.001e-3 * F
     assert np.linalg.norm(lost) <= 2e-3 * np.linalg.norm(scatter / np.outer(scale, scale))

@@ -39,8 +39,8 @@ def test_errors_are_those_of_routers_made_without_the_seed():
 @pytest.mark.parametrize(("count", "each", "F"), [(12, 5, 8), (4, 3, 40)])
 def test_coordinates_give_back_the_images(count, each, F):
     features = images(2, tasks=1, count=count, each=each, F=F)[0].astype(np.float32)
-    found = RouterStatistics.from_features(features)
-    again = found.mean + np.sqrt(each) * found.coordinates @ found.factor
+    statistics = RouterStatistics.from_features(features)
+    again = statistics.mean + np.sqrt(each) * statistics.coordinates @ statistics.factor
     lost = (again - features) / features.std((0, 1))
     assert (lost**2).mean() <= 1.001e-3  # 99.9% of the scatter of features of unit variance is kept
 
@@ -52,12 +52,12 @@ def test_coordinates_of_a_merged_task_are_those_of_its_seeds(image_model, task_f
     seeds = load_images(list_images(task_file.parent / "seeds" / "task1"), image_model.architecture)
     expected = router_features(seeds, backbone, image_model.architecture, 3).numpy()
     images = statistics.coordinates.shape[1]
-    found = statistics.mean + np.sqrt(images) * statistics.coordinates[:, 0] @ statistics.factor
+    again = statistics.mean + np.sqrt(images) * statistics.coordinates[:, 0] @ statistics.factor
     assert statistics.count == len(seeds) == 6
     assert images == 1 + Settings().router_augmentations
-    lost = (found - expected) ** 2 / (statistics.factor**2).sum(axis=0)
+    lost = (again - expected) ** 2 / (statistics.factor**2).sum(axis=0)
     assert lost.sum() <= 2e-3 * images * expected.shape[1]
-    other = (found[::-1] - expected) ** 2 / (statistics.factor**2).sum(axis=0)
+    other = (again[::-1] - expected) ** 2 / (statistics.factor**2).sum(axis=0)
     assert other.sum() > 20 * lost.sum()
 
 
@@ -66,17 +66,17 @@ def test_the_factor_keeps_small_features_beside_large_ones(scale):
     """Deep features are larger than shallow ones; a smaller depth must not lose its scatter to them."""
     features = images(3, tasks=1, count=30, each=2, F=16)[0]
     features[:, :, 8:] *= scale
-    found = RouterStatistics.from_features(features.astype(np.float32)).first(8)
+    statistics = RouterStatistics.from_features(features.astype(np.float32)).first(8)
     whole = scatter(features[:, :, :8])
-    assert np.linalg.norm(whole - found.factor.T @ found.factor) <= 3e-3 * np.linalg.norm(whole)
-    assert len(found.mean) == 8
+    assert np.linalg.norm(whole - statistics.factor.T @ statistics.factor) <= 3e-3 * np.linalg.norm(whole)
+    assert len(statistics.mean) == 8
 
 
 def test_of_very_many_seeds_some_are_left_out_in_turn():
     features = images(4, tasks=1, count=200, each=1, F=3)[0].astype(np.float32)
-    found = RouterStatistics.from_features(features)
-    assert found.coordinates.shape[0] == KEPT_SEEDS
-    again = found.mean + found.coordinates @ found.factor  # [k, 1, F]
+    statistics = RouterStatistics.from_features(features)
+    assert statistics.coordinates.shape[0] == KEPT_SEEDS
+    again = statistics.mean + statistics.coordinates @ statistics.factor  # [k, 1, F]
     np.testing.assert_allclose(again[[0, -1]], features[[0, -1]], atol=0.1)
 
 
@@ -103,12 +103,12 @@ def test_a_depth_is_refused_only_when_more_seeds_than_chance_miss_it():
 
     def statistics(lost):
         random = np.random.default_rng(0)
-        found = []
+        by_task = []
         for t in range(3):
             first, second = (random.standard_normal((20, 1, 2)) * 0.1 + 9 * np.array([t == 1, t == 2]) for _ in range(2))
             first[: lost if t == 0 else 0] += [9, 0]  # look like task 1 at depth 0 alone
-            found.append(RouterStatistics.from_features(np.concatenate([first, second], axis=2).astype(np.float32)))
-        return found
+            by_task.append(RouterStatistics.from_features(np.concatenate([first, second], axis=2).astype(np.float32)))
+        return by_task
 
     errors = [mean_of_tasks(left_out_errors([s.first(2) for s in statistics(lost)]))[0] for lost in (1, 5)]
     assert errors == pytest.approx([1 / 60, 5 / 60])
