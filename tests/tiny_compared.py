@@ -6,19 +6,21 @@ import torch
 
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.method import Workbench
+from mingle_edge.comparison.registry import SPECS
 from mingle_edge.core.progress import silent
 from mingle_edge.data.labeled_images import read_labeled
 from mingle_edge.data.task_file import read_task_file
-from mingle_edge.evaluation.answers import predict_among, predict_within
+from mingle_edge.evaluation.answers import measure
 from mingle_edge.evaluation.metrics import average_accuracy, backward_transfer
 from mingle_edge.evaluation.protocols import PROTOCOLS
 from mingle_edge.merging.merge_inputs import read_merge_inputs
 
 
 class TinyComparison:
-    """The tasks of a task file, prepared as the package prepares them."""
+    """The tasks of a task file, prepared as the package prepares them, and methods with changes to what was published."""
 
-    def __init__(self, task_file):
+    def __init__(self, task_file, **changes):
+        self.changes = changes
         file = read_task_file(task_file)
         inputs = read_merge_inputs(file, silent)
         pretrained = inputs.load(torch.device("cpu"))
@@ -36,6 +38,18 @@ class TinyComparison:
         """A new one, that has kept nothing yet."""
         return Workbench(self.backbone, self.architecture, torch.device("cpu"), seed=0)
 
+    def built(self, name, workbench=None, **changes):
+        """A method before any task, on a workbench of its own unless one is given."""
+        spec = SPECS[name]
+        return spec.build(workbench or self.workbench(), spec.published(len(self.tasks)) | self.changes | changes)
+
+    def merged(self, name, workbench=None, order=(0, 1, 2), **changes):
+        """A method after all tasks."""
+        method = self.built(name, workbench, **changes)
+        for t in order:
+            method.add(self.tasks[t])
+        return method
+
     def history(self, method, order=None):
         """P1, P2, P3 -> accuracies right after each task's own merge and after the last, in percent, and (ACC, BWT)."""
         tasks = [self.tasks[t] for t in order or range(len(self.tasks))]
@@ -49,18 +63,11 @@ class TinyComparison:
         return after_own, final, summary
 
     def _measure(self, method, merged, t, into):
-        batch, labels = self.batches[merged[t].name], self.labels[merged[t].name]
-        answer = method.answer(batch)
-        named = method.answer_named(batch, merged[t].name)
-        heads = [task.head for task in merged]
-        owner, label = predict_among(answer.embeds, heads, answer.posterior, answer.claimed)
-        right = {
-            "P1": predict_within(answer.embeds, heads[t]) == labels,
-            "P2": predict_within(named, heads[t]) == labels,
-            "P3": (owner == t) & (label == labels),
-        }
-        for protocol, correct in right.items():
-            into[protocol].append(100 * int(correct.sum()) / len(correct))
+        batch = self.batches[merged[t].name]
+        answer, named = method.answer(batch), method.answer_named(batch, batch.task)
+        labels, heads = self.labels[batch.task], [task.head for task in merged]
+        for protocol, right in measure(answer, named, labels, t, heads, len(heads)).right.items():
+            into[protocol].append(right)
 
 
 def one_by_one(batch):

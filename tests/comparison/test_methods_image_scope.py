@@ -4,12 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_compared import TinyComparison, one_by_one
+from tiny_compared import TinyComparison
 
 from mingle_edge.clip.vision_tower import embed_images
 from mingle_edge.comparison.batches import ImageRows, TestBatch
 from mingle_edge.comparison.methods.image_router import Route
-from mingle_edge.comparison.registry import SPECS
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.evaluation.evaluate import evaluate
@@ -17,40 +16,16 @@ from mingle_edge.experts.finetuned_task import FinetunedTask
 from mingle_edge.merging.merged_tower import GatedTower
 from mingle_edge.routing.router import DIRECTIONS
 
-BY_NAME = {name: spec for name, spec in SPECS.items() if spec.implementation == "image_scope:ImageScope"}
-
 
 @pytest.fixture(scope="module")
 def tiny(task_file):
-    return TinyComparison(task_file)
-
-
-@pytest.fixture(scope="module")
-def crowded(tiny):
-    """A workbench on which every method has been, in two orders and with two ranks."""
-    workbench = tiny.workbench()
-    for name in BY_NAME:
-        tiny.history(built(tiny, name, workbench, rank=4), [2, 0, 1])
-        tiny.history(built(tiny, name, workbench), [0, 2, 1])
-    return workbench
-
-
-def built(tiny, name, workbench=None, **changes):
-    spec = BY_NAME[name]
-    return spec.build(workbench or tiny.workbench(), spec.published(len(tiny.tasks)) | {"rank": 8} | changes)
-
-
-def merged(tiny, name, workbench=None, order=(0, 1, 2), **changes):
-    method = built(tiny, name, workbench, **changes)
-    for t in order:
-        method.add(tiny.tasks[t])
-    return method
+    return TinyComparison(task_file, rank=8)
 
 
 @pytest.mark.parametrize(("name", "top_k"), [("image", 1), ("image-weighted", 2)])
 def test_accuracies_equal_those_of_the_model_merged_into_a_folder(tiny, name, top_k, task_file, image_model):
     report = evaluate(image_model.path, task_file, top_k=top_k, device="cpu")
-    method = built(tiny, name)
+    method = tiny.built(name)
     after_own, final, summary = tiny.history(method)
     assert (after_own, final) == (report.after_own, report.final)
     assert summary == {p: (report.acc(p), report.bwt(p)) for p in summary}
@@ -63,7 +38,7 @@ def test_accuracies_equal_those_of_the_model_merged_into_a_folder(tiny, name, to
 @pytest.mark.parametrize("top_k", [1, 2, 3])
 def test_mixtures_are_those_of_the_deployed_tower_image_by_image(tiny, image_model, top_k):
     """Posteriors drawn, so that every kind of route occurs: mixed, all but alone, and claimed by no task."""
-    method = merged(tiny, "image", top_k=top_k)
+    method = tiny.merged("image", top_k=top_k)
     batch, tower = tiny.batches["task0"], GatedTower(image_model)
     posterior = torch.rand(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     posterior[4] = torch.tensor([1e-12, 1 - 2e-12, 1e-12])
@@ -81,7 +56,7 @@ def test_mixtures_are_those_of_the_deployed_tower_image_by_image(tiny, image_mod
 
 
 def test_mixtures_do_not_depend_on_how_many_images_are_laid_out_at_once(tiny, monkeypatch):
-    method, batch = merged(tiny, "image-weighted", top_k=3), tiny.batches["task0"]
+    method, batch = tiny.merged("image-weighted", top_k=3), tiny.batches["task0"]
     route = Route(torch.full((6, 3), 1 / 3, dtype=torch.float64), torch.ones(6, dtype=torch.bool))
     method.router = SimpleNamespace(route=lambda batch: route)
     whole = method.answer(batch).embeds
@@ -89,38 +64,15 @@ def test_mixtures_do_not_depend_on_how_many_images_are_laid_out_at_once(tiny, mo
     torch.testing.assert_close(method.answer(batch).embeds, whole, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", BY_NAME)
-def test_an_image_does_not_depend_on_its_batch_mates(tiny, name):
-    """Alone on a second workbench, so that nothing is found kept."""
-    together, alone = merged(tiny, name), merged(tiny, name)
-    batch = tiny.batches["task1"]
-    answer, singles = together.answer(batch), [alone.answer(image) for image in one_by_one(batch)]
-    torch.testing.assert_close(answer.embeds, torch.cat([a.embeds for a in singles]), rtol=0, atol=2e-6)
-    torch.testing.assert_close(answer.posterior, torch.cat([a.posterior for a in singles]), rtol=0, atol=1e-4)
-    assert answer.routed.equal(torch.cat([a.routed for a in singles]))
-
-
-@pytest.mark.parametrize("name", BY_NAME)
-def test_what_is_kept_on_the_workbench_changes_no_result(tiny, crowded, name):
-    then, fresh = built(tiny, name, crowded), built(tiny, name)
-    for t in (1, 2, 0):
-        then.add(tiny.tasks[t])
-        fresh.add(tiny.tasks[t])
-        for task in tiny.tasks:
-            kept, computed = then.answer(tiny.batches[task.name]), fresh.answer(tiny.batches[task.name])
-            torch.testing.assert_close(kept.embeds, computed.embeds, rtol=0, atol=2e-6)
-            torch.testing.assert_close(kept.posterior, computed.posterior, rtol=0, atol=1e-4)
-
-
 def test_corrupted_images_are_not_mistaken_for_clean_ones(tiny):
-    method, batch = merged(tiny, "image"), tiny.batches["task0"]
+    method, batch = tiny.merged("image"), tiny.batches["task0"]
     clean = method.answer_named(batch, "task0")
     noisy = TestBatch(batch.images + 0.5 * torch.randn(batch.images.shape), batch.task, batch.numbers, "task0, noise")
     assert (method.answer_named(noisy, "task0") - clean).abs().max() > 1e-3
 
 
 def test_the_low_rank_control_leaves_vectors_and_stem_out(tiny, image_model):
-    method, batch = merged(tiny, "image-low-rank-only"), tiny.batches["task2"]
+    method, batch = tiny.merged("image-low-rank-only"), tiny.batches["task2"]
     arrays = image_model.expert("task2")
     parameters = dict(tiny.backbone)
     for layer in tiny.architecture.block_linears():
@@ -128,11 +80,11 @@ def test_the_low_rank_control_leaves_vectors_and_stem_out(tiny, image_model):
         parameters[f"{layer}.weight"] = parameters[f"{layer}.weight"] + update
     expected = torch.nn.functional.normalize(embed_images(batch.images, parameters, tiny.architecture), dim=-1)
     torch.testing.assert_close(method.answer_named(batch, "task2"), expected, rtol=0, atol=2e-6)
-    assert (merged(tiny, "image").answer_named(batch, "task2") - expected).abs().max() > 1e-3
+    assert (tiny.merged("image").answer_named(batch, "task2") - expected).abs().max() > 1e-3
 
 
 def test_bytes_are_those_of_the_files(tiny, image_model):
-    method = merged(tiny, "image")
+    method = tiny.merged("image")
     backbone = sum(array.nbytes for array in image_model.backbone().values())
     experts = [sum(array.nbytes for array in image_model.expert(name).values()) for name in image_model.task_names]
     features, T = image_model.router().weight.shape
@@ -140,20 +92,13 @@ def test_bytes_are_those_of_the_files(tiny, image_model):
     router = 4 * (features * (T + 1 + directions) + 2 * directions + T + 2 * T * T + 1)
     assert method.stored_bytes() == backbone + sum(experts) + router
     assert method.active_bytes() == backbone + experts[0] + router
-    assert merged(tiny, "image-weighted").active_bytes() == backbone + sum(experts[:2]) + router
-
-
-@pytest.mark.parametrize("name", BY_NAME)
-def test_before_any_task_it_is_the_plain_backbone(tiny, name, image_model):
-    answer = built(tiny, name).answer(tiny.batches["task0"])
-    torch.testing.assert_close(answer.embeds, GatedTower(image_model).embed(tiny.batches["task0"].images))
-    assert answer.posterior is None
+    assert tiny.merged("image-weighted").active_bytes() == backbone + sum(experts[:2]) + router
 
 
 def test_a_task_without_seeds_is_named(tiny):
     task = tiny.tasks[0]
     with pytest.raises(TaskFileError, match="task 'task0' has no seed images, and the image router knows a task by nothing"):
-        built(tiny, "image").add(FinetunedTask(task.name, task.finetuned, task.head, ImageSet([])))
+        tiny.built("image").add(FinetunedTask(task.name, task.finetuned, task.head, ImageSet([])))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +111,7 @@ def test_a_task_without_seeds_is_named(tiny):
 )
 def test_parameters_that_make_no_sense_are_named(tiny, changes, message):
     with pytest.raises(TaskFileError, match=message):
-        built(tiny, "image", **changes)
+        tiny.built("image", **changes)
 
 
 @pytest.mark.parametrize(("budget", "computed"), [(1 << 30, [0, 1, 2, 3, 4, 9]), (0, [1, 2, 0, 3, 2, 1, 0, 9, 4])])

@@ -5,9 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from official_mingle import OfficialMingle
-from tiny_compared import TinyComparison, one_by_one
+from tiny_compared import TinyComparison
 
-from mingle_edge.clip.vision_tower import embed_images
 from mingle_edge.comparison.methods.mingle import chosen_linear
 from mingle_edge.comparison.methods.towers import backbone_embeddings
 from mingle_edge.comparison.registry import SPECS
@@ -19,18 +18,13 @@ from mingle_edge.experts.finetuned_task import FinetunedTask
 from mingle_edge.gates.gating import ExpertStack, GatedExperts, GatedLinear
 from mingle_edge.merging.merge import merge
 
-BY_NAME = {name: spec for name, spec in SPECS.items() if spec.implementation == "mingle:LayerScope"}
+NAMES = [name for name, spec in SPECS.items() if spec.implementation == "mingle:LayerScope"]
 QUICK = {"rank": 8, "steps": 6, "learning_rate": 0.003}  # LAYER_SETTINGS of conftest
 
 
 @pytest.fixture(scope="module")
 def tiny(layer_task_file):
-    return TinyComparison(layer_task_file)
-
-
-def built(tiny, name, workbench=None, **changes):
-    spec = BY_NAME[name]
-    return spec.build(workbench or tiny.workbench(), spec.published(len(tiny.tasks)) | QUICK | changes)
+    return TinyComparison(layer_task_file, **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +40,7 @@ def built(tiny, name, workbench=None, **changes):
 )
 def test_official_semantics_equal_a_second_writing_of_the_papers_code(tiny, name, changes):
     few = {"batch_size": 4, "steps": 9, "learning_rate": 1e-3}  # batches of 4 and 2 of the six seeds
-    method = built(tiny, name, **few, **changes)
+    method = tiny.built(name, **few, **changes)
     official = OfficialMingle(
         tiny.backbone,
         tiny.architecture,
@@ -83,83 +77,39 @@ def test_official_semantics_equal_a_second_writing_of_the_papers_code(tiny, name
 )
 def test_accuracies_equal_those_of_the_model_merged_into_a_folder(tiny, layer_model, layer_task_file, name, top_k, pooling):
     report = evaluate(layer_model.path, layer_task_file, top_k=top_k, pooling=pooling, device="cpu")
-    after_own, final, summary = tiny.history(built(tiny, name))
+    after_own, final, summary = tiny.history(tiny.built(name))
     assert (after_own, final) == (report.after_own, report.final)
     assert summary == {p: (report.acc(p), report.bwt(p)) for p in summary}
 
 
 def test_gates_are_those_of_the_model_merged_into_a_folder_bit_for_bit(tiny, layer_model):
-    method = built(tiny, "mingle-exact")
-    for task in tiny.tasks:
-        method.add(task)
+    method = tiny.merged("mingle-exact")
     for t, name in enumerate(layer_model.task_names):
         expert, gates = layer_model.expert(name), layer_model.gates(name)
-        for layer, gated in method._state.experts.items():
+        for layer, gated in method.state.experts.items():
             assert gated.experts.A[t].numpy().tobytes() == expert[f"{layer}.A"].tobytes()
             assert gated.experts.B[t].numpy().tobytes() == expert[f"{layer}.B"].tobytes()
             assert gated.gate_weight[t].numpy().tobytes() == gates[layer][0].tobytes()
             assert gated.gate_bias[t].numpy().tobytes() == gates[layer][1].tobytes()
 
 
-@pytest.mark.parametrize("name", BY_NAME)
-def test_only_pooled_gates_depend_on_batch_mates(tiny, name):
-    """Alone on a second workbench, so that nothing is found kept."""
-    together, alone = built(tiny, name, steps=1), built(tiny, name, steps=1)
-    for task in tiny.tasks:
-        together.add(task)
-        alone.add(task)
-    batch = tiny.batches["task1"]
-    for found, single in (
-        (together.answer(batch).embeds, torch.cat([alone.answer(image).embeds for image in one_by_one(batch)])),
-        (
-            together.answer_named(batch, "task1"),
-            torch.cat([alone.answer_named(image, "task1") for image in one_by_one(batch)]),
-        ),
-    ):
-        difference = (found - single).abs().max()
-        pooled = BY_NAME[name].published(3)["pooling"] == "batch" and name != "static-experts"
-        assert difference > 1e-4 if pooled else difference < 2e-6
-
-
-@pytest.mark.parametrize("name", BY_NAME)
-def test_before_any_task_it_is_the_plain_backbone_and_bytes_add_up(tiny, name):
-    method, batch = built(tiny, name, steps=1), tiny.batches["task0"]
-    plain = torch.nn.functional.normalize(embed_images(batch.images, tiny.backbone, tiny.architecture), dim=-1)
-    torch.testing.assert_close(method.answer(batch).embeds, plain)
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_add_up(tiny, name):
+    method = tiny.merged(name, steps=1)
     backbone = 4 * sum(tensor.numel() for tensor in tiny.backbone.values())
-    assert method.stored_bytes() == method.active_bytes() == backbone
-    stored = []
-    for task in tiny.tasks:
-        method.add(task)
-        stored.append(method.stored_bytes())
     width, mlp, blocks = tiny.architecture.width, tiny.architecture.mlp_width, tiny.architecture.layers
     star = "star" in name
     sides = 3 * [(width, width)] + [(width, mlp)] + ([] if star else [(width, width), (mlp, width)])
     expert = 4 * blocks * sum(8 * (d_in + d_out) for d_in, d_out in sides)
     gates = 4 * blocks * sum(d_in + 1 for d_in, _ in sides)
     router = method.router.stored_bytes() if name == "mingle-routed" else 0
-    assert stored[-1] == backbone + 3 * (expert + gates) + router
+    assert method.stored_bytes() == backbone + 3 * (expert + gates) + router
     read = {"mingle-top1": (1, 3), "mingle-exact-top1": (1, 3), "mingle-routed": (1, 1)}.get(name, (3, 3))
     assert method.active_bytes() == backbone + read[0] * expert + read[1] * gates + router
 
 
-def test_what_is_kept_on_the_workbench_changes_no_result(tiny):
-    shared = tiny.workbench()
-    tiny.history(built(tiny, "mingle-routed", shared, steps=1), [2, 0, 1])
-    for name in ("mingle-routed", "mingle", "mingle-per-image"):
-        then, fresh = built(tiny, name, shared, steps=1), built(tiny, name, steps=1)
-        for t in (1, 2, 0):
-            then.add(tiny.tasks[t])
-            fresh.add(tiny.tasks[t])
-            for task in tiny.tasks:
-                batch = tiny.batches[task.name]
-                torch.testing.assert_close(then.answer(batch).embeds, fresh.answer(batch).embeds, rtol=0, atol=2e-6)
-
-
 def test_the_router_names_the_one_expert_whose_gates_are_used(tiny):
-    method = built(tiny, "mingle-routed")
-    for task in tiny.tasks:
-        method.add(task)
+    method = tiny.merged("mingle-routed")
     for name, batch in tiny.batches.items():
         answer = method.answer(batch)
         assert answer.routed.tolist().count([task.name for task in tiny.tasks].index(name)) >= 5
@@ -172,7 +122,7 @@ def test_the_router_names_the_one_expert_whose_gates_are_used(tiny):
 def test_adapting_old_gates_changes_what_an_older_task_gets_and_nothing_else_does(tiny):
     batch = tiny.batches["task0"]
     for changes, moves in (({"components": "adaptation"}, True), ({"components": "frozen-gates"}, False), ({}, False)):
-        method = built(tiny, "mingle-per-image", **changes)
+        method = tiny.built("mingle-per-image", **changes)
         method.add(tiny.tasks[0])
         before = method.answer_named(batch, "task0")
         method.add(tiny.tasks[1])
@@ -181,7 +131,7 @@ def test_adapting_old_gates_changes_what_an_older_task_gets_and_nothing_else_doe
 
 def test_without_seeds_gates_stay_at_the_constant(tiny):
     bare = [FinetunedTask(task.name, task.finetuned, task.head, ImageSet([])) for task in tiny.tasks]
-    unlearned, static = built(tiny, "mingle"), built(tiny, "static-experts")
+    unlearned, static = tiny.built("mingle"), tiny.built("static-experts")
     for without, task in zip(bare, tiny.tasks, strict=True):
         unlearned.add(without)
         static.add(task)
@@ -219,7 +169,7 @@ def test_multiplying_only_the_chosen_experts_gives_the_same_layers(seed, shape, 
 )
 def test_parameters_that_make_no_sense_are_named(tiny, changes, message):
     with pytest.raises(TaskFileError, match=message):
-        built(tiny, "mingle", **changes)
+        tiny.built("mingle", **changes)
 
 
 def test_official_settings_merge_as_the_command_does(tiny, tmp_path, layer_task_file):
@@ -228,5 +178,5 @@ def test_official_settings_merge_as_the_command_does(tiny, tmp_path, layer_task_
     file = layer_task_file.with_name("official.toml")
     file.write_text(lines)
     report = evaluate(merge(file, tmp_path / "m", device="cpu").path, file, pooling="batch", device="cpu")
-    after_own, final, _ = tiny.history(built(tiny, "mingle"))
+    after_own, final, _ = tiny.history(tiny.built("mingle"))
     assert (after_own, final) == (report.after_own, report.final)

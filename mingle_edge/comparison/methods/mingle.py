@@ -77,7 +77,7 @@ class LayerScope:
         self.workbench = workbench
         self.router = ImageRouter(workbench, self.settings) if routing == "router" else None
         self._names: list[str] = []
-        self._state = LayerState()
+        self.state = LayerState()
         self._alone: dict[int, dict[str, GatedExperts]] = {}  # by task number
         self._named = ImageRows()
 
@@ -86,7 +86,7 @@ class LayerScope:
         if self.router is not None:
             self.router.add(task)
         learner = GateLearner(task, self.workbench, self.settings)
-        self._state = merge_components(learner, self._state, self.components, self.constant)
+        self.state = merge_components(learner, self.state, self.components, self.constant)
         self._names.append(task.name)
         if self.components == "adaptation":  # nothing else changes an older task's gates
             self._alone, self._named = {}, ImageRows()
@@ -98,7 +98,7 @@ class LayerScope:
             return Answers(backbone_embeddings(batch, self.workbench))
         if self.router is None:
             top_k = None if self.top_k is None else min(self.top_k, len(self._names))
-            return Answers(self._embed(batch.images, self._state.experts, top_k))
+            return Answers(self._embed(batch.images, self.state.experts, top_k))
         route = self.router.route(batch)
         embeds = embed_by_task(batch, route.tasks, partial(self._embed_alone, batch), self.workbench)
         return Answers(embeds, route.posterior, route.claimed, route.tasks)
@@ -118,7 +118,7 @@ class LayerScope:
 
     def _bytes(self, experts: int | None) -> int:
         numbers = 0
-        for gated in self._state.experts.values():
+        for gated in self.state.experts.values():
             each = gated.experts.A[0].numel() + gated.experts.B[0].numel()
             gates = gated.gate_weight.numel() + gated.gate_bias.numel()
             merged = len(gated.gate_bias)
@@ -141,7 +141,7 @@ class LayerScope:
 
     def _experts_alone(self, task: int) -> dict[str, GatedExperts]:
         if task not in self._alone:
-            self._alone[task] = {layer: gated.alone(task) for layer, gated in self._state.experts.items()}
+            self._alone[task] = {layer: gated.alone(task) for layer, gated in self.state.experts.items()}
         return self._alone[task]
 
 
