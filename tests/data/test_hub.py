@@ -49,6 +49,7 @@ class TestReferences:
         [
             ("hf://owner/name", HubReference(False, "owner/name", None, "")),
             ("hf://owner/name/", HubReference(False, "owner/name", None, "")),
+            ("hf-hub:owner/name@v1", HubReference(False, "owner/name", "v1", "")),
             ("hf://o/n@v1.0/weights/model.safetensors", HubReference(False, "o/n", "v1.0", "weights/model.safetensors")),
             ("hf://datasets/o/n/data/test-*.parquet", HubReference(True, "o/n", None, "data/test-*.parquet")),
             (
