@@ -52,7 +52,7 @@ class _Update:
         changed = weight + (self.B @ self.A).reshape(weight.shape)
         if self.magnitude is None:
             return changed
-        lengths = changed.flatten(1).norm(dim=1)  # [d_out]
+        lengths: Tensor = torch.linalg.vector_norm(changed.flatten(1), dim=1)  # [d_out]
         return changed * (self.magnitude / lengths).reshape(-1, *[1] * (weight.ndim - 1))
 
 
