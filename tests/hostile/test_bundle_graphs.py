@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from damage import changed_graph, put
 from onnx import TensorProto, helper
-from tiny_bundle import Weights, images, node, write_image_bundle, write_layer_bundle
+from tiny_bundle import TASKS, Weights, add_bias, images, node, rewrite, write_image_bundle, write_layer_bundle
 
 from mingle_edge_runtime import Bundle, BundleError, EdgeError, EdgeModel
 from mingle_edge_runtime.check.verify import verify
@@ -81,6 +82,33 @@ def test_embeddings_that_are_no_unit_vectors_are_errors(tmp_path, write, operato
         output.type.tensor_type.elem_type = TensorProto.STRING if operators == ["Cast"] else TensorProto.FLOAT
     with pytest.raises(BundleError, match=message):
         serve(bundle, task)
+
+
+@pytest.mark.parametrize("write", [write_image_bundle, write_layer_bundle], ids=["image", "layer"])
+def test_embeddings_of_any_length_are_what_heads_read_where_the_architecture_says_so(tmp_path, write) -> None:
+    bundle = write(tmp_path / "bundle", Weights())
+    with EdgeModel.open(bundle) as opened:
+        unit = opened.embed(images(0, 3), task="green")
+    with changed_graph(bundle) as model:
+        (division,) = [step for step in model.graph.node if "image_embeds" in step.output]
+        model.graph.node.remove(division)
+        model.graph.node.append(node("Identity", "y", "image_embeds"))
+    rewrite(bundle, lambda record: record["architecture"].update(normalized=False))
+    bias = np.arange(4, dtype=np.float32)
+    add_bias(bundle, "green", bias, logit_scale=1.0)
+    with EdgeModel.open(bundle) as opened:
+        embeds = opened.embed(images(0, 3), task="green")
+        found = opened.classify(images(0, 3), task="green", top=4)
+    lengths = np.linalg.norm(embeds, axis=1, keepdims=True)
+    assert (np.abs(lengths - 1) > 0.1).all()
+    np.testing.assert_allclose(embeds / lengths, unit, rtol=0, atol=1e-6)
+    powers = np.exp(embeds.astype(np.float64) @ Weights().heads[TASKS.index("green")].T + bias)
+    for row, prediction in zip(powers / powers.sum(1, keepdims=True), found, strict=True):
+        np.testing.assert_allclose(prediction.probabilities, np.sort(row)[::-1], rtol=0, atol=1e-6)
+    with changed_graph(bundle) as model:
+        model.graph.node[-1].op_type = "Log"  # of negative values, too
+    with pytest.raises(BundleError, match="computes an embedding that is not finite: a weight is damaged"):
+        serve(bundle, "green")
 
 
 @pytest.mark.parametrize("operators", [["Identity"], ["Sigmoid"], ["Log"], ["Neg"], ["Sub", "Div"]])
