@@ -39,6 +39,7 @@ KINDS: dict[str, VisionArchitecture] = {
             "norm_pooled": False,
             "projection": False,
             "output_dim": 96,
+            "normalized": False,
         },
     }.items()
 }
@@ -67,6 +68,6 @@ def architectures(draw: st.DrawFn) -> VisionArchitecture:
         pool_mlp_width=draw(st.sampled_from([0, 56])) if attention else 0,
         projection=projection,
         projection_bias=projection and draw(st.booleans()),
-        normalized=True,
+        normalized=draw(st.booleans()),
     )
     return architecture if projection else replace(architecture, output_dim=architecture.pooled_width)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mingle_edge.checkpoints.architectures import architecture_of
 from mingle_edge.checkpoints.conversion_commands import save_dense, save_part
+from mingle_edge.checkpoints.folding import NAMINGS, fold
 from mingle_edge.checkpoints.foreign_names import changes_embedding, foreign_names
 from mingle_edge.checkpoints.model_config import read_model_config
 from mingle_edge.checkpoints.preprocessing import preprocess_differences
 from mingle_edge.checkpoints.stored_parameters import StoredParameter
-from mingle_edge.checkpoints.stored_tensors import TensorFiles, open_tensors
+from mingle_edge.checkpoints.stored_tensors import FLOATS, TensorFiles, open_tensors
 from mingle_edge.checkpoints.tower_names import NamedTower, find_towers, names_beside
 from mingle_edge.checkpoints.weights import check_tag, find_weights
 from mingle_edge.clip.architecture import VisionArchitecture
@@ -29,7 +30,7 @@ class Checkpoint:
     """The vision tower of one checkpoint. Opening it reads names and shapes; tensors are read when asked for, never kept."""
 
     path: Path  # the file or folder
-    naming: str  # of `mingle_edge.checkpoints.tower_names.NAMINGS`
+    naming: str  # of `mingle_edge.checkpoints.folding.NAMINGS`
     has_text_tower: bool
     unexpected: list[str]  # names in the file that lie in the vision tower and belong to no parameter of it
     outside: list[str]  # names in the file that belong neither to the vision tower nor to the model around it
@@ -42,16 +43,16 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of the parameter with this internal name."""
-        parameter = self._parameters[name]
-        return parameter.shape(self._tensors.shape(parameter.key))
+        return self._parameters[name].shape(self._tensors)
 
     def dtype(self, name: str) -> str:
-        """Return the element type in the file, such as `float16`."""
-        return self._tensors.dtype(self._parameters[name].key)
+        """Return the element type in the file, such as `float16`; of several tensors of the first that is not floating."""
+        types = [self._tensors.dtype(key) for key in self._parameters[name].keys] or ["float32"]
+        return next((dtype for dtype in types if dtype not in FLOATS), types[0])
 
     def stored_name(self, name: str) -> str:
-        """Return what the file calls the tensor that holds this parameter."""
-        return self._parameters[name].key
+        """Return what the file calls the tensors that this parameter is made of."""
+        return " and ".join(self._parameters[name].keys) or "absent"
 
     def tensor(self, name: str) -> Tensor:
         """Read one parameter by its internal name: float32, contiguous, on the CPU, in memory of its own.
@@ -105,11 +106,12 @@ def open_checkpoint(path_or_tag: str, *, base: Path, architecture: VisionArchite
         _check_config(path, tensors, architecture)
     names = [*tensors.names(), *tensors.others]
     tower = _one_tower(path, tensors, names)
+    parameters = fold(tower.parameters, NAMINGS[tower.naming], architecture)
     beside, outside = names_beside(names, tower)
     _check_plain(path, tensors, tower, outside)
     _check_pooling(path, tower, outside, architecture)
     has_text_tower = any(name.endswith(("token_embedding.weight", "word_embeddings.weight")) for name in beside)
-    return Checkpoint(path, tower.naming, has_text_tower, tower.unexpected, outside, tensors, tower.parameters)
+    return Checkpoint(path, tower.naming, has_text_tower, tower.unexpected, outside, tensors, parameters)
 
 
 def _one_tower(path: Path, tensors: TensorFiles, names: list[str]) -> NamedTower:

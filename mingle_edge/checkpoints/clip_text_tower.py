@@ -11,11 +11,13 @@ import open_clip
 import torch
 from torch import Tensor
 
-from mingle_edge.checkpoints.architectures import MOST_LAYERS, hugging_face_activation, open_clip_activation, positive, size
 from mingle_edge.checkpoints.class_embeddings import TextTower
+from mingle_edge.checkpoints.config_fields import MOST_LAYERS, positive, size
 from mingle_edge.checkpoints.finite_tensors import read_finite
+from mingle_edge.checkpoints.hugging_face_architecture import hugging_face_activation
+from mingle_edge.checkpoints.hugging_face_text_names import hugging_face_text_keys
 from mingle_edge.checkpoints.model_config import ModelConfig
-from mingle_edge.checkpoints.stored_parameters import hugging_face_text_keys
+from mingle_edge.checkpoints.open_clip_architecture import open_clip_activation
 from mingle_edge.checkpoints.stored_tensors import StoredTensors
 from mingle_edge.checkpoints.tower_names import model_names
 from mingle_edge.checkpoints.transformers_text_tower import GIVE_A_HEAD, load_tokenizer
@@ -143,6 +145,7 @@ def _hugging_face_text(config: ModelConfig) -> dict[str, Any]:
             "layers": fields["num_hidden_layers"],
             "mlp_ratio": (mlp_width + 0.5) / width,  # open_clip rounds the product down
             "norm_kwargs": {"eps": positive(fields["layer_norm_eps"], "text_config.layer_norm_eps", source)},
+            "act_kwargs": {"approximate": "tanh"} if activation == "gelu_tanh" else None,
         },
     }
 

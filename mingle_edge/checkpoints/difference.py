@@ -35,7 +35,7 @@ def check_checkpoint(checkpoint: Checkpoint, architecture: VisionArchitecture, *
     """
     expected = architecture.parameter_shapes()
     stored_shapes = {name: checkpoint.shape(name) for name in checkpoint.names()}
-    if checkpoint.naming == "hugging_face" and "projection.weight" not in stored_shapes:
+    if architecture.projection and checkpoint.naming == "hugging_face" and "projection.weight" not in stored_shapes:
         if backbone:
             raise CheckpointError(
                 f"{checkpoint.path} is a vision tower without visual_projection.weight, which maps images into the space "
@@ -77,7 +77,7 @@ def _difference(checkpoint: Checkpoint, stored_shapes: Shapes, expected: Shapes)
 
 
 def _headline(checkpoint: Checkpoint, stored_shapes: Shapes, architecture: VisionArchitecture) -> str:
-    theirs = _sizes(stored_shapes)
+    theirs = _sizes(stored_shapes, architecture)
     ours = {field: getattr(architecture, field) for field in theirs}
     if theirs == ours:
         return (
@@ -90,15 +90,17 @@ def _headline(checkpoint: Checkpoint, stored_shapes: Shapes, architecture: Visio
     )
 
 
-def _sizes(stored_shapes: Shapes) -> dict[str, int]:
-    """Return the sizes of the architecture that the shapes imply; without what no tensor tells."""
+def _sizes(stored_shapes: Shapes, architecture: VisionArchitecture) -> dict[str, int]:
+    """Return the sizes that the shapes imply in a tower otherwise like the architecture; without what no tensor tells."""
     sizes: dict[str, int] = {}
     if len(patches := stored_shapes.get("patch_embedding.weight", ())) == 2:
         sizes |= {"width": patches[0], "patch_size": math.isqrt(patches[1] // 3)}
     if blocks := [int(match[1]) for name in stored_shapes if (match := re.match(r"blocks\.(\d+)\.", name))]:
         sizes["layers"] = max(blocks) + 1
     if "patch_size" in sizes and len(positions := stored_shapes.get("positions", ())) == 2:
-        sizes["image_size"] = sizes["patch_size"] * math.isqrt(max(positions[0] - 1, 0))
+        grid = math.isqrt(max(positions[0] - architecture.prefix_tokens, 0))
+        same = grid == architecture.grid and sizes["patch_size"] == architecture.patch_size
+        sizes["image_size"] = architecture.image_size if same else sizes["patch_size"] * grid
     if len(fc1 := stored_shapes.get("blocks.0.fc1.weight", ())) == 2:
         sizes["mlp_width"] = fc1[0]
     if len(projection := stored_shapes.get("projection.weight", ())) == 2:
@@ -110,8 +112,11 @@ def _describe(sizes: Mapping[str, int]) -> str:
     """Say sizes in words, after the shortest open_clip name that has them all."""
     text = ", ".join(f"{field} {size}" for field, size in sizes.items())
     for name in sorted(open_clip.list_models(), key=len):
+        config = ModelConfig(name, "open_clip", open_clip.get_model_config(name))
+        if config.model["vision_cfg"].get("timm_model_name"):  # which would have to be built
+            continue
         try:
-            architecture = architecture_of(ModelConfig(name, "open_clip", open_clip.get_model_config(name)))
+            architecture = architecture_of(config)
         except CheckpointError:
             continue
         if len(sizes) > 3 and all(getattr(architecture, field) == size for field, size in sizes.items()):

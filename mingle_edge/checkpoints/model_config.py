@@ -15,7 +15,21 @@ from mingle_edge.data.weights_folder import OPEN_CLIP_CONFIG, is_open_clip_folde
 from mingle_edge.files.plain_file import find_file
 from mingle_edge.files.text_file import read_json
 
-HUGGING_FACE_TYPES = ("clip", "clip_vision_model")
+HUGGING_FACE_TYPES = (
+    *("clip", "clip_vision_model", "chinese_clip", "chinese_clip_vision_model", "metaclip_2", "metaclip_2_vision_model"),
+    *("siglip", "siglip_vision_model", "vit", "deit", "dinov2", "dinov2_with_registers"),
+)
+_NAFLEX = "reads images of any shape (NaFlex); name a SigLIP 2 of one size, whose model_type is siglip"
+_OTHER_TYPES = {
+    "siglip2": _NAFLEX,
+    "siglip2_vision_model": _NAFLEX,
+    "dinov3_vit": "rotates queries and keys by position",
+    "dinov3_convnext": "consists of convolutions",
+    "convnext": "consists of convolutions",
+    "resnet": "consists of convolutions",
+    "swin": "attends within windows",
+    "beit": "adds a bias of relative positions to attention",
+}
 
 
 @dataclass(frozen=True)
@@ -85,10 +99,12 @@ def _hugging_face(folder: Path) -> ModelConfig:
             "for an open_clip model name its JSON config instead"
         )
     record = read_json_object(path)
-    if record.get("model_type") not in HUGGING_FACE_TYPES:
+    if (kind := record.get("model_type")) not in HUGGING_FACE_TYPES:
+        known = f"one of {', '.join(HUGGING_FACE_TYPES)}"
+        what = _OTHER_TYPES.get(kind) if isinstance(kind, str) else None
         raise CheckpointError(
-            f"{path}: model_type is {shown(record.get('model_type'))}, but only {' and '.join(HUGGING_FACE_TYPES)} are CLIP "
-            "vision towers as mingle-edge runs them; name a CLIP model"
+            f"{path}: model_type is {shown(kind)}, but must be {known}"
+            + (f"; a {kind} {what}" if what else "; mingle-edge runs plain vision transformers, such as those of CLIP")
         )
     preprocess: Any = None  # where transformers looks for it, in its order
     if find_file(file := folder / "processor_config.json") is not None:

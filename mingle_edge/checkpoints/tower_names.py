@@ -8,18 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mingle_edge.checkpoints.stored_parameters import StoredParameter, hugging_face_parameters, open_clip_parameters
-
-Parameters = Callable[[str, str], list[StoredParameter]]
-"""From the name of a tensor within a tower and its name in the file: the internal parameters in it; none if unknown."""
-
-NAMINGS: dict[str, Parameters] = {
-    "open_clip": open_clip_parameters,
-    "hugging_face": lambda name, key: hugging_face_parameters(name.removeprefix("vision_model."), key),
-}
+from mingle_edge.checkpoints.folding import NAMINGS
+from mingle_edge.checkpoints.stored_parameters import StoredParameter
 
 _MOST_PARTS = 8  # of a name within a tower, between dots
 _MOST_TOWERS = 8  # looked at in one file
@@ -53,8 +46,8 @@ def find_towers(names: Iterable[str]) -> list[NamedTower]:
     patches: dict[str, list[tuple[str, str]]] = defaultdict(list)  # key of a patch embedding -> naming and prefix
     for key in names:
         for prefix, name in _splits(key):
-            for naming, parameters in NAMINGS.items():
-                for parameter in parameters(name, key):
+            for naming, names_of in NAMINGS.items():
+                for parameter in names_of.parameters(name, key):
                     if parameter.name.startswith("blocks."):
                         blocks.add((naming, prefix))
                     elif parameter.name == "patch_embedding.weight":
@@ -102,7 +95,7 @@ def _tower(naming: str, prefix: str, names: list[str]) -> NamedTower:
     within = [(key, key[len(prefix) :]) for key in names if key.startswith(prefix)]
     nested = any(name.startswith("vision_model.") for _, name in within)
     for key, name in within:
-        found = NAMINGS[naming](name, key)
+        found = [parameter for parameter in NAMINGS[naming].parameters(name, key) if parameter.name not in parameters]
         parameters |= {parameter.name: parameter for parameter in found}
         beside = naming == "hugging_face" and (not name.startswith("vision_model.") if nested else name.startswith(_TEXT))
         # Within a whole CLIP a tower's output is its embedding, and a layer that follows inside the tower changes it.

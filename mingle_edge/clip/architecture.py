@@ -58,7 +58,7 @@ class VisionArchitecture:
 
     @property
     def grid(self) -> int:
-        """Return the number of patches along one side of the image."""
+        """Return the number of patches along one side of the image; what is left beyond the last belongs to none."""
         return self.image_size // self.patch_size
 
     @property

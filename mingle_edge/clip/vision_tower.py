@@ -32,8 +32,8 @@ def plain_linear(parameters: Parameters) -> Linear:
 def embed_patches(images: Tensor, parameters: Parameters, architecture: VisionArchitecture, linear: Linear) -> Tensor:
     """Turn images `[B, 3, H, W]` into the tokens `[B, N, width]` that enter the first block."""
     grid, patch = architecture.grid, architecture.patch_size
-    batch = len(images)
-    x = images.reshape(batch, 3, grid, patch, grid, patch)  # [B, 3, gy, py, gx, px]
+    batch, side = len(images), grid * patch
+    x = images[..., :side, :side].reshape(batch, 3, grid, patch, grid, patch)  # [B, 3, gy, py, gx, px]
     x = x.permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, 3 * patch * patch)  # [B, N - 1, 3 p p]
     x = linear("patch_embedding", x)
     prefix = [

@@ -62,13 +62,13 @@ class TestDifference:
                 "positional_embedding": torch.zeros(18, 48),
                 "transformer.resblocks.0.attn.in_proj_bias": torch.zeros(100),
                 "transformer.resblocks.3.ln_1.bias": torch.zeros(48),
-                "transformer.resblocks.0.ls_1.gamma": torch.zeros(48),
+                "transformer.resblocks.0.attn.logit_scale": torch.zeros(48),
             }
         )
         save_file(state, tmp_path / "odd.safetensors")
         message = refused(tmp_path, "odd.safetensors", architecture)
         assert "  missing     ln_pre.weight [48]" in message
-        assert "  unexpected  transformer.resblocks.0.ls_1.gamma" in message
+        assert "  unexpected  transformer.resblocks.0.attn.logit_scale" in message
         assert "  unexpected  blocks.3.ln_1.bias (transformer.resblocks.3.ln_1.bias) [48]" in message
         assert "  shape       positions (positional_embedding) is [18, 48], expected [17, 48]" in message
         assert "blocks.0.q.bias (transformer.resblocks.0.attn.in_proj_bias) is [100], expected [48]" in message

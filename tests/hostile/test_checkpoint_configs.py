@@ -13,7 +13,7 @@ import torch
 from tiny_clip import tiny_config, write_open_clip
 
 from mingle_edge.checkpoints import read_architecture
-from mingle_edge.checkpoints.architectures import MOST_LAYERS
+from mingle_edge.checkpoints.config_fields import MOST_LAYERS
 from mingle_edge.checkpoints.text_tower import build_text_tower
 from mingle_edge.core.errors import CheckpointError
 

@@ -94,6 +94,9 @@ class Tower:
         """Add the patch embedding: images `[batch, 3, H, W]` to the tokens that enter the first block."""
         graph, a = self.graph, self.architecture
         with graph.part("stem"):
+            if a.image_size % a.patch_size:
+                ends = graph.integers(a.grid * a.patch_size, a.grid * a.patch_size)
+                pixel_values = graph.op("Slice", pixel_values, graph.integers(0, 0), ends, graph.integers(2, 3))
             shape = graph.integers(-1, 3, a.grid, a.patch_size, a.grid, a.patch_size)
             x = graph.op("Transpose", graph.op("Reshape", pixel_values, shape), perm=[0, 2, 4, 1, 3, 5])
             x = graph.op("Reshape", x, graph.integers(-1, 3 * a.patch_size**2))  # [batch grid grid, 3 p p]
