@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,42 +18,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from saved_towers import IMAGES, assert_embeds, opened, prefixed
 from tiny_clip import hugging_face_model, tiny_model, write_config
 from torch import Tensor, nn
 
-from mingle_edge.checkpoints import Checkpoint, check_checkpoint, open_checkpoint, read_architecture
+from mingle_edge.checkpoints import read_architecture
 from mingle_edge.checkpoints.stored_tensors import open_tensors
 from mingle_edge.checkpoints.text_tower import build_text_tower, logit_scale
 from mingle_edge.checkpoints.tower_names import find_towers, model_names
 from mingle_edge.clip.architecture import VisionArchitecture
-from mingle_edge.clip.vision_tower import embed_images
 from mingle_edge.core.errors import CheckpointError
-
-IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
 def architecture(tmp_path: Path) -> VisionArchitecture:
     write_config(tmp_path / "model.json")
     return read_architecture("model.json", tmp_path)
-
-
-def opened(path: Path, architecture: VisionArchitecture) -> Checkpoint:
-    checkpoint = open_checkpoint(path.name, base=path.parent, architecture=architecture)
-    check_checkpoint(checkpoint, architecture, backbone=False)
-    return checkpoint
-
-
-def assert_embeds(checkpoint: Checkpoint, architecture: VisionArchitecture, expected: Tensor | None = None) -> None:
-    """Compare with what the library that owns the names makes of the images; the tiny model of open_clip unless given."""
-    if expected is None:
-        expected = tiny_model().encode_image(IMAGES)
-    found = embed_images(IMAGES, dict(checkpoint.tensors()), architecture)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def prefixed(prefix: str, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in (state or tiny_model().state_dict()).items()}
 
 
 class ImageEncoder(nn.Module):
@@ -302,122 +281,3 @@ class TestValues:
         path.write_bytes(content[: int(keep * len(content))])
         with pytest.raises(CheckpointError, match=r"cut\.pt is damaged"):
             opened(path, architecture)
-
-
-class TestOutside:
-    def test_everything_beside_the_tower_is_named(self, tmp_path: Path, architecture: VisionArchitecture) -> None:
-        content = {
-            "model": tiny_model().state_dict() | {"prompt_learner.ctx": torch.zeros(4, 32), "head.weight": torch.zeros(3, 32)},
-            "optimizer": {"state": {0: {"exp_avg": torch.zeros(3), "step": torch.tensor(1)}}, "param_groups": [{"lr": 1.0}]},
-            "centers": np.zeros(3),
-            "args": argparse.Namespace(lr=1.0),
-        }
-        torch.save(content, tmp_path / "run.pt")
-        checkpoint = opened(tmp_path / "run.pt", architecture)
-        assert_embeds(checkpoint, architecture)
-        assert checkpoint.outside == [
-            *("model.prompt_learner.ctx", "model.head.weight", "optimizer.state.0.exp_avg", "optimizer.state.0.step"),
-            "centers",
-        ]
-
-    @pytest.mark.parametrize(
-        ("name", "what"),
-        [
-            ("model.visual.transformer.resblocks.0.mlp.c_fc.lora_A", "LoRA"),
-            ("model.visual.transformer.resblocks.0.attn.lora_q.weight", "LoRA"),
-            ("model.visual.transformer.resblocks.1.adaptmlp.down_proj.weight", "an adapter"),
-            ("model.visual.transformer.resblocks.1.VPT_shallow", "visual prompts"),
-            ("model.image_adapter.fc.0.weight", "an adapter"),
-            ("model.adapter.fc.0.weight", "an adapter"),
-            ("model.visual_prompt", "visual prompts"),
-            ("model.prompt_learner.compound_prompt_projections.0.weight", "visual prompts"),
-            ("vpt.prompt_embeddings", "visual prompts"),
-        ],
-    )
-    def test_what_changes_embeddings_is_refused(
-        self, tmp_path: Path, architecture: VisionArchitecture, name: str, what: str
-    ) -> None:
-        torch.save(prefixed("model.") | {name: torch.zeros(3)}, tmp_path / "run.pt")
-        with pytest.raises(CheckpointError, match=rf"run\.pt holds {what} \('{name[:50]}"):
-            opened(tmp_path / "run.pt", architecture)
-
-    def test_a_head_within_the_tower_is_refused(self, tmp_path: Path, architecture: VisionArchitecture) -> None:
-        torch.save(prefixed("model.") | {"model.visual.head.weight": torch.zeros(3)}, tmp_path / "run.pt")
-        with pytest.raises(CheckpointError, match=r"is of the backbone's size(.|\n)*unexpected  model\.visual\.head\.weight"):
-            opened(tmp_path / "run.pt", architecture)
-
-    @pytest.mark.parametrize("name", ["text_adapter.weight", "transformer.resblocks.0.attn.lora_A", "text_encoder.lora_B"])
-    def test_what_changes_only_text_is_named(self, tmp_path: Path, architecture: VisionArchitecture, name: str) -> None:
-        torch.save(tiny_model().state_dict() | {name: torch.zeros(3)}, tmp_path / "run.pt")
-        assert_embeds(opened(tmp_path / "run.pt", architecture), architecture)
-
-
-def averaged() -> dict[str, Tensor]:
-    return {name: tensor + 1 for name, tensor in tiny_model().state_dict().items()}
-
-
-class TestTwoTowers:
-    """A model and its moving average: which of them is meant is not guessed, and the command in the message chooses."""
-
-    @pytest.mark.parametrize(
-        ("name", "content", "prefixes"),
-        [
-            (
-                "run.pt",
-                {"model": averaged(), "ema": prefixed("module."), "args": argparse.Namespace(lr=1.0)},
-                ("model.visual.", "ema.module.visual."),
-            ),
-            (
-                "run.pt",
-                {"state_dict": prefixed("a.", averaged()) | prefixed("b.")},
-                ("state_dict.a.visual.", "state_dict.b.visual."),
-            ),
-            ("run.ckpt", prefixed("a.", averaged()) | prefixed("b."), ("a.visual.", "b.visual.")),
-            ("run.safetensors", prefixed("a.", averaged()) | prefixed("b."), ("a.visual.", "b.visual.")),
-        ],
-    )
-    def test_are_both_named(
-        self, tmp_path: Path, architecture: VisionArchitecture, name: str, content: Any, prefixes: tuple[str, str]
-    ) -> None:
-        path = tmp_path / name
-        (save_file if path.suffix == ".safetensors" else torch.save)(content, path)
-        with pytest.raises(CheckpointError, match="holds 2 vision towers, under ") as raised:
-            opened(path, architecture)
-        assert f"under {prefixes[0]!r} and {prefixes[1]!r}" in str(raised.value)
-        saved = run_command(str(raised.value), tmp_path)
-        assert_embeds(opened(saved, architecture), architecture)
-
-
-def run_command(message: str, folder: Path) -> Path:
-    """Run the command at the end of a message in a shell, and return the file that it wrote."""
-    command = message[message.index("python -") :].replace("python", sys.executable, 1)
-    there = set(folder.iterdir())
-    subprocess.run(command, shell=True, cwd=folder, check=True, timeout=120, capture_output=True)
-    (written,) = set(folder.iterdir()) - there
-    return written
-
-
-CONVERTED: dict[str, Callable[[], Any]] = {
-    "sparse": lambda: {"state_dict": prefixed("m.") | {"m.visual.proj": tiny_model().visual.proj.detach().to_sparse()}},
-    "numpy": lambda: {name: tensor.numpy() for name, tensor in tiny_model().state_dict().items()},
-}
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", CONVERTED)
-def test_tensors_that_are_not_plain(tmp_path: Path, architecture: VisionArchitecture, kind: str) -> None:
-    torch.save(CONVERTED[kind](), tmp_path / "run.pt")
-    with pytest.raises(CheckpointError, match="not a plain tensor, and mingle-edge runs no code from a checkpoint") as raised:
-        opened(tmp_path / "run.pt", architecture)
-    assert_embeds(opened(run_command(str(raised.value), tmp_path), architecture), architecture)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_quantized_weights(tmp_path: Path, architecture: VisionArchitecture) -> None:
-    proj = torch.quantize_per_tensor(tiny_model().visual.proj.detach(), 0.01, 0, torch.qint8)
-    torch.save(tiny_model().state_dict() | {"visual.proj": proj}, tmp_path / "run.pt")
-    with pytest.raises(CheckpointError, match=r"'visual\.proj' is a quantized tensor") as raised:
-        opened(tmp_path / "run.pt", architecture)
-    checkpoint = opened(run_command(str(raised.value), tmp_path), architecture)
-    assert torch.equal(checkpoint.tensor("projection.weight"), proj.dequantize().T)
-    assert math.isclose(float(checkpoint.tensor("ln_pre.weight")[0]), float(tiny_model().visual.ln_pre.weight[0]))

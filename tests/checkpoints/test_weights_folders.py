@@ -18,30 +18,19 @@ import torch
 from hub_cache import write_folder
 from open_clip.push_to_hf_hub import save_for_hf
 from safetensors.torch import load_file, save_file
+from saved_towers import IMAGES, assert_embeds, opened
 from tiny_clip import hugging_face_model, tiny_config, tiny_model, write_config, write_hugging_face, write_open_clip
-from torch import Tensor, nn
+from torch import nn
 
-from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture
+from mingle_edge.checkpoints import open_checkpoint, read_architecture
 from mingle_edge.clip.architecture import VisionArchitecture
-from mingle_edge.clip.vision_tower import embed_images
 from mingle_edge.core.errors import CheckpointError
-
-IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
 def architecture(tmp_path: Path) -> VisionArchitecture:
     write_config(tmp_path / "model.json")
     return read_architecture("model.json", tmp_path)
-
-
-def assert_embeds(name: str, base: Path, architecture: VisionArchitecture, expected: Tensor | None = None) -> None:
-    """Compare with what the library that owns the names makes of the images; the tiny model of open_clip unless given."""
-    if expected is None:
-        expected = tiny_model().encode_image(IMAGES)
-    checkpoint = open_checkpoint(name, base=base, architecture=architecture)
-    check_checkpoint(checkpoint, architecture, backbone=False)
-    torch.testing.assert_close(embed_images(IMAGES, dict(checkpoint.tensors()), architecture), expected, rtol=1e-5, atol=1e-5)
 
 
 def refused(folder: Path, architecture: VisionArchitecture) -> str:
@@ -70,16 +59,16 @@ class TestOpenClip:
     def test_a_folder_is_model_and_weights(self, tmp_path: Path, architecture: VisionArchitecture, safe: bool) -> None:
         write_open_clip_folder(tmp_path / "folder", safe=safe)
         assert read_architecture("folder", tmp_path) == architecture
-        assert_embeds("folder", tmp_path, architecture)
+        assert_embeds(opened(tmp_path / "folder", architecture), architecture)
 
     def test_a_folder_of_both_libraries_is_of_hugging_face(self, tmp_path: Path, architecture: VisionArchitecture) -> None:
         """As LAION publishes its models; timm's config.json beside open_clip's says nothing of a CLIP."""
         write_hugging_face(tmp_path / "folder")
         features = hugging_face_model().get_image_features(pixel_values=IMAGES)
         write_open_clip_folder(tmp_path / "folder")
-        assert_embeds("folder", tmp_path, architecture, getattr(features, "pooler_output", features))
+        assert_embeds(opened(tmp_path / "folder", architecture), architecture, getattr(features, "pooler_output", features))
         (tmp_path / "folder/config.json").write_text(json.dumps({"architecture": "vit_base_patch32_clip_224"}))
-        assert_embeds("folder", tmp_path, architecture)
+        assert_embeds(opened(tmp_path / "folder", architecture), architecture)
 
     def test_its_configuration_is_compared(self, tmp_path: Path, architecture: VisionArchitecture) -> None:
         write_open_clip_folder(tmp_path / "folder")
@@ -100,7 +89,7 @@ class TestOpenClip:
         write_open_clip_folder(tmp_path / "folder", safe=False)
         write_folder(tmp_path / "hub", "models/owner/name", tmp_path / "folder")
         assert read_architecture(name, tmp_path) == architecture
-        assert_embeds(name, tmp_path, architecture)
+        assert_embeds(open_checkpoint(name, base=tmp_path, architecture=architecture), architecture)
 
 
 def test_shards_of_pytorch(tmp_path: Path, architecture: VisionArchitecture) -> None:
@@ -115,7 +104,7 @@ def test_shards_of_pytorch(tmp_path: Path, architecture: VisionArchitecture) -> 
     names = {name: f"pytorch_{Path(shard).stem}.bin" for name, shard in index["weight_map"].items()}
     assert len(set(names.values())) > 1
     (tmp_path / "folder/pytorch_model.bin.index.json").write_text(json.dumps(index | {"weight_map": names}))
-    assert_embeds("folder", tmp_path, architecture, model(IMAGES).image_embeds)
+    assert_embeds(opened(tmp_path / "folder", architecture), architecture, model(IMAGES).image_embeds)
     (tmp_path / "folder/pytorch_model.bin.index.json").unlink()
     assert "holds shards such as pytorch_model-0" in (said := refused(tmp_path / "folder", architecture))
     assert "not pytorch_model.bin.index.json, their index" in said
@@ -134,12 +123,12 @@ class TestAccelerate:
         weights = tmp_path / "state" / ("model.safetensors" if safe else "pytorch_model.bin")
         (save_file if safe else torch.save)(tiny_model().state_dict(), weights)
         assert {"optimizer.bin", "random_states_0.pkl"} < {path.name for path in (tmp_path / "state").iterdir()}
-        assert_embeds("state", tmp_path, architecture)
+        assert_embeds(opened(tmp_path / "state", architecture), architecture)
 
     def test_shards(self, tmp_path: Path, architecture: VisionArchitecture) -> None:
         accelerate.Accelerator(cpu=True).save_model(tiny_model(), str(tmp_path / "model"), max_shard_size="500KB")
         assert (tmp_path / "model/model.safetensors.index.json").exists()
-        assert_embeds("model", tmp_path, architecture)
+        assert_embeds(opened(tmp_path / "model", architecture), architecture)
 
     def test_of_two_models_neither_is_guessed(self, tmp_path: Path, architecture: VisionArchitecture) -> None:
         self.save(tmp_path / "state", open_clip.CLIP(**tiny_config()), nn.Linear(3, 3))
@@ -154,7 +143,7 @@ class TestOneFile:
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder/params.txt").touch()
         write_open_clip(tmp_path / "folder" / name)
-        assert_embeds("folder", tmp_path, architecture)
+        assert_embeds(opened(tmp_path / "folder", architecture), architecture)
         write_open_clip(tmp_path / "folder/other.pt")
         said = refused(tmp_path / "folder", architecture)
         assert "holds several files of weights (" in said
@@ -209,4 +198,4 @@ def test_commands_for_distributed_checkpoints(tmp_path: Path, architecture: Visi
     cli = f"{sys.executable} -m accelerate.commands.accelerate_cli"
     command = command.replace("accelerate", cli, 1) if inner else command.replace("python", sys.executable, 1)
     subprocess.run(command, shell=True, cwd=tmp_path, check=True, timeout=120, capture_output=True)
-    assert_embeds("run 1/merged" if inner else "run 1.pt", tmp_path, architecture)
+    assert_embeds(opened(tmp_path / ("run 1/merged" if inner else "run 1.pt"), architecture), architecture)
