@@ -80,28 +80,26 @@ class Comparison:
     failed: list[dict[str, Any]] = field(default_factory=list)
     checked: bool = False  # whether all images were decoded once; a run that computes nothing need not
 
-    def run(self, cells: Sequence[Cell], stage: str) -> dict[int, CellResult]:
-        """Return results by number of the cell, without those that failed; kept ones are read instead of computed.
+    def run(self, cells: Sequence[Cell], stage: str) -> list[CellResult | None]:
+        """Return the result of every cell, None where it failed; kept ones are read instead of computed.
 
         Raises:
             ImageFolderError: naming broken images, before the first cell is computed.
         """
         keys = [cell.key(self.material) for cell in cells]
-        results = {n: result for n, key in enumerate(keys) if (result := self.kept.load(key)) is not None}
-        missing = [n for n in range(len(cells)) if n not in results]
-        numbers = {id(cells[n]): n for n in missing}
-        done = len(results)
+        results = [self.kept.load(key) for key in keys]
+        missing = {id(cell): n for n, (cell, result) in enumerate(zip(cells, results, strict=True)) if result is None}
+        kept = len(cells) - len(missing)
         if missing and not self.checked:
             self.material.check_images(self.progress)
             self.checked = True
-        self.progress(stage, done, len(cells))
-        for cell, outcome in self.execute([cells[n] for n in missing]):
-            done += 1
-            number = numbers[id(cell)]
+        self.progress(stage, kept, len(cells))
+        for done, (cell, outcome) in enumerate(self.execute([cells[n] for n in missing.values()]), start=kept + 1):
+            number = missing[id(cell)]
             if isinstance(outcome, str):
                 corruption = cell.corruption.name if cell.corruption else None
-                order = list(cell.order)
-                self.failed.append({"method": cell.label, "order": order, "corruption": corruption, "error": outcome})
+                failed = {"method": cell.label, "order": list(cell.order), "corruption": corruption, "error": outcome}
+                self.failed.append(failed)
             else:
                 self.kept.keep(keys[number], outcome)
                 results[number] = outcome
@@ -170,7 +168,7 @@ def compare(
             for entry in chosen
         ]
         computed = comparison.run(cells, "compare")
-    finished = [Finished(cells[n], computed[n]) for n in sorted(computed)]
+    finished = [Finished(cell, result) for cell, result in zip(cells, computed, strict=True) if result is not None]
     results = {
         "format": figures.FORMAT,
         "format_version": figures.FORMAT_VERSION,
@@ -231,18 +229,15 @@ def _cell(entry: Entry, order: Sequence[str], plan: ComparisonOptions) -> Cell:
 def _tune(comparison: Comparison, entries: Sequence[Entry], plan: ComparisonOptions) -> dict[str, Tuning]:
     """Run every trial of every method on the validation images, and return what each came to."""
     order = tuning_order(comparison.material.tasks, plan.seed)
-    tunings = trials(entries, SPECS)
+    tried = [(entry, parameters) for entry in entries for parameters in trials(entry)]
     cells = [
-        replace(_cell(tuning.entry, order, plan), parameters=trial, part="tune", every_step=False, step_images=None)
-        for tuning in tunings
-        for trial in tuning.trials
+        replace(_cell(entry, order, plan), parameters=parameters, part="tune", every_step=False, step_images=None)
+        for entry, parameters in tried
     ]
-    computed = comparison.run(cells, "tune")
-    numbers = iter(range(len(cells)))
-    for tuning in tunings:
-        for _ in tuning.trials:
-            tuning.record(computed.get(next(numbers)))
-    return {tuning.entry.label: tuning for tuning in tunings}
+    tunings: dict[str, Tuning] = {}
+    for (entry, parameters), result in zip(tried, comparison.run(cells, "tune"), strict=True):
+        tunings.setdefault(entry.label, Tuning(entry.parameters)).record(parameters, result)
+    return tunings
 
 
 def _check_address(plan: ComparisonOptions) -> None:

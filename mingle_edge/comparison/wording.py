@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MISSING = "-"
@@ -17,14 +17,12 @@ def finite(value: Any) -> float | None:
 
 def percentage(value: Any) -> str:
     """Write `81.5`: one digit after the point, as in the published tables."""
-    number = finite(value)
-    return MISSING if number is None else f"{round(number, 1) + 0.0:.1f}"
+    return _shown(value, lambda number: f"{round(number, 1) + 0.0:.1f}")
 
 
 def difference(value: Any) -> str:
     """Write `+1.2`, `-2.6` or `0.0`."""
-    number = finite(value)
-    return MISSING if number is None else f"{round(number, 1):+.1f}" if round(number, 1) else "0.0"
+    return _shown(value, lambda number: f"{round(number, 1):+.1f}" if round(number, 1) else "0.0")
 
 
 def digits(number: float) -> str:
@@ -34,14 +32,17 @@ def digits(number: float) -> str:
 
 def megabytes(size: Any) -> str:
     """Write a size in units of 10^6 bytes, without the unit."""
-    number = finite(size)
-    return MISSING if number is None else digits(number / 1e6)
+    return _shown(size, lambda number: digits(number / 1e6))
 
 
 def times(ratio: Any) -> str:
     """Write `1.17`, a multiple of the plain backbone."""
-    number = finite(ratio)
-    return MISSING if number is None else f"{number:.2f}"
+    return _shown(ratio, "{:.2f}".format)
+
+
+def _shown(value: Any, show: Callable[[float], str]) -> str:
+    number = finite(value)
+    return MISSING if number is None else show(number)
 
 
 def parameters(given: Mapping[str, Any]) -> str:

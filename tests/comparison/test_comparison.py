@@ -13,8 +13,8 @@ import tiny_clip
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
+from tiny_compared import TinyComparison
 
-from mingle_edge.checkpoints import open_checkpoint
 from mingle_edge.cli import main
 from mingle_edge.clip.vision_tower import embed_images
 from mingle_edge.comparison import execution
@@ -28,11 +28,8 @@ from mingle_edge.comparison.results import Finished, between_tasks, steps, summa
 from mingle_edge.core.errors import ComparisonError
 from mingle_edge.core.progress import silent
 from mingle_edge.data.corruptions import Corruption
-from mingle_edge.data.images import load_images
-from mingle_edge.data.task_file import read_task_file
-from mingle_edge.merging.merge_inputs import read_merge_inputs
 
-METHODS = "weight-averaging,ties,image"
+PLAN = ComparisonOptions("weight-averaging,ties,image", orders=2, tune=True, parallel=False, device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +42,7 @@ def compared_file(tmp_path_factory):
 def compared(compared_file, tmp_path_factory):
     """A comparison, and the folder it is in."""
     folder = tmp_path_factory.mktemp("comparison")
-    return compare(compared_file, folder, ComparisonOptions(METHODS, orders=2, tune=True, parallel=False, device="cpu")), folder
+    return compare(compared_file, folder, PLAN), folder
 
 
 def timeless(results):
@@ -57,35 +54,23 @@ def timeless(results):
     return kept
 
 
-def averaged_accuracies(file, order):
-    """Accuracy of running averages `[step, task]` under P1 and P3, by a plain loop."""
-    tasks = read_task_file(file)
-    inputs = read_merge_inputs(tasks, silent)
-    base, architecture = file.parent, inputs.architecture
-    towers = {
-        t.source.name: dict(open_checkpoint(t.source.weights, base=base, architecture=architecture).tensors())
-        for t in inputs.tasks
-    }
-    backbone = dict(inputs.backbone.tensors())
-    heads = {t.source.name: t.head.weight for t in inputs.tasks}
+def averaged_accuracies(tiny, order):
+    """Accuracy of running averages `[step, task]` under P1 and P3, by a plain loop over images."""
+    tasks = {task.name: task for task in tiny.tasks}
     table = {p: np.full((len(order) + 1, len(order)), np.nan) for p in ("P1", "P3")}
     for step in range(len(order) + 1):
-        merged = {
-            name: torch.stack([towers[t].get(name, backbone[name]) for t in order[:step]]).mean(0) if step else backbone[name]
-            for name in backbone
-        }
+        towers = [tasks[name].finetuned for name in order[:step]] or [tiny.backbone]
+        merged = {name: torch.stack([tower[name] for tower in towers]).mean(0) for name in tiny.backbone}
         for column, name in enumerate(order):
             right = {"P1": [], "P3": []}
-            for label, class_name in enumerate(next(t for t in tasks.tasks if t.name == name).classes):
-                for path in sorted((base / "test" / name / class_name).glob("*.png")):
-                    embeds = F.normalize(embed_images(load_images([path], architecture), merged, architecture), dim=-1)[0]
-                    right["P1"].append(int((heads[name] @ embeds).argmax()) == label)
-                    if column < step:
-                        scores = [float(row @ embeds) for t in order[:step] for row in heads[t]]
-                        right["P3"].append(int(np.argmax(scores)) == 3 * column + label)
-            table["P1"][step, column] = 100 * np.mean(right["P1"])
-            if right["P3"]:
-                table["P3"][step, column] = 100 * np.mean(right["P3"])
+            for image, label in zip(tiny.batches[name].images, tiny.labels[name].tolist(), strict=True):
+                embeds = F.normalize(embed_images(image[None], merged, tiny.architecture), dim=-1)[0]
+                right["P1"].append(int((tasks[name].head.weight @ embeds).argmax()) == label)
+                if column < step:
+                    scores = [float(row @ embeds) for t in order[:step] for row in tasks[t].head.weight]
+                    right["P3"].append(int(np.argmax(scores)) == 3 * column + label)
+            for protocol, of_images in right.items():
+                table[protocol][step, column] = 100 * np.mean(of_images) if of_images else np.nan
     return table
 
 
@@ -101,7 +86,8 @@ def test_orders_are_shuffles_by_the_rule_of_the_paper():
 
 def test_averaging_equals_a_plain_loop_in_every_state(compared, compared_file):
     results, _ = compared
-    tables = [averaged_accuracies(compared_file, order) for order in results["orders"]]
+    tiny = TinyComparison(compared_file)
+    tables = [averaged_accuracies(tiny, order) for order in results["orders"]]
     figures = results["accuracy"]["weight-averaging"]
     for protocol in ("P1", "P3"):
         final = [table[protocol][-1].mean() for table in tables]
@@ -138,7 +124,7 @@ def test_tuning_tries_as_often_for_every_method_and_takes_the_best(compared):
 def test_a_finished_comparison_computes_nothing_again(compared, compared_file, monkeypatch):
     results, folder = compared
     monkeypatch.setattr(execution, "run_cell", None)
-    again = compare(compared_file, folder, ComparisonOptions(METHODS, orders=2, tune=True, parallel=False, device="cpu"))
+    again = compare(compared_file, folder, PLAN)
     assert timeless(again) == timeless(results)
     more = compare(compared_file, folder, ComparisonOptions("image", orders=1, parallel=False, device="cpu"))
     assert more["failed"] == []
@@ -183,11 +169,10 @@ def test_on_ray_a_dead_worker_costs_its_cell_alone_and_all_others_are_the_same(c
             os._exit(1)
         return execution._work(source, cell)
 
-    plan = ComparisonOptions(METHODS, orders=2, tune=True, device="cpu")
     with monkeypatch.context() as patch:
         patch.setattr(execution, "_work", work)
         try:
-            results = compare(compared_file, tmp_path, plan)
+            results = compare(compared_file, tmp_path, dataclasses.replace(PLAN, parallel=True))
         finally:
             ray.shutdown()
     assert {failed["method"] for failed in results["failed"]} == {"individual"}
@@ -195,7 +180,7 @@ def test_on_ray_a_dead_worker_costs_its_cell_alone_and_all_others_are_the_same(c
     computed = []
     run_cell = execution.run_cell
     monkeypatch.setattr(execution, "run_cell", lambda cell, *others: computed.append(cell.method) or run_cell(cell, *others))
-    completed = compare(compared_file, tmp_path, dataclasses.replace(plan, parallel=False))
+    completed = compare(compared_file, tmp_path, PLAN)
     assert set(computed) == {"individual"}
     assert timeless(completed) == timeless(compared[0])
 
@@ -206,15 +191,8 @@ def test_an_address_without_a_cluster_is_refused(compared_file, tmp_path):
 
 
 def test_corrupted_images_are_reported_beside_the_clean_ones(compared_file, tmp_path):
-    plan = ComparisonOptions(
-        "weight-averaging",
-        orders=1,
-        corruptions=(Corruption("contrast", 5),),
-        step_images=0,
-        parallel=False,
-        device="cpu",
-    )
-    results = compare(compared_file, tmp_path, plan)
+    changes = {"orders": 1, "tune": False, "corruptions": (Corruption("contrast", 5),), "step_images": 0}
+    results = compare(compared_file, tmp_path, dataclasses.replace(PLAN, methods="weight-averaging", **changes))
     assert set(results["corrupted"]["weight-averaging"]) == {"contrast"}
     assert set(results["corrupted"]["weight-averaging"]["contrast"]) == {"P1", "P2", "P3"}
     assert results["steps"] == {}
