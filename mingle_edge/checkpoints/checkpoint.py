@@ -37,6 +37,11 @@ class Checkpoint:
     _tensors: TensorFiles
     _parameters: dict[str, StoredParameter]
 
+    @property
+    def files(self) -> list[Path]:
+        """Return the files that hold it, in order of their names."""
+        return self._tensors.files
+
     def names(self) -> list[str]:
         """Return the internal names of the parameters that the file holds."""
         return list(self._parameters)
@@ -71,7 +76,7 @@ class Checkpoint:
     def sha256(self) -> str:
         """Return the SHA-256 over the bytes of the file, or of the shards in order of their names. Raises `CheckpointError`."""
         digest = hashlib.sha256()
-        for path in self._tensors.files:
+        for path in self.files:
             try:
                 with path.open("rb") as file:
                     while chunk := file.read(1 << 20):

@@ -75,12 +75,21 @@ def read_task_file(path: Path) -> TaskFile:
     Raises:
         TaskFileError: naming the file, the table and the key of what is wrong.
     """
+    return parse_task_file(path, read_document(path))
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Return what a task file holds, not yet checked. Raises `TaskFileError` where it is no TOML."""
     try:
-        document = tomllib.loads(read_text(path))
+        return tomllib.loads(read_text(path))
     except FileError as error:
         raise TaskFileError(f"{path} cannot be read as TOML: it {error.reason}") from error
     except (ValueError, RecursionError) as error:
         raise TaskFileError(f"{path} cannot be read as TOML: {error}") from error
+
+
+def parse_task_file(path: Path, document: Mapping[str, Any]) -> TaskFile:
+    """Check what a task file at `path` holds, and return it. Raises `TaskFileError` as `read_task_file`."""
     top = _Table(path, "", document)
     top.check_keys(_TABLES)
     backbone = _Table(path, "[backbone]", top.value("backbone", dict))

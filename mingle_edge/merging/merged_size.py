@@ -13,7 +13,7 @@ from mingle_edge.routing.depth import deepest
 from mingle_edge.routing.statistics import KEPT_SEEDS, MAX_FACTOR_ROWS, MOMENTS
 
 if TYPE_CHECKING:
-    from mingle_edge.merging.merge_inputs import MergeInputs, TaskInputs
+    from mingle_edge.merging.merge_inputs import MergeInputs
 
 _FLOAT = 4  # bytes
 _OVERHEAD = 1 << 20  # bytes for the index, headers, and what a file system rounds up
@@ -29,26 +29,29 @@ def bytes_to_write(inputs: MergeInputs, existing: MergedModel | None) -> int:
     missing = [task for task in inputs.tasks if task.source.name not in merged]
     if not missing:
         return 0
-    backbone = 0 if existing is not None else _elements(architecture.parameter_shapes().values())
-    own = sum(_expert(architecture, settings) + len(task.source.classes) * (architecture.output_dim + 1) for task in missing)
-    rows = sum(_rows(architecture, settings, task) for task in missing)
-    before_last = rows - _rows(architecture, settings, missing[-1])
-    return _FLOAT * (backbone + own + rows + before_last) + _stored_rows(existing) + _OVERHEAD
+    backbone = 0 if existing is not None else elements(architecture.parameter_shapes().values())
+    own = sum(
+        expert_elements(architecture, settings) + len(task.source.classes) * (architecture.output_dim + 1) for task in missing
+    )
+    rows = [row_elements(architecture, settings, len(task.calibration_images)) for task in missing]
+    return _FLOAT * (backbone + own + sum(rows) + sum(rows[:-1])) + _stored_rows(existing) + _OVERHEAD
 
 
-def _expert(architecture: VisionArchitecture, settings: Settings) -> int:
-    """Count the elements of one expert."""
+def expert_elements(architecture: VisionArchitecture, settings: Settings) -> int:
+    """Count the elements of one expert, or the most that it may have where layers were left as they are."""
     shapes = [architecture.linear_shape(layer) for layer in settings.expert_layers(architecture)]
     factors = sum(min(settings.rank, *shape) * sum(shape) for shape in shapes)
-    return factors if settings.scope == "layer" else factors + _elements(architecture.vector_shapes().values())
+    return factors if settings.scope == "layer" else factors + elements(architecture.vector_shapes().values())
 
 
-def _rows(architecture: VisionArchitecture, settings: Settings, task: TaskInputs) -> int:
-    """Count the elements that a task adds to files of all tasks: the router's statistics, gates, protected directions."""
+def row_elements(architecture: VisionArchitecture, settings: Settings, seeds: int) -> int:
+    """Count the elements that a task of so many calibration images adds to files of all tasks: the router's statistics, gates,
+    protected directions.
+    """
     if settings.scope == "layer":
         gate_inputs = sum(architecture.linear_shape(layer)[1] + 1 for layer in settings.expert_layers(architecture))
         return (1 + settings.subspace_directions) * gate_inputs
-    each, seeds = 1 + settings.router_augmentations, len(task.calibration_images)
+    each = 1 + settings.router_augmentations
     features = (deepest(settings.router_blocks, architecture.layers) + 1) * MOMENTS * architecture.width
     factor = min(each * seeds, features, MAX_FACTOR_ROWS)
     return features * (1 + factor) + min(seeds, KEPT_SEEDS) * each * factor
@@ -62,5 +65,6 @@ def _stored_rows(existing: MergedModel | None) -> int:
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
-def _elements(shapes: Iterable[tuple[int, ...]]) -> int:
+def elements(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Count the elements of arrays of these shapes."""
     return sum(math.prod(shape) for shape in shapes)
