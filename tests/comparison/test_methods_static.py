@@ -40,7 +40,7 @@ RULES = {
     "consensus": partial(consensus.merge, scaling=0.2, threshold=0.4, required=2),
     "consensus published": partial(consensus.merge_as_published, scaling=0.1, threshold=0.2),
     "opcm": partial(opcm.merge, share=0.5),
-    "opcm published": partial(opcm.merge_as_published, share=0.5),
+    "opcm published": partial(opcm.merge, share=0.5, as_published=True),
 }
 every_rule = pytest.mark.parametrize("name", RULES)
 
@@ -192,7 +192,7 @@ def test_a_rule_equals_its_formula_entry_by_entry(name, tasks):
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 0.95])
 def test_opcm_equals_its_formula_with_a_full_svd(published, share):
     tasks = [draw(seed) for seed in range(5)]
-    found = vector(run(partial(opcm.merge_as_published if published else opcm.merge, share=share), tasks))
+    found = vector(run(partial(opcm.merge, share=share, as_published=published), tasks))
     assert_equal(found, naive_opcm(tasks, share, published), rtol=1e-9, atol=1e-10)
 
 

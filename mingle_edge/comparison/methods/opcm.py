@@ -9,8 +9,8 @@ their sum does not exceed `share`, a task vector D loses the entries i, j < a of
 
 As the MINGLE paper ran it (zihuanqiu/MINGLE, `opcm.py`, after an early FusionBench) two things differ. The diagonal is
 zeroed on a copy, which does nothing; later FusionBench zeroes it, and documents that. And the class token belongs to no leaf
-module of the network, so the script merges the first task's and no other. `merge_as_published` is that. `merge` zeroes the
-diagonal and merges the class token like every other vector.
+module of the network, so the script merges the first task's and no other. `as_published` is that. Otherwise the
+diagonal is zeroed, and the class token merged like every other vector.
 """
 
 from __future__ import annotations
@@ -35,20 +35,14 @@ class Projected:
     divisor: float  # lambda_t: the sum of projected task vectors is lambda_t times `merged`
 
 
-def merge(memory: Projected | None, task_vector: Parameters, count: int, share: float) -> Projected:
+def merge(
+    memory: Projected | None, task_vector: Parameters, count: int, share: float, *, as_published: bool = False
+) -> Projected:
     """Return m_t = (lambda_{t-1} m_{t-1} + P(D_t)) / lambda_t, with lambda_t such that ||m_t|| is the mean of ||D_1||..||D_t||.
 
-    P projects linear weights and leaves all else as it is. That mean follows from ||m_{t-1}||, but lambda does not.
+    P projects linear weights and leaves all else as it is. That mean follows from ||m_{t-1}||, but lambda does not. As
+    published the diagonal stays, and the class token is the first task's, divided by every lambda since.
     """
-    return _merge(memory, task_vector, count, share, as_published=False)
-
-
-def merge_as_published(memory: Projected | None, task_vector: Parameters, count: int, share: float) -> Projected:
-    """Merge as `merge` does, but the diagonal stays, and the class token is the first task's, divided by every lambda since."""
-    return _merge(memory, task_vector, count, share, as_published=True)
-
-
-def _merge(memory: Projected | None, task_vector: Parameters, count: int, share: float, *, as_published: bool) -> Projected:
     if memory is None:
         return Projected(dict(task_vector), 1.0)
     total = {}

@@ -155,15 +155,11 @@ def learn_gates(
     rows = {block: (mlp.gate_weight[frozen:].clone(), mlp.gate_bias[frozen:].clone()) for block, mlp in mlps.items()}
 
     def current() -> dict[str, GatedMlp]:
-        return {
-            block: GatedMlp(
-                mlp.fc1,
-                mlp.fc2,
-                torch.cat([mlp.gate_weight[:frozen], rows[block][0]]),
-                torch.cat([mlp.gate_bias[:frozen], rows[block][1]]),
-            )
-            for block, mlp in mlps.items()
+        gates = {
+            block: (torch.cat([mlp.gate_weight[:frozen], weight]), torch.cat([mlp.gate_bias[:frozen], bias]))
+            for (block, mlp), (weight, bias) in zip(mlps.items(), rows.values(), strict=True)
         }
+        return {block: GatedMlp(mlp.fc1, mlp.fc2, *gates[block]) for block, mlp in mlps.items()}
 
     def logits(images: Tensor) -> Tensor:
         linear = mixture_linear(parameters, current(), "batch")
