@@ -11,12 +11,11 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from random import Random
 from typing import Any, TypeAlias
 
-from mutations import INTEGERS, Mutator, any_bytes, edit, float_values, hostile_integer, json_text, numbers, toml_lines
+from mutations import INTEGERS, Mutator, any_bytes, edit, float_values, hostile_integer, json_text, numbers, sizes, toml_lines
 
 Field: TypeAlias = tuple[int, int, int | bytes]
 """number, wire type and value of a protobuf field"""
@@ -130,71 +129,7 @@ def _as_varint(value: int) -> bytes:
     return bytes([*(seven | 0x80 for seven in sevens[:-1]), sevens[-1]])
 
 
-# Flatbuffers, as ONNX Runtime's adapters: tables found by offsets.
-
-_ADAPTER = (4, 4, 4, ("table", (("text", 0), ("vector", 8), 4, ("vector", 1))))
-"""Adapter: versions of format, adapter and model, parameters. Parameter: name, dims, type, raw data. Numbers by their width."""
-
-
-def adapter(data: bytes, random: Random) -> bytes:
-    """Change offsets, lengths, dims, types, names or values of an ONNX Runtime adapter."""
-    if random.random() < 0.1:
-        return float_values(data, random)
-    try:
-        return numbers(data, random, adapter_numbers(data))
-    except (struct.error, IndexError):
-        return any_bytes(data, random)
-
-
-def adapter_numbers(data: bytes) -> list[tuple[int, int]]:
-    """Offset and width of every number of an ONNX Runtime adapter but its values."""
-    return [(0, 4), (4, 4), *_table(data, struct.unpack_from("<I", data, 0)[0], _ADAPTER)]
-
-
-def _table(data: bytes, at: int, kinds: Sequence[Any]) -> Iterator[tuple[int, int]]:
-    yield at, 4
-    vtable = at - struct.unpack_from("<i", data, at)[0]
-    yield from ((vtable, 2), (vtable + 2, 2))
-    fields = (struct.unpack_from("<H", data, vtable)[0] - 4) // 2
-    for number, kind in enumerate(kinds[:fields]):
-        entry = vtable + 4 + 2 * number
-        yield entry, 2
-        place = at + struct.unpack_from("<H", data, entry)[0]
-        if place == at:
-            continue
-        yield place, 4 if isinstance(kind, tuple) else kind
-        if isinstance(kind, tuple):
-            vector = place + struct.unpack_from("<I", data, place)[0]
-            yield vector, 4
-            count = struct.unpack_from("<I", data, vector)[0]
-            if kind[0] == "table":
-                for item in range(vector + 4, vector + 4 + 4 * count, 4):
-                    yield item, 4
-                    yield from _table(data, item + struct.unpack_from("<I", data, item)[0], kind[1])
-            elif kind[0] == "vector":
-                yield from ((vector + 4 + kind[1] * i, kind[1]) for i in range(min(count, 4)))
-
-
 # Archives.
-
-_ZIP_HEADERS = {
-    b"PK\x03\x04": (4, 6, 8, 10, 14, 18, 22, 26, 28),
-    b"PK\x01\x02": (8, 10, 16, 20, 24, 28, 30, 32, 42),
-    b"PK\x05\x06": (8, 10, 12, 16, 20),
-}
-"""offsets of numbers, by the signature of a header"""
-
-
-def zip_fields(data: bytes, random: Random) -> bytes:
-    """Change numbers in the headers of a zip archive."""
-    places = [
-        (header.start() + offset, width)
-        for signature, offsets in _ZIP_HEADERS.items()
-        for header in re.finditer(re.escape(signature), data)
-        for offset in offsets
-        for width in (1, 2, 4)
-    ]
-    return numbers(data, random, places)
 
 
 def zip_members(data: bytes, random: Random) -> bytes:
@@ -323,26 +258,16 @@ def jpeg(data: bytes, random: Random) -> bytes:
     return data[:2] + b"".join(segments) + data[at:]
 
 
-def tiff(data: bytes, random: Random) -> bytes:
-    """Change entries of the first directory of a little-endian TIFF."""
-    at = int.from_bytes(data[4:8], "little")
-    count = int.from_bytes(data[at : at + 2], "little")
-    entries = range(at + 2, at + 2 + 12 * count, 12) if data[:2] == b"II" and count < 200 else ()
-    return numbers(
-        data, random, [(entry + field, width) for entry in entries for field, width in ((0, 2), (2, 2), (4, 4), (8, 4))]
-    )
-
-
 def _one_of(share: float, often: Mutator, seldom: Mutator) -> Mutator:
     return lambda data, random: (often if random.random() < share else seldom)(data, random)
 
 
-_archive = _one_of(0.65, zip_members, zip_fields)
+_archive = _one_of(0.65, zip_members, sizes)
 MUTATORS: dict[str, Mutator] = {
     **{".json": json_text, ".toml": toml_lines, ".bin": _one_of(0.7, float_values, any_bytes), ".npy": npy},
-    **{".onnx": protobuf, ".onnx_adapter": adapter, ".safetensors": safetensors},
+    **{".onnx": protobuf, ".onnx_adapter": _one_of(0.85, sizes, float_values), ".safetensors": safetensors},
     **{".npz": _archive, ".pt": _archive, ".pkl": pickled},
-    **{".png": png, ".jpg": jpeg, ".tif": tiff},
+    **{".png": png, ".jpg": jpeg, ".tif": sizes, ".bmp": sizes, ".gif": sizes, ".webp": sizes, ".parquet": sizes},
 }
 """by suffix; other files are changed as bytes"""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from fuzz_cases import Target, WrongAnswerError, first_refusal
+from PIL import Image
 
 from mingle_edge_runtime import EdgeError, EdgeModel, Prediction, ProviderError
 from mingle_edge_runtime.bundle.index import Preprocess
@@ -125,8 +126,13 @@ class Pictures(Target):
     folder = "pictures"
     refusals = (EdgeError,)
 
+    def change(self, random: Random) -> str:
+        self._opened = random.random() < 0.3
+        return super().change(random)
+
     def answer(self) -> str:
-        values = preprocess(self.root / self.changed, SPEC)
+        path = self.root / self.changed
+        values = preprocess(self._open(path) if self._opened and path.is_file() else path, SPEC)
         mean, std = np.array(SPEC.mean), np.array(SPEC.std)
         least, most = -mean / std, (1 - mean) / std
         if values.shape != (1, 3, 16, 16) or values.dtype != np.float32:
@@ -134,6 +140,16 @@ class Pictures(Target):
         if not ((values[0].min((1, 2)) >= least - 1e-5).all() and (values[0].max((1, 2)) <= most + 1e-5).all()):
             raise WrongAnswerError("pixel values are out of range")
         return "right, consistent"
+
+    def _open(self, path: Path) -> Image.Image:
+        """As an application does that takes no large ones; what Pillow raises here is not ours."""
+        try:
+            picture = Image.open(path)
+        except Exception as error:
+            raise EdgeError(str(error)) from error
+        if picture.width * picture.height > 1 << 20:
+            raise EdgeError("an application's own limit")
+        return picture
 
 
 def _answers(root: Path) -> Iterator[tuple[str, Any]]:

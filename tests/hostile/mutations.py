@@ -113,6 +113,13 @@ def numbers(
     return bytes(changed)
 
 
+def sizes(data: bytes, random: Random) -> bytes:
+    """Change what may be offsets, lengths and counts of a binary format: little-endian numbers no larger than the file."""
+    words = (int.from_bytes(data[at : at + 4], "little") for at in range(len(data) - 3))
+    places = [(at, width) for at, word in enumerate(words) if 0 < word <= len(data) for width in (2, 4, 4, 8)]
+    return numbers(data, random, places)
+
+
 def edit(parts: MutableSequence[Part], random: Random, change: Callable[[Part], Part], at: int | None = None) -> None:
     """Change one of the parts of a file, that `at` or any, or remove, repeat or exchange it."""
     if not parts:

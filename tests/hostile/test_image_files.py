@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
-import socket
 import struct
-import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -86,8 +83,7 @@ class TestSize:
 
     def test_a_webp_which_takes_more_memory_has_a_third_of_the_pixels(self, tmp_path) -> None:
         # A lossless one: "VP8L", its length, a signature, 14 bits of width - 1, 14 of height - 1, and next to no data.
-        bits = 5499 | 5499 << 14
-        body = b"\x2f" + struct.pack("<I", bits) + bytes(11)
+        body = b"\x2f" + struct.pack("<I", 5499 | 5499 << 14) + bytes(11)
         content = b"RIFF" + struct.pack("<I", 12 + len(body)) + b"WEBPVP8L" + struct.pack("<I", len(body)) + body
         refused(written(tmp_path, content), "too large: 5500 x 5500 pixels, and at most 29826161 are decoded")
 
@@ -114,17 +110,13 @@ def test_the_most_elongated_that_is_read(tmp_path) -> None:
 
 class TestDepth:
     @pytest.mark.parametrize(("color", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-    def test_png_of_16_bits_a_channel(self, tmp_path, color: int, channels: int) -> None:
-        rows = (b"\0" + bytes(range(2 * channels)) * 6) * 6
-        path = written(tmp_path, png(6, 6, 16, color, rows))
+    def test_png(self, tmp_path, color: int, channels: int) -> None:
+        rows = {depth: (b"\0" + bytes(range(depth // 8 * channels)) * 6) * 6 for depth in (8, 16)}
+        assert preprocess(written(tmp_path, png(6, 6, 8, color, rows[8])), SPEC).shape == (1, 3, 8, 8)
+        path = written(tmp_path, png(6, 6, 16, color, rows[16]))
         refused(path, "more than 8 bits per channel")
         with Image.open(path) as opened, pytest.raises(ImageError, match="more than 8 bits per channel"):
             preprocess(opened, SPEC)  # an application's own, not decoded yet
-
-    @pytest.mark.parametrize(("color", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-    def test_png_of_8_bits_a_channel(self, tmp_path, color: int, channels: int) -> None:
-        rows = (b"\0" + bytes(range(channels)) * 6) * 6
-        assert preprocess(written(tmp_path, png(6, 6, 8, color, rows)), SPEC).shape == (1, 3, 8, 8)
 
     def test_tiff(self, tmp_path) -> None:
         refused(written(tmp_path, tiff((16,) * 3, PIXELS.astype("<u2").tobytes(), 18, 24)), "more than 8 bits per channel")
@@ -132,31 +124,11 @@ class TestDepth:
         np.testing.assert_array_equal(preprocess(written(tmp_path, content), SPEC), preprocess(PIXELS, SPEC))
 
     def test_16_bits_a_pixel_are_not_too_many(self, tmp_path) -> None:
-        found = np.asarray(read_image(written(tmp_path, bmp_of_16_bits(PIXELS))))
-        assert np.abs(found.astype(int) - PIXELS).max() < 8
+        decoded = np.asarray(read_image(written(tmp_path, bmp_of_16_bits(PIXELS))))
+        assert np.abs(decoded.astype(int) - PIXELS).max() < 8
 
 
 class TestKindOfFile:
-    def test_a_pipe_is_refused_without_waiting_for_its_other_end(self, tmp_path) -> None:
-        os.mkfifo(tmp_path / "photo.png")
-        opened = threading.Thread(target=refused, args=(tmp_path / "photo.png", "a pipe, socket or device"), daemon=True)
-        opened.start()
-        opened.join(LONG)
-        assert not opened.is_alive()
-        refused(tmp_path / "photo.png", "a pipe, socket or device")
-
-    def test_a_device_a_folder_a_socket_and_nothing(self, tmp_path, monkeypatch) -> None:
-        (tmp_path / "folder.png").mkdir()
-        refused(tmp_path / "folder.png", "it is a folder")
-        refused(Path("/dev/zero"), "a pipe, socket or device")
-        monkeypatch.chdir(tmp_path)  # as a socket's path must be short
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind("socket.png")
-            refused(Path("socket.png"), "a pipe, socket or device")
-        refused(tmp_path / "gone.png", "No such file or directory")
-        (tmp_path / "loop.png").symlink_to("loop.png")
-        refused(tmp_path / "loop.png", "symbolic links")
-
     def test_a_link_to_an_image_is_one(self, tmp_path) -> None:
         written(tmp_path, encoded("PNG"), "target")
         (tmp_path / "photo.png").symlink_to("target")
@@ -196,25 +168,3 @@ class TestBroken:
         monkeypatch.setattr(Image.Image if step != "load" else ImageFile.ImageFile, step, failing)
         with pytest.raises(ImageError, match=r"photo\.png cannot be"):
             preprocess(path, SPEC)
-
-    @pytest.mark.parametrize("kind", FORMATS)
-    def test_mutated_files_are_answered_or_refused(self, tmp_path, kind: str) -> None:
-        generator = np.random.default_rng(FORMATS.index(kind))
-        good, refusals = encoded(kind), 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for _ in range(60):
-                content = np.frombuffer(good, np.uint8).copy()
-                content[generator.integers(0, len(content), 3)] = generator.integers(0, 256, 3)
-                kept = content.tobytes()[: generator.integers(1, len(content) + 1) if generator.random() < 0.3 else None]
-                path = written(tmp_path, kept)
-                for image in (path, io.BytesIO(kept)):
-                    try:
-                        found = Image.open(image) if isinstance(image, io.BytesIO) else image
-                    except Exception:
-                        continue  # raised in the application
-                    try:
-                        assert preprocess(found, SPEC).shape == (1, 3, 8, 8)
-                    except ImageError:
-                        refusals += 1
-        assert refusals

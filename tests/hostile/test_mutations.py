@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tomllib
 import zipfile
 import zlib
@@ -13,11 +14,11 @@ from random import Random
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
-from binary_mutations import MUTATORS, adapter_numbers
+from binary_mutations import MUTATORS
 from fuzz_corpus import write_pictures, write_task_file
 from safetensors.numpy import save
+from tiny_bundle import INPUTS, RANK
 
 CASES = 200
 BUNDLE = ("dense.onnx", "experts/red.onnx_adapter", "backbone.bin", "heads/red.npy", "golden.npz", "bundle.json")
@@ -64,7 +65,7 @@ def test_files_change_and_cases_repeat(contents, name: str) -> None:
         ("dense.onnx", onnx.load_model_from_string, 0.5),
         ("bundle.json", json.loads, 0.5),
         ("TASKS.toml", lambda content: tomllib.loads(content.decode()), 0.4),
-        ("golden.npz", lambda content: zipfile.ZipFile(io.BytesIO(content)), 0.9),
+        ("golden.npz", lambda content: zipfile.ZipFile(io.BytesIO(content)), 0.8),
         ("heads/red.npy", lambda content: np.load(io.BytesIO(content)), 0.1),
     ],
 )
@@ -82,12 +83,10 @@ def test_checksums_of_png_chunks_are_right(contents) -> None:
             at += 12 + size
 
 
-def test_fields_of_adapters_are_found(contents, tmp_path) -> None:
-    """None of them outside the file, and the shapes those that ONNX Runtime reads."""
+def test_the_shape_of_a_tensor_in_an_adapter_changes_alone(contents) -> None:
     data = contents["experts/red.onnx_adapter"]
-    places = adapter_numbers(data)
-    dims = [int.from_bytes(data[at : at + 8], "little") for at, width in places if width == 8]
-    (tmp_path / "a").write_bytes(data)
-    read = ort.AdapterFormat.read_adapter(str(tmp_path / "a")).get_parameters()
-    assert sorted(dims) == sorted(side for value in read.values() for side in value.shape())
-    assert all(0 <= at < len(data) for at, _ in places)
+    start = data.index(struct.pack("<IQQ", 2, RANK, INPUTS)) + 4
+    others = [
+        content[:start] + content[start + 16 :] for content in mutants(contents, "experts/red.onnx_adapter") if content != data
+    ]
+    assert data[:start] + data[start + 16 :] in others

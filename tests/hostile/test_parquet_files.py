@@ -7,13 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_parquet import IMAGE, encoded, labeled_pairs, write_shard
-from no_waiting import no_waiting
-from other_user import bound_by_modes, open_folder
+from hub_parquet import IMAGE, encoded, labeled_pairs
 
 from mingle_edge.core.errors import ImageFolderError
 from mingle_edge.data import parquet_images
@@ -184,56 +181,7 @@ class TestSizes:
         assert not cache.exists() or not list(cache.rglob("*.png"))
 
 
-def test_files_cut_short_or_with_other_bytes(tmp_path: Path) -> None:
-    """Whatever pyarrow makes of them: the labels of some rows, or one error that names the file."""
-    write_shard(tmp_path / "a.parquet", [c["bytes"] for c in CONTENT], [0, 1, 0, 1], NAMES)
-    content = bytearray((tmp_path / "a.parquet").read_bytes())
-    generator = np.random.default_rng(0)
-    cases = [content[:length] for length in generator.integers(0, len(content), 15)]
-    for _ in range(45):
-        damaged = bytearray(content)
-        start = (
-            generator.integers(len(content) - 900, len(content) - 4)
-            if generator.random() < 0.7
-            else generator.integers(len(content))
-        )
-        damaged[start] ^= int(generator.integers(1, 256))
-        cases.append(damaged)
-    messages = []
-    for case in cases:
-        (tmp_path / "a.parquet").write_bytes(case)
-        try:
-            labels(tmp_path, ImageSource("a.parquet"))
-        except ImageFolderError as error:
-            messages.append(str(error))
-    assert len(messages) > 25
-    assert all("a.parquet" in message for message in messages)
-
-
 class TestPlaces:
-    @pytest.mark.parametrize("pattern", ["a.parquet", "*.parquet", "**/*.parquet"])
-    @pytest.mark.parametrize("kind", ["pipe", "loop", "nothing", "folder"])
-    def test_what_is_no_plain_file_is_told(self, tmp_path: Path, pattern: str, kind: str) -> None:
-        path = tmp_path / "a.parquet"
-        if kind == "pipe":
-            os.mkfifo(path)
-        elif kind == "folder":
-            path.mkdir()
-        else:
-            path.symlink_to(path.name if kind == "loop" else "gone")
-        with no_waiting(), pytest.raises(ImageFolderError, match=r"\.parquet"):
-            labels(tmp_path, ImageSource(pattern))
-
-    @pytest.mark.parametrize("pattern", ["inside/*.parquet", "**/*.parquet", "inside/a.parquet"])
-    def test_what_may_not_be_read_is_told(self, pattern: str) -> None:
-        with open_folder() as folder:
-            (folder / "inside").mkdir()
-            write(folder / "inside")
-            for path, mode in (("inside/a.parquet", 0), ("inside", 0)):
-                (folder / path).chmod(mode)
-                with bound_by_modes(), pytest.raises(ImageFolderError, match=r"may not be read \(permission denied\)"):
-                    labels(folder, ImageSource(pattern))
-
     @pytest.mark.parametrize("pattern", ["a**.parquet", "\0.parquet", "x" * 5000 + ".parquet"])
     def test_patterns_that_name_nothing(self, tmp_path: Path, pattern: str) -> None:
         write(tmp_path)
