@@ -5,30 +5,25 @@ The format is specified in docs/merged-model-format.md. Only numpy and safetenso
 
 from __future__ import annotations
 
-import errno
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from mingle_edge.clip.architecture import VisionArchitecture
-from mingle_edge.core.errors import FileError, MergedModelError
+from mingle_edge.core.errors import MergedModelError
 from mingle_edge.data.settings import Settings
-from mingle_edge.files.atomic_files import make_folder, replacing, why_not_written
+from mingle_edge.files.atomic_files import replacing, why_not_written
 from mingle_edge.files.new_folder import new_folder
 from mingle_edge.files.partial_folder import abandoned
-from mingle_edge.files.plain_file import check_plain_file, find_file, refusal
 from mingle_edge.merging.merged_index import INDEX, Backbone, MergedIndex, read_index
 from mingle_edge.merging.merged_index import TaskRecord as TaskRecord
+from mingle_edge.merging.tensor_file import Arrays, check_tensors, find, length, read_tensors, save
 from mingle_edge.routing.depth import choose_depth
 from mingle_edge.routing.router import Router, fit_router
 from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
@@ -38,8 +33,6 @@ BACKBONE, EXPERTS, HEADS = "backbone.safetensors", "experts", "heads"
 ROUTER, GATES, NULL_SPACE = "router.safetensors", "gates.safetensors", "null_space.safetensors"
 
 _MOST_SEEDS = 1 << 24  # float32 counts no further
-
-Arrays = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ class MergedModel:
     def open(cls, path: str | Path) -> MergedModel:
         """Read the index of a merged model. Raises `MergedModelError` naming the file and the reason."""
         path = Path(path)
-        if _find(path / INDEX) is None:
+        if find(path / INDEX) is None:
             raise MergedModelError(
                 f"{path}: not a merged model, there is no {INDEX} in it; give the folder that `mingle-edge merge -o` wrote"
             )
@@ -120,24 +113,24 @@ class MergedModel:
         In the image scope, layers and vectors that are the backbone's own are absent.
         """
         name = f"{EXPERTS}/{self.task(task).name}.safetensors"
-        tensors = _read_tensors(self.path / name, "", empty=self.scope == "image")
+        tensors = read_tensors(self.path / name, "", empty=self.scope == "image")
         layers = {key[:-2] for key in tensors if key.endswith((".A", ".B"))} & set(self.architecture.linear_layers())
         vectors = self.architecture.vector_shapes() if self.scope == "image" else {}
         shapes = {vector: shape for vector, shape in vectors.items() if vector in tensors}
         for layer in layers:
             d_out, d_in = self.architecture.linear_shape(layer)
-            rank = _length(tensors, f"{layer}.A")
+            rank = length(tensors, f"{layer}.A")
             shapes |= {f"{layer}.A": (rank, d_in), f"{layer}.B": (d_out, rank)}
-        _check_tensors(self.path / name, tensors, shapes)
+        check_tensors(self.path / name, tensors, shapes)
         return tensors
 
     def head(self, task: str) -> Head:
         """Return the linear layer from embeddings to the logits of a task's classes."""
         record = self.task(task)
         path, count = self.path / HEADS / f"{record.name}.safetensors", len(record.classes)
-        tensors = _read_tensors(path, "")
+        tensors = read_tensors(path, "")
         shapes: dict[str, tuple[int, ...]] = {"weight": (count, self.architecture.output_dim)}
-        _check_tensors(path, tensors, shapes | ({"bias": (count,)} if "bias" in tensors else {}))
+        check_tensors(path, tensors, shapes | ({"bias": (count,)} if "bias" in tensors else {}))
         if (largest := max(float(np.abs(values).max()) for values in tensors.values())) > LARGEST:
             raise MergedModelError(f"{path}: a value is {largest:.3g}, at most {LARGEST:g} may be; restore it or merge again")
         return Head(tensors["weight"], tensors.get("bias"), record.logit_scale)
@@ -151,12 +144,12 @@ class MergedModel:
 
     def router_statistics(self, task: str) -> RouterStatistics:
         """Return what the image router keeps of a task, of the features of the largest depth it may be of."""
-        tensors = _read_tensors(self.path / ROUTER, f"{self.task(task).name}/")
-        features, rows = _length(tensors, "mean"), _length(tensors, "factor")
+        tensors = read_tensors(self.path / ROUTER, f"{self.task(task).name}/")
+        features, rows = length(tensors, "mean"), length(tensors, "factor")
         shapes: dict[str, tuple[int, ...]] = {"mean": (features,), "factor": (rows, features), "count": (1,)}
         if "coordinates" in tensors:
-            shapes["coordinates"] = (_length(tensors, "coordinates"), _length(tensors, "coordinates", 1), rows)
-        _check_tensors(self.path / ROUTER, tensors, shapes)
+            shapes["coordinates"] = (length(tensors, "coordinates"), length(tensors, "coordinates", 1), rows)
+        check_tensors(self.path / ROUTER, tensors, shapes)
         count = float(tensors["count"][0])
         if not 1 <= count < _MOST_SEEDS:
             raise MergedModelError(
@@ -201,18 +194,18 @@ class MergedModel:
 
     def null_space(self, task: str) -> Arrays:
         """Return directions `[added, d]` that this task added to each layer's protected subspace."""
-        tensors = _read_tensors(self.path / NULL_SPACE, f"{self.task(task).name}/")
+        tensors = read_tensors(self.path / NULL_SPACE, f"{self.task(task).name}/")
         biased = self.settings.subspace_inputs == "mean"  # the bias then counts as a weight
         inputs = {
             layer: self.architecture.linear_shape(layer)[1] + biased for layer in self.settings.expert_layers(self.architecture)
         }
-        shapes = {layer: (_length(tensors, layer), d) for layer, d in inputs.items()}
-        _check_tensors(self.path / NULL_SPACE, tensors, shapes)
+        shapes = {layer: (length(tensors, layer), d) for layer, d in inputs.items()}
+        check_tensors(self.path / NULL_SPACE, tensors, shapes)
         return tensors
 
     def _read(self, name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> Arrays:
-        tensors = _read_tensors(self.path / name, prefix)
-        _check_tensors(self.path / name, tensors, shapes)
+        tensors = read_tensors(self.path / name, prefix)
+        check_tensors(self.path / name, tensors, shapes)
         return tensors
 
 
@@ -229,7 +222,7 @@ def create(
     """Write a merged model without tasks into a folder that is new or empty. Raises `OSError` where it is not."""
     model = MergedModel(path, architecture, settings, (), logit_scale, source, sha256)
     with new_folder(path, INDEX) as folder:
-        _save(folder / BACKBONE, backbone)
+        save(folder / BACKBONE, backbone)
         _write_index(replace(model, path=folder))
     return model
 
@@ -242,8 +235,8 @@ def commit_task(model: MergedModel, record: TaskRecord, tensors: TaskTensors) ->
     """
     grown = replace(model, tasks=(*model.tasks, record))
     grown.index().to_text()
-    _save(model.path / EXPERTS / f"{record.name}.safetensors", tensors.expert)
-    _save(model.path / HEADS / f"{record.name}.safetensors", tensors.head)
+    save(model.path / EXPERTS / f"{record.name}.safetensors", tensors.expert)
+    save(model.path / HEADS / f"{record.name}.safetensors", tensors.head)
     if tensors.router is not None:
         rows = {
             "mean": tensors.router.mean,
@@ -274,79 +267,9 @@ def _append(model: MergedModel, name: str, task: str, rows: Arrays) -> None:
     path = model.path / name
     kept: Arrays = {}
     if model.tasks:
-        everything = _read_tensors(path, "")
+        everything = read_tensors(path, "")
         kept = {key: value for key, value in everything.items() if key.split("/")[0] in model.task_names}
-    _save(path, kept | {f"{task}/{key}": value for key, value in rows.items()})
-
-
-def _read_tensors(path: Path, prefix: str, *, empty: bool = False) -> Arrays:
-    with _opened(path) as file:
-        names = [name for name in sorted(file.keys()) if name.startswith(prefix)]
-        tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-    if not tensors and not empty:
-        raise MergedModelError(f"{path}: holds no tensors named {prefix}*; restore it or merge again")
-    return tensors
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a file of tensors; what goes wrong within the block is a `MergedModelError`."""
-    if _find(path) is None:
-        raise MergedModelError(f"{path}: missing from the merged model; restore it or merge again")
-    try:
-        check_plain_file(path)
-        with path.open("rb"):
-            pass  # safetensors calls a file missing that may not be read
-        with safe_open(path, framework="numpy") as file:
-            yield file
-    except FileError as error:
-        raise MergedModelError(str(error)) from error
-    except PermissionError as error:
-        raise MergedModelError(f"{path} {refusal(error)}") from error
-    except (SafetensorError, OSError, TypeError, ValueError) as error:  # the last two of types that numpy has not
-        raise MergedModelError(f"{path}: cannot be read ({error}); restore it or merge again") from error
-
-
-def _find(path: Path) -> os.stat_result | None:
-    """Return the status of a file of the model, None where there is none. Raises `MergedModelError` where nobody may look."""
-    try:
-        return find_file(path)
-    except FileError as error:
-        raise MergedModelError(str(error)) from error
-
-
-def _length(tensors: Arrays, name: str, axis: int = 0) -> int:
-    """Return a side of a tensor whose length is its own; 0, which no shape then fits, where there is no such side."""
-    return tensors[name].shape[axis] if name in tensors and tensors[name].ndim > axis else 0
-
-
-def _check_tensors(path: Path, tensors: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Check that there are these tensors and no others, of float32 and these shapes, and that all values are finite."""
-    for name in sorted(shapes.keys() | tensors.keys()):
-        array, shape = tensors.get(name), shapes.get(name)
-        if array is None:
-            raise MergedModelError(f"{path}: holds no tensor {name}; restore it or merge again")
-        if shape is None:
-            raise MergedModelError(f"{path}: holds a tensor {name}, which does not belong there; restore it or merge again")
-        if array.shape != shape or array.dtype != np.float32:
-            raise MergedModelError(
-                f"{path}: {name} is {array.dtype} {list(array.shape)}, must be float32 {list(shape)}; restore it or merge again"
-            )
-        if not np.isfinite(array).all():
-            raise MergedModelError(f"{path}: {name} holds values that are not finite; restore it or merge again")
-
-
-def _save(path: Path, tensors: Arrays) -> None:
-    try:
-        make_folder(path.parent)
-        with replacing(path) as written:
-            save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, written)
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))  # all that safetensors says of a full disk
-        cause = OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(errno.EIO, str(error))
-        raise MergedModelError(f"{path}: {why_not_written(cause)}") from error
-    except OSError as error:
-        raise MergedModelError(f"{path}: {why_not_written(error)}") from error
+    save(path, kept | {f"{task}/{key}": value for key, value in rows.items()})
 
 
 def _write_index(model: MergedModel) -> None:

@@ -26,8 +26,9 @@ from mingle_edge.gates.adaptation import NewGate
 from mingle_edge.gates.gate_training import GateLearner
 from mingle_edge.gates.gating import ExpertStack, GatedExperts
 from mingle_edge.merging.merge_inputs import TaskInputs
-from mingle_edge.merging.merged_model import Arrays, MergedModel, TaskTensors
+from mingle_edge.merging.merged_model import MergedModel, TaskTensors
 from mingle_edge.merging.merged_tower import CompleteExpert, load_layer_experts
+from mingle_edge.merging.tensor_file import Arrays
 from mingle_edge.routing.features import router_statistics
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from mingle_edge.merging import merged_model
+from mingle_edge.merging import tensor_file
 
 CHANGES = ("mkdir", "rmdir", "rename", "replace", "unlink", "remove", "chmod", "fsync", "ftruncate", "pwrite", "open")
 """Functions of `os` after which the disk may be another; `pathlib` and `shutil` call these too."""
@@ -80,7 +80,7 @@ def _before_each(hook: Callable[[str], None]) -> Iterator[None]:
         return call
 
     # `open` of builtins and of pathlib are both `io.open`, by two names.
-    places = [(os, name) for name in CHANGES] + [(io, "open"), (merged_model, "save_file")]
+    places = [(os, name) for name in CHANGES] + [(io, "open"), (tensor_file, "save_file")]
     with ExitStack() as stack:
         for module, name in places:
             stack.enter_context(mock.patch.object(module, name, hooked(name, getattr(module, name))))
