@@ -125,7 +125,8 @@ def _one_tower(path: Path, tensors: TensorFiles, names: list[str]) -> NamedTower
     if not towers:
         first = ", ".join(shown(name) for name in names[:3]) or "no tensor at all"
         said = foreign_names(names) or (
-            "holds no vision tower in the names of open_clip or Hugging Face; save the state dict of the image encoder in these"
+            "holds no vision transformer in the names of open_clip, timm or Hugging Face; save the image encoder's state dict in "
+            "these"
         )
         raise CheckpointError(f"{path} {said} (it begins with {first})")
     different = {tuple(sorted(_places(tensors, tower).items())): tower for tower in reversed(towers)}

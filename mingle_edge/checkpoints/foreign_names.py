@@ -26,8 +26,16 @@ _FILES: tuple[tuple[str, str], ...] = (
         r"(^|\.)(token_embedding|word_embeddings|text_projection)\b",
         "looks like a text tower alone; name the whole model, or its vision tower",
     ),
-    (r"(^|\.)patch_embed\.proj\.|(^|\.)patch_embed\.weight$", "looks like a vision transformer in names that are not read yet"),
-    (r"(^|\.)patch_embeddings?\.", "looks like a vision transformer of transformers in names that are not read"),
+    (
+        r"(^|\.)patch_embed\.",
+        "looks like a vision transformer of timm or DINOv2 alone; timm's are read as the trunk of an open_clip model, "
+        "whose names begin with visual.trunk.",
+    ),
+    (
+        r"(^|\.)patch_embeddings?\.",
+        "looks like a vision transformer of transformers in names that are not read; save it with "
+        "model.save_pretrained(FOLDER), and name the folder",
+    ),
     (
         r"(^|\.)(exp_avg|momentum_buffer|param_groups|exp_avg_sq)(\.|$)",
         "looks like the state of an optimizer; name the file of the model that was saved beside it",

@@ -249,7 +249,7 @@ class TestHostile:
     @pytest.mark.parametrize("content", [[1, 2], {"weight": 3}, {3: torch.zeros(1)}, torch.zeros(3)])
     def test_what_is_no_state_dict(self, tmp_path: Path, architecture: VisionArchitecture, content: object) -> None:
         torch.save(content, tmp_path / "odd.pt")
-        assert "odd.pt holds no vision tower" in refused(tmp_path, "odd.pt", architecture)
+        assert "odd.pt holds no vision transformer" in refused(tmp_path, "odd.pt", architecture)
 
     @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
     @pytest.mark.parametrize("keep", [0, 1, 9, 200, 0.5, 0.99])

@@ -18,7 +18,9 @@ import onnx
 import open_clip
 import peft
 import pytest
+import timm
 import torch
+import transformers
 from saved_towers import assert_embeds, opened, run_command
 from tiny_clip import hugging_face_model, tiny_model, write_config
 from torch import Tensor, nn
@@ -117,6 +119,12 @@ def resnet() -> dict[str, Tensor]:
     return open_clip.CLIP(**config, text_cfg=text).state_dict()
 
 
+def vit_in_memory() -> dict[str, Tensor]:
+    """Transformers' names from version 5 on, which its files do not have."""
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 3}
+    return transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=32, patch_size=8)).state_dict()
+
+
 def emptied() -> dict[str, Tensor]:
     """As DeepSpeed's ZeRO-3 leaves a state dict outside of its own checkpoint."""
     return {name: torch.zeros(0) for name in tiny_model().state_dict()}
@@ -139,7 +147,9 @@ NAMES: dict[str, tuple[Callable[[], Any], str]] = {
     "head": (lambda: {"weight": torch.zeros(3, 32), "bias": torch.zeros(3)}, "looks like a head alone"),
     "quantized": (lambda: {"model.layers.0.qweight": torch.zeros(3)}, "holds quantized weights"),
     "ZeRO-3": (emptied, "are empty, as DeepSpeed's ZeRO-3 leaves tensors"),
-    "unknown": (lambda: {"stem.weight": torch.zeros(3)}, "holds no vision tower in the names of"),
+    "timm": (lambda: timm.create_model("test_vit").state_dict(), "looks like a vision transformer of timm or DINOv2 alone"),
+    "transformers": (vit_in_memory, "in names that are not read; save it with model.save_pretrained(FOLDER)"),
+    "unknown": (lambda: {"stem.weight": torch.zeros(3)}, "holds no vision transformer in the names of"),
 }
 
 
