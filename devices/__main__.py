@@ -55,9 +55,9 @@ def main(models: Path, keys: str, bundles: str, page: Path | None, labels: bool,
 def _compare_labels(devices: list[Device], case: cases.Case, models: Path, folder: Path) -> int:
     equal = True
     for device in devices:
-        found = compare_labels(device, case, models, folder)
-        click.echo(f"{device.key}, ONNX Runtime {found.onnxruntime}: {found.equal} of {found.images} labels equal")
-        equal = equal and found.equal == found.images
+        compared = compare_labels(device, case, models, folder)
+        click.echo(f"{device.key}, ONNX Runtime {compared.onnxruntime}: {compared.equal} of {compared.images} labels equal")
+        equal = equal and compared.equal == compared.images
     return int(not equal)
 
 

@@ -25,10 +25,10 @@ def root(device: Device) -> Path:
 
 def interpreter(machine: str) -> Path:
     """Return the Python of a foreign machine. Raises `UnavailableError`."""
-    found = sorted((_unpacked(machine) / "usr/bin").glob("python3.[0-9]*"))
-    if not found:
+    interpreters = sorted((_unpacked(machine) / "usr/bin").glob("python3.[0-9]*"))
+    if not interpreters:
         raise UnavailableError(f"Debian's packages for {machine} hold no Python")
-    return found[-1]
+    return interpreters[-1]
 
 
 def _unpacked(machine: str) -> Path:

@@ -66,7 +66,7 @@ def _python(device: Device, version: str) -> Environment:
         "PYTHONPATH": os.pathsep.join([str(packages), str(Path(mingle_edge_runtime.__file__).parents[1])]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    versions = {found.name: found.version for found in distributions(path=[str(packages)])}
+    versions = {package.name: package.version for package in distributions(path=[str(packages)])}
     # -S: no package but those of PYTHONPATH, so that the runtime is alone.
     return Environment((*prefix, str(python), "-S"), variables, packages, versions, ".py")
 

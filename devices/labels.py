@@ -51,13 +51,13 @@ def compare_labels(device: Device, case: Case, models: Path, folder: Path) -> La
     there = run_script(environment, "classify", str(case.folder / "bundle"), str(names))
     equal = sum(a == b for a, b in zip(here, there, strict=True))
     installed = environment.versions[device.package]
-    found = Labels(device.key, installed, case.name, len(images), equal, f"{datetime.now(UTC):%Y-%m-%d}", case.key)
-    write_text(folder / f"{device.key}.json", json.dumps(asdict(found)))
-    return found
+    labels = Labels(device.key, installed, case.name, len(images), equal, f"{datetime.now(UTC):%Y-%m-%d}", case.key)
+    write_text(folder / f"{device.key}.json", json.dumps(asdict(labels)))
+    return labels
 
 
 def read_labels(folder: Path, cases: Sequence[Case]) -> list[Labels]:
     """Read what was kept of these cases as they are now."""
     keys = {case.key for case in cases}
-    found = [Labels(**json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
-    return [labels for labels in found if labels.key in keys]
+    kept = [Labels(**json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
+    return [labels for labels in kept if labels.key in keys]

@@ -92,8 +92,8 @@ def _matrix(devices: Sequence[Device], cells: Sequence[Cell]) -> Iterator[str]:
     yield ""
     yield from _table_head("device", "ONNX Runtime", *(name.replace("-", " ") for name in bundles))
     for device, version, own in _groups(devices, cells):
-        found = {cell.bundle: cell for cell in own}
-        yield _row(device.title, version, *(_short(found.get(bundle)) for bundle in bundles))
+        by_bundle = {cell.bundle: cell for cell in own}
+        yield _row(device.title, version, *(_short(by_bundle.get(bundle)) for bundle in bundles))
     yield ""
 
 
@@ -127,9 +127,9 @@ def _labels(devices: Sequence[Device], labels: Sequence[Labels]) -> Iterator[str
     yield ""
     if not labels:
         yield "not measured; see below for the command."
-    for found in labels:
-        title = titles.get(found.device, found.device)
-        yield f"- {title}, ONNX Runtime {found.onnxruntime}: {found.equal} of {found.images} equal ({found.date})"
+    for compared in labels:
+        title = titles.get(compared.device, compared.device)
+        yield f"- {title}, ONNX Runtime {compared.onnxruntime}: {compared.equal} of {compared.images} equal ({compared.date})"
     yield ""
 
 

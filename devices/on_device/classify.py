@@ -15,7 +15,7 @@ from mingle_edge_runtime import EdgeModel
 def classify(bundle: Path, images: list[str]) -> list[list[str]]:
     """Find the most probable label of each image among those of all tasks: `[[task, label], ...]`."""
     with EdgeModel.open(bundle, threads=1) as model:
-        return [[found.tasks[0], found.labels[0]] for found in model.classify(images, top=1)]
+        return [[prediction.tasks[0], prediction.labels[0]] for prediction in model.classify(images, top=1)]
 
 
 if __name__ == "__main__":

@@ -112,14 +112,14 @@ measured.seconds.named = (performance.now() - began) / 1000;
 began = performance.now();
 const router = index.scope === "image" ? await open(bundle, index.router.file) : null;
 for (const [i, image] of images.entries()) {
-  let posterior = null, route = tasks, found = {};
+  let posterior = null, route = tasks, expert = {};
   if (router) {
     const scores = await run(router, image);
     posterior = Array.from(scores.posterior.data);
     route = choose(posterior, scores.confidence.data[0]);
-    found = loaded[route[0]] ?? {};
+    expert = loaded[route[0]] ?? {};
   }
-  const outputs = await run(tower, { ...image, ...found });
+  const outputs = await run(tower, { ...image, ...expert });
   const embeds = Array.from(outputs.image_embeds.data);
   if (index.scope === "layer") route = Array.from(outputs.route_tasks.data, (t) => tasks[Number(t)]);
   if (i < spec.embedded_images) measured.routed.push(embeds);

@@ -35,8 +35,8 @@ def classify_test_images(folder: Path, progress: Progress) -> dict[str, dict[str
                 model.classify(paths, task=task.name, top=1),
                 model.classify(paths, top=1),
             )
-            for protocol, found in zip(PROTOCOLS, answers, strict=True):
-                hits = [is_right(p, *own) for p, own in zip(found, truth, strict=True)]
+            for protocol, predictions in zip(PROTOCOLS, answers, strict=True):
+                hits = [is_right(p, *own) for p, own in zip(predictions, truth, strict=True)]
                 right[protocol][task.name] = 100 * sum(hits) / len(hits)
             shown = list(zip(answers[-1], truth, paths, strict=True))[:_SHOWN]
             count = sum(is_right(p, *own) for p, own, _ in shown)

@@ -110,9 +110,9 @@ def _prepare_folder(output: Path) -> None:
         for path in output.iterdir():  # the mark stays until the last: a demonstration killed here is replaced by the next
             if path.name not in (MARK, LOCK):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    elif output.exists() and (found := contents(output)):
+    elif output.exists() and (held := contents(output)):
         raise DemoFolderError(
-            f"{output}: the output folder must be new, empty or an earlier demo, and holds {', '.join(found[:3])}; "
+            f"{output}: the output folder must be new, empty or an earlier demo, and holds {', '.join(held[:3])}; "
             "name another with -o"
         )
     write_text(output / MARK, _MARK_TEXT)
@@ -180,23 +180,23 @@ def _accuracies(reports: dict[str, EvaluationReport]) -> dict[str, Any]:
 
 def _verify(bundle: Path, progress: Progress) -> float:
     """Verify a bundle; returns the smallest cosine with the golden outputs, and raises where a hash or an output differs."""
-    found = verify(bundle, progress=lambda done, total: progress("verify", done, total))
-    found.check()
-    return min(found.cosines.values())
+    verification = verify(bundle, progress=lambda done, total: progress("verify", done, total))
+    verification.check()
+    return min(verification.cosines.values())
 
 
 def _profile(bundle: Path, progress: Progress) -> dict[str, float]:
     """Profile a bundle at batch 1 and one thread; returns median milliseconds, and ratios to the tower without experts."""
-    found = profile(
+    profiled = profile(
         bundle,
         runs=_PROFILE_RUNS,
         threads=1,
         batch_sizes=(1,),
         progress=lambda _, done, total: progress("profile", done, total),
     )
-    ratios = found.ratios["dense"]
+    ratios = profiled.ratios["dense"]
     return {
         "ratio_to_dense": ratios["named"].ratio,
         "ratio_to_dense_routed": ratios["routed"].ratio,
-        **{f"milliseconds_{kind}": 1e3 * times.p50 for kind, times in found.latency.items()},
+        **{f"milliseconds_{kind}": 1e3 * times.p50 for kind, times in profiled.latency.items()},
     }

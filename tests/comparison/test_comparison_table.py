@@ -16,21 +16,21 @@ from mingle_edge.core.errors import OutputError
 from mingle_edge.pages.labels import shorten
 
 
-def lines_by_method(found):
+def lines_by_method(compared):
     """The table's lines after its head, by label."""
-    lines = format_table(found).splitlines()
-    labels = [*found["methods"]]
+    lines = format_table(compared).splitlines()
+    labels = [*compared["methods"]]
     return {label: line for line in lines[2 : 2 + len(labels)] for label in labels if line.startswith(f"{label} ")}
 
 
 def test_the_table_says_what_the_results_say():
-    found = results(tasks=TASKS[:3])
-    lines = lines_by_method(found)
-    assert lines.keys() == found["methods"].keys()
+    compared = results(tasks=TASKS[:3])
+    lines = lines_by_method(compared)
+    assert lines.keys() == compared["methods"].keys()
     for label, line in lines.items():
-        p1, p2, p3 = (found["accuracy"][label][protocol] for protocol in ("P1", "P2", "P3"))
+        p1, p2, p3 = (compared["accuracy"][label][protocol] for protocol in ("P1", "P2", "P3"))
         signed = [f"{value:+.1f}" if abs(value) >= 0.05 else "0.0" for value in (p1["bwt"], p1["fwt"], p2["bwt"], p3["bwt"])]
-        method = found["methods"][label]
+        method = compared["methods"][label]
         assert line.split()[1:7] == [
             f"{p1['acc']:.1f}±{p1['acc_std']:.1f}",
             f"{signed[0]}±{p1['bwt_std']:.1f}",
@@ -46,21 +46,21 @@ def test_the_table_says_what_the_results_say():
 
 
 def test_methods_are_sorted_between_the_references():
-    found = results(tasks=TASKS[:3])
-    lines = list(lines_by_method(found))
+    compared = results(tasks=TASKS[:3])
+    lines = list(lines_by_method(compared))
     assert (lines[0], lines[-1]) == ("pretrained", "individual")
-    accuracies = [found["accuracy"][label]["P1"]["acc"] for label in lines[1:-1]]
+    accuracies = [compared["accuracy"][label]["P1"]["acc"] for label in lines[1:-1]]
     assert accuracies == sorted(accuracies)
-    assert lines == ordered(found)
+    assert lines == ordered(compared)
 
 
 def test_a_single_order_has_no_deviation_and_failed_methods_have_dashes():
-    found = results(orders=1, protocols=("P2",))
-    del found["accuracy"]["opcm"]
+    compared = results(orders=1, protocols=("P2",))
+    del compared["accuracy"]["opcm"]
     for key in ("stored_bytes", "active_bytes", "latency_ratio", "seconds_per_task"):
-        del found["methods"]["opcm"][key]
-    found["failed"] = [{"method": "opcm", "order": found["orders"][0], "corruption": None, "error": "RuntimeError: x"}]
-    text = format_table(found)
+        del compared["methods"]["opcm"][key]
+    compared["failed"] = [{"method": "opcm", "order": compared["orders"][0], "corruption": None, "error": "RuntimeError: x"}]
+    text = format_table(compared)
     assert "±" not in text
     assert "FWT " not in text.splitlines()[1]
     assert text.splitlines()[3].split() == ["opcm", "-", "-", "-", "-", "-"]
@@ -69,19 +69,19 @@ def test_a_single_order_has_no_deviation_and_failed_methods_have_dashes():
 
 @given(st.data())
 def test_whatever_was_measured_the_table_stays_within_its_width(data):
-    found = results(tasks=TASKS[:2], orders=data.draw(st.integers(1, 3)), corruptions=())
+    compared = results(tasks=TASKS[:2], orders=data.draw(st.integers(1, 3)), corruptions=())
     figure = st.none() | st.floats(-100, 100) | st.just(float("nan"))
     renamed = data.draw(st.lists(st.text("abc(=,)-.1", min_size=1, max_size=60), min_size=14, max_size=14, unique=True))
     names = dict(zip(list(KNOWN)[2:], renamed, strict=True))
     for key in ("methods", "accuracy"):
-        found[key] = {names.get(label, label): value for label, value in found[key].items()}
-    for by_protocol in found["accuracy"].values():
+        compared[key] = {names.get(label, label): value for label, value in compared[key].items()}
+    for by_protocol in compared["accuracy"].values():
         for figures in by_protocol.values():
             for name in figures:
                 figures[name] = data.draw(figure) if data.draw(st.booleans()) else figures[name]
-    text = format_table(found)
+    text = format_table(compared)
     assert max(map(len, text.splitlines())) <= 100
-    assert len(text.splitlines()) >= 2 + len(found["methods"])
+    assert len(text.splitlines()) >= 2 + len(compared["methods"])
 
 
 @given(st.text("abcdefgh-", max_size=60), st.integers(0, 30))
@@ -98,19 +98,19 @@ def test_shortened_names_keep_both_ends(text, length):
 
 
 def test_csv_holds_every_figure_unrounded(tmp_path):
-    found = results(tasks=TASKS[:3])
-    found["accuracy"]["ties"]["P1"]["acc_std"] = None
-    found["methods"]["ties"]["latency_ratio"] = None
-    write_csv(found, tmp_path / "results.csv")
+    compared = results(tasks=TASKS[:3])
+    compared["accuracy"]["ties"]["P1"]["acc_std"] = None
+    compared["methods"]["ties"]["latency_ratio"] = None
+    write_csv(compared, tmp_path / "results.csv")
     with (tmp_path / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
-    assert len(rows) == len(found["methods"]) * 3 * (1 + len(SEVEN))
+    assert len(rows) == len(compared["methods"]) * 3 * (1 + len(SEVEN))
     seen = set()
     for row in rows:
         label, corruption = row["method"], row["corruption"]
-        of_label = found["corrupted"][label][corruption] if corruption else found["accuracy"][label]
-        figures, method = of_label[row["protocol"]], found["methods"][label]
+        of_label = compared["corrupted"][label][corruption] if corruption else compared["accuracy"][label]
+        figures, method = of_label[row["protocol"]], compared["methods"][label]
         assert [row[name] for name in FIGURES] == ["" if (v := figures.get(name)) is None else repr(v) for name in FIGURES]
         assert int(row["stored_bytes"]) == method["stored_bytes"]
         assert int(row["active_bytes"]) == method["active_bytes"]
@@ -123,10 +123,10 @@ def test_csv_holds_every_figure_unrounded(tmp_path):
 
 def test_csv_keeps_names_with_commas_quotes_and_line_ends(tmp_path):
     name = 'mingle(steps=1,"x")\r\n=1+1'
-    found = results(labels=("pretrained", "individual", "ties"), corruptions=())
+    compared = results(labels=("pretrained", "individual", "ties"), corruptions=())
     for key in ("methods", "accuracy"):
-        found[key][name] = found[key].pop("ties")
-    write_csv(found, tmp_path / "a.csv")
+        compared[key][name] = compared[key].pop("ties")
+    write_csv(compared, tmp_path / "a.csv")
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == [*["pretrained"] * 3, *[name] * 3, *["individual"] * 3]

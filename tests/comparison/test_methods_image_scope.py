@@ -124,9 +124,9 @@ def test_rows_are_computed_once_within_the_budget(budget, computed):
 
     def ask(*numbers, places=None):
         images = torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1, 1)
-        found = rows.of("key", TestBatch(images, "t", list(numbers), "s"), compute, places)
+        of_images = rows.of("key", TestBatch(images, "t", list(numbers), "s"), compute, places)
         chosen = [numbers[p] for p in places] if places is not None else numbers
-        assert found.tolist() == [[n, n * n] for n in chosen]
+        assert of_images.tolist() == [[n, n * n] for n in chosen]
 
     ask(1, 2)
     ask(0, 3, 2, 1)

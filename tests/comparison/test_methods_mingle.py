@@ -152,8 +152,8 @@ def test_multiplying_only_the_chosen_experts_gives_the_same_layers(seed, shape, 
     parameters = {"l.weight": torch.randn(d_out, d_in, generator=g), "l.bias": torch.randn(d_out, generator=g)}
     x = torch.randn(5, 7, d_in, generator=g)
     expected = GatedLinear(parameters, gated, min(top_k, T))("l", x)
-    found = chosen_linear(parameters, gated, min(top_k, T))("l", x)
-    assert (found - expected).norm() <= 1e-5 * expected.norm()
+    y = chosen_linear(parameters, gated, min(top_k, T))("l", x)
+    assert (y - expected).norm() <= 1e-5 * expected.norm()
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,9 @@ def vector(memory):
     return dict(getattr(memory, "merged", memory))
 
 
-def assert_equal(found, expected, **tolerance):
-    assert found.keys() == expected.keys()
-    for name, value in found.items():
+def assert_equal(merged, expected, **tolerance):
+    assert merged.keys() == expected.keys()
+    for name, value in merged.items():
         torch.testing.assert_close(value, expected[name], **tolerance)
 
 
@@ -184,29 +184,29 @@ NAIVE = {
 @pytest.mark.parametrize("tasks", [1, 2, 5])
 def test_a_rule_equals_its_formula_entry_by_entry(name, tasks):
     task_vectors = [draw(seed) for seed in range(tasks)]
-    found = flat(vector(run(RULES[name], task_vectors)))
-    assert found == pytest.approx(NAIVE[name]([flat(task) for task in task_vectors]), rel=1e-12, abs=1e-14)
+    merged = flat(vector(run(RULES[name], task_vectors)))
+    assert merged == pytest.approx(NAIVE[name]([flat(task) for task in task_vectors]), rel=1e-12, abs=1e-14)
 
 
 @pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 0.95])
 def test_opcm_equals_its_formula_with_a_full_svd(published, share):
     tasks = [draw(seed) for seed in range(5)]
-    found = vector(run(partial(opcm.merge, share=share, as_published=published), tasks))
-    assert_equal(found, naive_opcm(tasks, share, published), rtol=1e-9, atol=1e-10)
+    merged = vector(run(partial(opcm.merge, share=share, as_published=published), tasks))
+    assert_equal(merged, naive_opcm(tasks, share, published), rtol=1e-9, atol=1e-10)
 
 
 def test_opcm_at_full_size_equals_a_full_svd_in_float32_too():
     generator = torch.Generator().manual_seed(0)
     M, D = torch.randn(2, 768, 3072, generator=generator)
-    found = opcm.project_out(D, M, 0.5, diagonal=True)
+    projected = opcm.project_out(D, M, 0.5, diagonal=True)
     U, s, Vh = torch.linalg.svd(M.double(), full_matrices=False)
     leading = int(((s.cumsum(0) / s.sum()) > 0.5).int().argmax())
     P = U.T @ D.double() @ Vh.T  # [768, 768]; what lies outside V is left alone
     removed = torch.diag(P.diagonal())
     removed[:leading, :leading] = P[:leading, :leading]
     assert 200 < leading < 384
-    torch.testing.assert_close(found.double(), D.double() - U @ removed @ Vh, rtol=0, atol=1e-6)
+    torch.testing.assert_close(projected.double(), D.double() - U @ removed @ Vh, rtol=0, atol=1e-6)
 
 
 # ---- properties
@@ -239,8 +239,8 @@ def test_exchanging_two_blocks_exchanges_their_results_and_changes_no_bit(name):
         return {other.get(n[:8], n[:8]) + n[8:]: value for n, value in state.items()}
 
     task_vectors = [draw(seed, torch.float32) for seed in range(4)]
-    found = vector(run(RULES[name], [exchanged(task) for task in task_vectors]))
-    assert_equal(exchanged(found), vector(run(RULES[name], task_vectors)), rtol=0, atol=0)
+    merged = vector(run(RULES[name], [exchanged(task) for task in task_vectors]))
+    assert_equal(exchanged(merged), vector(run(RULES[name], task_vectors)), rtol=0, atol=0)
 
 
 @every_rule
@@ -265,16 +265,16 @@ def test_ties_elects_the_sign_of_the_larger_mass(rows, keep):
     masses = [(sum(x for x in pair if x > 0), -sum(x for x in pair if x < 0)) for pair in zip(*kept, strict=True)]
     tied = sum(p > n for p, n in masses) > sum(p < n for p, n in masses)
     expected = [p if p > n or (p == n and tied) else -n for p, n in masses]
-    found = ties.elect_and_sum(*({"positions": torch.tensor(row)} for row in rows), keep)["positions"]
-    assert found.tolist() == expected
+    elected = ties.elect_and_sum(*({"positions": torch.tensor(row)} for row in rows), keep)["positions"]
+    assert elected.tolist() == expected
 
 
 def test_ties_does_not_count_tensors_that_were_not_fine_tuned():
     task_vectors = [draw(seed) for seed in range(3)]
     frozen = [task | {"projection.weight": torch.zeros(90)} for task in task_vectors]
     without = [{n: value for n, value in task.items() if n != "projection.weight"} for task in task_vectors]
-    found, expected = run(RULES["ties"], frozen), run(RULES["ties"], without)
-    assert_equal(found, expected | {"projection.weight": torch.zeros(90)}, rtol=0, atol=0)
+    merged, expected = run(RULES["ties"], frozen), run(RULES["ties"], without)
+    assert_equal(merged, expected | {"projection.weight": torch.zeros(90)}, rtol=0, atol=0)
 
 
 def test_opcm_of_models_that_differ_in_nothing_is_zero():

@@ -35,8 +35,8 @@ def demo(tmp_path_factory) -> tuple[Path, Result]:
 @pytest.fixture(scope="module")
 def report(demo) -> dict[str, Any]:
     """report.json."""
-    found: dict[str, Any] = json.loads((demo[0] / "report.json").read_text())
-    return found
+    read: dict[str, Any] = json.loads((demo[0] / "report.json").read_text())
+    return read
 
 
 def acc(report: dict[str, Any], method: str, protocol: str) -> float:
@@ -49,7 +49,7 @@ def test_the_report_is_complete(report) -> None:
     assert list(report["accuracy"]) == METHODS
     for by_protocol in report["accuracy"].values():
         assert list(by_protocol) == ["P1", "P2", "P3"]
-        assert all(0 <= found["acc"] <= 100 and -100 <= found["bwt"] <= 100 for found in by_protocol.values())
+        assert all(0 <= figures["acc"] <= 100 and -100 <= figures["bwt"] <= 100 for figures in by_protocol.values())
     assert all(count >= 100 for count in report["test_images"].values())
     stages = ["render", "pretrain", "fine-tune", "merge", "evaluate", "export", "verify", "classify", "profile"]
     assert list(report["seconds"]) == stages
@@ -93,8 +93,8 @@ def test_baselines_are_what_their_towers_answer(demo, report) -> None:
             answers = (model.encode_image(tiny_clip.to_pixels(images)) @ head.T).argmax(1)
             accuracy = 100 * (answers == labels).double().mean().item()
             for protocol in ("P1", "P2"):
-                found = report["accuracy_by_task"][method][protocol][task.name]
-                assert found == pytest.approx(accuracy, abs=0.5)  # at most one image at a tie
+                reported = report["accuracy_by_task"][method][protocol][task.name]
+                assert reported == pytest.approx(accuracy, abs=0.5)  # at most one image at a tie
 
 
 def test_a_named_task_forgets_nothing(report) -> None:

@@ -101,8 +101,8 @@ def test_a_raspberry_pi_says_what_its_processor_is(tmp_path, key: str, register:
     (device,) = choose(read_devices(), [key])
     assert isinstance(device.processor, Processor)
     describe(tmp_path, device.processor)
-    found = (tmp_path / "sys/devices/system/cpu/cpu0/regs/identification/midr_el1").read_text()
-    assert int(found, 16) == register  # as Linux on the board reports it
+    identification = (tmp_path / "sys/devices/system/cpu/cpu0/regs/identification/midr_el1").read_text()
+    assert int(identification, 16) == register  # as Linux on the board reports it
     assert f"CPU part\t: {register >> 4 & 0xFFF:#05x}\n" in (tmp_path / "proc/cpuinfo").read_text()
 
 
@@ -128,13 +128,13 @@ def test_products_are_those_of_numpy(tmp_path) -> None:
     assert [operators[kernel] for kernel in kernels] == [3, len(constants), len(codes)]
     expected = products.expected_digests(constants | codes, runs)
     assert list(expected) == [output.name for output in session.get_outputs()]
-    found = {name: hashlib.sha256() for name in expected}
+    digests = {name: hashlib.sha256() for name in expected}
     for run, zero_point in enumerate(products.ZERO_POINTS):
         feeds = {f"activations/{size}": runs[f"{run}/activations/{size}"] for size in (96, 24)}
-        results = session.run(list(found), feeds | codes | {"zero_point": np.array(zero_point, np.uint8)})
-        for digest, result in zip(found.values(), results, strict=True):
+        results = session.run(list(digests), feeds | codes | {"zero_point": np.array(zero_point, np.uint8)})
+        for digest, result in zip(digests.values(), results, strict=True):
             digest.update(result.astype(np.int32).tobytes())
-    assert {name: digest.hexdigest() for name, digest in found.items()} == expected
+    assert {name: digest.hexdigest() for name, digest in digests.items()} == expected
     assert max(array.max() for array in runs.values()) == 255
 
 

@@ -129,7 +129,7 @@ def test_seeds_tuning_and_test_images_are_found_and_share_nothing(
     parts = [seeds]
     for source in (task.tune, task.test):
         assert isinstance(source, ImageSource)
-        found = labeled_pairs(source, tmp_path, task.classes)
-        assert len(Counter(label for _, label in found)) == len(task.classes)
-        parts.append([path for path, _ in found])
+        pairs = labeled_pairs(source, tmp_path, task.classes)
+        assert len(Counter(label for _, label in pairs)) == len(task.classes)
+        parts.append([path for path, _ in pairs])
     assert len({path for part in parts for path in part}) == sum(len(part) for part in parts)

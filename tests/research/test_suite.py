@@ -92,10 +92,10 @@ def test_splits_are_balanced_disjoint_and_reproducible(task) -> None:
         each = SMALL.per_class(count)[part]
         assert split.images.shape == (each * count, 32, 32, 3)
         assert np.bincount(split.labels, minlength=count).tolist() == [each] * count
-        found = {hashlib.sha256(image.tobytes()).digest() for image in split.images}
-        assert len(found) == len(split.images)
-        assert not found & seen
-        seen |= found
+        hashes = {hashlib.sha256(image.tobytes()).digest() for image in split.images}
+        assert len(hashes) == len(split.images)
+        assert not hashes & seen
+        seen |= hashes
     again, other = (suite_split(task, "train", seed, SMALL) for seed in (5, 6))
     demo = splits.make_split(task, "train", 5, SMALL.per_class(count))
     assert (again.images == split.images).all()
@@ -152,8 +152,8 @@ def test_task_files_name_what_is_there(made) -> None:
         assert task.seeds_per_class == 5
         per_class = SMALL.per_class(len(task.classes))
         for part, source in (("test", task.test), ("tune", task.tune), ("seeds", task.seeds)):
-            found = labeled_images(source.files, made / "seed-7", task.classes)
-            assert len(found) == per_class[part] * len(task.classes)
+            pairs = labeled_images(source.files, made / "seed-7", task.classes)
+            assert len(pairs) == per_class[part] * len(task.classes)
 
 
 def test_what_is_made_is_kept_and_what_is_not_is_made_alike(made) -> None:
