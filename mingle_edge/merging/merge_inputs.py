@@ -77,11 +77,7 @@ def read_merge_inputs(tasks: TaskFile, progress: Progress) -> MergeInputs:
     base = tasks.path.parent
     settings = Settings.from_mapping(tasks.settings, f"{tasks.path}: [settings]")
     architecture = read_architecture(tasks.backbone.model, base, tasks.backbone.weights)
-    if settings.router_blocks != "auto" and settings.router_blocks > architecture.layers:
-        raise TaskFileError(
-            f"{tasks.path}: [settings]: router_blocks is {settings.router_blocks}, and the tower has {architecture.layers} "
-            'blocks; give at most that many, or "auto"'
-        )
+    check_router_blocks(tasks.path, settings, architecture)
     calibration_images = [read_calibration_images(task, base, settings.seed, progress) for task in tasks.tasks]
     check_images([path for images in calibration_images for path in images.paths], progress)
     source = tasks.backbone.weights or tasks.backbone.model
@@ -105,3 +101,12 @@ def read_merge_inputs(tasks: TaskFile, progress: Progress) -> MergeInputs:
             for task, checkpoint, images, head in zip(tasks.tasks, checkpoints, calibration_images, read, strict=True)
         ],
     )
+
+
+def check_router_blocks(path: Path, settings: Settings, architecture: VisionArchitecture) -> None:
+    """Check that the router reads no more blocks than there are. Raises `TaskFileError`."""
+    if settings.router_blocks != "auto" and settings.router_blocks > architecture.layers:
+        raise TaskFileError(
+            f"{path}: [settings]: router_blocks is {settings.router_blocks}, and the tower has {architecture.layers} "
+            'blocks; give at most that many, or "auto"'
+        )
