@@ -14,9 +14,10 @@ from mingle_edge.checkpoints.conversion_commands import save_dense, save_part
 from mingle_edge.checkpoints.folding import NAMINGS, fold
 from mingle_edge.checkpoints.foreign_names import changes_embedding, foreign_names
 from mingle_edge.checkpoints.model_config import read_model_config
+from mingle_edge.checkpoints.peft_adapter import AdaptedTensors, ModelTensors, adapted_factors, is_adapter
 from mingle_edge.checkpoints.preprocessing import preprocess_differences
 from mingle_edge.checkpoints.stored_parameters import StoredParameter
-from mingle_edge.checkpoints.stored_tensors import FLOATS, TensorFiles, open_tensors
+from mingle_edge.checkpoints.stored_tensors import FLOATS, open_tensors
 from mingle_edge.checkpoints.tower_names import NamedTower, find_towers, names_beside
 from mingle_edge.checkpoints.weights import check_tag, find_weights
 from mingle_edge.clip.architecture import VisionArchitecture
@@ -34,13 +35,13 @@ class Checkpoint:
     has_text_tower: bool
     unexpected: list[str]  # names in the file that lie in the vision tower and belong to no parameter of it
     outside: list[str]  # names in the file that belong neither to the vision tower nor to the model around it
-    _tensors: TensorFiles
+    stored: ModelTensors  # everything in the file, by its names there
     _parameters: dict[str, StoredParameter]
 
     @property
     def files(self) -> list[Path]:
         """Return the files that hold it, in order of their names."""
-        return self._tensors.files
+        return self.stored.files
 
     def names(self) -> list[str]:
         """Return the internal names of the parameters that the file holds."""
@@ -48,11 +49,11 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of the parameter with this internal name."""
-        return self._parameters[name].shape(self._tensors)
+        return self._parameters[name].shape(self.stored)
 
     def dtype(self, name: str) -> str:
         """Return the element type in the file, such as `float16`; of several tensors of the first that is not floating."""
-        types = [self._tensors.dtype(key) for key in self._parameters[name].keys] or ["float32"]
+        types = [self.stored.dtype(key) for key in self._parameters[name].keys] or ["float32"]
         return next((dtype for dtype in types if dtype not in FLOATS), types[0])
 
     def stored_name(self, name: str) -> str:
@@ -66,7 +67,16 @@ class Checkpoint:
             CheckpointError: the file cannot be read.
             KeyError: the file holds no such parameter.
         """
-        return self._parameters[name].read(self._tensors)
+        return self._parameters[name].read(self.stored)
+
+    def factors(self, layer: str) -> tuple[Tensor, Tensor] | None:
+        """Return B `[d_out, r]` and A `[r, d_in]` whose product is what an adapter adds to the weight of a linear layer.
+
+        None where that is not known to be such a product: in a checkpoint that is no adapter, or where it changes more.
+        """
+        if not isinstance(self.stored, AdaptedTensors):
+            return None
+        return adapted_factors(self._parameters[f"{layer}.weight"], self.stored)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter in turn, as `tensor` returns it; only one is in memory at a time."""
@@ -86,7 +96,14 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def open_checkpoint(path_or_tag: str, *, base: Path, architecture: VisionArchitecture, model: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    path_or_tag: str,
+    *,
+    base: Path,
+    architecture: VisionArchitecture,
+    model: str | None = None,
+    backbone: Checkpoint | None = None,
+) -> Checkpoint:
     """Open the vision tower of a checkpoint; `check_checkpoint` then compares it with the architecture, shape by shape.
 
     The tower may lie under any one prefix, such as trainings put before names, and beside anything that leaves the image's
@@ -99,6 +116,7 @@ def open_checkpoint(path_or_tag: str, *, base: Path, architecture: VisionArchite
         architecture: what the tower must be. A folder whose configuration differs, or a tag trained with another
             activation, is refused.
         model: the open_clip name whose tags `path_or_tag` may name.
+        backbone: what an adapter folder of PEFT changes; without it none is read.
 
     Raises:
         CheckpointError: nothing there, no or several vision towers, something that changes the image's embedding, or configured
@@ -106,7 +124,8 @@ def open_checkpoint(path_or_tag: str, *, base: Path, architecture: VisionArchite
     """
     check_tag(path_or_tag, base, model, architecture)
     path = find_weights(path_or_tag, base, model)
-    tensors = open_tensors(path)
+    adapts = backbone is not None and path.is_dir() and is_adapter(path)
+    tensors = AdaptedTensors(path, backbone.stored) if adapts and backbone is not None else open_tensors(path)
     if path.is_dir() and any((path / name).exists() for name in (HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG)):
         _check_config(path, tensors, architecture)
     names = [*tensors.names(), *tensors.others]
@@ -116,21 +135,22 @@ def open_checkpoint(path_or_tag: str, *, base: Path, architecture: VisionArchite
     _check_plain(path, tensors, tower, outside)
     _check_pooling(path, tower, outside, architecture)
     has_text_tower = any(name.endswith(("token_embedding.weight", "word_embeddings.weight")) for name in beside)
+    if isinstance(tensors, AdaptedTensors):  # the text tower of an adapter that leaves it alone is the backbone's
+        has_text_tower = has_text_tower and any(tensors.changes(name) for name in beside)
     return Checkpoint(path, tower.naming, has_text_tower, tower.unexpected, outside, tensors, parameters)
 
 
-def _one_tower(path: Path, tensors: TensorFiles, names: list[str]) -> NamedTower:
+def _one_tower(path: Path, tensors: ModelTensors, names: list[str]) -> NamedTower:
     """Return the one vision tower of a file; several whose tensors are the very same are one under several names."""
     towers = find_towers(names)
     if not towers:
         first = ", ".join(shown(name) for name in names[:3]) or "no tensor at all"
         said = foreign_names(names) or (
-            "holds no vision transformer in the names of open_clip, timm or Hugging Face; save the image encoder's state dict in "
-            "these"
+            "holds no vision transformer in the names of open_clip, timm or Hugging Face; save the image encoder's state dict "
+            "in these"
         )
         raise CheckpointError(f"{path} {said} (it begins with {first})")
-    different = {tuple(sorted(_places(tensors, tower).items())): tower for tower in reversed(towers)}
-    if len(different) > 1:
+    if len({_places(tensors, tower) for tower in towers}) > 1:
         prefixes = [tower.prefix for tower in towers]
         listed = " and ".join(f"{prefix or 'no prefix'!r}" for prefix in prefixes)
         raise CheckpointError(
@@ -140,12 +160,14 @@ def _one_tower(path: Path, tensors: TensorFiles, names: list[str]) -> NamedTower
     return towers[0]
 
 
-def _places(tensors: TensorFiles, tower: NamedTower) -> dict[str, int]:
-    stored = set(tensors.names())
-    return {n: tensors.location(p.key).start if p.key in stored else -1 for n, p in tower.parameters.items()}
+def _places(tensors: ModelTensors, tower: NamedTower) -> frozenset[tuple[str, Path, int]]:
+    """Return where the values of each parameter are, by internal name."""
+    stored = [(n, p.key) for n, p in tower.parameters.items() if p.key not in tensors.others]
+    locations = [(name, tensors.location(key)) for name, key in stored]
+    return frozenset((name, location.path, location.start) for name, location in locations)
 
 
-def _check_plain(path: Path, tensors: TensorFiles, tower: NamedTower, outside: list[str]) -> None:
+def _check_plain(path: Path, tensors: ModelTensors, tower: NamedTower, outside: list[str]) -> None:
     """Check that a tower consists of tensors with values, and that nothing beside it changes what it makes of an image."""
     if changing := changes_embedding([*tower.unexpected, *outside]):
         name, what, step = changing
@@ -176,7 +198,7 @@ def _check_pooling(path: Path, tower: NamedTower, outside: list[str], architectu
         )
 
 
-def _check_config(folder: Path, tensors: TensorFiles, architecture: VisionArchitecture) -> None:
+def _check_config(folder: Path, tensors: ModelTensors, architecture: VisionArchitecture) -> None:
     """Compare a Hugging Face folder's config.json with the architecture: weights alone do not tell the activation."""
     config = read_model_config(str(folder), Path())
     trained = architecture_of(config)

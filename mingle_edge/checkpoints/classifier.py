@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from mingle_edge.checkpoints.checkpoint import Checkpoint
 from mingle_edge.checkpoints.class_names import check_order, stored_class_names
 from mingle_edge.checkpoints.head_file import check_layer, read_bias, read_rows
-from mingle_edge.checkpoints.stored_tensors import open_tensors
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.clip.head import Head
 from mingle_edge.core.errors import CheckpointError, shown
@@ -49,7 +48,7 @@ def read_classifier(checkpoint: Checkpoint, classes: Sequence[str], architecture
             f"{path} holds a classifier of more than one linear layer ({shown(odd[0]) if odd else listed}); give the task a "
             "head: one linear layer on the tower's embeddings, or class embeddings"
         )
-    keys, tensors = next(iter(layers.values())), open_tensors(path)
+    keys, tensors = next(iter(layers.values())), checkpoint.stored
     weight = read_rows(path, tensors, keys["weight"], classes, architecture)
     bias = read_bias(path, tensors, keys["bias"], classes) if "bias" in keys else None
     head = Head(weight, bias, 1.0)

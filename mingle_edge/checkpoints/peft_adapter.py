@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from mingle_edge.checkpoints.model_config import read_json_object
-from mingle_edge.checkpoints.stored_tensors import StoredTensors, open_tensors
+from mingle_edge.checkpoints.stored_parameters import StoredParameter
+from mingle_edge.checkpoints.stored_tensors import TensorFiles, open_tensors
+from mingle_edge.checkpoints.tensor_location import TensorLocation
 from mingle_edge.core.errors import CheckpointError, shown
 from mingle_edge.files.plain_file import find_file
 
@@ -64,7 +66,7 @@ def is_adapter(folder: Path) -> bool:
 class AdaptedTensors:
     """The tensors of the backbone's file as an adapter changes them, and those that the adapter brings whole."""
 
-    def __init__(self, folder: Path, backbone: StoredTensors) -> None:
+    def __init__(self, folder: Path, backbone: ModelTensors) -> None:
         """Read the adapter in `folder`; the backbone's tensors are read when they are asked for.
 
         Raises:
@@ -74,6 +76,7 @@ class AdaptedTensors:
         weights = next((folder / name for name in WEIGHTS if find_file(folder / name) is not None), folder / WEIGHTS[0])
         stored = open_tensors(weights)
         self.files = [folder / CONFIG, *stored.files]
+        self.others: dict[str, str] = backbone.others
         self._backbone = backbone
         self._folder = folder
         self._config = _read_config(folder)
@@ -100,6 +103,14 @@ class AdaptedTensors:
     def names(self) -> list[str]:
         """Return the names of the backbone's tensors, then those of tensors it has not, such as a classifier."""
         return [*self._backbone.names(), *(name for name in self._whole if name not in set(self._backbone.names()))]
+
+    def location(self, name: str) -> TensorLocation:
+        """Return where the values of the backbone's tensor are."""
+        return self._backbone.location(name)
+
+    def changes(self, name: str) -> bool:
+        """Say whether the adapter changes a tensor."""
+        return name in self._whole or name in self._updates or name in self._added_bias
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of one tensor."""
@@ -164,6 +175,30 @@ class AdaptedTensors:
         """Return what the backbone's file calls a tensor; a vision tower may be saved with and without its prefix."""
         names = set(self._backbone.names())
         return next((own for own in (name, f"vision_model.{name}", name.removeprefix("vision_model.")) if own in names), None)
+
+
+ModelTensors = TensorFiles | AdaptedTensors
+
+
+def adapted_factors(parameter: StoredParameter, tensors: AdaptedTensors) -> tuple[Tensor, Tensor] | None:
+    """Return B `[d_out, r]` and A `[r, d_in]` of what an adapter adds to an internal weight `[d_out, d_in]`; None where that is
+    no such product.
+
+    The weight may be rows of a tensor, or its rows times what is stored beside it, which then happens to B.
+    """
+    weight, *scales = parameter.sources
+    factors = tensors.factors(weight.key)
+    if factors is None or any(tensors.changes(scale.key) for scale in scales):
+        return None
+    B, A = factors
+    if weight.parts > 1:
+        B = B.chunk(weight.parts)[weight.part]
+    if scales:
+        B = parameter.function(B, *(scale.read(tensors) for scale in scales))
+    shape = parameter.shape(tensors)
+    if (len(B), A.shape[1]) != shape:  # stored the other way around
+        B, A = A.T, B.T
+    return (B, A) if (len(B), A.shape[1]) == shape else None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ CLIP_LOGIT_SCALE = 100.0
 """What CLIP's logit scale is clipped to, and reaches, in training."""
 
 
-def build_text_tower(model: str, weights: str | None, base: Path) -> TextTower:
+def build_text_tower(model: str, weights: str | None, base: Path, tensors: StoredTensors | None = None) -> TextTower:
     """Build the text tower of a model.
 
     Args:
@@ -28,24 +28,27 @@ def build_text_tower(model: str, weights: str | None, base: Path) -> TextTower:
             transformers with both towers.
         weights: the whole model's weights, a path relative to `base` or an open_clip tag; not needed for a folder.
         base: the folder that relative paths start from.
+        tensors: those of the weights, where they are open already.
 
     Raises:
         CheckpointError: no text tower there, one whose tokenizer is not there, or weights that do not fit it.
     """
     config = read_model_config(model, base)
-    path, tensors = _open(model, weights, base)
+    path, tensors = _open(model, weights, base, tensors)
     if config.kind == "hugging_face" and config.model["model_type"] in TEXT_TYPES:
         return build_transformers_text_tower(local_path(model, base), path, tensors)
     return build_clip_text_tower(config, path, tensors)
 
 
-def logit_scale(model: str, weights: str | None, base: Path) -> float | None:
+def logit_scale(model: str, weights: str | None, base: Path, tensors: StoredTensors | None = None) -> float | None:
     """Return what multiplies cosines before a softmax, exp(logit_scale) of the weights; None where they have none.
+
+    Arguments are those of `build_text_tower`.
 
     Raises:
         CheckpointError: it is not one number, or too large.
     """
-    path, tensors = _open(model, weights, base)
+    path, tensors = _open(model, weights, base, tensors)
     keys = {name: key for key, name in model_names(tensors.names()).items()}
     if "logit_scale" not in keys:
         return None
@@ -56,7 +59,9 @@ def logit_scale(model: str, weights: str | None, base: Path) -> float | None:
     return scale
 
 
-def _open(model: str, weights: str | None, base: Path) -> tuple[Path, StoredTensors]:
+def _open(model: str, weights: str | None, base: Path, tensors: StoredTensors | None) -> tuple[Path, StoredTensors]:
+    if tensors is not None:
+        return tensors.files[0], tensors
     if weights is None and not local_path(model, base).is_dir():
         raise CheckpointError(f"the model {model!r} comes without weights; name them in [backbone] weights")
     path = find_weights(weights or model, base, model)

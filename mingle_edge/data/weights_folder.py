@@ -109,8 +109,8 @@ def _foreign_folder(folder: Path, names: list[str]) -> str:
         )
     if "adapter_config.json" in names:
         return (
-            "looks like a PEFT adapter, which holds differences and no weights; merge it into its model: "
-            "PeftModel.from_pretrained(model, FOLDER).merge_and_unload().save_pretrained(NEW_FOLDER)"
+            "looks like a PEFT adapter, which holds differences and no weights; a task may be one; else merge it "
+            "into its model: PeftModel.from_pretrained(model, FOLDER).merge_and_unload().save_pretrained(NEW_FOLDER)"
         )
     if "model_index.json" in names:
         return "is a pipeline of diffusers, which holds no CLIP vision tower that was fine-tuned; name a CLIP model's folder"

@@ -45,8 +45,14 @@ class TaskInputs:
         finetuned = {name: tensor.to(pretrained.device) for name, tensor in self.checkpoint.tensors()}
         # A vision-only checkpoint may lack the projection: it was trained under the backbone's.
         finetuned = dict(pretrained.backbone) | finetuned
+        layers = pretrained.architecture.linear_layers()
+        known = {layer: factors for layer in layers if (factors := self.checkpoint.factors(layer)) is not None}
         return FinetunedTask(
-            self.source.name, finetuned, self.head.to(pretrained.device), self.calibration_images.kept(KEPT_BYTES)
+            self.source.name,
+            finetuned,
+            self.head.to(pretrained.device),
+            self.calibration_images.kept(KEPT_BYTES),
+            {layer: (B.to(pretrained.device), A.to(pretrained.device)) for layer, (B, A) in known.items()},
         )
 
 
@@ -82,7 +88,7 @@ def read_merge_inputs(tasks: TaskFile, progress: Progress) -> MergeInputs:
     check_images([path for images in calibration_images for path in images.paths], progress)
     source = tasks.backbone.weights or tasks.backbone.model
     backbone = open_checkpoint(source, base=base, architecture=architecture, model=tasks.backbone.model)
-    checkpoints = [open_checkpoint(t.weights, base=base, architecture=architecture) for t in tasks.tasks]
+    checkpoints = [open_checkpoint(t.weights, base=base, architecture=architecture, backbone=backbone) for t in tasks.tasks]
     for done, checkpoint in enumerate([backbone, *checkpoints]):
         progress("check", done, len(checkpoints) + 1, Path(checkpoint.path).name)
         check_checkpoint(checkpoint, architecture, backbone=checkpoint is backbone)

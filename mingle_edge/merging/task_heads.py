@@ -48,7 +48,7 @@ class TaskHeads:
             CheckpointError, TaskFileError: of the parts.
         """
         if task.head is not None:
-            return read_head(task.head, task.classes, self.architecture, self._scale(task)), FILE
+            return read_head(task.head, task.classes, self.architecture, self._scale(task, checkpoint)), FILE
         if has_classifier(checkpoint):
             if task.templates != list(DEFAULT_TEMPLATES):
                 raise TaskFileError(
@@ -62,18 +62,18 @@ class TaskHeads:
                 f"no classifier (classifier.weight, head.weight or fc.weight) in it; give task {task.name!r} a head"
             )
         if checkpoint.has_text_tower:
-            text, origin = build_text_tower(*self._whole(task), self.base), TASK_TEXT
+            text, origin = build_text_tower(*self._whole(task), self.base, checkpoint.stored), TASK_TEXT
         else:
             text, origin = self._text_tower, BACKBONE_TEXT
-        return Head(class_embeddings(text, task.classes, task.templates), None, self._scale(task)), origin
+        return Head(class_embeddings(text, task.classes, task.templates), None, self._scale(task, checkpoint)), origin
 
     @cached_property
     def _text_tower(self) -> TextTower:
         return build_text_tower(self.backbone.model, self.backbone.weights, self.base)
 
-    def _scale(self, task: TaskSource) -> float:
+    def _scale(self, task: TaskSource, checkpoint: Checkpoint) -> float:
         """Return the logit scale that a task's own checkpoint holds, or the backbone's."""
-        return logit_scale(*self._whole(task), self.base) or self.logit_scale
+        return logit_scale(*self._whole(task), self.base, checkpoint.stored) or self.logit_scale
 
     def _whole(self, task: TaskSource) -> tuple[str, str | None]:
         """Return what describes the whole model of a task, and its weights: its own configuration where it has one."""
