@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mingle_edge.checking.check import check
+    from mingle_edge.checking.report import CheckReport
     from mingle_edge.comparison.compare import ComparisonOptions, compare
     from mingle_edge.core.errors import (
         CheckpointError,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from mingle_edge.merging.merged_model import MergedModel
 
 _MODULES = {
+    "checking.check": ("check",),
+    "checking.report": ("CheckReport",),
     "comparison.compare": ("ComparisonOptions", "compare"),
     "data.corruptions": ("Corruption", "CorruptionError"),
     "core.errors": (
@@ -65,6 +69,7 @@ _MODULES = {
 """Module -> the names of this package that it has. Each is imported when one of them is first asked for."""
 
 __all__ = [
+    "CheckReport",
     "CheckpointError",
     "ComparisonError",
     "ComparisonOptions",
@@ -82,6 +87,7 @@ __all__ = [
     "Progress",
     "Settings",
     "TaskFileError",
+    "check",
     "compare",
     "evaluate",
     "inspect",

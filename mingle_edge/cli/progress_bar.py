@@ -9,6 +9,7 @@ from types import TracebackType
 import click
 
 from mingle_edge.cli.terminal import one_line
+from mingle_edge.core.progress import WARNING
 
 WIDTH = 24  # characters
 REDRAW = 0.1  # seconds
@@ -26,12 +27,14 @@ class ProgressBar:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._terminal and self._stage:
-            click.echo(err=True)
+        click.echo(self._end_of_bar(), nl=False, err=True)
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """Redraw the stage's bar; a finished or a new stage is always drawn."""
         detail = one_line(detail)
+        if stage == WARNING:
+            click.echo(f"{self._end_of_bar()}warning: {detail}", err=True)
+            return
         if not self._terminal:
             if done >= total and total:
                 click.echo(f"{stage}: {total}/{total} {detail}".rstrip(), err=True)
@@ -39,9 +42,14 @@ class ProgressBar:
         now = time.monotonic()
         if stage == self._stage and done < total and now - self._drawn < REDRAW:
             return
-        if self._stage and stage != self._stage:
-            click.echo(err=True)
+        if stage != self._stage:
+            click.echo(self._end_of_bar(), nl=False, err=True)
         self._stage, self._drawn = stage, now
         filled = WIDTH * done // max(total, 1)
         line = f"{stage:<10} [{'#' * filled}{'.' * (WIDTH - filled)}] {done}/{total} {detail}"
         click.echo(f"\r{line[:78]:<78}", nl=False, err=True)
+
+    def _end_of_bar(self) -> str:
+        """Return the line feed that a bar lacks, where one was drawn."""
+        drawn, self._stage = self._terminal and bool(self._stage), ""
+        return "\n" if drawn else ""

@@ -2,6 +2,9 @@
 
 from typing import Protocol
 
+WARNING = "warning"
+"""The stage of a warning, which its detail says; the work goes on."""
+
 
 class Progress(Protocol):
     """Receives the state of long work."""

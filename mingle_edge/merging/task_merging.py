@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mingle_edge.clip.head import Head
 from mingle_edge.core.errors import CheckpointError
-from mingle_edge.core.progress import Progress, silent
+from mingle_edge.core.progress import WARNING, Progress, silent
 from mingle_edge.data.settings import Settings
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
 from mingle_edge.experts.low_rank import orthonormal
@@ -28,6 +28,7 @@ from mingle_edge.gates.gating import ExpertStack, GatedExperts
 from mingle_edge.merging.merge_inputs import TaskInputs
 from mingle_edge.merging.merged_model import MergedModel, TaskTensors
 from mingle_edge.merging.merged_tower import CompleteExpert, load_layer_experts
+from mingle_edge.merging.task_warnings import Kinship, task_warnings
 from mingle_edge.merging.tensor_file import Arrays
 from mingle_edge.routing.features import router_statistics
 
@@ -142,6 +143,10 @@ class TaskMerger:
             )
             record = {"explained_norm": explained_norm, "losses": []}
         _check_finite(task.name, tensors)
+        kinship = Kinship.of(task.finetuned, pretrained.backbone, pretrained.architecture)
+        record["warnings"] = task_warnings(task.name, kinship, record["explained_norm"], settings.rank)
+        for warning in record["warnings"]:
+            self.progress(WARNING, 1, 1, warning)
         return tensors, record
 
     def _merge_into_layers(self, learner: GateLearner) -> tuple[TaskTensors, dict[str, Any]]:

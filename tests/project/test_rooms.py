@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROOMS = {
     "mingle_edge": (
-        *("core", "files", "clip", "data", "checkpoints", "experts", "gates", "routing", "merging", "evaluation"),
-        *("pages", "comparison", "demo", "cli"),
+        *("core", "files", "clip", "data", "checkpoints", "experts", "gates", "routing", "merging", "checking"),
+        *("evaluation", "pages", "comparison", "demo", "cli"),
     ),
     "export/mingle_edge_export": ("graph", "precision", "tower", "check", "bundle"),
     "runtime/mingle_edge_runtime": ("bundle", "images", "ort", "experts", "scopes", "check", "serving", "profile"),

@@ -26,7 +26,7 @@ def profile_lines(report: ProfileReport) -> Iterator[str]:
         yield from wrap(f"{section.title}. {section.about}", _WIDTH)
         for table in section.tables:
             if table.rows and not table.fold:
-                yield from _lines(table)
+                yield from table_lines(table)
     yield from (f"note: {note}" for note in notes(report))
 
 
@@ -38,7 +38,7 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
         interval = f"{figure.interval[0]:.3f} to {figure.interval[1]:.3f}" if figure.interval else ""
         values = (_value(figure, value) for value in (figure.before, figure.after))
         rows.append([figure.name, *values, change, interval, figure.verdict])
-    yield from _lines(Table(["", "before", "after", "change", "95% interval", "verdict"], rows))
+    yield from table_lines(Table(["", "before", "after", "change", "95% interval", "verdict"], rows))
     worse = [f"{figure.name} {figure.verdict}" for figure in comparison.figures if figure.verdict in ("slower", "more")]
     yield f"\nregressions beyond the noise: {', '.join(worse) or 'none'}"
     if any(figure.verdict == "as dense" for figure in comparison.figures):
@@ -46,7 +46,8 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
     yield from (f"warning: {warning}" for warning in comparison.warnings)
 
 
-def _lines(table: Table) -> Iterator[str]:
+def table_lines(table: Table) -> Iterator[str]:
+    """Yield the lines of a table, with columns as wide as their widest cell."""
     rows = [[shorten(name, _NAME), *cells] for name, *cells in (table.head, *table.rows)]
     first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *cells in rows:

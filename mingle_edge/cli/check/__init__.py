@@ -1,0 +1,70 @@
+"""`mingle-edge check`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+import click
+
+from mingle_edge.cli.progress_bar import ProgressBar
+from mingle_edge.cli.terminal import one_line
+from mingle_edge.files.output_path import check_output_file, write_output
+
+if TYPE_CHECKING:
+    from mingle_edge.checking.report import CheckReport
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_WIDTH = 80  # characters
+
+
+@click.command(short_help="What merge would find out, without merging.")
+@click.argument("task_file", metavar="TASKS.toml", type=click.Path(path_type=Path))
+@click.option("--json", "json_path", type=_FILE, help="Also write all figures to this file.")
+@click.option("--html", "html_path", type=_FILE, help="Also write a page to this file.")
+@click.pass_context
+def command(ctx: click.Context, task_file: Path, json_path: Path | None, html_path: Path | None) -> None:
+    """Check everything that TASKS.toml names, all of it at once.
+
+    Faults are what merge would refuse; warnings are what it would take and what
+    is probably not meant, such as a task fine-tuned from another backbone. The
+    tables say what each checkpoint is, how far and in how many directions it
+    moved, how alike tasks are, which of them the router will confuse, and what
+    the result will take. Exit code 1 where merge would refuse.
+    """
+    for path in (json_path, html_path):
+        check_output_file(path)
+    if html_path is not None:
+        import mingle_edge.cli.check.page  # noqa: F401  # that it can be made is found out before the work
+    from mingle_edge.checking.check import check
+
+    with ProgressBar() as progress:
+        report = check(task_file, progress=progress)
+    if json_path is not None:
+        write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
+    if html_path is not None:
+        from mingle_edge.cli.check.page import page
+
+        write_output(html_path, page(report))
+    click.echo("\n".join(_lines(report)))
+    if report.refused:
+        ctx.exit(1)
+
+
+def _lines(report: CheckReport) -> Iterator[str]:
+    """Yield the report as a terminal shows it: faults and warnings last, where one looks first."""
+    from mingle_edge.cli.check.tables import figures, headline, said
+    from mingle_edge.cli.profile.tables import Table
+    from mingle_edge.cli.profile.terminal import table_lines
+
+    for table in figures(report):
+        if not table.wide:
+            yield from wrap(f"{table.title}. {table.about}", _WIDTH)
+            yield from map(one_line, table_lines(Table(table.head, table.rows)))
+            yield ""
+    yield from (f"warning: {said(finding)}" for finding in report.warnings)
+    yield from (f"fault: {said(finding)}" for finding in report.faults)
+    yield one_line(headline(report))
