@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import click
 import pytest
@@ -18,6 +21,7 @@ from mingle_edge.cli import LazyGroup, main
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import LossyTerminal, Terminal, one_line
 from mingle_edge.files.output_path import write_output
+from mingle_edge_runtime import EdgeError, EdgeModel
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x08\x9b31m\x7f\u202egnp.exe\u2028end"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\x08\x9b31m\x7f\u202egnp.exe\u2028end"
@@ -39,13 +43,28 @@ def call(*arguments: object, charset: str = "utf-8", color: bool = True) -> Resu
     return CliRunner(charset=charset).invoke(main, [os.fsdecode(str(argument)) for argument in arguments], color=color)
 
 
-def labelled(folder: Path, root: Path, label: str) -> Path:
-    """A copy of the bundle whose first label is another one."""
-    import shutil
+def ended(*arguments: object) -> int | str | None:
+    """The exit code of the command line on the streams of this process."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(map(str, arguments)))
+    return caught.value.code
 
-    shutil.copytree(folder / "bundle", root / "bundle")
-    rewrite(root / "bundle", lambda record: record["tasks"][0]["labels"].__setitem__(0, label))
-    return root / "bundle"
+
+def labelled(bundle: Path, label: str) -> Path:
+    """The bundle, whose first label is now another one."""
+    rewrite(bundle, lambda record: record["tasks"][0]["labels"].__setitem__(0, label))
+    return bundle
+
+
+@pytest.fixture
+def command_that(monkeypatch):
+    """What runs a command called `demo` that does this."""
+
+    def run(action: Callable[[], object]) -> Result:
+        monkeypatch.setattr(LazyGroup, "get_command", lambda *given: click.Command("demo", callback=action))
+        return call("demo")
+
+    return run
 
 
 class TestNames:
@@ -60,16 +79,16 @@ class TestNames:
         assert r"caf\udcff.png cannot be read" in call("run", folder / "bundle", "caf\udcff.png").stderr
 
     @pytest.mark.parametrize("charset", ["latin-1", "ascii", "cp1252"])
-    def test_labels_that_the_terminal_lacks_are_shown_with_escapes(self, folder, tmp_path, charset: str) -> None:
-        bundle = labelled(folder, tmp_path, "\u732b")
-        result = call("run", bundle, folder / "red.png", "--task", "red", "--top", 4, charset=charset)
+    def test_labels_that_the_terminal_lacks_are_shown_with_escapes(self, folder, bundle, charset: str) -> None:
+        arguments = ("run", labelled(bundle, "\u732b"), folder / "red.png", "--task", "red", "--top", 4)
+        result = call(*arguments, charset=charset)
         assert result.exit_code == 0, result.exception
         assert r"\u732b" in result.stdout_bytes.decode("ascii")
-        assert "\u732b" in call("run", bundle, folder / "red.png", "--task", "red", "--top", 4).stdout
+        assert "\u732b" in call(*arguments).stdout
 
     @pytest.mark.parametrize("color", [True, False])
-    def test_no_escape_reaches_the_terminal(self, folder, tmp_path, color: bool) -> None:
-        bundle, evil = folder / "bundle", labelled(folder, tmp_path, EVIL)
+    def test_no_escape_reaches_the_terminal(self, folder, bundle, tmp_path, color: bool) -> None:
+        bundle, evil = folder / "bundle", labelled(bundle, EVIL)
         odd = tmp_path / f"{EVIL}.png"
         odd.write_bytes((folder / "red.png").read_bytes())
         for arguments in (
@@ -130,35 +149,26 @@ class TestReaders:
 
     def test_a_closed_pipe_is_quiet(self, folder, pipe, capfd, monkeypatch) -> None:
         monkeypatch.setattr(sys, "stdout", pipe)
-        with pytest.raises(SystemExit) as ended:
-            main(["run", str(folder / "bundle"), str(folder / "red.png")])
-        assert ended.value.code == 141
+        assert ended("run", folder / "bundle", folder / "red.png") == 141
         pipe.write("what the interpreter still has to write")
         pipe.flush()
         assert capfd.readouterr() == ("", "")
 
-    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
     def test_a_full_disk_is_named(self, folder, monkeypatch, capfd) -> None:
         with open("/dev/full", "w") as stream:
             monkeypatch.setattr(sys, "stdout", stream)
-            with pytest.raises(SystemExit) as ended:
-                main(["inspect", str(folder / "bundle")])
-            assert ended.value.code == 2
+            assert ended("inspect", folder / "bundle") == 2
         assert capfd.readouterr().err == "error: standard output: No space left on device\n"
 
     def test_work_goes_on_where_nobody_reads_its_progress(self, folder, pipe, capfd, monkeypatch) -> None:
         monkeypatch.setattr(sys, "stderr", pipe)
-        with pytest.raises(SystemExit) as ended:
-            main(["verify", str(folder / "bundle")])
-        assert ended.value.code == 0
+        assert ended("verify", folder / "bundle") == 0
         assert "outputs: all as recorded" in capfd.readouterr().out
 
     @pytest.mark.parametrize("name", ["stdout", "stderr"])
     def test_a_process_without_the_stream_works(self, folder, monkeypatch, name: str) -> None:
         monkeypatch.setattr(sys, name, None)
-        with pytest.raises(SystemExit) as ended:
-            main(["run", str(folder / "bundle"), str(folder / "red.png")])
-        assert ended.value.code == 0
+        assert ended("run", folder / "bundle", folder / "red.png") == 0
 
 
 class TestBrokenImages:
@@ -182,34 +192,20 @@ class TestBrokenImages:
 
     @pytest.mark.parametrize("as_json", [True, False])
     def test_what_was_computed_is_shown_whatever_comes_then(self, folder, monkeypatch, as_json: bool) -> None:
-        from mingle_edge_runtime import EdgeError, EdgeModel
-
-        classify, calls = EdgeModel.classify, []
+        classify, calls = EdgeModel.classify, itertools.count()
 
         def failing(*arguments: object, **options: object) -> object:
-            calls.append(1)
-            if len(calls) > 2:
+            if next(calls) == 2:
                 raise EdgeError("the third call")
             return classify(*arguments, **options)
 
         monkeypatch.setattr(EdgeModel, "classify", failing)
-        options = ["--json"] if as_json else []
-        result = call("run", folder / "bundle", *[folder / "red.png"] * 100, *options)
-        assert result.exit_code == 2
-        assert result.stderr == "error: the third call\n"
+        result = call("run", folder / "bundle", *[folder / "red.png"] * 100, *["--json"] * as_json)
+        assert (result.exit_code, result.stderr) == (2, "error: the third call\n")
         assert len(json.loads(result.stdout)) if as_json else result.stdout.count("(experts: red") == 64
 
 
 class TestErrors:
-    def command_that(self, monkeypatch, error: BaseException) -> Result:
-        """Any command, raising this."""
-
-        def raising(*arguments: object, **options: object) -> None:
-            raise error
-
-        monkeypatch.setattr(LazyGroup, "get_command", lambda *given: click.Command("inspect", callback=raising))
-        return call("inspect")
-
     @pytest.mark.parametrize(
         ("error", "message"),
         [
@@ -220,13 +216,13 @@ class TestErrors:
             (PermissionError(13, "Permission denied", "a\x1b\nb"), "error: a\\x1b\\nb: Permission denied\n"),
         ],
     )
-    def test_what_hostile_input_causes_is_one_line(self, monkeypatch, error: Exception, message: str) -> None:
-        result = self.command_that(monkeypatch, error)
+    def test_what_hostile_input_causes_is_one_line(self, command_that, error: Exception, message: str) -> None:
+        result = command_that(mock.Mock(side_effect=error))
         assert (result.exit_code, result.stderr) == (2, message)
 
     @pytest.mark.parametrize("error", [TypeError("x"), AttributeError("x"), KeyError("x"), AssertionError(), ImportError("x")])
-    def test_mistakes_of_ours_keep_their_traceback(self, monkeypatch, error: Exception) -> None:
-        assert self.command_that(monkeypatch, error).exception is error
+    def test_mistakes_of_ours_keep_their_traceback(self, command_that, error: Exception) -> None:
+        assert command_that(mock.Mock(side_effect=error)).exception is error
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -237,26 +233,22 @@ class TestErrors:
             ("from sklearn import Gone", "fails to import (cannot import name 'Gone' from"),
         ],
     )
-    def test_a_package_that_fails_to_import_says_why(self, monkeypatch, tmp_path, content: str, message: str) -> None:
+    def test_a_package_that_fails_to_import_says_why(
+        self, command_that, monkeypatch, tmp_path, content: str, message: str
+    ) -> None:
         (tmp_path / "sklearn").mkdir()
         (tmp_path / "sklearn/__init__.py").write_text(content)
         monkeypatch.syspath_prepend(tmp_path)
         for name in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
             monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setattr(
-            LazyGroup, "get_command", lambda *given: click.Command("demo", callback=lambda: __import__("sklearn"))
-        )
-        result = call("demo")
+        result = command_that(lambda: __import__("sklearn"))
         assert result.exit_code == 2
         assert result.stderr.startswith("error: this command needs the package sklearn; it is installed and ")
         assert message in result.stderr
 
-    def test_one_that_is_missing_is_installed(self, monkeypatch) -> None:
+    def test_one_that_is_missing_is_installed(self, command_that, monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, "joblib", None)
-        monkeypatch.setattr(
-            LazyGroup, "get_command", lambda *given: click.Command("demo", callback=lambda: __import__("joblib"))
-        )
-        assert call("demo").stderr == (
+        assert command_that(lambda: __import__("joblib")).stderr == (
             "error: this command needs the package joblib; install it with: pip install 'mingle-edge[demo]'\n"
         )
 
@@ -264,8 +256,7 @@ class TestErrors:
 @pytest.mark.parametrize("number", ["9" * 25, "3000000000", "40000"])
 @pytest.mark.parametrize("command", ["run", "verify"])
 def test_more_threads_than_can_be_are_refused(folder, command: str, number: str) -> None:
-    images = [folder / "red.png"] if command == "run" else []
-    result = call(command, folder / "bundle", *images, "--threads", number)
+    result = call(command, folder / "bundle", *[folder / "red.png"] * (command == "run"), "--threads", number)
     assert result.exit_code == 2
     assert result.stderr.endswith(f"error: threads is {number}, must be at least 1 and at most 1024\n")
 

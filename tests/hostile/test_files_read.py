@@ -20,11 +20,12 @@ from hub_parquet import labeled_pairs, write_shard
 from special_files import SPECIAL, bound_by_modes, folder_for_all
 from tiny_bundle import Weights, images, write_image_bundle
 from tiny_clip import tiny_config, write_hugging_face, write_open_clip
-from tiny_merged import write_merged
+from tiny_merged import ARCHITECTURE, write_merged
 
 from devices.device import KINDS as KINDS_OF_DEVICES
 from devices.device import DeviceFileError, read_devices
 from mingle_edge.checkpoints import open_checkpoint, read_architecture
+from mingle_edge.checkpoints.head_file import read_head
 from mingle_edge.checkpoints.stored_tensors import open_tensors
 from mingle_edge.comparison.kept_cells import KeptCells
 from mingle_edge.core.errors import (
@@ -106,6 +107,7 @@ OTHERS = {
     "safetensors": Reader("whole.safetensors", CheckpointError, lambda folder: open_tensors(folder / "whole.safetensors")),
     "archive": Reader("a.pt", CheckpointError, lambda folder: open_tensors(folder / "a.pt")),
     "folder of weights": Reader("one/model.safetensors", CheckpointError, lambda folder: open_tensors(folder / "one")),
+    "classifier": Reader("a.pt", CheckpointError, lambda folder: read_head(folder / "a.pt", ["sea"], ARCHITECTURE, 100.0)),
     "parquet": Reader("parquet/a.parquet", ImageFolderError, lambda folder: labels(folder, "a.parquet")),
     "pattern": Reader("parquet/a.parquet", ImageFolderError, lambda folder: labels(folder, "**/*.parquet")),
     "picture": Reader("photo.png", ImageError, lambda folder: preprocess(folder / "photo.png", SPEC)),

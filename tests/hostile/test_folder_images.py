@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
 import pytest
-from no_waiting import no_waiting
-from other_user import bound_by_modes, open_folder
 from PIL import Image
+from special_files import SPECIAL, bound_by_modes
 
 from mingle_edge.core.errors import FileError, ImageFolderError
 from mingle_edge.data.image_decoding import check_images
@@ -97,8 +98,7 @@ class TestLinks:
         (tmp_path / "a/itself").symlink_to(".")
         (tmp_path / "again").symlink_to(tmp_path)
         (tmp_path / "nowhere").symlink_to("nowhere")
-        with no_waiting():
-            assert names(tmp_path) == ["a/b/c.png"]
+        assert names(tmp_path) == ["a/b/c.png"]
 
     def test_every_folder_is_read_once_under_its_own_name(self, tmp_path: Path) -> None:
         """Two links in each of thirty folders would else lead to a thousand million paths."""
@@ -106,8 +106,7 @@ class TestLinks:
             picture(tmp_path / f"{level:02d}" / "a.png")
             for link in ("left", "right"):
                 (tmp_path / f"{level:02d}" / link).symlink_to(f"../{(level + 1) % 30:02d}")
-        with no_waiting():
-            assert names(tmp_path) == [f"{level:02d}/a.png" for level in range(30)]
+        assert names(tmp_path) == [f"{level:02d}/a.png" for level in range(30)]
 
     def test_links_to_nothing_are_named(self, tmp_path: Path) -> None:
         picture(tmp_path / "a.png")
@@ -120,20 +119,14 @@ class TestLinks:
 
 
 class TestSpecialFiles:
-    @pytest.mark.parametrize("name", ["a.png", "a"])
-    @pytest.mark.parametrize("kind", ["pipe", "device"])
-    def test_none_is_opened(self, tmp_path: Path, name: str, kind: str) -> None:
+    @pytest.mark.parametrize("kind", ["pipe", "device", "link to a device", "socket"])
+    def test_none_is_opened(self, tmp_path: Path, kind: str) -> None:
         picture(tmp_path / "b.png")
-        if kind == "pipe":
-            os.mkfifo(tmp_path / name)
-        else:
-            (tmp_path / name).symlink_to("/dev/zero")
-        with no_waiting():
-            if name == "a":
-                assert names(tmp_path) == ["b.png"]
-            else:
-                with pytest.raises(ImageFolderError, match=r"a\.png is a (named pipe|device), not a plain file"):
-                    list_images(tmp_path)
+        SPECIAL[kind](tmp_path / "a")
+        assert names(tmp_path) == ["b.png"]
+        SPECIAL[kind](tmp_path / "a.png")
+        with pytest.raises(ImageFolderError, match=r"a\.png is a (named pipe|device|socket), not a plain file"):
+            list_images(tmp_path)
 
     def test_a_folder_called_as_an_image(self, tmp_path: Path) -> None:
         picture(tmp_path / "a.png/b.png")
@@ -141,34 +134,23 @@ class TestSpecialFiles:
 
 
 class TestPermissions:
-    def test_folders_that_may_not_be_listed_are_named(self) -> None:
-        with open_folder() as folder:
-            picture(folder / "seeds/a.png")
-            picture(folder / "seeds/inside/b.png")
-            picture(folder / "test/sea/c.png")
-            for locked, call in (
-                ("seeds/inside", lambda: list_images(folder / "seeds")),
-                ("seeds", lambda: list_images(folder / "seeds")),
-                ("test/sea", lambda: labeled_images("test/<class>/*", folder, ["sea"])),
-                ("test", lambda: labeled_images("test/<class>/*", folder, ["sea"])),
-            ):
-                (folder / locked).chmod(0)
-                with (
-                    bound_by_modes(),
-                    pytest.raises(ImageFolderError, match=rf"{locked}.* may not be read \(permission denied\)"),
-                ):
-                    call()
-                (folder / locked).chmod(0o755)
-
-    def test_images_that_may_not_be_read_are_not_called_broken(self) -> None:
-        with open_folder() as folder:
-            picture(folder / "a.png").chmod(0)
-            picture(folder / "b").chmod(0)
-            with bound_by_modes():
-                with pytest.raises(ImageFolderError, match=r"a\.png may not be read \(permission denied\)"):
-                    check_images([folder / "a.png"])
-                with pytest.raises(ImageFolderError, match=r"/b may not be read \(permission denied\)"):
-                    list_images(folder)
+    @pytest.mark.parametrize(
+        ("locked", "read"),
+        [
+            ("seeds/inside", lambda folder: list_images(folder / "seeds")),
+            ("seeds", lambda folder: list_images(folder / "seeds")),
+            ("seeds/inside/b", lambda folder: list_images(folder / "seeds")),
+            ("seeds/a.png", lambda folder: check_images([folder / "seeds/a.png"])),
+            ("test/sea", lambda folder: labeled_images("test/<class>/*", folder, ["sea"])),
+            ("test", lambda folder: labeled_images("test/<class>/*", folder, ["sea"])),
+        ],
+    )
+    def test_what_may_not_be_read_is_named(self, open_folder: Path, locked: str, read: Callable[[Path], object]) -> None:
+        for name in ("seeds/a.png", "seeds/inside/b", "test/sea/c.png"):
+            picture(open_folder / name)
+        (open_folder / locked).chmod(0)
+        with bound_by_modes(), pytest.raises(ImageFolderError, match=rf"{locked}.* may not be read \(permission denied\)"):
+            read(open_folder)
 
 
 class TestNames:
@@ -192,22 +174,20 @@ class TestNames:
         assert match_classes([name.lower() for name in classes], classes)["Class_7"] == "class_7"
 
     def test_folders_as_deep_as_paths_go(self, tmp_path: Path) -> None:
-        here, limit = Path.cwd(), sys.getrecursionlimit()
-        folder = tmp_path / "root"
-        folder.mkdir()
-        try:
-            os.chdir(folder)
+        (tmp_path / "root").mkdir()
+        limit = sys.getrecursionlimit()
+        with chdir(tmp_path / "root"):
             for _ in range(DEEP):
                 os.mkdir("d")
                 os.chdir("d")
             picture(Path("a.png"))
-            os.chdir(folder)
+            os.chdir(tmp_path / "root")
             sys.setrecursionlimit(len(inspect.stack()) + DEEP // 2)  # by calls within calls it cannot be done
-            (found,) = list_images(Path())
-            assert len(found.parts) == DEEP + 1
-        finally:
-            sys.setrecursionlimit(limit)
-            os.chdir(here)
+            try:
+                (image,) = list_images(Path())
+            finally:
+                sys.setrecursionlimit(limit)
+        assert len(image.parts) == DEEP + 1
         (tmp_path / "long").mkdir()
         with pytest.raises(ImageFolderError, match=r"long/x+.* cannot be read|there is no"):
             list_images(tmp_path / "long" / ("x" * 300))
@@ -243,12 +223,10 @@ def test_a_pattern_of_an_absolute_path(tmp_path: Path) -> None:
     assert list(matching_files(Path("elsewhere"), f"{tmp_path}/*/b.png")) == [(tmp_path / "a/b.png", True)]
 
 
-def test_a_folder_that_a_pattern_does_not_reach_may_be_locked() -> None:
-    with open_folder() as folder:
-        picture(folder / "a/b.png")
-        (folder / "a/locked").mkdir()
-        (folder / "a/locked").chmod(0)
-        with bound_by_modes():
-            assert [path.name for path, _ in matching_files(folder, "a/*.png")] == ["b.png"]
-            with pytest.raises(FileError, match="locked may not be read"):
-                list(matching_files(folder, "**/*.png"))
+def test_a_folder_that_a_pattern_does_not_reach_may_be_locked(open_folder: Path) -> None:
+    picture(open_folder / "a/b.png")
+    (open_folder / "a/locked").mkdir(mode=0)
+    with bound_by_modes():
+        assert [path.name for path, _ in matching_files(open_folder, "a/*.png")] == ["b.png"]
+        with pytest.raises(FileError, match="locked may not be read"):
+            list(matching_files(open_folder, "**/*.png"))

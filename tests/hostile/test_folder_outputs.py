@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from no_waiting import no_waiting
-from other_user import bound_by_modes, open_folder
+from special_files import bound_by_modes
 
 import mingle_edge.comparison.execution
 import mingle_edge.evaluation.evaluate
@@ -23,7 +22,7 @@ import mingle_edge_export.check.task_images
 from mingle_edge.cli import main
 from mingle_edge.comparison.compare import ComparisonOptions, compare
 from mingle_edge.core.errors import ImageFolderError, MingleError, OutputError
-from mingle_edge.demo.demo import run_demo
+from mingle_edge.demo.demo import MARK, run_demo
 from mingle_edge.evaluation.evaluate import evaluate
 from mingle_edge.files.output_path import check_output_file, check_output_folder, write_output
 from mingle_edge.merging.merge import merge
@@ -42,14 +41,6 @@ def unused(patch: pytest.MonkeyPatch, *places: tuple[Any, str]) -> Iterator[None
         for module, name in places:
             context.setattr(module, name, begun)
         yield
-
-
-@contextmanager
-def bound_by_modes_of(folder: Path, mode: int) -> Iterator[None]:
-    folder.chmod(mode)
-    with bound_by_modes():
-        yield
-    folder.chmod(0o755)
 
 
 class TestFile:
@@ -76,13 +67,12 @@ class TestFile:
             with pytest.raises(OutputError, match=message):
                 check_output_file(path)
 
-    def test_who_may_not(self) -> None:
-        with open_folder() as folder, bound_by_modes_of(folder, 0o555):
-            with pytest.raises(OutputError, match="may not be; change its permissions, or name another"):
-                check_output_file(folder / "new.json")
-            for path in (folder, folder / "new", folder / "new/deeper"):
-                with pytest.raises(OutputError, match=r"may not be; change its permissions, or name another"):
-                    check_output_folder(path)
+    def test_who_may_not(self, open_folder: Path) -> None:
+        open_folder.chmod(0o555)
+        checks = [(check_output_file, "new.json"), *((check_output_folder, name) for name in ("", "new", "new/deeper"))]
+        for check, name in checks:
+            with bound_by_modes(), pytest.raises(OutputError, match="may not be; change its permissions, or name another"):
+                check(open_folder / name)
 
     def test_text_that_is_no_utf8_is_written_as_far_as_it_is(self, tmp_path: Path) -> None:
         name = os.fsdecode(b"caf\xe9.toml")
@@ -182,12 +172,10 @@ class TestImages:
 
 
 def test_a_mark_that_is_no_text_is_not_the_demo_s(tmp_path: Path) -> None:
-    from mingle_edge.demo.demo import MARK
-
     for make in (lambda path: path.write_bytes(b"\xff"), os.mkfifo):
         folder = tmp_path / make.__name__
         folder.mkdir()
         make(folder / MARK)
-        with no_waiting(), pytest.raises(MingleError, match="must be new, empty or an earlier demo"):
+        with pytest.raises(MingleError, match="must be new, empty or an earlier demo"):
             run_demo(folder)
         assert (folder / MARK).exists()

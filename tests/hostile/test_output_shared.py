@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from other_user import bound_by_modes, open_folder
+from special_files import bound_by_modes
 from tiny_merged import write_merged
 
 from mingle_edge.core.errors import MergedModelError
@@ -223,23 +223,22 @@ def test_an_existing_folder_keeps_its_place(merged, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["here"]
 
 
-def test_a_folder_of_ones_own_in_one_that_is_not(merged, task_file):
-    with open_folder() as folder:
-        shutil.copytree(merged, folder / "merged")
-        file = Path(shutil.copytree(one_task(task_file, 0).parent, folder / "tasks")) / "only-0.toml"
-        file.parent.chmod(0o755)
-        (folder / "bundle").mkdir()
-        (folder / "bundle").chmod(0o777)
-        with bound_by_modes():
-            if os.geteuid() != 0 and os.stat(folder).st_uid == os.geteuid():
-                folder.chmod(0o555)
-            export_bundle(folder / "merged", folder / "bundle")
-            with pytest.raises(OutputError, match=r"other: cannot be written \(Permission denied\); check who may write there"):
-                export_bundle(folder / "merged", folder / "other", progress=lambda *_: pytest.fail("this is work"))
-            with pytest.raises(MergedModelError, match=r"cannot be written \(Permission denied\); check who may write there"):
-                merge(file, folder / "other")
-        Bundle.open(folder / "bundle").verify_hashes()
-        folder.chmod(0o755)
+def test_a_folder_of_ones_own_in_one_that_is_not(merged, task_file, open_folder):
+    shutil.copytree(merged, open_folder / "merged")
+    tasks = Path(shutil.copytree(one_task(task_file, 0).parent, open_folder / "tasks"))
+    tasks.chmod(0o755)
+    (open_folder / "bundle").mkdir()
+    (open_folder / "bundle").chmod(0o777)
+    with bound_by_modes():
+        if os.geteuid() != 0 and os.stat(open_folder).st_uid == os.geteuid():
+            open_folder.chmod(0o555)
+        export_bundle(open_folder / "merged", open_folder / "bundle")
+        denied = r"cannot be written \(Permission denied\); check who may write there"
+        with pytest.raises(OutputError, match=f"other: {denied}"):
+            export_bundle(open_folder / "merged", open_folder / "other", progress=lambda *_: pytest.fail("this is work"))
+        with pytest.raises(MergedModelError, match=denied):
+            merge(tasks / "only-0.toml", open_folder / "other")
+    Bundle.open(open_folder / "bundle").verify_hashes()
 
 
 def test_a_report_goes_through_a_users_link_and_into_what_is_no_file(tmp_path):
