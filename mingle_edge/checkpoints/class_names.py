@@ -11,7 +11,8 @@ from typing import Any
 from mingle_edge.checkpoints.model_config import is_there, read_json_object
 from mingle_edge.core.errors import TaskFileError, shown
 from mingle_edge.data.hub import local_path
-from mingle_edge.data.task_file import MOST_CHARACTERS, TaskFile, TaskSource
+from mingle_edge.data.task_file import TaskFile, TaskSource
+from mingle_edge.data.task_file_table import MOST_CHARACTERS
 from mingle_edge.data.weights_folder import HUGGING_FACE_CONFIG
 
 _NO_NAME = re.compile(r"LABEL_\d+")  # what transformers calls classes that nobody named

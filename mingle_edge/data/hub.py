@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -17,7 +19,7 @@ from mingle_edge.data.weights_folder import (
     SUFFIXES,
     is_open_clip_folder,
 )
-from mingle_edge.files.file_pattern import matching_files
+from mingle_edge.files.file_pattern import braces_expanded, matching_files
 from mingle_edge.files.plain_file import refusal
 
 SCHEME = "hf://"
@@ -27,8 +29,9 @@ FORM = "hf://owner/name[@revision][/path], with datasets/ before the owner for a
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _REFERENCE = re.compile(
-    rf"hf://(?P<dataset>datasets/)?(?P<repo>{_NAME}/{_NAME})(@(?P<revision>refs/(convert|pr)/[^/@]+|[^/@]+))?(/(?P<path>.*))?"
+    rf"hf://(?P<dataset>datasets/)?(?!datasets/)(?P<repo>{_NAME}/{_NAME})(@(?P<revision>refs/(convert|pr)/[^/@]+|[^/@]+))?(/(?P<path>.*))?"
 )
+_BRACES = re.compile(r"\{[^{}]*\}")
 _CONFIGS = (HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG, "preprocessor_config.json", "processor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 """One of them holds the vocabulary of a model's tokenizer."""
@@ -49,14 +52,15 @@ class HubReference:
     dataset: bool
     repo: str  # owner/name
     revision: str | None  # branch, tag or commit; None: the main branch
-    path: str  # within the repository, may be a pattern; empty: the whole model
+    path: str  # within the repository, may be a pattern; empty: the whole model or data set
 
     def __str__(self) -> str:
         return f"{'data set' if self.dataset else 'model'} {self.repo}" + (f"@{self.revision}" if self.revision else "")
 
     def download_command(self) -> str:
         """Return what a user types to fill the cache by hand."""
-        include = f' --include "{self.path.replace(CLASS, "*")}"' if self.path else ""
+        pattern = _BRACES.sub("*", self.path.replace(CLASS, "*"))
+        include = f' --include "{pattern}"' if self.path else ""
         kind = " --repo-type dataset" if self.dataset else ""
         return f"hf download {self.repo}{kind}" + (f" --revision {self.revision}" if self.revision else "") + include
 
@@ -83,12 +87,11 @@ def parse_hub_reference(text: str) -> HubReference:
         text = SCHEME + text.removeprefix(OPEN_CLIP_SCHEME).removeprefix("//")
     match = _REFERENCE.fullmatch(text)
     if match is None:
-        raise HubError(f"{shown(text)} is not of the form {FORM}; correct it")
+        way = "; split and config are keys of their own: { files = ..., split = ..., config = ... }" if "?" in text else ""
+        raise HubError(f"{shown(text)} is not of the form {FORM}{way}; correct it")
     path = (match["path"] or "").strip("/")
     if {".", ".."} & set(path.split("/")) or "\\" in path or "\0" in path:
         raise HubError(f"{shown(text)} names a path that leaves its repository; correct it")
-    if match["dataset"] and not path:
-        raise HubError(f"{shown(text)} names a whole data set; add the files, such as /data/test-*.parquet")
     revision = unquote(match["revision"]) if match["revision"] else None
     return HubReference(bool(match["dataset"]), match["repo"], revision, path)
 
@@ -121,13 +124,65 @@ def _fetch(reference: HubReference, cache_folder: str) -> Path:
         return _fetch_model(reference, cache_folder)
     pattern = reference.path.replace(CLASS, "*")
     # In the library's patterns `*` also stands for `/`, but `**/` not for no folder at all.
-    folder = _snapshot(reference, cache_folder, [pattern, f"{pattern}/*", pattern.replace("**/", "")])
+    patterns = _alternatives(pattern, reference)
+    asked = [form for name in patterns for form in (name, f"{name}/*", name.replace("**/", ""))]
+    folder = _snapshot(reference, cache_folder, asked)
     if not _has(folder, pattern, reference):
         raise HubError(
             f"the {reference} has no {reference.path} ({_there(reference, folder)}); correct the path, or, if it is the cache "
             f"that lacks it, run: {reference.download_command()}"
         )
     return folder
+
+
+def list_data_set(reference: HubReference) -> tuple[list[str], Path]:
+    """Return the names of all files of a data set, or of the part of it that the reference names, and the folder of what is in
+    the cache, which now holds its `README.md`. Where the hub cannot be reached, they are those in the cache.
+
+    Raises:
+        HubError: as `local_path`.
+    """
+    from huggingface_hub import constants
+
+    folder = _snapshot(reference, constants.HF_HUB_CACHE, ["README.md"])
+    names, _ = _names(reference, folder)
+    prefix = f"{reference.path}/" if reference.path else ""
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)], folder
+
+
+def fetch_files(reference: HubReference, names: Sequence[str], folder: str | None = None) -> Path:
+    """Return where files of a data set are, with their names below, downloaded where they are not in the cache; and with them
+    all below `folder`.
+
+    Raises:
+        HubError: as `local_path`.
+    """
+    from huggingface_hub import constants
+
+    prefix = f"{reference.path}/" if reference.path else ""
+    asked = [glob.escape(f"{prefix}{name}") for name in names]
+    if folder is not None:
+        asked.append(glob.escape(f"{prefix}{folder}/" if folder else prefix) + "*")
+    root = _snapshot(reference, constants.HF_HUB_CACHE, asked) / prefix
+    for name in names:
+        if not (root / name).is_file():
+            raise HubError(
+                f"the {reference} has no {prefix}{name} in the cache {root}; where there is network, run: "
+                f"{reference.download_command()}"
+            )
+    return root
+
+
+def _alternatives(pattern: str, reference: HubReference) -> list[str]:
+    """Return patterns without braces, which the library does not know."""
+    try:
+        return braces_expanded(pattern)
+    except ValueError as error:
+        raise _malformed(reference, error) from error
+
+
+def _malformed(reference: HubReference, error: ValueError) -> HubError:
+    return HubError(f"the path {shown(reference.path)} is malformed ({error}); correct it")
 
 
 def _has(folder: Path, pattern: str, reference: HubReference) -> bool:
@@ -137,23 +192,26 @@ def _has(folder: Path, pattern: str, reference: HubReference) -> bool:
     except (FileError, OSError) as error:
         raise HubError(f"the {reference} is in the cache, but {error}") from error
     except ValueError as error:
-        raise HubError(f"the path {shown(reference.path)} is malformed ({error}); correct it") from error
+        raise _malformed(reference, error) from error
 
 
 def _there(reference: HubReference, folder: Path) -> str:
-    """List files there are instead, those of the same kind first: on the hub, or in the cache where it cannot be reached."""
+    """List files there are instead, those of the same kind first."""
+    names, where = _names(reference, folder)
+    suffix = PurePosixPath(reference.path).suffix
+    names = sorted(names, key=lambda name: (not name.endswith(suffix), name))
+    return f"{where} has {', '.join(names[:_LISTED]) or 'nothing'}" + (" ..." if len(names) > _LISTED else "")
+
+
+def _names(reference: HubReference, folder: Path) -> tuple[list[str], str]:
+    """Return the files on the hub or, where it cannot be reached, in the cache; and which of the two."""
     from huggingface_hub import HfApi
 
     kind = "dataset" if reference.dataset else "model"
     try:
-        names = HfApi().list_repo_files(reference.repo, repo_type=kind, revision=reference.revision)
-        where = "it has"
-    except Exception:  # no more than a hint is lost
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        where = "the cache has"
-    suffix = PurePosixPath(reference.path).suffix
-    names = sorted(names, key=lambda name: (not name.endswith(suffix), name))
-    return f"{where} {', '.join(names[:_LISTED]) or 'nothing'}" + (" ..." if len(names) > _LISTED else "")
+        return HfApi().list_repo_files(reference.repo, repo_type=kind, revision=reference.revision), "it"
+    except Exception:  # no network is no fault where the cache has what is needed
+        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()], "the cache"
 
 
 def _fetch_model(reference: HubReference, cache_folder: str) -> Path:

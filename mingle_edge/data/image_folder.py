@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import mimetypes
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePath
+from types import MappingProxyType
 
 from PIL import Image, UnidentifiedImageError
 
 from mingle_edge.core.errors import FileError, ImageFolderError
+from mingle_edge.data.class_matching import match_classes, suggestion
 from mingle_edge.data.image_source import CLASS
 from mingle_edge.files.file_pattern import ANY_DEPTH, matching_files
 from mingle_edge.files.plain_file import check_plain_file, find_file, refusal
 from mingle_edge_runtime.errors import ImageError
 from mingle_edge_runtime.images.image_file import FORMATS, open_image
 
+NO_IMAGE = "no image"
+"""Why files of a folder are left out."""
 _NAMED = 3  # images of other formats named in a message
 _LISTED = 10  # classes and folders listed in a message
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, skipped: Counter[str] | None = None) -> list[Path]:
     """List the images in a folder and the folders inside it, sorted; hidden ones are passed over, links are followed.
+
+    What is no image is counted in `skipped`, under the reason.
 
     Raises:
         ImageFolderError: no such folder, no image in it, an image of a format that is not read, or something in it that may
@@ -31,7 +37,7 @@ def list_images(folder: Path) -> list[Path]:
     try:
         if find_file(folder) is None or not folder.is_dir():
             raise ImageFolderError(f"there is no image folder {folder}; correct the path")
-        images = _images(matching_files(folder, f"{ANY_DEPTH}/*"))
+        images = _images(matching_files(folder, f"{ANY_DEPTH}/*"), skipped)
     except FileError as error:
         raise ImageFolderError(str(error)) from error
     if not images:
@@ -39,11 +45,13 @@ def list_images(folder: Path) -> list[Path]:
     return images
 
 
-def labeled_images(pattern: str, base: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+def labeled_images(
+    pattern: str, base: Path, classes: Sequence[str], skipped: Counter[str] | None = None
+) -> list[tuple[Path, int]]:
     """List images with the index of their class, for a pattern such as `test/<class>/*.png` relative to `base`.
 
-    A folder belongs to the class of the same name or else, if that leaves no choice, to the one whose name is the same but for
-    case, spaces and underscores.
+    A folder belongs to the class of the same name, however its accents are written and whatever spaces are around it. What is
+    no image is counted in `skipped`, under the reason.
 
     Raises:
         ImageFolderError: no such folder, folders and classes that do not match one to one, a class without images, an image
@@ -62,7 +70,7 @@ def labeled_images(pattern: str, base: Path, classes: Sequence[str]) -> list[tup
         labeled: list[tuple[Path, int]] = []
         for index, name in enumerate(classes):
             folder = root / matched[name]
-            images = _images(matching_files(folder, files))
+            images = _images(matching_files(folder, files), skipped)
             if not images:
                 raise ImageFolderError(
                     f"{folder} holds no image that matches {files!r}, so class {name!r} has none; add images or correct the "
@@ -76,25 +84,13 @@ def labeled_images(pattern: str, base: Path, classes: Sequence[str]) -> list[tup
     return labeled
 
 
-def match_classes(names: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    """Return class -> name, for all that match exactly, or up to case, spaces and underscores with one candidate each."""
-    there, wanted = set(names), set(classes)
-    matched = {name: name for name in classes if name in there}
-    twins, rivals = _by_folded(there - wanted), _by_folded(wanted - there)
-    for folded, rival in rivals.items():
-        candidates = twins.get(folded, [])
-        if len(candidates) == len(rival) == 1:
-            matched[rival[0]] = candidates[0]
-    return matched
-
-
 @cache
 def suffixes() -> frozenset[str]:
     """Return suffixes of files that are taken for images unseen; others are looked into. In small letters, with the dot."""
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 
 
-def _images(matched: Iterable[tuple[Path, bool]]) -> list[Path]:
+def _images(matched: Iterable[tuple[Path, bool]], skipped: Counter[str] | None) -> list[Path]:
     """List the images among what a pattern names, sorted. Raises `ImageFolderError` for those that are not read."""
     images: list[Path] = []
     others: list[Path] = []
@@ -108,6 +104,8 @@ def _images(matched: Iterable[tuple[Path, bool]]) -> list[Path]:
             others.append(path)
         elif plain and _looks_like_an_image(path):
             images.append(path)
+        elif skipped is not None:
+            skipped[NO_IMAGE] += 1
     if others:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         named = ", ".join(str(path) for path in sorted(others)[:_NAMED])
@@ -155,25 +153,17 @@ def _match_folders(root: Path, folders: Sequence[Path], classes: Sequence[str]) 
     without = [name for name in classes if name not in matched]
     unknown = [folder.name for folder in folders if folder.name not in used]
     if without or unknown:
+        near = {name: suggestion(name, unknown) for name in without[:_LISTED]}
         raise ImageFolderError(
-            f"the folders of {root} and the classes do not match: classes without a folder: {_listed(without)}; folders of no "
-            f"class: {_listed(unknown)}; rename the folders, or correct the classes"
+            f"the folders of {root} and the classes do not match: classes without a folder: {_listed(without, near)}; folders "
+            f"of no class: {_listed(unknown)}; rename the folders, or correct the classes"
         )
     return matched
 
 
-def _by_folded(names: Iterable[str]) -> dict[str, list[str]]:
-    by_folded: dict[str, list[str]] = {}
-    for name in names:
-        # Composed, as file systems and archives of macOS take letters and their accents apart.
-        folded = " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split()).casefold()
-        by_folded.setdefault(folded, []).append(name)
-    return by_folded
-
-
-def _listed(names: list[str]) -> str:
+def _listed(names: list[str], after: Mapping[str, str] = MappingProxyType({})) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return (", ".join(repr(name) for name in names[:_LISTED]) or "none") + more
+    return (", ".join(f"{name!r}{after.get(name, '')}" for name in names[:_LISTED]) or "none") + more
 
 
 def _formats() -> str:

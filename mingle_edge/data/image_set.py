@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from mingle_edge.clip.architecture import VisionArchitecture
     from mingle_edge.data.corruptions import Corruption
+    from mingle_edge.data.found_images import FoundImages
 
 BATCH = 64  # images; what batch-pooled gates are pooled over, as in the paper's evaluation
 
@@ -27,6 +28,7 @@ class ImageSet:
     paths: Sequence[Path]
     labels: Sequence[int] = ()  # class numbers, one per image; empty for unlabeled images
     kept_bytes: int = 0
+    found: FoundImages | None = field(default=None, repr=False, compare=False)  # where they are from; None: of no task file
     _kept: dict[tuple[VisionArchitecture, Corruption | None], Tensor] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

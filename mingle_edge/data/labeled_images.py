@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Protocol
+from pathlib import Path, PurePath
 
 from mingle_edge.core.errors import ImageFolderError
 from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.calibration_images import permutation, task_generator
+from mingle_edge.data.data_set import open_data_set, open_table
+from mingle_edge.data.found_images import FoundImages
 from mingle_edge.data.hub import local_path, rooted
-from mingle_edge.data.image_folder import labeled_images, list_images
+from mingle_edge.data.image_folder import list_images
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.image_source import WHOLE, ImageSource
+from mingle_edge.data.labeled_source import FolderImages, LabeledSource
 from mingle_edge.data.parquet_images import ParquetImages
+from mingle_edge.data.shards import find_shards
 from mingle_edge.data.task_file import TaskSource
-
-
-class LabeledSource(Protocol):
-    """Images by number, with their classes; those that are not asked for need not exist as files."""
-
-    labels: list[int]  # class numbers
-
-    def paths(self, numbers: Sequence[int], progress: Progress = silent) -> list[Path]:
-        """Return files of the images with these numbers."""
-
-
-class _Files:
-    """Images that are files already."""
-
-    def __init__(self, pairs: list[tuple[Path, int]]) -> None:
-        self.labels = [label for _, label in pairs]
-        self._paths = [path for path, _ in pairs]
-
-    def paths(self, numbers: Sequence[int], progress: Progress = silent) -> list[Path]:
-        return [self._paths[n] for n in numbers]
+from mingle_edge.data.webdataset_images import WebdatasetImages
 
 
 def read_labeled(source: ImageSource, base: Path, classes: Sequence[str], progress: Progress = silent) -> ImageSet:
@@ -46,9 +30,9 @@ def read_labeled(source: ImageSource, base: Path, classes: Sequence[str], progre
         ImageFolderError: nothing there, classes that do not match, or a class without images.
         HubError: the source is on the hub, and the hub or the cache does not have it.
     """
-    images, by_class = _open(source, base, classes)
+    images, by_class, found = _open(source, base, classes)
     numbers = sorted(number for of_class in by_class for number in of_class)
-    return ImageSet(images.paths(numbers, progress), [images.labels[n] for n in numbers])
+    return ImageSet(images.paths(numbers, progress), [images.labels[n] for n in numbers], found=found)
 
 
 def draw_calibration_images(
@@ -63,7 +47,7 @@ def draw_calibration_images(
     """
     if per_class == 0:
         return ImageSet([])
-    images, by_class = _open(source, base, classes)
+    images, by_class, found = _open(source, base, classes)
     drawn: list[int] = []
     for name, numbers in zip(classes, by_class, strict=True):
         if len(numbers) < per_class:
@@ -73,7 +57,7 @@ def draw_calibration_images(
             )
         drawn += [numbers[i] for i in permutation(len(numbers), task_generator(seed, name, "seeds"))[:per_class]]
     order = permutation(len(drawn), task_generator(seed, "", "order of seeds"))
-    return ImageSet(images.paths([drawn[i] for i in order], progress))
+    return ImageSet(images.paths([drawn[i] for i in order], progress), found=found)
 
 
 def read_calibration_images(task: TaskSource, base: Path, seed: int, progress: Progress = silent) -> ImageSet:
@@ -83,28 +67,42 @@ def read_calibration_images(task: TaskSource, base: Path, seed: int, progress: P
     `draw_calibration_images`.
     """
     if task.seeds_per_class is None:
-        return ImageSet(list_images(local_path(task.seeds.files, base)))
+        skipped: Counter[str] = Counter()
+        paths = list_images(local_path(task.seeds.files, base), skipped)
+        return ImageSet(paths, found=FoundImages(task.seeds.files, len(paths), skipped=dict(skipped)))
     return draw_calibration_images(task.seeds, base, task.classes, task.seeds_per_class, seed, progress)
 
 
-def _open(source: ImageSource, base: Path, classes: Sequence[str]) -> tuple[LabeledSource, list[list[int]]]:
-    """Open a source, and return by class the numbers of the images in its share."""
-    folder, files = rooted(source.files, base)
-    images: LabeledSource
-    if source.parquet:
-        images = ParquetImages(replace(source, files=files), folder, classes)
-    else:
-        images = _Files(labeled_images(files, folder, classes))
+def _open(source: ImageSource, base: Path, classes: Sequence[str]) -> tuple[LabeledSource, list[list[int]], FoundImages]:
+    """Open a source. Returns by class the numbers of the images in its share as well, and what was found."""
+    images = _open_kind(source, base, classes)
     by_class: list[list[int]] = [[] for _ in classes]
     for number, label in enumerate(images.labels):
         by_class[label].append(number)
+    skipped = dict(images.skipped)
     if source.share != WHOLE:
         by_class = [_shared(numbers, source.share) for numbers in by_class]
+        if rest := len(images.labels) - sum(map(len, by_class)):
+            skipped["outside of the share"] = rest
     for name, numbers in zip(classes, by_class, strict=True):
         if not numbers:
             where = "" if source.share == WHOLE else f" in the share {list(source.share)}"
             raise ImageFolderError(f"{source.files}: class {name!r} has no image{where}; add images, or correct what is named")
-    return images, by_class
+    per_class = {name: len(numbers) for name, numbers in zip(classes, by_class, strict=True)}
+    taken = f"{source.files}, {images.taken}" if images.taken else source.files
+    return images, by_class, FoundImages(taken, sum(per_class.values()), per_class, skipped)
+
+
+def _open_kind(source: ImageSource, base: Path, classes: Sequence[str]) -> LabeledSource:
+    if source.kind == "folder":
+        return open_data_set(source, base, classes)
+    if source.kind == "list":
+        return open_table(source, base, classes)
+    folder, files = rooted(source.files, base)
+    if source.kind == "class folders":
+        return FolderImages(files, folder, classes)
+    paths = find_shards(files, folder, PurePath(files).suffix.removeprefix("."))
+    return (ParquetImages if source.kind == "parquet" else WebdatasetImages)(paths, source, classes)
 
 
 def _shared(numbers: list[int], share: tuple[float, float]) -> list[int]:

@@ -1,20 +1,16 @@
-"""Parquet files of images as the Hugging Face hub stores them: which files, which columns, and what the labels mean."""
+"""Parquet files of images as the Hugging Face hub stores them: which columns there are, and what the labels mean."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mingle_edge.core.errors import FileError, ImageFolderError
-from mingle_edge.data.image_folder import match_classes
-from mingle_edge.files.file_pattern import is_pattern, matching_files
-from mingle_edge.files.plain_file import check_plain_file
+from mingle_edge.core.errors import ImageFolderError
+from mingle_edge.data.class_matching import folded, match_classes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,84 +19,57 @@ IMAGE_NAMES = ("image", "img")
 LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class")
 """What is taken where several columns have the form of an image or a label, in order of preference."""
 
-_SHARD = re.compile(r"(.*?)-(\d{1,9})-of-(\d{1,9})(-[0-9a-f]+)?\.parquet")
-_FORMS = {"image": "a struct of bytes and path", "label": "whole numbers, true and false, or text"}
+_FORMS = {"image": "a struct of bytes and path, or binary", "label": "whole numbers, true and false, or text"}
 _LISTED = 10  # names in a message
 _COLUMNS = 30  # columns in a message
+_DEEPEST = 8  # structs within structs
 
 
 @dataclass(frozen=True)
 class Columns:
     """The two columns of a parquet file that are read."""
 
-    image: str
+    image: str  # within structs: their names before it, with dots
+    content: tuple[str, ...]  # of the encoded images: the column, and fields within it
     label: str
     names: list[str] | None  # of the label numbers, where the file says
-
-
-def find_shards(files: str, base: Path) -> list[Path]:
-    """Return the parquet files of a pattern relative to `base`, sorted.
-
-    Raises:
-        ImageFolderError: none, one that is no plain file, a folder that may not be read, or shards numbered
-            `-00001-of-00003` of which some are missing.
-    """
-    try:
-        paths = sorted(path for path, _ in matching_files(base, files))
-        for path in paths:
-            check_plain_file(path)
-    except FileError as error:
-        raise ImageFolderError(str(error)) from error
-    except ValueError as error:
-        raise ImageFolderError(f"the pattern {files!r} is malformed ({error}); use one such as data/test-*.parquet") from error
-    if not paths:
-        raise ImageFolderError(f"there is no parquet file {base / files}; correct the path")
-    numbered: dict[tuple[Path, str, str], set[int]] = {}
-    for path in paths if is_pattern(files) else []:  # one shard alone may be asked for
-        if match := _SHARD.fullmatch(path.name):
-            numbered.setdefault((path.parent, match[1], match[3]), set()).add(int(match[2]))
-    for (folder, name, total), numbers in numbered.items():
-        missing = itertools.islice((number for number in range(int(total)) if number not in numbers), 3)
-        if listed := ", ".join(f"{name}-{number:0{len(total)}d}-of-{total}.parquet" for number in missing):
-            raise ImageFolderError(
-                f"{folder} holds {len(numbers)} of the {int(total)} shards of {name}, without {listed}; download the "
-                "others, or widen the pattern"
-            )
-    return paths
 
 
 def find_columns(schema: pa.Schema, where: Path, image: str | None, label: str | None) -> Columns:
     """Return the named columns, or those that alone have the form of an image and of a label, or of these the ones usually so
     called.
 
-    An image is a struct of `bytes` and `path`, as the `datasets` library writes its feature Image. A label is a whole number,
-    true or false, or text, or a dictionary of these; its names are those of the feature ClassLabel in the schema's metadata.
+    An image is a struct of `bytes` and `path`, as the `datasets` library writes its feature Image, a struct within others, or
+    binary. A label is a whole number, true or false, or text, or a dictionary of these; its names are those of the feature
+    ClassLabel in the schema's metadata.
 
     Raises:
         ImageFolderError: no such column, or several; they are listed.
     """
     features = _features(schema)
     once = {name for name, count in Counter(schema.names).items() if count == 1}
-    images = [field.name for field in schema if field.name in once and _is_image(field.type)]
+    images = {".".join(name): content for name, content in _images([field for field in schema if field.name in once])}
     marked = [name for name in images if features.get(name, {}).get("_type") == "Image"]  # sound has the same form
+    structs = [name for name, content in images.items() if name != ".".join(content)]
     labels = [field.name for field in schema if field.name in once and _is_label(field.type)]
     classes = [name for name in labels if features.get(name, {}).get("_type") == "ClassLabel"]
-    chosen_image = _chosen(image, images, marked or images, IMAGE_NAMES, "image", schema, where)
+    chosen_image = _chosen(image, list(images), marked or structs or list(images), IMAGE_NAMES, "image", schema, where)
     chosen_label = _chosen(label, labels, classes or labels, LABEL_NAMES, "label", schema, where)
     names = features.get(chosen_label, {}).get("names") if chosen_label in classes else None
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ImageFolderError(f"{where}: the class names of column {chosen_label} are not a list of strings; write it again")
-    return Columns(chosen_image, chosen_label, names)
+    return Columns(chosen_image, images[chosen_image], chosen_label, names)
 
 
 def class_numbers(names: Sequence[str] | None, classes: Sequence[str], where: str) -> list[int]:
     """Return, for each label number of a file, the number of its class in the task.
 
-    Names that are the task's up to case, spaces and underscores are matched by name. Otherwise the task's classes are taken to
-    be in the order of label numbers, as CLIP's names for a data set's classes usually are.
+    Where all names are the task's, they decide. Otherwise the task's classes are taken to be in the order of label numbers, as
+    CLIP's names for a data set's classes usually are.
 
     Raises:
-        ImageFolderError: other numbers of classes, or a name that the file and the task have at different places.
+        ImageFolderError: other numbers of classes, or a name that the file and the task have at different places, be it in
+            another case or with other spaces.
     """
     if names is None:
         return list(range(len(classes)))
@@ -112,15 +81,16 @@ def class_numbers(names: Sequence[str] | None, classes: Sequence[str], where: st
         )
     matched = match_classes(names, classes)
     if len(matched) == len(classes):
-        places = {name: number for number, name in enumerate(classes)}
-        by_label = {stored: places[name] for name, stored in matched.items()}
+        by_label = {matched[name]: number for number, name in enumerate(classes)}
         return [by_label[name] for name in names]
+    places = {folded(name): number for number, name in enumerate(names)}
     for number, name in enumerate(classes):
-        if name in matched and names[number] != matched[name]:
+        place = list(names).index(matched[name]) if name in matched else places.get(folded(name), number)
+        if place != number and folded(names[number]) != folded(name):
             raise ImageFolderError(
-                f"{where}: class {name!r} is number {number} of the task and number {list(names).index(matched[name])} of the "
-                f"files, and not all names are the same (in the files: {_listed(names)}); give the task's classes in the order "
-                "of the files"
+                f"{where}: class {name!r} is number {number} of the task and number {place} of the files, there called "
+                f"{names[place]!r}, and not all names are the same (in the files: {_listed(names)}); give the task's classes "
+                "by the names of the files, or in their order"
             )
     return list(range(len(classes)))
 
@@ -134,13 +104,20 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
     return {n: f for n, f in features.items() if isinstance(f, dict)} if isinstance(features, dict) else {}
 
 
-def _is_image(kind: pa.DataType) -> bool:
+def _images(fields: Iterable[pa.Field], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Yield the path of every field that may hold images, and that of its encoded content."""
     from pyarrow import types
 
-    if not types.is_struct(kind) or min(kind.get_field_index(name) for name in ("bytes", "path")) < 0:
-        return False
-    content = kind.field("bytes").type
-    return bool(types.is_binary(content) or types.is_large_binary(content))
+    for field in fields:
+        path = (*above, field.name)
+        if types.is_binary(field.type) or types.is_large_binary(field.type):
+            yield path, path
+        elif types.is_struct(field.type) and len(path) <= _DEEPEST:
+            below = list(field.type)
+            names = {inner.name for inner in below}
+            content = [(name, inside) for name, inside in _images(below, path)]
+            own = [(path, inside) for name, inside in content if name == inside == (*path, "bytes") and "path" in names]
+            yield from own or content
 
 
 def _is_label(kind: pa.DataType) -> bool:

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import hashlib
-import io
-import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mingle_edge.core.errors import ImageFolderError, MingleError, shown
+from mingle_edge.core.errors import ImageFolderError, MingleError
 from mingle_edge.core.extras import advice
 from mingle_edge.core.progress import Progress, silent
-from mingle_edge.data.image_folder import match_classes
+from mingle_edge.data.class_matching import written_classes
+from mingle_edge.data.image_cache import cached_images
 from mingle_edge.data.image_source import ImageSource
-from mingle_edge.data.parquet_columns import Columns, class_numbers, find_columns, find_shards
-from mingle_edge.files.atomic_files import why_not_written
-from mingle_edge.files.partial_folder import partial_folder
+from mingle_edge.data.parquet_columns import Columns, class_numbers, find_columns
 from mingle_edge.files.plain_file import refusal
-from mingle_edge_runtime.images.image_file import open_image
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -31,31 +25,23 @@ MOST_ROWS = 10_000_000
 """Of one file: as many labels fit in memory, and a few bytes can stand for any number of equal ones."""
 MOST_EXPANSION, LEAST_EXPANDED = 100, 64 << 20
 """A column that is said to become more than this many times as large, and this many bytes, is none of encoded images."""
-_FILE = re.compile(r"(\d{7,})\.[a-z0-9]+")
-
-
-VARIABLE = "MINGLE_EDGE_CACHE"
-
-
-def cache_folder() -> Path:
-    """Return the folder that `MINGLE_EDGE_CACHE` in the environment names, or `~/.cache/mingle-edge`; it need not exist yet."""
-    named = os.environ.get(VARIABLE)
-    return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "mingle-edge"
 
 
 class ParquetImages:
     """The images of a labeled source, numbered over its files in the order of their names. Only labels are read at first."""
 
-    def __init__(self, source: ImageSource, base: Path, classes: Sequence[str]) -> None:
-        """Find files and columns and read every label.
+    def __init__(self, paths: Sequence[Path], source: ImageSource, classes: Sequence[str]) -> None:
+        """Find columns and read every label.
 
         Raises:
-            ImageFolderError: no such files or columns, a damaged file, or labels that are not the task's classes.
+            ImageFolderError: no such columns, a damaged file, or labels that are not the task's classes.
         """
         self.labels: list[int] = []
+        self.taken = f"{len(paths)} parquet file{'s' if len(paths) > 1 else ''}"
+        self.skipped: dict[str, int] = {}
         self._shards: list[_Shard] = []
         self._starts: list[int] = []  # number of the first image of each shard
-        for path in find_shards(source.files, base):
+        for path in paths:
             shard = _Shard(path, source)
             self._starts.append(len(self.labels))
             self._shards.append(shard)
@@ -92,7 +78,7 @@ class _Shard:
         if None in values:
             raise ImageFolderError(f"{self.path}: row {values.index(None)} has no {self.columns.label}; leave the row out")
         if values and isinstance(values[0], str):
-            return self._by_name(values, classes)
+            return written_classes(values, classes, f"{self.path}: column {self.columns.label}")
         numbers = class_numbers(self.columns.names, classes, str(self.path))
         for row, value in enumerate(values):
             if not 0 <= value < len(numbers):
@@ -104,42 +90,14 @@ class _Shard:
 
     def files(self, rows: Sequence[int]) -> dict[int, Path]:
         """Return row -> file, of these rows; those not in the cache folder yet are written, each whole or not at all."""
-        folder = self._folder()
-        try:
-            there = _finished(folder)
-            missing = sorted(set(rows) - there.keys())
-            if missing:
-                folder.mkdir(parents=True, exist_ok=True)
-                with partial_folder(folder, "images") as unfinished:
-                    (unfinished / ".source").write_bytes(os.fsencode(self.path.resolve()) + b"\n")
-                    os.replace(unfinished / ".source", folder / ".source")
-                    for row, content in self._encoded(missing):
-                        name = _name(row, content, self.path)
-                        (unfinished / name).write_bytes(content)
-                        os.replace(unfinished / name, folder / name)
-                        there[row] = folder / name
-        except OSError as error:
-            raise ImageFolderError(
-                f"{folder}: {why_not_written(error)} (the environment variable {VARIABLE} names the folder for images of "
-                "parquet files)"
-            ) from error
-        if lacking := set(rows) - there.keys():
-            raise ImageFolderError(f"{self.path}: row {min(lacking)} has no {self.columns.image}; copy or download it again")
-        return {row: there[row] for row in rows}
-
-    def _folder(self) -> Path:
-        """Return a folder that belongs to this file as it is now, and to the column of its images."""
-        status = self.path.stat()
-        identity = f"{self.path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{self.columns.image}"
-        digest = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()
-        return cache_folder() / "images" / f"{self.path.stem}-{digest[:16]}"
+        return cached_images(self.path, self.columns.image, rows, self._encoded, "row {}".format)
 
     def _encoded(self, rows: list[int]) -> Iterator[tuple[int, bytes]]:
         """Yield rows with their encoded images, one group of rows after another; groups without any are not read."""
         if not rows:
             return
         with self._open() as file:
-            self._check_expansion(file, f"{self.columns.image}.bytes")
+            self._check_expansion(file, ".".join(self.columns.content))
             start = 0
             for group in range(file.metadata.num_row_groups):
                 end = start + file.metadata.row_group(group).num_rows
@@ -149,9 +107,11 @@ class _Shard:
                 start = end
 
     def _group(self, file: pq.ParquetFile, group: int, start: int, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
-        column = f"{self.columns.image}.bytes"
-        for batch in file.iter_batches(BATCH, row_groups=[group], columns=[column]):
-            content = batch.column(self.columns.image).field("bytes")
+        outer, *inner = self.columns.content
+        for batch in file.iter_batches(BATCH, row_groups=[group], columns=[".".join(self.columns.content)]):
+            content = batch.column(outer)
+            for name in inner:
+                content = content.field(name)
             for offset in range(len(content)):
                 if (row := start + offset) in wanted:
                     value = content[offset].as_py()
@@ -162,15 +122,6 @@ class _Shard:
                         )
                     yield row, value
             start += len(content)
-
-    def _by_name(self, values: list[str], classes: Sequence[str]) -> list[int]:
-        matched = match_classes(sorted(set(values)), classes)
-        places = {matched[name]: number for number, name in enumerate(classes) if name in matched}
-        if unknown := sorted(set(values) - places.keys()):
-            raise ImageFolderError(
-                f"{self.path}: column {self.columns.label} has {shown(unknown[0])}, which is no class; correct the classes"
-            )
-        return [places[value] for value in values]
 
     def _check_expansion(self, file: pq.ParquetFile, column: str) -> None:
         """Refuse by the sizes a file declares what would take far more memory than the file has bytes."""
@@ -206,22 +157,3 @@ class _Shard:
             raise ImageFolderError(
                 f"{self.path} cannot be read as parquet ({error!s:.200}); copy or download it again"
             ) from error
-
-
-def _finished(folder: Path) -> dict[int, Path]:
-    """List the images of a cache folder by row; an empty file is what a power failure left, and others are not ours."""
-    if not folder.is_dir():
-        return {}
-    with os.scandir(folder) as entries:
-        named = ((entry, _FILE.fullmatch(entry.name)) for entry in entries)
-        return {int(match[1]): Path(entry.path) for entry, match in named if match and entry.stat().st_size > 0}
-
-
-def _name(row: int, content: bytes, source: Path) -> str:
-    """Name the file of a row."""
-    try:
-        with open_image(io.BytesIO(content)) as image:
-            suffix = f".{image.format or 'image'}".lower()
-    except Exception as error:  # Pillow raises much besides OSError on broken files
-        raise ImageFolderError(f"{source}: the image of row {row} cannot be read ({error}); leave the row out") from error
-    return f"{row:07d}{suffix}"

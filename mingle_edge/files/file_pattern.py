@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
+import re
 import stat
 from collections import deque
 from collections.abc import Iterator
@@ -16,22 +17,75 @@ from mingle_edge.files.plain_file import find_file, refusal
 ANY_DEPTH = "**"
 
 
+MOST_NAMES = 100_000
+"""That the braces of one pattern stand for."""
+_LONGEST = 4096  # characters of a path with braces
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
+
+
 def is_pattern(text: str) -> bool:
     """Say whether a path stands for more than itself."""
-    return glob.has_magic(text)
+    return glob.has_magic(text) or braces_expanded(text) != [text]
+
+
+def braces_expanded(pattern: str) -> list[str]:
+    """Return the patterns that one with braces stands for, as in a shell: `{a,b}`, and `{08..11}` with its leading zeros.
+
+    Other braces stand for themselves. Raises `ValueError` for more than `MOST_NAMES`.
+    """
+    done: list[str] = []
+    waiting = [pattern]
+    while waiting:
+        text = waiting.pop()
+        group = next((found for found in _BRACES.finditer(text) if _RANGE.fullmatch(found[1]) or "," in found[1]), None)
+        if group is None:
+            done.append(text)
+        else:
+            waiting += [text[: group.start()] + name + text[group.end() :] for name in _names(group[1])]
+        if len(done) + len(waiting) > (MOST_NAMES if len(pattern) <= _LONGEST else 1):
+            raise ValueError(f"its braces stand for more than {MOST_NAMES} names")
+    return sorted(set(done))
+
+
+def _names(inside: str) -> Iterator[str]:
+    numbers = _RANGE.fullmatch(inside)
+    if numbers is None:
+        yield from inside.split(",")
+        return
+    first, last = int(numbers[1]), int(numbers[2])
+    if abs(last - first) >= MOST_NAMES:
+        raise ValueError(f"its braces stand for more than {MOST_NAMES} names")
+    padded = any(number.startswith("0") for number in numbers.groups())
+    width = max(map(len, numbers.groups())) if padded else 0
+    for number in range(first, last + 1) if first <= last else range(first, last - 1, -1):
+        yield f"{number:0{width}d}"
 
 
 def matching_files(root: Path, pattern: str) -> Iterator[tuple[Path, bool]]:
     """Return everything but folders that `pattern` names, and whether it is a plain file; relative ones start from `root`.
 
-    `*`, `?` and `[...]` stand for parts of a name that does not begin with a dot, `**` for any folders. What links lead to
-    belongs to it, except that a folder is read once, however many links lead there: loops end, and nothing comes twice. In no
-    particular order.
+    `*`, `?` and `[...]` stand for parts of a name that does not begin with a dot, `**` for any folders, braces for what
+    `braces_expanded` says. What links lead to belongs to it, except that a folder is read once, however many links lead there:
+    loops end, and nothing comes twice. In no particular order.
 
     Raises:
         FileError: a folder that the pattern reaches may not be read.
-        ValueError: `**` as part of a name.
+        ValueError: `**` as part of a name, or braces that stand for too many names.
     """
+    patterns = braces_expanded(pattern)
+    if len(patterns) == 1:
+        yield from _matching(root, patterns[0])
+        return
+    found: set[Path] = set()
+    for alternative in patterns:
+        for path, plain in _matching(root, alternative):
+            if path not in found:
+                found.add(path)
+                yield path, plain
+
+
+def _matching(root: Path, pattern: str) -> Iterator[tuple[Path, bool]]:
     named = PurePath(pattern)
     if named.anchor:
         root = Path(named.anchor)

@@ -51,6 +51,7 @@ class TestReferences:
             ("hf://owner/name/", HubReference(False, "owner/name", None, "")),
             ("hf-hub:owner/name@v1", HubReference(False, "owner/name", "v1", "")),
             ("hf://o/n@v1.0/weights/model.safetensors", HubReference(False, "o/n", "v1.0", "weights/model.safetensors")),
+            ("hf://datasets/o/n", HubReference(True, "o/n", None, "")),
             ("hf://datasets/o/n/data/test-*.parquet", HubReference(True, "o/n", None, "data/test-*.parquet")),
             (
                 "hf://datasets/o/n@refs/convert/parquet/default/test/*.parquet",
@@ -71,7 +72,7 @@ class TestReferences:
             ("hf://owner", "is not of the form"),
             ("hf://../name", "is not of the form"),
             ("hf://owner/name@", "is not of the form"),
-            ("hf://datasets/owner/name", "names a whole data set"),
+            ("hf://datasets/owner/name?split=train", "split and config are keys of their own: { files = "),
             ("hf://owner/name/../../etc/passwd", "leaves its repository"),
             ("hf://datasets/o/n/a/../b", "leaves its repository"),
         ],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hub_cache import write_folder
 from hub_parquet import encoded, labeled_pairs, write_shard
@@ -93,7 +94,12 @@ class TestReading:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         write_folder(tmp_path / "hub", "datasets/tanganke/waters", base)
-        for files in ("data/test-*.parquet", "**/test-*.parquet"):
+        for files in (
+            "data/test-*.parquet",
+            "**/test-*.parquet",
+            "data/test-0000[0-9]-*.parquet",
+            "data/test-{00000..00001}-of-*.parquet",
+        ):
             found = labeled_pairs(ImageSource(f"hf://datasets/tanganke/waters/{files}"), Path("nowhere"), NAMES)
             assert [(path.read_bytes(), label) for path, label in found] == [(encoded(n), n % 3) for n in range(12)]
 
@@ -106,7 +112,7 @@ class TestReading:
             images = [encoded(n) for n in numbers]
             write_shard(folder / f"{shard}.parquet", images, [0] * len(images), ["a"], rows_per_group=size)
         order = sorted(rows, key=lambda row: (row * 7) % 12)
-        paths = ParquetImages(ImageSource("*.parquet"), folder, ["a"]).paths(order)
+        paths = ParquetImages(sorted(folder.iterdir()), ImageSource("*.parquet"), ["a"]).paths(order)
         assert [path.read_bytes() for path in paths] == [encoded(n) for n in order]
 
 
@@ -160,7 +166,7 @@ class TestCache:
         assert labeled_pairs(source, base, ["a"]) == labeled_pairs(ImageSource("links/one.parquet"), base, ["a"])
 
     def test_the_default_is_in_the_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from mingle_edge.data.parquet_images import cache_folder
+        from mingle_edge.data.image_cache import cache_folder
 
         monkeypatch.delenv("MINGLE_EDGE_CACHE")
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -236,16 +242,39 @@ class TestLabels:
         assert [number for _, number in labeled_pairs(source, base, ["no", "yes"])] == [0, 1, 1]
 
     def test_text_is_matched_by_name(self, base: Path) -> None:
-        source = one_file(base, [encoded(n) for n in range(3)], ["Annual_Crop", "river", "annual crop"])
-        with pytest.raises(ImageFolderError, match="has 'Annual_Crop', which is no class"):
-            labeled_pairs(source, base, ["river", "Annual Crop"])  # which of the two?
-        source = one_file(base, [encoded(n) for n in range(3)], ["Annual_Crop", "river", "Annual_Crop"])
-        assert [number for _, number in labeled_pairs(source, base, ["river", "annual crop"])] == [1, 0, 1]
-        with pytest.raises(ImageFolderError, match="has 'river', which is no class"):
-            labeled_pairs(source, base, ["annual crop"])
+        source = one_file(base, [encoded(n) for n in range(3)], ["cafe\u0301 ", "river", "caf\u00e9"])
+        assert [number for _, number in labeled_pairs(source, base, ["river", "caf\u00e9"])] == [1, 0, 1]
+        with pytest.raises(ImageFolderError, match=r"has 'river', which is no class \(did you mean 'River'\?\)"):
+            labeled_pairs(source, base, ["River", "caf\u00e9"])
+
+    def test_text_of_whole_numbers_is_a_name_where_all_are_names_and_else_a_place(self, base: Path) -> None:
+        source = one_file(base, [encoded(n) for n in range(3)], ["2", "0", "1"])
+        assert [number for _, number in labeled_pairs(source, base, NAMES)] == [2, 0, 1]
+        assert [number for _, number in labeled_pairs(source, base, ["1", "2", "0"])] == [1, 2, 0]
+        source = one_file(base, [encoded(n) for n in range(3)], ["2", "0", "sea"])
+        with pytest.raises(ImageFolderError, match="column label has '0', which is no class"):
+            labeled_pairs(source, base, NAMES)
+
+    def test_a_categorical_column_beside_plain_bytes_as_data_frames_have_them(self, base: Path) -> None:
+        labels = ["lake", "sea", "lake", "river"]
+        images = [encoded(n) for n in range(4)]
+        table = pa.table({"image": pa.array(images), "label": pa.array(labels).dictionary_encode()})
+        pq.write_table(table, base / "one.parquet")
+        found = labeled_pairs(ImageSource("one.parquet"), base, NAMES)
+        assert [(path.read_bytes(), NAMES[number]) for path, number in found] == list(zip(images, labels, strict=True))
+
+    def test_images_within_structs(self, base: Path) -> None:
+        images = [encoded(n) for n in range(3)]
+        inner = [{"image": {"bytes": data, "path": None}, "seen": {"mask": data}} for data in images]
+        pq.write_table(pa.table({"sample": inner, "label": [2, 0, 1]}), base / "one.parquet")
+        with pytest.raises(ImageFolderError, match="the image column 'sample' has another form"):
+            labeled_pairs(ImageSource("one.parquet", image="sample"), base, NAMES)
+        for image in (None, "sample.image", "sample.seen.mask"):
+            found = labeled_pairs(ImageSource("one.parquet", image=image), base, NAMES)
+            assert [(path.read_bytes(), number) for path, number in found] == list(zip(images, [2, 0, 1], strict=True))
 
     def test_names_decide_where_they_match(self, base: Path) -> None:
-        found = labeled_pairs(SOURCE, base, ["Lake", "SEA", "river"])
+        found = labeled_pairs(SOURCE, base, ["lake ", "sea", "river"])
         assert [number for _, number in found] == [{0: 1, 1: 2, 2: 0}[n % 3] for n in range(12)]
 
     def test_other_names_are_in_the_order_of_numbers(self) -> None:
@@ -256,6 +285,9 @@ class TestLabels:
     def test_a_name_at_another_place_is_refused(self) -> None:
         with pytest.raises(ImageFolderError, match="class 'forest' is number 0 of the task and number 1 of the files"):
             class_numbers(["annual crop", "forest"], ["forest", "annual crop land"], "file")
+        with pytest.raises(ImageFolderError, match="number 1 of the files, there called 'Forest', and not all names"):
+            class_numbers(["Sea", "Forest"], ["forest", "sea"], "file")
+        assert class_numbers(["Sea", "Forest"], ["sea", "forest"], "file") == [0, 1]  # the order says the same
 
     def test_other_counts_are_refused_with_what_differs(self, base: Path) -> None:
         with pytest.raises(
@@ -268,7 +300,7 @@ class TestLabels:
     @given(st.permutations([f"class {n}" for n in range(6)]), st.data())
     def test_mapping_by_name_is_the_permutation(self, names: list[str], data: st.DataObject) -> None:
         classes = data.draw(st.permutations(names))
-        mapped = class_numbers([name.replace(" ", "_").upper() for name in names], classes, "file")
+        mapped = class_numbers([f" {name}" for name in names], classes, "file")
         assert [classes[number] for number in mapped] == names
 
     @pytest.mark.parametrize(

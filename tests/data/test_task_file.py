@@ -110,7 +110,30 @@ def test_names_on_the_hub_are_neither_looked_up_nor_taken_for_paths(base: Path) 
     assert file.tasks[0].weights == "hf://o/n@v1/a.safetensors"
     assert (file.tasks[0].seeds.labeled, file.tasks[0].seeds_per_class) == (True, 5)
     assert file.tasks[0].test is not None
-    assert file.tasks[0].test.parquet
+    assert file.tasks[0].test.kind == "parquet"
+
+
+def test_folders_and_data_sets_are_read_by_splits(base: Path) -> None:
+    """A key's usual split where there are several; seeds are taken whole where a folder is not divided."""
+    (base / "set/Train/calm").mkdir(parents=True)
+    (base / "set/val/calm").mkdir(parents=True)
+    (base / "set/.cache").mkdir()
+
+    def read(**keys: str) -> TaskSource:
+        return read_task_file(written(base, BACKBONE + task(**keys))).tasks[0]
+
+    assert read(seeds='"set"').seeds == ImageSource("set", usual_split="train")
+    assert read(seeds='"set"').seeds_per_class == 5
+    assert read(seeds='"set/Train"').seeds == ImageSource("set/Train")
+    assert read(seeds='{files = "set", split = "val"}').seeds_per_class == 5
+    assert read(seeds='"hf://datasets/o/n"').seeds == ImageSource("hf://datasets/o/n", usual_split="train")
+    assert read(seeds='"hf://datasets/o/n/few"').seeds_per_class is None
+    assert read(test='"set"').test == ImageSource("set", usual_split="test")
+    given = '{files = "hf://datasets/o/n", split = "dev", config = "small", share = [0, 0.5]}'
+    source = ImageSource("hf://datasets/o/n", share=(0.0, 0.5), split="dev", config="small", usual_split="validation")
+    assert read(tune=given).tune == source
+    (base / "set/bus").mkdir()  # then train is a class
+    assert read(seeds='"set"').seeds_per_class is None
 
 
 @pytest.mark.parametrize(
@@ -139,11 +162,19 @@ def test_names_on_the_hub_are_neither_looked_up_nor_taken_for_paths(base: Path) 
         ({"templates": "[]"}, "templates holds no template"),
         ({"templates": '["{}"]', "head": '"head.safetensors"'}, "templates cannot go with head"),
         ({"head": '"gone.safetensors"'}, "gone.safetensors, which does not exist"),
-        ({"test": '"test/sea/*.png"'}, "test is 'test/sea/*.png', but needs labels: one folder <class>"),
+        ({"test": '"test/sea/*.png"'}, "which is no folder; a pattern of images needs one folder for each class: dir/<class>"),
+        ({"test": '"test/gone"'}, "test/gone, which does not exist; correct the path"),
+        ({"test": '"test.zip"'}, "which does not exist"),
+        ({"test": '"gone.csv"'}, "test names"),
+        ({"test": '{files = "a.parquet", split = "test"}'}, "test split is of a folder or data set, but files is 'a.parquet'"),
+        ({"test": '{files = "test/sea/<class>/*.png", config = "a"}'}, "test config is of a folder or data set, but"),
+        (
+            {"seeds": '{files = "seeds/sea", label = "y"}'},
+            "seeds label names a column, but files is 'seeds/sea', which has none",
+        ),
         ({"test": '"test/sea/<class>"'}, "needs one folder <class> and then the files"),
         ({"test": '"tests/<class>/*.png"'}, "which is no folder; correct the path"),
         ({"tune": '"tests/<class>/*.png"'}, "[[task]] 'sea' tune looks for class folders in"),
-        ({"tune": '"test/sea"'}, "tune is 'test/sea', but needs labels: one folder <class> as in dir"),
         ({"weights": '"hf://owner"'}, "[[task]] 'sea' weights names nothing on the hub: 'hf://owner' is not of the form hf://"),
         ({"weights": '"hf://datasets/o/n/x.bin"'}, "the data set o/n, but must name a model"),
         ({"seeds": '"hf://o/n/seeds"'}, "seeds is 'hf://o/n/seeds', the model o/n, but must name a data set"),

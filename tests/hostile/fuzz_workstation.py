@@ -28,6 +28,7 @@ from mingle_edge.data.image_source import ImageSource
 from mingle_edge.data.images import load_images
 from mingle_edge.data.parquet_images import ParquetImages
 from mingle_edge.data.settings import Settings
+from mingle_edge.data.shards import find_shards
 from mingle_edge.data.task_file import TASK_NAME, read_task_file
 from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export import export_bundle
@@ -126,7 +127,7 @@ class Parquet(Target):
         return f"{self.changed} of other types"
 
     def answer(self) -> str:
-        images = ParquetImages(ImageSource(self.changed), self.root, CLASSES)
+        images = ParquetImages(find_shards(self.changed, self.root, "parquet"), ImageSource(self.changed), CLASSES)
         if not all(label in range(len(CLASSES)) for label in images.labels):
             raise WrongAnswerError(f"labels are {images.labels}")
         paths = images.paths(range(len(images.labels)))
