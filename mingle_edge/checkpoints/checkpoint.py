@@ -25,6 +25,12 @@ from mingle_edge.core.errors import CheckpointError, shown
 from mingle_edge.data.weights_folder import HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG
 from mingle_edge.files.plain_file import refusal
 
+_OUTPUT = (
+    *("output_dim", "pooling", "norm_tokens", "norm_pooled", "pool_heads", "pool_width", "pool_mlp_width"),
+    *("projection", "projection_bias", "normalized"),
+)
+"""Fields of an architecture from the tokens to the embedding."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -115,7 +121,8 @@ def open_checkpoint(
         base: the folder that relative paths start from.
         architecture: what the tower must be. A folder whose configuration differs, or a tag trained with another
             activation, is refused.
-        model: the open_clip name whose tags `path_or_tag` may name.
+        model: of the backbone, what the architecture was read from: an open_clip name whose tags `path_or_tag` may name. The
+            weights then need not pool as it does: image classifiers pool otherwise than the model they were fine-tuned from.
         backbone: what an adapter folder of PEFT changes; without it none is read.
 
     Raises:
@@ -127,7 +134,7 @@ def open_checkpoint(
     adapts = backbone is not None and path.is_dir() and is_adapter(path)
     tensors = AdaptedTensors(path, backbone.stored) if adapts and backbone is not None else open_tensors(path)
     if path.is_dir() and any((path / name).exists() for name in (HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG)):
-        _check_config(path, tensors, architecture)
+        _check_config(path, tensors, architecture, is_backbone=model is not None)
     names = [*tensors.names(), *tensors.others]
     tower = _one_tower(path, tensors, names)
     parameters = fold(tower.parameters, NAMINGS[tower.naming], architecture)
@@ -198,20 +205,20 @@ def _check_pooling(path: Path, tower: NamedTower, outside: list[str], architectu
         )
 
 
-def _check_config(folder: Path, tensors: ModelTensors, architecture: VisionArchitecture) -> None:
+def _check_config(folder: Path, tensors: ModelTensors, architecture: VisionArchitecture, *, is_backbone: bool) -> None:
     """Compare a Hugging Face folder's config.json with the architecture: weights alone do not tell the activation."""
     config = read_model_config(str(folder), Path())
     trained = architecture_of(config)
     ours, theirs = asdict(architecture), asdict(trained)
-    ignored = {"preprocess"}
+    ignored = {"preprocess", *(_OUTPUT if is_backbone else ())}
     if not any(name.endswith("visual_projection.weight") for name in tensors.names()):
         ignored.add("output_dim")  # config.json then states a default that no tensor has
     fields = [field for field in ours if field not in ignored and ours[field] != theirs[field]]
     different = [f"{field} {theirs[field]} instead of {ours[field]}" for field in fields]
+    step = "name the model this checkpoint was fine-tuned from"
+    if different and not set(fields) - set(_OUTPUT):
+        step = f"let [backbone] model name {folder}, whose head pools so, and [backbone] weights the pretrained model"
     if config.preprocess:  # without a processor's file the folder says nothing of images
         different += preprocess_differences(trained.preprocess, architecture.preprocess)
     if different:
-        raise CheckpointError(
-            f"{config.source} describes another model than the backbone: {', '.join(different)}; name the model this "
-            "checkpoint was fine-tuned from"
-        )
+        raise CheckpointError(f"{config.source} describes another model than the backbone: {', '.join(different)}; {step}")

@@ -33,8 +33,7 @@ _FILES: tuple[tuple[str, str], ...] = (
     ),
     (
         r"(^|\.)patch_embeddings?\.",
-        "looks like a vision transformer of transformers in names that are not read; save it with "
-        "model.save_pretrained(FOLDER), and name the folder",
+        "looks like a vision transformer of transformers that is none of CLIP, SigLIP, ViT, DeiT and DINOv2; use one of these",
     ),
     (
         r"(^|\.)(exp_avg|momentum_buffer|param_groups|exp_avg_sq)(\.|$)",

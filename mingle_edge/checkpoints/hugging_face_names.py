@@ -1,4 +1,8 @@
-"""The names of Hugging Face's vision transformers, prefixes aside: of CLIP and SigLIP, of ViT and DeiT, and of DINOv2."""
+"""The names of Hugging Face's vision transformers, prefixes aside: of CLIP and SigLIP, of ViT and DeiT, and of DINOv2.
+
+From transformers 5 on, models of the latter two have other names in memory, and in whatever else saves them, than in the files
+that transformers itself writes. Both are read.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +37,24 @@ _CLIP_TENSORS = {
     "embeddings.position_ids": f"{UNUSED}position_ids",
     "head.probe": "pooling.query",
 }
-_BLOCK = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias|lambda1)")
-_ATTENTION = {
+_BLOCK = re.compile(r"(?:encoder\.layer|layers)\.(\d+)\.(.+)\.(weight|bias|lambda1)")
+_IN_BLOCK = {
     "attention.attention.query": "q",
     "attention.attention.key": "k",
     "attention.attention.value": "v",
     "attention.output.dense": "out",
+    **{f"attention.{part}_proj": part for part in "qkv"},
+    "attention.o_proj": "out",
+    "mlp.fc1": "fc1",
+    "mlp.fc2": "fc2",
 }
-_VIT_IN_BLOCK = _ATTENTION | {
+_VIT_IN_BLOCK = _IN_BLOCK | {
     "layernorm_before": "ln_1",
     "layernorm_after": "ln_2",
     "intermediate.dense": "fc1",
     "output.dense": "fc2",
 }
-_DINOV2_IN_BLOCK = _ATTENTION | {"norm1": "ln_1", "norm2": "ln_2", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
+_DINOV2_IN_BLOCK = _IN_BLOCK | {"norm1": "ln_1", "norm2": "ln_2"}
 _DINOV2_SCALES = {"layer_scale1": "scale_1", "layer_scale2": "scale_2"}
 _TOKENS = {
     "embeddings.distillation_token": "registers",

@@ -1,1 +1,1 @@
-"""The vision tower of CLIP as functions of its parameters."""
+"""The vision tower as functions of its parameters."""

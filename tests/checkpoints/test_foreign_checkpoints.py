@@ -119,10 +119,10 @@ def resnet() -> dict[str, Tensor]:
     return open_clip.CLIP(**config, text_cfg=text).state_dict()
 
 
-def vit_in_memory() -> dict[str, Tensor]:
-    """Transformers' names from version 5 on, which its files do not have."""
+def dinov3() -> dict[str, Tensor]:
+    """A vision transformer that rotates queries and keys by position."""
     sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 3}
-    return transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=32, patch_size=8)).state_dict()
+    return transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**sizes, image_size=32, patch_size=8)).state_dict()
 
 
 def emptied() -> dict[str, Tensor]:
@@ -148,7 +148,7 @@ NAMES: dict[str, tuple[Callable[[], Any], str]] = {
     "quantized": (lambda: {"model.layers.0.qweight": torch.zeros(3)}, "holds quantized weights"),
     "ZeRO-3": (emptied, "are empty, as DeepSpeed's ZeRO-3 leaves tensors"),
     "timm": (lambda: timm.create_model("test_vit").state_dict(), "looks like a vision transformer of timm or DINOv2 alone"),
-    "transformers": (vit_in_memory, "in names that are not read; save it with model.save_pretrained(FOLDER)"),
+    "transformers": (dinov3, "none of CLIP, SigLIP, ViT, DeiT and DINOv2; use one of these"),
     "unknown": (lambda: {"stem.weight": torch.zeros(3)}, "holds no vision transformer in the names of"),
 }
 

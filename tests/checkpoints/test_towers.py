@@ -16,6 +16,7 @@ from torch import Tensor
 from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.clip.vision_tower import embed_images, normalize
+from mingle_edge.core.errors import CheckpointError
 from mingle_edge_export.graph.builder import WeightFile
 from mingle_edge_export.tower.vision_tower import PIXELS, Backbone, Tower, pixel_graph
 
@@ -119,6 +120,19 @@ def test_dinov2_reads_images_of_the_processor_s_size(tmp_path: Path, name: str, 
     torch.testing.assert_close(embed_images(images, parameters, architecture), kind.embed(model, images), **CLOSE)
 
 
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.config is None])
+def test_a_state_dict_of_transformers_is_read_as_its_file(tmp_path: Path, name: str) -> None:
+    """Of torch.save, in the names of memory, which are others than those of the file."""
+    kind = KINDS[name]
+    model = kind.model()
+    architecture, expected = read(tmp_path, kind.write(tmp_path, model))
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    _, parameters = read(tmp_path, ("", "state.pt"), architecture)
+    assert parameters.keys() == expected.keys()
+    for parameter, value in expected.items():
+        assert torch.equal(parameters[parameter], value), parameter
+
+
 def test_both_libraries_siglip_are_one_tower(tmp_path: Path) -> None:
     """What open_clip and Hugging Face store of the same SigLIP gives the same parameters."""
     kind = KINDS["SiglipVisionModel"]
@@ -154,3 +168,23 @@ def test_both_libraries_siglip_are_one_tower(tmp_path: Path) -> None:
     assert parameters.keys() == others.keys()
     for name, value in parameters.items():
         np.testing.assert_array_equal(others[name].numpy(), value.numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "finetuned"), [("CLIPModel", "CLIPForImageClassification"), ("SiglipModel", "SiglipForImageClassification")]
+)
+def test_image_classifiers_of_a_model_with_a_text_tower(tmp_path: Path, pretrained: str, finetuned: str) -> None:
+    """They pool otherwise: the architecture is the classifier's, and the backbone's weights are the pretrained model's."""
+    for name in (pretrained, finetuned):
+        (tmp_path / name).mkdir()
+        KINDS[name].write(tmp_path / name, KINDS[name].model())
+    theirs, ours = (f"{name}/model" for name in (pretrained, finetuned))
+    with pytest.raises(CheckpointError, match=r"pooling average instead of .*; let \[backbone\] model name "):
+        open_checkpoint(ours, base=tmp_path, architecture=read_architecture(theirs, tmp_path))
+    architecture = read_architecture(ours, tmp_path)
+    opened = open_checkpoint(theirs, base=tmp_path, architecture=architecture, model=ours)
+    check_checkpoint(opened, architecture, backbone=True)
+    images, model = images_for(architecture), KINDS[pretrained].model()
+    hidden = model.vision_model(pixel_values=images).last_hidden_state
+    expected = (hidden[:, 1:] if "CLIP" in pretrained else hidden).mean(1)
+    torch.testing.assert_close(embed_images(images, dict(opened.tensors()), architecture), expected, **CLOSE)
