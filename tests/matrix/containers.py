@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -14,10 +15,11 @@ from typing import Any
 
 import accelerate
 import lightning
+import numpy as np
 import peft
 import torch
 import transformers
-from model_families import DIM, perturbed
+from model_families import DIM, SIDE, perturbed
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -108,6 +110,20 @@ def _training_state(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def _with_objects(model: nn.Module) -> dict[str, Any]:
+    """Return a state dict beside what scripts put there, which needs code to be loaded."""
+    return {"state_dict": model.state_dict(), "args": argparse.Namespace(lr=1e-5), "best": np.float64(0.5)}
+
+
+def _scripted(model: Any, folder: Path) -> str:
+    """Write a program of TorchScript that computes both embeddings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inputs = {"forward": (torch.zeros(1, 3, SIDE, SIDE), torch.zeros(1, 16, dtype=torch.int64))}
+        torch.jit.trace_module(model, inputs, check_trace=False, strict=False).save(folder / "ViT.pt")
+    return "ViT.pt"
+
+
 def _safetensors(model: nn.Module, folder: Path) -> str:
     save_file(model.state_dict(), folder / "model.safetensors")
     return "model.safetensors"
@@ -161,6 +177,10 @@ OPEN_CLIP = (
     ),
     _file("task_vectors' image encoder", ".pt", lambda model: Wrapped(model).state_dict(), library="task_vectors"),
     _file("WiSE-FT's image classifier", ".pt", lambda model: Classifier(model).state_dict(), library="WiSE-FT"),
+    _file("model pickled whole", ".pt", lambda model: model),
+    _file("task_vectors' image encoder, pickled whole", ".pt", Wrapped, library="task_vectors"),
+    _file("arguments and numpy numbers beside it", ".pt", _with_objects),
+    Container("TorchScript, as OpenAI's archives", "torch", _scripted),
     Container("Lightning", "lightning", _lightning),
     Container("accelerate, save_model", "accelerate", _accelerate(sharded=False)),
     Container("accelerate, sharded", "accelerate", _accelerate(sharded=True)),

@@ -12,21 +12,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_families import CLASSES, FAMILIES, WIDTH, Family
+from page import CELLS, CONTAINERS, EVERY, PAGE, exact_row, refused_row
 from PIL import Image
+from refused import REFUSED, Refused, clip
 from safetensors.torch import save_file
 
+from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture
+from mingle_edge.core.errors import CheckpointError
 from mingle_edge.merging.merge import merge
 from mingle_edge_export import export_bundle
 from mingle_edge_runtime import EdgeModel
 
-CONTAINERS = {"open_clip": containers.OPEN_CLIP, "transformers": containers.HUGGING_FACE}
-EVERY = ("CLIP, QuickGELU", "CLIPModel")
-"""The families whose models are written in every container; of the others one is enough."""
-CELLS = [
-    (family.name, container.name, container.library)
-    for family in FAMILIES.values()
-    for container in CONTAINERS[family.library][: None if family.name in EVERY else 1]
-]
 PICTURES = [
     Image.fromarray(np.random.default_rng(n).integers(0, 256, (*size, 3), dtype=np.uint8))
     for n, size in enumerate(((41, 35), (32, 32), (35, 70), (100, 33)))
@@ -95,3 +91,42 @@ def test_the_bundle_computes_what_the_library_computes(serve, family, container,
     actual = torch.from_numpy(served.model.embed(PICTURES, f"task{number}"))
     scale = 1.0 if not FAMILIES[family].classifier else float(expected.norm(dim=1).max())
     torch.testing.assert_close(actual / scale, expected / scale, rtol=0, atol=used[number].tolerance)
+
+
+@pytest.fixture(scope="module")
+def clip_backbone(tmp_path_factory):
+    """Return the folder of a CLIPModel, what checkpoints are refused as tasks of."""
+    folder = tmp_path_factory.mktemp("backbone")
+    with torch.no_grad():
+        FAMILIES["CLIPModel"].write_backbone(clip(), folder)
+    return folder
+
+
+def read(named: str, folder: Path, backbone_folder: Path, case: Refused) -> None:
+    """Read something as a backbone or as a task of the backbone, as merging does."""
+    if case.as_backbone:
+        read_architecture(named, folder)
+        return
+    architecture = read_architecture("backbone", backbone_folder)
+    backbone = open_checkpoint("backbone", base=backbone_folder, architecture=architecture)
+    opened = open_checkpoint(named, base=folder, architecture=architecture, backbone=backbone)
+    check_checkpoint(opened, architecture, backbone=False)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("case", REFUSED, ids=[f"{case.name}, {case.library}" for case in REFUSED])
+@torch.no_grad()
+def test_what_is_refused_says_what_it_is_and_the_way_on(tmp_path, clip_backbone, case: Refused):
+    named = case.write(tmp_path)
+    with pytest.raises(CheckpointError, match=f"(?s){case.says}") as caught:
+        read(named, tmp_path, clip_backbone, case)
+    row = refused_row(case, str(caught.value), tmp_path)
+    assert row in PAGE.read_text().splitlines(), "the page is of other messages: python tests/matrix/write_page.py"
+
+
+def test_the_page_has_every_cell_and_no_other():
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    expected = [exact_row(*cell) for cell in CELLS]
+    assert [row for row in rows if "| exact" in row] == expected
+    assert len(rows) == len(expected) + len(REFUSED) + 4  # and the heads of two tables, two lines each
+    assert len(CELLS) + len(REFUSED) >= 80
