@@ -181,6 +181,11 @@ def write_exported(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "said"),
     [
+        (
+            "weights.pt",
+            write_compressed,
+            "compressed, which PyTorch's archives are not",
+        ),  # a name that a command could write to
         ("run 1.pt", write_compressed, "compressed, which PyTorch's archives are not"),
         ("run.pkl", write_pickle, "is a plain pickle, not a file of torch.save"),
         ("program.pt2", write_exported, "is a program of torch.export"),
