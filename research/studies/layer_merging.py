@@ -15,7 +15,8 @@ from mingle_edge.data.settings import Settings
 from mingle_edge.gates.gate_training import GateLearner
 from mingle_edge.gates.gating import GatedLinear
 from mingle_edge.merging.task_merging import LayerState, merge_into_layers
-from research.studies.study import Study, percent
+from research.studies.study import Study
+from research.studies.tables import percent
 
 
 class SeedsInMemory(ImageSet):

@@ -28,25 +28,10 @@ from mingle_edge.gates.gate_training import GateLearner
 from mingle_edge.gates.null_space import NullSpaceProjector
 from mingle_edge.merging.task_merging import LayerState
 from research.studies.layer_merging import SeedsInMemory, merge_layers, percent_in_layers
+from research.studies.routes import Route, answering, p1, p2, picked, route
 from research.studies.seeds import LEARNING_RATE
-from research.studies.study import (
-    PARTS,
-    SEEDS_PER_CLASS,
-    VARIATIONS,
-    Bools,
-    Floats,
-    Route,
-    Study,
-    Table,
-    answering,
-    note,
-    p1,
-    p2,
-    parser,
-    picked,
-    route,
-    spread,
-)
+from research.studies.study import PARTS, SEEDS_PER_CLASS, VARIATIONS, Bools, Floats, Study
+from research.studies.tables import Table, note, parser, spread
 from research.suite.tasks import SIMILAR
 
 

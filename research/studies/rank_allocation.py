@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from mingle_edge.clip.vision_tower import Parameters, plain_linear
-from research.studies.study import PARTS, SEEDS_PER_CLASS, Study, Table, equal_ranks, note, parser, percent
+from research.studies.study import PARTS, SEEDS_PER_CLASS, Study, equal_ranks
+from research.studies.tables import Table, note, parser, percent
 
 RANKS = (2, 4, 8, 16)
 HOW = ("equal", "energy", "half", "share", "response")

@@ -21,24 +21,9 @@ from torch import Tensor
 from mingle_edge.demo.tiny_clip import to_pixels
 from mingle_edge.routing.router import OWN_SHARE, fit_router
 from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
-from research.studies.study import (
-    BACKBONE,
-    VARIATIONS,
-    AnyFloats,
-    Bools,
-    Floats,
-    Route,
-    Study,
-    Table,
-    answering,
-    note,
-    own_route,
-    p1,
-    parser,
-    percent,
-    picked,
-    route,
-)
+from research.studies.routes import Route, answering, own_route, p1, picked, route
+from research.studies.study import BACKBONE, VARIATIONS, AnyFloats, Bools, Floats, Study
+from research.studies.tables import Table, note, parser, percent
 from research.suite.images import read_training
 
 OWN_SHARES = (0.0, 0.05, 0.1, 0.2, 0.4)

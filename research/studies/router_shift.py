@@ -21,7 +21,9 @@ from mingle_edge.data.corruptions import CORRUPTIONS, Corruption
 from mingle_edge.routing.depth import choose_depth
 from mingle_edge.routing.router import Router, fit_router
 from mingle_edge.routing.statistics import RouterStatistics
-from research.studies.study import BATCH, VARIATIONS, Floats, Study, Table, note, parser, percent, route
+from research.studies.routes import route
+from research.studies.study import BATCH, VARIATIONS, Floats, Study
+from research.studies.tables import Table, note, parser, percent
 
 SEEN = 256  # images of a stream that are looked at before it is routed
 ROUNDS, PRIOR = 2, 50.0  # of moving tasks' means; images a task's mean is worth

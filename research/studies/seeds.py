@@ -20,7 +20,9 @@ from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.settings import Settings
 from mingle_edge.routing.features import mild_variations
 from research.studies.layer_merging import SeedsInMemory, merge_layers, percent_in_layers
-from research.studies.study import SEEDS_PER_CLASS, Study, Table, note, own_route, p1, p2, parser, route, spread
+from research.studies.routes import own_route, p1, p2, route
+from research.studies.study import SEEDS_PER_CLASS, Study
+from research.studies.tables import Table, note, parser, spread
 
 VARIATIONS = (0, 4, 16, 64)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)

@@ -6,11 +6,9 @@ for them once and the next one not at all. Decisions are made on the part `tune`
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import inspect
 import json
-import sys
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mingle_edge.clip import vision_tower
@@ -55,8 +53,6 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 AnyFloats = NDArray[np.floating[Any]]
 Carrying = Literal["attn+mlp", "qkv+fc1"]
-Route = tuple[Floats, Bools]
-"""posterior [n, T], claimed [n]"""
 
 
 class Study:
@@ -222,77 +218,3 @@ def equal_ranks(architecture: VisionArchitecture, rank: int, layers: Carrying = 
     """Return the rank of a complete expert at every layer that carries one: the same wherever the layer is that large."""
     carrying = Settings(layers=layers).expert_layers(architecture)
     return {layer: min(rank, *architecture.linear_shape(layer)) for layer in carrying}
-
-
-def route(router: Router, features: Sequence[AnyFloats]) -> list[Route]:
-    """Return per task where the router sends its images."""
-    routes = [router.posterior(of_task[:, : len(router.weight)].astype(np.float64)) for of_task in features]
-    return [(posterior, confidence >= router.confidence_bound) for posterior, confidence in routes]
-
-
-def answering(route: Route) -> NDArray[np.int64]:
-    """Return the expert that answers for each image `[n]`, top-1; BACKBONE where no task claims it."""
-    posterior, claimed = route
-    return np.where(claimed, posterior.argmax(axis=1), BACKBONE)
-
-
-def picked(table: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[Any]:
-    """Return of each row of a table `[n, m]` the value in its own column, `[n]`."""
-    return np.asarray(table[np.arange(len(table)), columns])
-
-
-def percent(shares: ArrayLike) -> float:
-    """Return the mean of shares in percent."""
-    return 100 * float(np.mean(np.asarray(shares)))
-
-
-def own_route(routes: Sequence[Route]) -> float:
-    """Return images routed to their own task, mean over tasks in percent."""
-    return percent([np.mean(answering(of_task) == task) for task, of_task in enumerate(routes)])
-
-
-def p1(correct: Sequence[Bools], routes: Sequence[Route]) -> float:
-    """Return ACC of top-1 in percent when the head is given and the route is not."""
-    return percent([picked(right, answering(r)).mean() for right, r in zip(correct, routes, strict=True)])
-
-
-def p2(correct: Sequence[Bools]) -> float:
-    """Return ACC in percent when head and task are given."""
-    return percent([right[:, task].mean() for task, right in enumerate(correct)])
-
-
-def spread(values: Sequence[Any] | Floats) -> str:
-    """Return the mean and, of more than one value, the deviation, to a tenth; of texts the last."""
-    if isinstance(values[-1], str):
-        return values[-1]
-    return f"{np.mean(values):.1f} ± {np.std(values):.1f}" if len(values) > 1 else f"{np.mean(values):.1f}"
-
-
-class Table:
-    """Figures by row, one of each for every model or draw, as a Markdown table of means and deviations."""
-
-    def __init__(self, *header: str, show: Callable[[Sequence[Any]], str] = spread) -> None:
-        self.header, self.show = header, show
-        self.rows: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
-
-    def add(self, name: str | tuple[str, ...], *figures: Any) -> None:
-        """Add the figures of one more model to a row, whose name fills one column or several."""
-        self.rows.setdefault((name,) if isinstance(name, str) else name, []).append(figures)
-
-    def __str__(self) -> str:
-        lines = [[*name, *map(self.show, zip(*figures, strict=True))] for name, figures in self.rows.items()]
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in (self.header, ["---"] * len(self.header), *lines))
-
-
-def parser(doc: str | None, tasks: int = 20) -> argparse.ArgumentParser:
-    """Return a parser with the options that every study has."""
-    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--suite", type=Path, required=True, help="what `python -m research.suite -o DIR` wrote")
-    options.add_argument("--pretraining-seeds", type=int, nargs="+", default=[0], metavar="SEED")
-    options.add_argument("--tasks", type=int, default=tasks, help="the first so many tasks: 8, 14 or 20")
-    return options
-
-
-def note(text: str) -> None:
-    """Say on the error stream how far a study is."""
-    print(text, file=sys.stderr, flush=True)

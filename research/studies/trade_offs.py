@@ -17,24 +17,9 @@ from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.comparison.methods.image_scope import embed_mixtures
 from mingle_edge.routing.router import Router
-from research.studies.study import (
-    BACKBONE,
-    BATCH,
-    VARIATIONS,
-    Carrying,
-    Route,
-    Study,
-    Table,
-    answering,
-    equal_ranks,
-    note,
-    own_route,
-    p1,
-    p2,
-    parser,
-    percent,
-    route,
-)
+from research.studies.routes import Route, answering, own_route, p1, p2, route
+from research.studies.study import BACKBONE, BATCH, VARIATIONS, Carrying, Study, equal_ranks
+from research.studies.tables import Table, note, parser, percent
 
 RANKS = (4, 8, 16, 32, 64)
 CARRYING: tuple[Carrying, ...] = ("attn+mlp", "qkv+fc1")
