@@ -56,14 +56,12 @@ class _Run:
     def evaluate(self, merged: int) -> None:
         """Evaluate the state of so many tasks where the cell asks for it."""
         count = len(self.heads)
-        last = merged == count
         for number in range(count):
-            own, coming = number + 1 == merged, number == merged
-            between = self.cell.every_step and number < merged
-            if self.cell.part == "tune" and not last:
+            whole = merged in (number, number + 1, count)  # just before and after its own merge, and in the end
+            if self.cell.part == "tune" and merged < count:
                 continue
-            if own or coming or last or between:
-                self._evaluate_task(number, merged, None if own or coming or last else self.cell.step_images)
+            if whole or (self.cell.every_step and number < merged):
+                self._evaluate_task(number, merged, None if whole else self.cell.step_images)
 
     def _evaluate_task(self, number: int, merged: int, limit: int | None) -> None:
         """Measure one task's images in the current state; those of a task still to come, under P1 alone."""

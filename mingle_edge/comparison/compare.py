@@ -29,6 +29,7 @@ from mingle_edge.data.corruptions import Corruption
 from mingle_edge.data.task_file import read_task_file
 from mingle_edge.evaluation.protocols import HEAD_GIVEN, PROTOCOLS
 from mingle_edge.files.output_path import check_output_folder, write_output
+from mingle_edge_runtime.ort.processor import read_processor
 
 if TYPE_CHECKING:
     from mingle_edge.comparison.execution import Execute, Source
@@ -183,7 +184,7 @@ def compare(
             "step_images": plan.step_images,
         },
         "orders": orders,
-        "machine": _machine(),
+        "machine": {"cpu": read_processor().name, "cores": os.cpu_count(), "system": platform.platform()},
         "versions": {name: version(name) for name in _PACKAGES},
         **_figures(chosen, finished, names, tunings),
         "failed": comparison.failed,
@@ -305,10 +306,3 @@ def _figures(
         for label, of_label in corrupted.items()
     }
     return shown
-
-
-def _machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {"cpu": (models or [platform.processor()])[0], "cores": os.cpu_count(), "system": platform.platform()}
