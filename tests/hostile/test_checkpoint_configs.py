@@ -78,6 +78,16 @@ def test_towers_too_large_to_be_any(base: Path, name: str, value: float) -> None
     assert not is_read(base, "model.json", model=vision(**{name: value}))
 
 
+@pytest.mark.parametrize("name", ["timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias", "image_size"])
+def test_fields_of_timm(base: Path, name: str) -> None:
+    vision = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160}
+    assert is_read(base, "model.json", model={"embed_dim": 24, "vision_cfg": vision})
+    for value in VALUES:
+        taken = is_read(base, "model.json", model={"embed_dim": 24, "vision_cfg": vision | {name: value}})
+        sound = {"timm_model_name": not value, "timm_pool": not value, "timm_proj": not value, "timm_proj_bias": value is True}
+        assert taken == sound.get(name, False), value
+
+
 def test_the_rest_of_open_clip(base: Path) -> None:
     for value in VALUES:
         for name in ("embed_dim", "vision_cfg", "quick_gelu", "model_cfg"):
