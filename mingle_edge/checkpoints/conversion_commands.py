@@ -12,7 +12,7 @@ _LOAD = 's = torch.load({path}, map_location="cpu", weights_only=False)'
 
 def save_again(path: Path) -> str:
     """Return a command that loads a file of PyTorch and saves it as today's PyTorch does."""
-    return _python(path, f"import torch; {_LOAD}; torch.save(s, {new})")
+    return _python(path, f"import torch; {_LOAD}; torch.save(s, {{new}})")
 
 
 def save_unpickled(path: Path) -> str:
