@@ -63,12 +63,17 @@ def open_table(source: ImageSource, base: Path, classes: Sequence[str]) -> Label
     Raises as `open_data_set`.
     """
     if not is_hub_reference(source.files):
-        return ListedImages([base / source.files], source, classes)
+        return _only(ListedImages([base / source.files], source, classes))
     reference = parse_hub_reference(source.files)
     place = PurePosixPath(reference.path)
     within = replace(reference, path=str(place.parent) if len(place.parts) > 1 else "")
     root = fetch_files(within, [place.name], folder="")
-    return ListedImages([root / place.name], source, classes, root)
+    return _only(ListedImages([root / place.name], source, classes, root))
+
+
+def _only(images: ListedImages) -> ListedImages:
+    images.taken = ""  # the name of the source says it
+    return images
 
 
 def _open(source: ImageSource, layout: Layout, root: Path, tables: Sequence[str], classes: Sequence[str]) -> LabeledSource:

@@ -75,7 +75,7 @@ def split_of(name: str, asked: str | None = None) -> str | None:
     """Return the split that the name of a file says, one asked for by its own name before the usual ones; None if none."""
     *folders, file = name.split("/")
     stem = _NUMBERED.sub("", PurePosixPath(file).stem)
-    if asked is not None and asked not in SPLITS.values() and asked in (*folders, stem):
+    if asked is not None and asked.lower() not in SPLITS and asked in (*folders, stem):
         return asked
     for part in folders:
         if part.lower() in SPLITS:

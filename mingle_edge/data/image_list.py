@@ -89,16 +89,18 @@ class ListedImages:
 
 def has_labels(table: Path, source: ImageSource) -> bool:
     """Say whether a table has a column of labels. Raises `ImageFolderError`."""
-    columns = list(next(_rows(table), (0, {}))[1])
+    columns = next(_rows(table), (0, {}))[1]
     return source.label is not None or any(name in columns for name in LABEL_NAMES)
 
 
 def _lines(table: Path, source: ImageSource) -> Iterator[_Line]:
-    columns: tuple[str, str] | None = None
+    columns: tuple[str, ...] = ()
     for number, row in _rows(table):
-        if columns is None:
-            file = _column(table, list(row), source.image, FILE_NAMES, "image")
-            columns = file, _column(table, [name for name in row if name != file], source.label, LABEL_NAMES, "label")
+        if not columns:
+            file_column = _column(table, list(row), source.image, FILE_NAMES, "image")
+            others = [name for name in row if name != file_column]
+            columns = file_column, _column(table, others, source.label, LABEL_NAMES, "label")
+            continue
         file, label = (row.get(column) for column in columns)
         if not isinstance(file, str) or not file.strip():
             raise ImageFolderError(f"{table}: line {number} has no {columns[0]}; name a file, or remove the line")
@@ -109,21 +111,26 @@ def _lines(table: Path, source: ImageSource) -> Iterator[_Line]:
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number of a line and its values by column."""
+    """Yield the number of a line and its values by column, after what has the columns alone."""
     try:
         text = read_text(table)
     except FileError as error:
         raise ImageFolderError(str(error)) from error
     if table.suffix == ".jsonl":
+        columns: dict[str, Any] | None = None
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
-                yield number, _json_object(table, number, line)
+                row = _json_object(table, number, line)
+                if columns is None:
+                    yield 0, (columns := row)
+                yield number, row
         return
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if table.suffix == ".tsv" else ",", strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
         if len(set(names)) < len(names):
             raise ImageFolderError(f"{table}: line 1 names a column twice ({_listed(names)}); name each once")
+        yield 0, dict.fromkeys(names)
         for values in reader:
             if not values:
                 continue

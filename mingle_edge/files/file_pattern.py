@@ -56,7 +56,7 @@ def _names(inside: str) -> Iterator[str]:
     first, last = int(numbers[1]), int(numbers[2])
     if abs(last - first) >= MOST_NAMES:
         raise ValueError(f"its braces stand for more than {MOST_NAMES} names")
-    padded = any(number.startswith("0") for number in numbers.groups())
+    padded = any(len(number) > 1 and number.startswith("0") for number in numbers.groups())
     width = max(map(len, numbers.groups())) if padded else 0
     for number in range(first, last + 1) if first <= last else range(first, last - 1, -1):
         yield f"{number:0{width}d}"
