@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mingle_edge.checking.check import check
     from mingle_edge.checking.report import CheckReport
+    from mingle_edge.checking.starting_task_file import StartingTaskFile, init
     from mingle_edge.comparison.compare import ComparisonOptions, compare
     from mingle_edge.core.errors import (
         CheckpointError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "checking.check": ("check",),
     "checking.report": ("CheckReport",),
+    "checking.starting_task_file": ("StartingTaskFile", "init"),
     "comparison.compare": ("ComparisonOptions", "compare"),
     "data.corruptions": ("Corruption", "CorruptionError"),
     "core.errors": (
@@ -86,10 +88,12 @@ __all__ = [
     "OutputError",
     "Progress",
     "Settings",
+    "StartingTaskFile",
     "TaskFileError",
     "check",
     "compare",
     "evaluate",
+    "init",
     "inspect",
     "merge",
 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mingle_edge.checking.calibration import image_facts, labeled_files
+from mingle_edge.checking.calibration import image_facts, labeled_images
 from mingle_edge.checking.confusion import router_confusion
 from mingle_edge.checking.report import (
     CheckpointFacts,
@@ -58,6 +58,11 @@ def check_inputs(file: ReadableTaskFile, faults: Findings, progress: Progress) -
     warnings = Findings()
     base, settings = file.path.parent, file.settings
     architecture, backbone = _backbone(file, faults, progress)
+    if architecture is not None:
+        with faults.of(None, "settings"):
+            check_router_blocks(file.path, settings, architecture)
+        if settings.router_blocks != "auto":
+            settings = replace(settings, router_blocks=min(settings.router_blocks, architecture.layers))
     heads = None if architecture is None or file.backbone is None else TaskHeads(file.backbone, architecture, base)
     tasks = []
     for number, task in enumerate(file.tasks):
@@ -94,7 +99,7 @@ def check_inputs(file: ReadableTaskFile, faults: Findings, progress: Progress) -
         path=file.path,
         faults=faults,
         warnings=warnings,
-        settings=settings.to_json(),
+        settings=file.settings.to_json(),
         architecture=None if architecture is None else asdict(architecture),
         backbone=None if backbone is None else _checkpoint_facts(backbone),
         tasks=facts,
@@ -109,22 +114,16 @@ def _backbone(
     file: ReadableTaskFile, faults: Findings, progress: Progress
 ) -> tuple[VisionArchitecture | None, Checkpoint | None]:
     """Return the architecture, and the backbone's checkpoint where it is sound."""
-    architecture = None
-    if (source := file.backbone) is None:
-        return None, None
-    base = file.path.parent
-    with faults.of(None, "backbone"):
-        architecture = read_architecture(source.model, base, source.weights)
-    if architecture is None:
-        return None, None
-    with faults.of(None, "settings"):
-        check_router_blocks(file.path, file.settings, architecture)
-    with faults.of(None, "backbone"):
-        backbone = open_checkpoint(source.weights or source.model, base=base, architecture=architecture, model=source.model)
-        progress("check", 0, len(file.tasks) + 1, backbone.path.name)
-        check_checkpoint(backbone, architecture, backbone=True)
-        return architecture, backbone
-    return architecture, None
+    architecture = backbone = None
+    if (source := file.backbone) is not None:
+        base = file.path.parent
+        with faults.of(None, "backbone"):
+            architecture = read_architecture(source.model, base, source.weights)
+            opened = open_checkpoint(source.weights or source.model, base=base, architecture=architecture, model=source.model)
+            progress("check", 0, len(file.tasks) + 1, opened.path.name)
+            check_checkpoint(opened, architecture, backbone=True)
+            backbone = opened
+    return architecture, backbone
 
 
 def _task(
@@ -146,7 +145,7 @@ def _task(
                 source = with_class_names(alone).tasks[0]
                 classes_known = True
     images = checkpoint = head = None
-    if not task.broken & {"seeds", "seeds_per_class"} and (classes_known or not source.seeds.labeled):
+    if not task.broken & {"seeds", "seeds_per_class"} and (classes_known or source.seeds_per_class is None):
         with faults.of(name, "calibration images"):
             found = read_calibration_images(source, base, file.settings.seed)
             check_images(found.paths)
@@ -190,12 +189,12 @@ def _facts(task: _Task, base: Path, weights: WeightFacts | None, warnings: Findi
 
 
 def _images(source: TaskSource, images: ImageSet, base: Path, warnings: Findings) -> ImageFacts | None:
-    labeled: dict[str, list[Path] | None] = {}
+    labeled: dict[str, ImageSet | None] = {}
     for key, place in (("test", source.test), ("tune", source.tune)):
         if place is not None and source.classes:
             labeled[key] = None
             with warnings.of(source.name, f"{key} images"):
-                labeled[key] = labeled_files(place, base, source.classes)
+                labeled[key] = labeled_images(place, base, source.classes)
     facts = None
     with warnings.of(source.name, "calibration images"):
         facts = image_facts(source, images, labeled)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mingle_edge.core.errors import MingleError
+from mingle_edge.data.found_images import FoundImages
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class ImageFacts:
     """What a task's calibration images are."""
 
     count: int
-    per_class: dict[str, int]  # empty where they have no labels
+    per_class: dict[str, int]  # class -> how many were drawn; empty where they have no labels
+    found: dict[str, FoundImages | None]  # "seeds", "test", "tune" -> what was read there; None: not looked at
     duplicates: int  # images whose bytes another one before them has
     overlap: dict[str, int | None]  # "test", "tune" -> how many lie among those, byte for byte; None: not looked at
 

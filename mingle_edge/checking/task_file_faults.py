@@ -96,14 +96,14 @@ def _read_tasks(path: Path, document: Table, sound: Table, faults: Findings) -> 
     tasks: list[ReadableTask] = []
     named: list[Table] = []  # sound tasks of the names so far
     for number, table in enumerate(tables):
-        before = [_TASK | {"name": f"task{other}"} for other in range(number)]  # a task without a name is said by its number
+        before = [_TASK | {"name": f"number-{other + 1}"} for other in range(number)]
 
         def read(table: Table, before: list[Table] = before) -> TaskFile:
             return parse_task_file(path, {**sound, "task": [*before, table]})
 
         name = table.get("name")
         said = name if isinstance(name, str) else f"number {number + 1}"
-        file, broken = _read_table(table, _TASK | {"name": f"task{number}"}, read, faults, said, "task file")
+        file, broken = _read_table(table, _TASK | {"name": f"number-{number + 1}"}, read, faults, said, "task file")
         if file is not None:
             tasks.append(ReadableTask(file.tasks[-1], broken))
         if "name" not in broken:
@@ -132,7 +132,7 @@ def _read_table(
     kept = {key: value for key, value in others.items() if key in broken} | {
         key: value for key, value in table.items() if key not in broken
     }
-    for left_out in ((), _TOGETHER):
+    for left_out in ((), *((key,) for key in _TOGETHER), _TOGETHER):
         try:
             return read({key: value for key, value in kept.items() if key not in left_out}), frozenset(broken)
         except TaskFileError as error:

@@ -15,7 +15,7 @@ from mingle_edge.cli.interruption import Terminated, exit_code, terminable
 from mingle_edge.cli.terminal import one_line, terminal
 from mingle_edge.core.extras import advice, package_of
 
-COMMANDS = ("check", "merge", "evaluate", "compare", "export", "run", "verify", "inspect", "profile", "demo")
+COMMANDS = ("init", "check", "merge", "evaluate", "compare", "export", "run", "verify", "inspect", "profile", "demo")
 ERROR_TREES = {
     "mingle_edge.core.errors": "MingleError",
     "mingle_edge_export.errors": "ExportError",
@@ -89,5 +89,5 @@ def _loaded_error_trees() -> Iterator[type[Exception]]:
 def main() -> None:
     """Merge fine-tuned CLIP models into one bundle for a device.
 
-    On a workstation: check, merge, evaluate, export. On the device: run, verify, profile.
+    On a workstation: init, check, merge, evaluate, export. On the device: run, verify, profile.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mingle_edge.cli.check.tables import Figures, figures, headline, outside
+from mingle_edge.cli.check.tables import Figures, figures, headline, outside, read
 from mingle_edge.pages.page import record, render
 
 if TYPE_CHECKING:
@@ -24,8 +24,12 @@ def page(report: CheckReport) -> str:
         faults=report.faults,
         warnings=report.warnings,
         tiles=_tiles(report),
-        tables=[(table, _tints(table)) for table in tables],
-        outside=outside(report),
+        tables=[(table, _tints(table)) for table in tables if not table.fold],
+        by_depth=[(table, _tints(table)) for table in tables if table.fold],
+        details={
+            "Checkpoints": ("Tensors beside the towers", outside(report)),
+            "Calibration images": ("What was read", read(report)),
+        },
         record=record({"settings": report.settings, "tower": report.architecture or {}}),
     )
 

@@ -32,7 +32,9 @@ class Figures:
     shares: Mapping[int, Sequence[float]] = field(default_factory=dict)
     """Number of a row -> how dark each cell but the first is, from 0 to 1; a page tints a table that has them."""
     wide: bool = False
-    """one column per task or block, so that a terminal leaves it out"""
+    """with a column or row per task or block, so that a terminal leaves it out"""
+    fold: bool = False
+    """one of many of its kind, which a page shows when it is asked"""
 
 
 def headline(report: CheckReport) -> str:
@@ -85,10 +87,15 @@ def _images(report: CheckReport) -> Iterator[Figures]:
         if (facts := task.images) is not None:
             counts = sorted(set(facts.per_class.values()))
             each = "-".join(map(str, counts)) if counts else _UNKNOWN
+            seeds = facts.found.get("seeds")
+            found = [_UNKNOWN, _UNKNOWN] if seeds is None else [str(seeds.images), str(sum(seeds.skipped.values()))]
             shared = [_overlap(facts.overlap, key) for key in ("test", "tune")]
-            rows.append([task.name, str(task.classes), str(facts.count), each, str(facts.duplicates), *shared])
-    about = "Copies: images with the bytes of one before. Also in: of them, byte for byte; ? where these are not looked at."
-    head = ["", "classes", "images", "per class", "copies", "also in test", "in tune"]
+            rows.append([task.name, str(task.classes), str(facts.count), *found, each, str(facts.duplicates), *shared])
+    about = (
+        "Drawn from those found; skipped: files and images left out. Copies: with the bytes of another before. In test and in "
+        "tune: byte for byte; ? where these are not looked at."
+    )
+    head = ["", "classes", "images", "found", "skipped", "per class", "copies", "in test", "in tune"]
     yield Figures("Calibration images", about, head, rows)
 
 
@@ -197,6 +204,20 @@ def _sizes(report: CheckReport) -> Iterator[Figures]:
     ]
     about = "In float32. Memory: of weights, with the router and one expert resident; ONNX Runtime's own comes on top."
     yield Figures("What it will take, by rank", about, ["rank", "an expert", "merged model", "bundle", "memory"], rows)
+
+
+def read(report: CheckReport) -> list[tuple[str, str]]:
+    """Return what was read of images, by task and key of the task file."""
+    listed = []
+    for task in report.tasks:
+        for key, found in (task.images.found if task.images else {}).items():
+            if found is not None:
+                counts = [f"{number} {reason}" for reason, number in found.skipped.items()]
+                by_class = [f"{name} {number}" for name, number in found.per_class.items()]
+                skipped = f"; skipped: {', '.join(counts)}" if counts else ""
+                of = f" ({', '.join(by_class)})" if by_class else ""
+                listed.append((f"{task.name}: {key}", f"{found.taken}: {found.images} images{of}{skipped}"))
+    return listed
 
 
 def outside(report: CheckReport) -> list[tuple[str, str]]:
