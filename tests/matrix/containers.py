@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
+LORA, RANK = "LoRA of q and v", 4
 TOLERANCE = 1e-5
 HALF, BFLOAT = 2e-3, 2e-2
 """What rounding the weights to half precision may change in an embedding."""
@@ -274,28 +275,52 @@ def _tower_state(model: nn.Module, part: nn.Module) -> State:
 def _peft(name: str, **options: Any) -> Container:
     """Return the adapter folder that PEFT writes, every value of the adapter random."""
 
-    def adapt(model: nn.Module) -> nn.Module:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=6, **options))
-        generator = torch.Generator().manual_seed(1)
-        for parameter_name, parameter in adapted.named_parameters():
-            if parameter.requires_grad:
-                scale = 0.5 if "magnitude" in parameter_name else 0.05
-                parameter.data.add_(scale * torch.randn(parameter.shape, generator=generator))
-        return adapted
+    return Container(name, "peft", _write_adapter, adapt=lambda model: _adapted(model, **options))
 
-    def write(model: Any, folder: Path) -> str:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.save_pretrained(folder / "adapter")
-        return "adapter"
 
-    return Container(name, "peft", write, adapt=adapt)
+def _adapted(model: nn.Module, **options: Any) -> nn.Module:
+    """Return a model with an adapter in it, every value of which is random."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted: nn.Module = peft.get_peft_model(model, peft.LoraConfig(r=RANK, lora_alpha=6, **options))
+    generator = torch.Generator().manual_seed(1)
+    for parameter_name, parameter in adapted.named_parameters():
+        if parameter.requires_grad:
+            scale = 0.5 if "magnitude" in parameter_name else 0.05
+            parameter.data.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return adapted
+
+
+def _write_adapter(model: Any, folder: Path) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save_pretrained(folder / "adapter")
+    return "adapter"
+
+
+class AdaptedVision(nn.Module):
+    """A vision tower alone with an adapter, under the projection of the whole model, as FusionBench's are trained."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        vision = transformers.CLIPVisionModel(model.config.vision_config)
+        vision.load_state_dict(_tower_state(model, vision))
+        self.vision = _adapted(vision, target_modules=["q_proj", "v_proj"])
+        self.projection = model.visual_projection
+
+    def get_image_features(self, pixels: Tensor) -> Tensor:
+        """Return embeddings, not normalized."""
+        embeds: Tensor = self.projection(self.vision(pixel_values=pixels).pooler_output)
+        return embeds
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the adapter."""
+        self.vision.save_pretrained(folder)
 
 
 PEFT = (
-    _peft("LoRA of q and v", target_modules=["q_proj", "v_proj"]),
+    _peft(LORA, target_modules=["q_proj", "v_proj"]),
+    Container("LoRA of a vision tower alone", "peft", _write_adapter, adapt=AdaptedVision),
     _peft("LoRA of all linear layers", target_modules="all-linear"),
     _peft("rsLoRA", target_modules=["q_proj", "fc1"], use_rslora=True),
     _peft("DoRA", target_modules=["k_proj", "fc2"], use_dora=True),

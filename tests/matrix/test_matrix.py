@@ -15,13 +15,13 @@ from model_families import CLASSES, FAMILIES, WIDTH, Family
 from page import CELLS, CONTAINERS, EVERY, PAGE, exact_row, refused_row
 from PIL import Image
 from refused import REFUSED, Refused, clip
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture
 from mingle_edge.core.errors import CheckpointError
 from mingle_edge.merging.merge import merge
 from mingle_edge_export import export_bundle
-from mingle_edge_runtime import EdgeModel
+from mingle_edge_runtime import Bundle, EdgeModel
 
 PICTURES = [
     Image.fromarray(np.random.default_rng(n).integers(0, 256, (*size, 3), dtype=np.uint8))
@@ -36,6 +36,8 @@ class Served:
     model: EdgeModel
     expected: dict[str, torch.Tensor]
     """task -> embeddings `[n, dim]`"""
+    folder: Path
+    """of the task file, with a folder of each task's checkpoint"""
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def _serve(family: Family, folder: Path) -> Served:
     (folder / "TASKS.toml").write_text("\n".join(lines) + "\n")
     merge(folder / "TASKS.toml", folder / "merged")
     export_bundle(folder / "merged", folder / "bundle")
-    return Served(EdgeModel.open(folder / "bundle"), expected)
+    return Served(EdgeModel.open(folder / "bundle"), expected, folder)
 
 
 @pytest.mark.parametrize(("family", "container", "library"), CELLS)
@@ -91,6 +93,16 @@ def test_the_bundle_computes_what_the_library_computes(serve, family, container,
     actual = torch.from_numpy(served.model.embed(PICTURES, f"task{number}"))
     scale = 1.0 if not FAMILIES[family].classifier else float(expected.norm(dim=1).max())
     torch.testing.assert_close(actual / scale, expected / scale, rtol=0, atol=used[number].tolerance)
+
+
+def test_a_task_of_low_rank_weighs_what_its_adapter_weighs(serve):
+    served = serve("CLIPModel")
+    number = next(i for i, container in enumerate(CONTAINERS["transformers"]) if container.name == containers.LORA)
+    adapter = load_file(served.folder / f"task{number}" / "adapter" / "adapter_model.safetensors")
+    factors = sum(tensor.nbytes for name, tensor in adapter.items() if "vision_model" in name)
+    task = Bundle.open(served.folder / "bundle").index.tasks[number]
+    assert task.rank == containers.RANK
+    assert factors <= task.expert_bytes <= factors + 4096  # names and shapes
 
 
 @pytest.fixture(scope="module")
