@@ -1,4 +1,4 @@
-"""CLIP vision towers from open_clip and Hugging Face checkpoints, under one internal naming, tensor by tensor."""
+"""Vision towers from open_clip and Hugging Face checkpoints, under one internal naming, tensor by tensor."""
 
 from mingle_edge.checkpoints.architectures import read_architecture
 from mingle_edge.checkpoints.checkpoint import Checkpoint, open_checkpoint

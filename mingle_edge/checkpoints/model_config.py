@@ -47,7 +47,7 @@ def read_model_config(model: str, base: Path) -> ModelConfig:
     name.
 
     Raises:
-        CheckpointError: neither exists, or the file is not a configuration of a CLIP model.
+        CheckpointError: neither exists, or the file is not a configuration of a model that is read.
     """
     path = local_path(model, base)
     try:
