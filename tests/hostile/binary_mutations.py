@@ -263,11 +263,31 @@ def _one_of(share: float, often: Mutator, seldom: Mutator) -> Mutator:
 
 
 _archive = _one_of(0.65, zip_members, sizes)
+
+
+def tar(data: bytes, random: Random) -> bytes:
+    """Change a field of a header of a tar file, whose checksum is then right again; or the end, or what members hold."""
+    headers = [start for start in range(0, len(data), 512) if data[start + 257 : start + 262] == b"ustar"]
+    if not headers or random.random() < 0.2:
+        return sizes(data, random)
+    start, changed = random.choice(headers), bytearray(data)
+    if random.random() < 0.2:
+        return bytes(changed[:start] + changed[random.choice((start, start + 512, *headers)) :])
+    place, width = random.choice(((0, 100), (124, 12), (156, 1), (157, 100), (345, 155)))  # name, size, type, link, prefix
+    octal = b"%011o\0" % random.choice((0, 1, 600, 1 << 20, 1 << 32))
+    values = {1: (bytes([random.choice(b"0123456LKxgS\0V")]),), 12: (octal, b"\x80" + random.randbytes(11), b"-0000000001\0")}
+    names = (b"../a.png", b"/a.cls", b"1.png", b"1.cls", b"a/b", b".png", b"\xff.json", b"2.txt", b"x" * 100)
+    changed[start + place : start + place + width] = random.choice(values.get(width, names)).ljust(width, b"\0")[:width]
+    changed[start + 148 : start + 156] = b" " * 8
+    changed[start + 148 : start + 156] = b"%06o\0 " % sum(changed[start : start + 512])
+    return bytes(changed)
+
+
 MUTATORS: dict[str, Mutator] = {
     **{".json": json_text, ".toml": toml_lines, ".bin": _one_of(0.7, float_values, any_bytes), ".npy": npy},
     **{".onnx": protobuf, ".onnx_adapter": _one_of(0.85, sizes, float_values), ".safetensors": safetensors},
     **{".npz": _archive, ".pt": _archive, ".pkl": pickled},
-    **{".png": png, ".jpg": jpeg, ".tif": sizes, ".bmp": sizes, ".gif": sizes, ".webp": sizes, ".parquet": sizes},
+    **{".png": png, ".jpg": jpeg, ".tif": sizes, ".bmp": sizes, ".gif": sizes, ".webp": sizes, ".parquet": sizes, ".tar": tar},
 }
 """by suffix; other files are changed as bytes"""
 

@@ -5,6 +5,8 @@ Written with the workstation's libraries, so that an interpreter with nothing bu
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import hub_parquet
@@ -34,6 +36,8 @@ def write_corpus(root: Path, exported: bool = True) -> Path:
         write_merged(root / "merged" / kind, scope=kind)
     write_task_file(root / "tasks")
     write_parquet(root / "parquet")
+    write_tars(root / "tars")
+    write_tables(root / "tables")
     write_checkpoints(root / "checkpoints")
     if exported:
         write_exported(root)
@@ -127,6 +131,30 @@ def write_parquet(folder: Path) -> None:
     pictures = [hub_parquet.encoded(n) for n in range(7)]
     hub_parquet.write_shard(folder / "numbers.parquet", pictures, [n % 3 for n in range(7)], CLASSES)
     hub_parquet.write_shard(folder / "names.parquet", pictures, [CLASSES[n % 3] for n in range(7)])
+
+
+def write_tars(folder: Path) -> None:
+    """Write samples with labels by number, by name and in JSON."""
+    folder.mkdir(parents=True)
+    for suffix, labels in {"cls": range(3), "txt": CLASSES, "json": [f'{{"label": {n}}}' for n in range(3)]}.items():
+        with tarfile.open(folder / f"{suffix}.tar", "w") as archive:
+            for number, label in enumerate(labels):
+                for name, data in (("png", hub_parquet.encoded(number)), (suffix, str(label).encode())):
+                    member = tarfile.TarInfo(f"{number}.{name}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+
+
+def write_tables(folder: Path) -> None:
+    """Write tables of pictures beside them, and a data set's card."""
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(hub_parquet.encoded(number))
+    (folder / "all.csv").write_text("file_name,label\n" + "".join(f"{n}.png,{name}\n" for n, name in enumerate(CLASSES)))
+    (folder / "metadata.jsonl").write_text("".join(f'{{"file_name": "{n}.png", "label": {n}}}\n' for n in range(3)))
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: a\n  data_files:\n  - split: test\n    path: '*.png'\n---\n"
+    )
 
 
 def write_checkpoints(folder: Path) -> None:

@@ -24,11 +24,11 @@ from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_arch
 from mingle_edge.cli.inspect import describe_merged_model
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.core.errors import MingleError
+from mingle_edge.data.image_cache import cache_folder
 from mingle_edge.data.image_source import ImageSource
 from mingle_edge.data.images import load_images
-from mingle_edge.data.parquet_images import ParquetImages
+from mingle_edge.data.labeled_images import read_labeled
 from mingle_edge.data.settings import Settings
-from mingle_edge.data.shards import find_shards
 from mingle_edge.data.task_file import TASK_NAME, read_task_file
 from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export import export_bundle
@@ -127,13 +127,35 @@ class Parquet(Target):
         return f"{self.changed} of other types"
 
     def answer(self) -> str:
-        images = ParquetImages(find_shards(self.changed, self.root, "parquet"), ImageSource(self.changed), CLASSES)
-        if not all(label in range(len(CLASSES)) for label in images.labels):
-            raise WrongAnswerError(f"labels are {images.labels}")
-        paths = images.paths(range(len(images.labels)))
-        if len(paths) != len(images.labels) or not all(path.stat().st_size for path in paths):
-            raise WrongAnswerError(f"images are {paths}")
-        return "right, consistent"
+        return _labeled(ImageSource(self.changed), self.root)
+
+
+class Tars(Target):
+    """Images and labels in tar files."""
+
+    name = "webdataset"
+    share = 4
+    folder = "tars"
+    refusals = (MingleError,)
+
+    def answer(self) -> str:
+        return _labeled(ImageSource(self.changed), self.root)
+
+
+class Tables(Target):
+    """Tables of images and labels, and data sets that have one."""
+
+    name = "table"
+    share = 3
+    folder = "tables"
+    refusals = (MingleError,)
+
+    def choose(self, random: Random) -> str:
+        return random.choice([name for name in self.names if not name.endswith(".png")])
+
+    def answer(self) -> str:
+        files = self.changed if self.changed.endswith(".csv") else "."
+        return _labeled(ImageSource(files, usual_split="test"), self.root)
 
 
 class Checkpoints(Target):
@@ -190,6 +212,16 @@ class WorkstationPictures(Pictures):
         return "right, equal"
 
 
+def _labeled(source: ImageSource, root: Path) -> str:
+    images = read_labeled(source, root, CLASSES)
+    if not all(label in range(len(CLASSES)) for label in images.labels) or len(images.labels) != len(images.paths):
+        raise WrongAnswerError(f"labels are {images.labels}")
+    places = (root.parent.resolve(), cache_folder().resolve())
+    if not all(path.stat().st_size and any(map(path.resolve().is_relative_to, places)) for path in images.paths):
+        raise WrongAnswerError(f"images are {images.paths}")
+    return "right, consistent"
+
+
 def _odd_table(random: Random) -> bytes:
     """A whole parquet file whose columns and metadata are not those of images with labels, or not quite."""
     content = encoded(0)
@@ -234,4 +266,4 @@ def _check_arrays(read: Callable[[], Mapping[str, Any]]) -> None:
             raise WrongAnswerError(f"{name} is {array!r:.50}")
 
 
-TARGETS: tuple[type[Target], ...] = (MergedModels, Exports, TaskFiles, Parquet, Checkpoints, WorkstationPictures)
+TARGETS: tuple[type[Target], ...] = (MergedModels, Exports, TaskFiles, Parquet, Tars, Tables, Checkpoints, WorkstationPictures)

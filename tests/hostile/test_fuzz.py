@@ -16,7 +16,15 @@ from interpreters import every_interpreter, output_of
 
 SEED = 20
 RUNTIME_CASES = {"bundle.json": 350, "bundle files": 450, "verify": 100, "pictures": 400}
-WORKSTATION_CASES = {"merged model": 200, "task file": 200, "parquet": 100, "checkpoint": 100, "pictures, workstation": 100}
+WORKSTATION_CASES = {
+    "merged model": 200,
+    "task file": 200,
+    "parquet": 100,
+    "webdataset": 100,
+    "table": 60,
+    "checkpoint": 100,
+    "pictures, workstation": 100,
+}
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and what a process does are read from /proc")
 

@@ -157,7 +157,7 @@ def test_cut_short_or_with_other_bytes(tmp_path: Path) -> None:
     content = archive(*GOOD)
     generator = np.random.default_rng(0)
     cases = [content[:length] for length in generator.integers(0, len(BODY), 40)]
-    refused = 0
+    messages = []
     for case in cases:
         with pytest.raises(ImageFolderError, match=r"a\.tar"):
             read(tmp_path, case)
@@ -167,9 +167,9 @@ def test_cut_short_or_with_other_bytes(tmp_path: Path) -> None:
         try:
             assert len(read(tmp_path, bytes(damaged))) == 2
         except ImageFolderError as error:
-            assert "a.tar" in str(error) or "class" in str(error)
-            refused += 1
-    assert refused > 50
+            messages.append(str(error))
+    assert len(messages) > 50
+    assert all("a.tar" in message for message in messages)
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
