@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+import click
 import pytest
+from click.testing import CliRunner, Result
 from special_files import folder_for_all
 
-LONGEST = 60  # seconds that no test comes near to
+from mingle_edge.cli import LazyGroup, main
+
+LONGEST = 30  # seconds that no test comes near to
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +36,14 @@ def open_folder() -> Iterator[Path]:
     """A temporary folder that every user may enter."""
     with folder_for_all() as folder:
         yield folder
+
+
+@pytest.fixture
+def command_that(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], Result]:
+    """What runs a command that does this."""
+
+    def run(action: Callable[[], object]) -> Result:
+        monkeypatch.setattr(LazyGroup, "get_command", lambda *given: click.Command("any", callback=action))
+        return CliRunner().invoke(main, ["any"])
+
+    return run

@@ -6,6 +6,7 @@ Written with the workstation's libraries, so that an interpreter with nothing bu
 from __future__ import annotations
 
 import io
+import itertools
 import tarfile
 from pathlib import Path
 
@@ -47,12 +48,10 @@ def write_corpus(root: Path, exported: bool = True) -> Path:
 
 def write_exported(root: Path) -> None:
     """Write bundles of every kind and precision."""
-    for kind in KINDS:
-        for precision in ("fp32", "int8", "int4"):
-            backbone = "fp32" if precision == "int4" else precision
-            bounds = {"min_cosine": 0.0, "min_route_agreement": 0.0}  # random weights of few channels keep little in few bits
-            options = {"precision": backbone, "expert_precision": precision, **bounds}
-            export_bundle(root / "merged" / kind, root / "bundles" / f"exported-{kind}-{precision}", ExportOptions(**options))
+    bounds = {"min_cosine": 0.0, "min_route_agreement": 0.0}  # random weights of few channels keep little in few bits
+    for kind, (backbone, experts) in itertools.product(KINDS, (("fp32", "fp32"), ("int8", "int8"), ("fp32", "int4"))):
+        options = ExportOptions(precision=backbone, expert_precision=experts, **bounds)
+        export_bundle(root / "merged" / kind, root / "bundles" / f"exported-{kind}-{experts}", options)
     export_bundle(root / "merged" / "image", root / "bundles" / "exported-folded", ExportOptions(fold="task1"))
 
 

@@ -85,6 +85,11 @@ def test_labels_of_any_language_are_taken(bundle) -> None:
         assert model.labels("red") == tuple(labels)
 
 
+def described(shape: bytes, kind: bytes = b"'<f4'") -> bytes:
+    """The header of an array of this shape and type."""
+    return b"{'descr': " + kind + b", 'fortran_order': False, 'shape': " + shape + b", }"
+
+
 def npy(header: bytes, data: bytes = b"", version: int = 1) -> bytes:
     """A .npy file with this header."""
     length = len(header).to_bytes(2 if version == 1 else 4, "little")
@@ -98,17 +103,17 @@ HEADERS: dict[str, bytes] = {
     "unclosed string": npy(b"{'descr': '''<f4"),
     "deep": npy(b"(" * 9000),
     "deep minus": npy(b"-" * 9000 + b"1"),
-    "negative": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-4, -16), }", bytes(256)),
-    "huge": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 16), }", bytes(256)),
-    "huge beside none": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (0, 99999999999999999999999), }"),
+    "negative": npy(described(b"(-4, -16)"), bytes(256)),
+    "huge": npy(described(b"(1000000000000, 16)"), bytes(256)),
+    "huge beside none": npy(described(b"(0, 99999999999999999999999)")),
     "many sides": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (" + b"1," * 99 + b"), }", bytes(4)),
     "other type": npy(b"{'descr': '<q9', 'fortran_order': False, 'shape': (4, 16), }", bytes(256)),
     "no type": npy(b"{'descr': [], 'fortran_order': False, 'shape': (4, 16), }"),
     "objects": npy(b"{'descr': '|O', 'fortran_order': False, 'shape': (4, 16), }", bytes(512)),
     "not ASCII": npy(b"{'descr': '\xff', 'fortran_order': False, 'shape': (4, 16), }"),
-    "long header": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (4, 16), }" + b" " * 200_000, version=2),
-    "version 9": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (4, 16), }", bytes(256), version=9),
-    "booleans": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (True, 64), }", bytes(256)),
+    "long header": npy(described(b"(4, 16)") + b" " * 200_000, version=2),
+    "version 9": npy(described(b"(4, 16)"), bytes(256), version=9),
+    "booleans": npy(described(b"(True, 64)"), bytes(256)),
     "no bytes": npy(b"{'descr': '|V0', 'fortran_order': False, 'shape': (4, 16), }"),
     "empty": b"",
 }
@@ -143,9 +148,7 @@ def test_arrays_are_those_that_numpy_wrote(kind: str, shape: list[int], by_colum
     array = np.asfortranarray(array) if by_columns else array
     file = io.BytesIO()
     np.save(file, array)
-    found = read_npy(file.getvalue())
-    np.testing.assert_array_equal(found, array)
-    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(read_npy(file.getvalue()), array, strict=True)
 
 
 def put_golden(bundle: Path, changes: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
@@ -189,9 +192,7 @@ def test_golden_arrays_larger_than_their_file_are_refused_before_they_are_expand
         read_golden(Bundle.open(bundle))
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"PK\x05\x06" + bytes(18), npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (), }", bytes(4))]
-)
+@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + bytes(18), npy(described(b"()"), bytes(4))])
 def test_a_golden_file_that_is_no_archive_is_refused(bundle, content: bytes) -> None:
     put(bundle, "golden.npz", content)
     with pytest.raises(BundleError, match=r"golden.npz (cannot be read|does not fit)"):

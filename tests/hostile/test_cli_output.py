@@ -7,17 +7,15 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 from tiny_bundle import Weights, images, rewrite, write_image_bundle
 
-from mingle_edge.cli import LazyGroup, main
+from mingle_edge.cli import main
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import LossyTerminal, Terminal, one_line
 from mingle_edge.files.output_path import write_output
@@ -54,17 +52,6 @@ def labelled(bundle: Path, label: str) -> Path:
     """The bundle, whose first label is now another one."""
     rewrite(bundle, lambda record: record["tasks"][0]["labels"].__setitem__(0, label))
     return bundle
-
-
-@pytest.fixture
-def command_that(monkeypatch):
-    """What runs a command called `demo` that does this."""
-
-    def run(action: Callable[[], object]) -> Result:
-        monkeypatch.setattr(LazyGroup, "get_command", lambda *given: click.Command("demo", callback=action))
-        return call("demo")
-
-    return run
 
 
 class TestNames:

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest import mock
 
 import click
 import pytest
 from click.testing import CliRunner, Result
-from tiny_bundle import Weights, write_image_bundle
 
-from mingle_edge.cli import LazyGroup, main
+from mingle_edge.cli import main
 from mingle_edge.cli.progress_bar import ProgressBar
 
 ENDING = "; nothing that was finished is lost, run the same command again to continue\n"
@@ -28,14 +28,8 @@ def _defaults():
         signal.signal(number, handler)
 
 
-def command_that(monkeypatch, call) -> Result:
-    """Any command, doing this."""
-    monkeypatch.setattr(LazyGroup, "get_command", lambda *given: click.Command("merge", callback=call))
-    return CliRunner().invoke(main, ["merge"])
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_what_is_being_written_is_cleaned_up(monkeypatch, tmp_path, number: int) -> None:
+def test_what_is_being_written_is_cleaned_up(command_that, tmp_path, number: int) -> None:
     def work() -> None:
         (tmp_path / "partial").mkdir()
         try:
@@ -45,45 +39,40 @@ def test_what_is_being_written_is_cleaned_up(monkeypatch, tmp_path, number: int)
             signal.raise_signal(number)  # a second one cuts nothing short
             (tmp_path / "partial").rmdir()
 
-    result = command_that(monkeypatch, work)
+    result = command_that(work)
     assert (result.exit_code, result.stdout, result.stderr) == (128 + number, "", f"terminated{ENDING}")
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
-def test_ctrl_c_is_what_it_was(monkeypatch) -> None:
-    def work() -> None:
-        raise KeyboardInterrupt
-
-    result = command_that(monkeypatch, work)
+def test_ctrl_c_is_what_it_was(command_that) -> None:
+    result = command_that(mock.Mock(side_effect=KeyboardInterrupt))
     assert (result.exit_code, result.stderr) == (130, f"\ninterrupted{ENDING}")
 
 
-def test_a_signal_that_is_ignored_or_handled_stays_so(monkeypatch) -> None:
+def test_a_signal_that_is_ignored_or_handled_stays_so(command_that) -> None:
     got = []
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
     signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
-    result = command_that(monkeypatch, lambda: (signal.raise_signal(signal.SIGHUP), signal.raise_signal(signal.SIGTERM)))
+    result = command_that(lambda: (signal.raise_signal(signal.SIGHUP), signal.raise_signal(signal.SIGTERM)))
     assert (result.exit_code, got) == (0, [signal.SIGTERM])
 
 
-def test_commands_run_in_threads_that_get_no_signals(monkeypatch) -> None:
+def test_commands_run_in_threads_that_get_no_signals(command_that) -> None:
     results: list[Result] = []
-    worker = threading.Thread(target=lambda: results.append(command_that(monkeypatch, lambda: click.echo("done"))))
+    worker = threading.Thread(target=lambda: results.append(command_that(lambda: click.echo("done"))))
     worker.start()
     worker.join()
     assert [(result.exit_code, result.stdout) for result in results] == [(0, "done\n")]
 
 
-def test_a_profile_shows_what_it_has(monkeypatch, tmp_path) -> None:
-    bundle = write_image_bundle(tmp_path / "bundle", Weights())
-
+def test_a_profile_shows_what_it_has(monkeypatch, image_bundle) -> None:
     def terminate(self: object, stage: str, done: int, total: int, detail: str = "") -> None:
         if stage == "batch 4":
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(ProgressBar, "__call__", terminate)
-    result = CliRunner().invoke(main, ["profile", str(bundle), "--runs", "2"])
+    result = CliRunner().invoke(main, ["profile", str(image_bundle), "--runs", "2"])
     assert result.exit_code == 143
     assert "INTERRUPTED" in result.output
 

@@ -75,19 +75,16 @@ def read(folder: Path, content: bytes) -> np.ndarray:
         return np.asarray(read_image(path).convert("RGB"))
 
 
-@pytest.mark.parametrize("case", TURNED_FILES)
-def test_other_fields_cost_neither_pixels_nor_orientation(tmp_path, case: str) -> None:
-    np.testing.assert_array_equal(read(tmp_path, TURNED_FILES[case]), np.rot90(JPEG, -1))
+UPRIGHT = {
+    **{name: (content, np.rot90(JPEG, -1)) for name, content in TURNED_FILES.items()},
+    **{name: (content, JPEG) for name, content in PLAIN_FILES.items()},  # whose orientation says nothing
+    **{name: (png_with(*part), PIXELS) for name, part in PNG_CHUNKS.items()},
+}
 
 
-@pytest.mark.parametrize("case", PLAIN_FILES)
-def test_an_orientation_that_says_nothing_leaves_a_picture_as_it_is(tmp_path, case: str) -> None:
-    np.testing.assert_array_equal(read(tmp_path, PLAIN_FILES[case]), JPEG)
-
-
-@pytest.mark.parametrize("case", PNG_CHUNKS)
-def test_no_chunk_of_a_png_costs_its_pixels(tmp_path, case: str) -> None:
-    np.testing.assert_array_equal(read(tmp_path, png_with(*PNG_CHUNKS[case])), PIXELS)
+@pytest.mark.parametrize(("content", "pixels"), UPRIGHT.values(), ids=UPRIGHT)
+def test_metadata_cost_neither_pixels_nor_orientation(tmp_path, content: bytes, pixels: np.ndarray) -> None:
+    np.testing.assert_array_equal(read(tmp_path, content), pixels)
 
 
 def test_a_png_is_upright_whatever_else_it_holds(tmp_path) -> None:
