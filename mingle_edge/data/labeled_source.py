@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +16,7 @@ class LabeledSource(Protocol):
 
     labels: list[int]  # class numbers
     taken: str  # what they were read from, beside the name of the source, in words
-    skipped: Mapping[str, int]  # why something was left out -> how often
+    skipped: dict[str, int]  # why something was left out -> how often
 
     def paths(self, numbers: Sequence[int], progress: Progress = silent) -> list[Path]:
         """Return files of the images with these numbers."""
@@ -28,8 +28,9 @@ class FolderImages:
     def __init__(self, pattern: str, base: Path, classes: Sequence[str]) -> None:
         """List them. Raises `ImageFolderError` as `labeled_images`."""
         self.taken = ""
-        self.skipped: Counter[str] = Counter()
-        pairs = labeled_images(pattern, base, classes, self.skipped)
+        skipped: Counter[str] = Counter()
+        pairs = labeled_images(pattern, base, classes, skipped)
+        self.skipped = dict(skipped)
         self.labels = [label for _, label in pairs]
         self._paths = [path for path, _ in pairs]
 

@@ -58,7 +58,7 @@ def read_members(archive: Path) -> Iterator[Member]:
                     return
                 if count == MOST_MEMBERS:
                     raise ImageFolderError(f"{archive} has more than {MOST_MEMBERS} members; write it as several archives")
-                listed.members.clear()  # or every header stays in memory
+                listed.members.clear()  # type: ignore[attr-defined]  # or every header stays in memory
                 _check(archive, member, size)
                 if member.isfile():
                     yield Member(member.name, member.offset_data, member.size)
