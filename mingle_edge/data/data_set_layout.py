@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from mingle_edge.core.errors import ImageFolderError, shown
 from mingle_edge.data.class_matching import suggestion
+from mingle_edge.data.image_folder import suffixes
 from mingle_edge.files.file_pattern import is_pattern
 
 SPLITS = {
@@ -25,6 +26,22 @@ SPLITS = {
 """Names of folders, and words in names of files -> the split that they say."""
 KINDS: dict[str, Literal["parquet", "webdataset"]] = {".parquet": "parquet", ".tar": "webdataset"}
 """Suffixes of files that hold many images; without any of them a data set is one of image files."""
+_UNREAD = (
+    ".zip",
+    ".gz",
+    ".tgz",
+    ".bz2",
+    ".xz",
+    ".zst",
+    ".7z",
+    ".rar",
+    ".arrow",
+    ".feather",
+    ".tfrecord",
+    ".h5",
+    ".npz",
+    ".mat",
+)
 _LISTED = 10  # names in a message
 _NUMBERED = re.compile(r"[-_.]\d+(-of-\d+)?(-[0-9a-f]+)?$")
 
@@ -60,6 +77,7 @@ def find_layout(
         return chosen
     suffix = next((suffix for suffix in KINDS if any(name.endswith(suffix) for name in visible)), None)
     if suffix is None:
+        _check_images(visible, where)
         return _image_folder(visible, split, usual, config, where)
     group, config = _of_config([name for name in visible if name.endswith(suffix)], config, where)
     found: dict[str, list[str]] = {}
@@ -98,8 +116,9 @@ def _by_card(
     entries = card.get("configs")
     configs: dict[str, dict[str, Any]] = {}
     for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, dict) and ("data_files" in entry or "data_dir" in entry):
-            configs[str(entry.get("config_name", "default"))[:100]] = entry
+        name = entry.get("config_name", "default") if isinstance(entry, dict) else None
+        if isinstance(name, str | int) and ("data_files" in entry or "data_dir" in entry):
+            configs[str(name)] = entry
     if not configs:
         return None
     marked = [name for name, entry in configs.items() if entry.get("default") is True]
@@ -165,6 +184,17 @@ def _image_folder(names: Sequence[str], split: str | None, usual: str | None, co
     (folder,), split = _of_split({name: [folder] for name, folder in found.items()}, split, usual, where)
     inside = [name for name in names if name.startswith(f"{prefix}{folder}/")]
     return Layout("image folder", inside, prefix + folder, _said(split, found, config))
+
+
+def _check_images(names: Sequence[str], where: str) -> None:
+    """Refuse a data set that is neither images nor files of them that are read."""
+    unread = [name for name in names if PurePosixPath(name).suffix.lower() in _UNREAD]
+    if unread and not any(PurePosixPath(name).suffix.lower() in suffixes() for name in names):
+        listed = ", ".join(shown(name) for name in unread[:_LISTED])
+        way = "unpack archives, or write it as parquet (to_parquet of the datasets library)"
+        if where.startswith("hf://") and "@" not in where:
+            way = f"read the hub's own conversion, where it has one: {where.rstrip('/')}@refs/convert/parquet"
+        raise ImageFolderError(f"{where} has no images, parquet or tar files, but {listed}, which are not read; {way}")
 
 
 def _of_config(names: Sequence[str], config: str | None, where: str) -> tuple[list[str], str | None]:

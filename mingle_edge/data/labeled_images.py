@@ -30,7 +30,7 @@ def read_labeled(source: ImageSource, base: Path, classes: Sequence[str], progre
         ImageFolderError: nothing there, classes that do not match, or a class without images.
         HubError: the source is on the hub, and the hub or the cache does not have it.
     """
-    images, by_class, found = _open(source, base, classes)
+    images, by_class, found = _open(source, base, classes, progress)
     numbers = sorted(number for of_class in by_class for number in of_class)
     return ImageSet(images.paths(numbers, progress), [images.labels[n] for n in numbers], found=found)
 
@@ -47,7 +47,7 @@ def draw_calibration_images(
     """
     if per_class == 0:
         return ImageSet([])
-    images, by_class, found = _open(source, base, classes)
+    images, by_class, found = _open(source, base, classes, progress)
     drawn: list[int] = []
     for name, numbers in zip(classes, by_class, strict=True):
         if len(numbers) < per_class:
@@ -73,7 +73,9 @@ def read_calibration_images(task: TaskSource, base: Path, seed: int, progress: P
     return draw_calibration_images(task.seeds, base, task.classes, task.seeds_per_class, seed, progress)
 
 
-def _open(source: ImageSource, base: Path, classes: Sequence[str]) -> tuple[LabeledSource, list[list[int]], FoundImages]:
+def _open(
+    source: ImageSource, base: Path, classes: Sequence[str], progress: Progress
+) -> tuple[LabeledSource, list[list[int]], FoundImages]:
     """Open a source. Returns by class the numbers of the images in its share as well, and what was found."""
     images = _open_kind(source, base, classes)
     by_class: list[list[int]] = [[] for _ in classes]
@@ -90,6 +92,8 @@ def _open(source: ImageSource, base: Path, classes: Sequence[str]) -> tuple[Labe
             raise ImageFolderError(f"{source.files}: class {name!r} has no image{where}; add images, or correct what is named")
     per_class = {name: len(numbers) for name, numbers in zip(classes, by_class, strict=True)}
     taken = f"{source.files}, {images.taken}" if images.taken else source.files
+    if source.kind == "folder":  # which part of it was read is not in its name
+        progress("data set", 1, 1, taken)
     return images, by_class, FoundImages(taken, sum(per_class.values()), per_class, skipped)
 
 

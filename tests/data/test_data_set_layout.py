@@ -113,6 +113,16 @@ def test_folders_of_a_split(names: list[str], options: dict[str, Any], folder: s
         (["sea/a.png", "lake/b.png"], {"split": "test"}, "has no split 'test'; it has 'lake', 'sea'"),
         (["sea/a.png"], {"config": "x"}, "has no configuration 'x', a folder of this name"),
         ([], {}, "set holds no file"),
+        (
+            ["data/train.zip", "README.md"],
+            {"usual": "test"},
+            "set has no images, parquet or tar files, but 'data/train.zip', which",
+        ),
+        (
+            ["train/data-00000-of-00001.arrow", "dataset_info.json"],
+            {},
+            "write it as parquet .to_parquet of the datasets library",
+        ),
         (["x.parquet"], {"card": CIFAR, "split": "train"}, r"its README.md names no file for split 'train' .*'fine/tr-\*'"),
         (["x.parquet"], {"card": CIFAR, "config": "medium"}, "it has 'fine', 'coarse'"),
         (
@@ -125,6 +135,24 @@ def test_folders_of_a_split(names: list[str], options: dict[str, Any], folder: s
 def test_refused(names: list[str], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ImageFolderError, match=message):
         found(names, **options)
+
+
+def test_a_data_set_of_archives_has_a_conversion_on_the_hub() -> None:
+    with pytest.raises(ImageFolderError, match=r"conversion, where it has one: hf://datasets/o/n@refs/convert/parquet$"):
+        find_layout(["train.zip"], None, "test", None, {}, "hf://datasets/o/n")
+
+
+def test_a_card_of_references_to_references_is_not_written_out() -> None:
+    """Thirty lists, each twice in the next, are a thousand million when they are."""
+    bomb: list[Any] = ["x"]
+    for _ in range(30):
+        bomb = [bomb, bomb]
+    for card in (
+        {"configs": [{"config_name": bomb, "data_files": "*"}]},
+        {"configs": [{"data_files": bomb}]},
+        {"configs": bomb},
+    ):
+        assert found(SHARDED, "test", card=card).names == SHARDED[:1]
 
 
 @pytest.mark.parametrize("card", [{"configs": value} for value in (3, "a", [3], [{}], [{"config_name": "a"}], {"a": 1}, None)])
