@@ -67,7 +67,9 @@ class TestImageFolders:
         expected = [(encoded(2), "sea"), (encoded(3), "sea"), (encoded(4), "lake")]
         assert content(source, tmp_path) == expected
         assert content(replace(source, split="train"), tmp_path) == [(encoded(0), "sea"), (encoded(1), "lake")]
-        found = read_labeled(source, tmp_path, NAMES).found
+        seen: list[tuple[object, ...]] = []
+        found = read_labeled(source, tmp_path, NAMES, lambda *state: seen.append(state)).found
+        assert seen == [("data set", 1, 1, f"{source.files}, split test of test, train")]
         assert found == FoundImages(f"{source.files}, split test of test, train", 3, {"sea": 2, "lake": 1}, {"no image": 1})
         assert json.loads(json.dumps(asdict(found)))["per_class"] == {"sea": 2, "lake": 1}
 
