@@ -98,6 +98,11 @@ def _open_folder(
         listed = ListedImages(tables, source, classes, root, layout.folder)
         listed.skip_others(list_images(folder))
         return listed
+    if not classes_are_folders:
+        raise ImageFolderError(
+            f"{folder} holds neither class folders nor {' or '.join(METADATA)} with labels; put images in a folder for each class, "
+            "or name a table of files and labels, or a split's folder"
+        )
     if source.label or source.image:
         raise ImageFolderError(
             f"{source.files}: a column is named, and {folder} holds class folders, without {' or '.join(METADATA)}; remove it"

@@ -125,6 +125,13 @@ class TestMetadata:
         with pytest.raises(ImageFolderError, match=r"metadata\.csv has no column that may be the label .*name it: label = "):
             content(TEST, tmp_path)
 
+    def test_images_of_which_nothing_says_a_class(self, tmp_path: Path) -> None:
+        put(tmp_path / "set", a=0, b=1)
+        with pytest.raises(
+            ImageFolderError, match=r"set holds neither class folders nor metadata\.csv or metadata\.jsonl with"
+        ):
+            content(TEST, tmp_path)
+
     def test_a_column_where_there_is_no_table(self, tmp_path: Path) -> None:
         put(tmp_path / "set", sea__a=0, lake__a=1)
         with pytest.raises(ImageFolderError, match=r"a column is named, .*without metadata\.csv or metadata\.jsonl; remove it"):

@@ -6,10 +6,12 @@ None is opened that may keep the process waiting, and the error names what it is
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import os
 import pickle
 import re
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +77,7 @@ def shards(folder: Path) -> list[str]:
 
 
 def labels(folder: Path, pattern: str) -> list[int]:
-    return [label for _, label in labeled_pairs(ImageSource(pattern), folder / "parquet", ["sea"])]
+    return [label for _, label in labeled_pairs(ImageSource(pattern), folder, ["sea"])]
 
 
 def served(folder: Path) -> Any:
@@ -91,6 +93,8 @@ TEXTS = {
     "config.json": Reader("hub/config.json", CheckpointError, lambda folder: read_architecture("hub", folder)),
     "processor": Reader("hub/preprocessor_config.json", CheckpointError, lambda folder: read_architecture("hub", folder)),
     "index of shards": Reader("hub/model.safetensors.index.json", CheckpointError, shards),
+    "table": Reader("tables/a.csv", ImageFolderError, lambda folder: labels(folder, "tables/a.csv")),
+    "metadata": Reader("tables/metadata.jsonl", ImageFolderError, lambda folder: labels(folder, "tables")),
     "kind of device": Reader("kinds/a.toml", DeviceFileError, lambda folder: read_devices(folder / "kinds")),
 }
 OTHERS = {
@@ -108,8 +112,9 @@ OTHERS = {
     "archive": Reader("a.pt", CheckpointError, lambda folder: open_tensors(folder / "a.pt")),
     "folder of weights": Reader("one/model.safetensors", CheckpointError, lambda folder: open_tensors(folder / "one")),
     "classifier": Reader("a.pt", CheckpointError, lambda folder: read_head(folder / "a.pt", ["sea"], ARCHITECTURE, 100.0)),
-    "parquet": Reader("parquet/a.parquet", ImageFolderError, lambda folder: labels(folder, "a.parquet")),
-    "pattern": Reader("parquet/a.parquet", ImageFolderError, lambda folder: labels(folder, "**/*.parquet")),
+    "parquet": Reader("parquet/a.parquet", ImageFolderError, lambda folder: labels(folder / "parquet", "a.parquet")),
+    "tar": Reader("tars/a.tar", ImageFolderError, lambda folder: labels(folder, "tars/a.tar")),
+    "pattern": Reader("parquet/a.parquet", ImageFolderError, lambda folder: labels(folder / "parquet", "**/*.parquet")),
     "picture": Reader("photo.png", ImageError, lambda folder: preprocess(folder / "photo.png", SPEC)),
     "image": Reader("photo.png", ImageFolderError, lambda folder: check_images([folder / "photo.png"])),
     "verified": Reader("bundle/golden.npz", BundleError, lambda folder: verify(folder / "bundle")),
@@ -141,6 +146,16 @@ def good() -> Iterator[Path]:
         write_image_bundle(folder / "bundle", Weights())
         write_shard(folder / "parquet/a.parquet", [encoded("PNG")], ["sea"])
         (folder / "photo.png").write_bytes(encoded("PNG"))
+        (folder / "tables").mkdir()
+        (folder / "tables/a.png").write_bytes(encoded("PNG"))
+        (folder / "tables/a.csv").write_text("file_name,label\na.png,sea\n")
+        (folder / "tables/metadata.jsonl").write_text('{"file_name": "a.png", "label": "sea"}\n')
+        (folder / "tars").mkdir()
+        with tarfile.open(folder / "tars/a.tar", "w") as archive:
+            for name, content in (("a.png", encoded("PNG")), ("a.cls", b"0")):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
         (folder / "report.json").write_text("{}")
         yield folder
 
