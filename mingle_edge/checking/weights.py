@@ -20,8 +20,8 @@ from mingle_edge.data.settings import Settings
 from mingle_edge.merging.task_warnings import Kinship, cosine
 
 RANKS = (4, 8, 16, 32, 64, 128)
-MOST_WORK = 8e10
-"""Of decompositions, as the sum of the cubes of the smaller sides: half a minute of one core. Beyond it blocks are sampled."""
+MOST_WORK = 1.6e11
+"""Of decompositions, as the sum of the cubes of the smaller sides: some 15 seconds of a core. Beyond it blocks are sampled."""
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,11 @@ def _lines(report: CheckReport) -> Iterator[str]:
             yield from wrap(f"{table.title}. {table.about}", _WIDTH)
             yield from map(one_line, table_lines(Table(table.head, table.rows)))
             yield ""
-    yield from (f"warning: {said(finding)}" for finding in report.warnings)
-    yield from (f"fault: {said(finding)}" for finding in report.faults)
+    yield from (f"warning: {_shown(said(finding))}" for finding in report.warnings)
+    yield from (f"fault: {_shown(said(finding))}" for finding in report.faults)
     yield one_line(headline(report))
+
+
+def _shown(message: str) -> str:
+    """Return a message with the lines of a list in it, and no line that a name could make."""
+    return "\n  ".join(map(one_line, message.split("\n  ")))
