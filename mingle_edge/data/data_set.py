@@ -32,26 +32,19 @@ def open_data_set(source: ImageSource, base: Path, classes: Sequence[str]) -> La
         ImageFolderError: no such split, or what is wrong with its files.
         HubError: it is on the hub, and neither the hub nor the cache has it.
     """
-    if not is_hub_reference(source.files):
+    reference = parse_hub_reference(source.files) if is_hub_reference(source.files) else None
+    if reference is None:
         root = base / source.files
-        try:
-            if find_file(root) is None or not root.is_dir():
-                raise ImageFolderError(f"there is no folder {root}; correct the path")
-            names = [path.relative_to(root).as_posix() for path, _ in matching_files(root, f"{ANY_DEPTH}/*")]
-        except FileError as error:
-            raise ImageFolderError(str(error)) from error
-        layout = find_layout(names, source.split, source.usual_split, source.config, _card(root), source.files)
-        tables = _tables(names, layout)
+        names = _files(root)
     else:
-        reference = parse_hub_reference(source.files)
-        names, folder = list_data_set(reference)
-        card = _card(folder) if not reference.path else {}
-        layout = find_layout(names, source.split, source.usual_split, source.config, card, source.files)
-        tables = _tables(names, layout)
-        if layout.kind == "image folder":
-            root = fetch_files(reference, tables, layout.folder)
-        else:
-            root = fetch_files(reference, layout.names)
+        names, root = list_data_set(reference)
+    card = {} if reference is not None and reference.path else _card(root)
+    layout = find_layout(names, source.split, source.usual_split, source.config, card, source.files)
+    tables = _tables(names, layout)
+    if reference is not None and layout.kind == "image folder":
+        root = fetch_files(reference, tables, layout.folder)
+    elif reference is not None:
+        root = fetch_files(reference, layout.names)
     images = _open(source, layout, root, tables, classes)
     images.taken = ": ".join(filter(None, (layout.said, images.taken)))
     return images
@@ -100,14 +93,24 @@ def _open_folder(
         return listed
     if not classes_are_folders:
         raise ImageFolderError(
-            f"{folder} holds neither class folders nor {' or '.join(METADATA)} with labels; put images in a folder for each class, "
-            "or name a table of files and labels, or a split's folder"
+            f"{folder} holds neither class folders nor {' or '.join(METADATA)} with labels; put images in a folder for each "
+            "class, or name a table of files and labels, or a split's folder"
         )
     if source.label or source.image:
         raise ImageFolderError(
             f"{source.files}: a column is named, and {folder} holds class folders, without {' or '.join(METADATA)}; remove it"
         )
     return FolderImages(f"{CLASS}/{ANY_DEPTH}/*", folder, classes)
+
+
+def _files(root: Path) -> list[str]:
+    """Return the names of everything in a folder and below it, relative to it."""
+    try:
+        if find_file(root) is None or not root.is_dir():
+            raise ImageFolderError(f"there is no folder {root}; correct the path")
+        return [path.relative_to(root).as_posix() for path, _ in matching_files(root, f"{ANY_DEPTH}/*")]
+    except FileError as error:
+        raise ImageFolderError(str(error)) from error
 
 
 def _tables(names: Sequence[str], layout: Layout) -> list[str]:

@@ -133,18 +133,21 @@ def _by_card(
     taken, split = _of_split(patterns, split, usual, where)
     found = [path for path in names if any(_matches(path, prefix + pattern) for pattern in taken)]
     kinds = {KINDS.get(PurePosixPath(path).suffix) for path in found}
-    if not found or len(kinds) > 1:
-        rule = "no file" if not found else "files of several kinds"
+    folders = {_folder_of(prefix + pattern) for pattern in taken}
+    rule = "no file" if not found else "files of several kinds" if len(kinds) > 1 else ""
+    if not rule and None in kinds and (len(folders) > 1 or _images_below(min(folders), names) - set(found)):
+        rule = "images of several folders, or a part of those in one,"
+    if rule:
         raise ImageFolderError(
             f"{where}: its README.md names {rule} for split {shown(split)} of configuration {shown(name)} "
             f"({', '.join(shown(pattern) for pattern in taken[:_LISTED])}); name the files, as in {where}/data/*.parquet"
         )
-    said = _said(split, patterns, name)
-    kind = kinds.pop()
-    if kind is None:
-        folders = {_folder_of(prefix + pattern) for pattern in taken}
-        return Layout("image folder", found, folders.pop() if len(folders) == 1 else "", said)
-    return Layout(kind, found, "", said)
+    kind = kinds.pop() or "image folder"
+    return Layout(kind, found, folders.pop() if kind == "image folder" else "", _said(split, patterns, name))
+
+
+def _images_below(folder: str, names: Iterable[str]) -> set[str]:
+    return {n for n in names if n.startswith(f"{folder}/" if folder else "") and PurePosixPath(n).suffix.lower() in suffixes()}
 
 
 def _data_files(value: Any) -> dict[str, list[str]]:

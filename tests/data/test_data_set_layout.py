@@ -126,6 +126,16 @@ def test_folders_of_a_split(names: list[str], options: dict[str, Any], folder: s
         (["x.parquet"], {"card": CIFAR, "split": "train"}, r"its README.md names no file for split 'train' .*'fine/tr-\*'"),
         (["x.parquet"], {"card": CIFAR, "config": "medium"}, "it has 'fine', 'coarse'"),
         (
+            ["images/a_train.png", "images/a_test.png"],
+            {"card": {"configs": [{"data_files": "images/*_train.png"}]}, "split": "train"},
+            "names images of several folders, or a part of those in one, for split 'train'",
+        ),
+        (
+            ["a/train/sea/a.png", "b/train/sea/a.png", "b/test/sea/a.png"],
+            {"card": {"configs": [{"data_files": ["a/train/**", "b/train/**"]}]}},
+            "names images of several folders",
+        ),
+        (
             ["fine/tr-0.parquet", "fine/tr-1.tar"],
             {"card": CIFAR, "split": "train"},
             "names files of several kinds for split 'train' of configuration 'fine'",
