@@ -48,10 +48,9 @@ class TestReferences:
         ("text", "reference"),
         [
             ("hf://owner/name", HubReference(False, "owner/name", None, "")),
-            ("hf://owner/name/", HubReference(False, "owner/name", None, "")),
             ("hf-hub:owner/name@v1", HubReference(False, "owner/name", "v1", "")),
             ("hf://o/n@v1.0/weights/model.safetensors", HubReference(False, "o/n", "v1.0", "weights/model.safetensors")),
-            ("hf://datasets/o/n", HubReference(True, "o/n", None, "")),
+            ("hf://datasets/o/n/", HubReference(True, "o/n", None, "")),
             ("hf://datasets/o/n/data/test-*.parquet", HubReference(True, "o/n", None, "data/test-*.parquet")),
             (
                 "hf://datasets/o/n@refs/convert/parquet/default/test/*.parquet",
