@@ -6,7 +6,7 @@ then those that are sound together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def _read_tasks(path: Path, document: Table, sound: Table, faults: Findings) -> 
     for number, table in enumerate(tables):
         before = [_TASK | {"name": f"number-{other + 1}"} for other in range(number)]
 
-        def read(table: Table, before: list[Table] = before) -> TaskFile:
+        def read(table: Table, before: Sequence[Table] = before) -> TaskFile:
             return parse_task_file(path, {**sound, "task": [*before, table]})
 
         name = table.get("name")
@@ -119,7 +119,7 @@ def _read_table(
     table: Table, sound: Table, read: Read, faults: Findings, task: str | None, part: str
 ) -> tuple[TaskFile | None, frozenset[str]]:
     """Read a table key by key, and then what is sound of it; return what came of that, and the keys that are broken."""
-    name = {"name": table["name"]} if "name" in sound and _is_sound(read, sound | {"name": table.get("name")}) else {}
+    name = {"name": table["name"]} if "name" in sound and _is_sound(read, {**sound, "name": table.get("name")}) else {}
     others = dict(sound) | name  # with its name, by which messages call a task
     broken = set()
     for key in [*table, *(key for key in sound if key not in table)]:

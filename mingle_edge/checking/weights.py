@@ -81,7 +81,9 @@ def compare_weights(
         if name in carrying:
             products += (changes @ changes.T).double()
             block = int(name.split(".")[1]) if name in inside else None
-            spectrum.add(_kind(name), squares, changes.unflatten(1, shapes[name]) if block is None or block in blocks else None)
+            spectrum.add(
+                _kind(name), squares, changes.reshape(tasks, *shapes[name]) if block is None or block in blocks else None
+            )
     progress("weights", len(shapes), len(shapes))
     kinships = [
         Kinship(bool(differ[t, tasks]), cosine(float(with_plain[t]), float(own_squares[t]), inside_square))

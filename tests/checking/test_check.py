@@ -420,6 +420,14 @@ def test_the_command_prints_all_and_exits_with_1_where_merge_would_refuse(task_f
     assert explained_norm is not None
     table = explained_norm.find(".//table")
     assert table is not None
+    by_depth = card(body(text), "Movement by depth")
+    assert by_depth is not None
+    moved = stored["tasks"][2]["weights"]["movement"]
+    last = list(by_depth.iter("table"))[-1]  # of the last task
+    kinds = ("q", "k", "v", "out", "fc1", "fc2")
+    assert rows(last) == {
+        str(block): [f"{100 * moved[f'blocks.{block}.{kind}']:.1f}" for kind in kinds] for block in range(LAYERS)
+    }
     norms = stored["tasks"][1]["weights"]["explained_norm"]
     assert rows(table)["task1"] == [f"{100 * norms[rank]:.1f}" if norms[rank] < 0.9995 else "100" for rank in norms]
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_clip import EMBED_DIM, hugging_face_model, write_config, write_images, write_open_clip, write_task
 
@@ -183,6 +184,27 @@ def test_adapters_and_configurations_tell_where_they_came_from(tmp_path: Path) -
     found = init([tmp_path], tmp_path / "TASKS.toml")
     assert found.tasks == ["birds", "cars"]
     assert written(found.path)["backbone"] == {"model": "hf://openai/clip-vit-base-patch32"}
+
+
+@pytest.mark.filterwarnings("ignore")  # of PEFT, about its own base class
+def test_an_adapter_of_a_found_backbone_is_a_task_whose_movement_has_its_rank(tmp_path: Path) -> None:
+    hugging_face_model().save_pretrained(tmp_path / "clip-base")
+    adapted = get_peft_model(hugging_face_model(), LoraConfig(r=4, target_modules=r".*vision_model.*(q_proj|v_proj)"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(tmp_path / "runs" / "birds" / "checkpoint-50")
+    classes_below(tmp_path / "data" / "birds", ["crow", "owl"], 5, seed=0, variant=0)
+    assert init([tmp_path], tmp_path / "TASKS.toml").tasks == ["birds"]
+    report = check(tmp_path / "TASKS.toml")
+    assert report.faults == []
+    (task,) = report.tasks
+    assert task.checkpoint is not None
+    assert task.weights is not None
+    assert (task.checkpoint.container, task.head) == ("PEFT adapter", "text tower of the backbone")
+    assert task.weights.explained_norm[4] == pytest.approx(1, abs=1e-5)
+    moved = {layer.split(".")[-1] for layer, movement in task.weights.movement.items() if movement > 0}
+    assert moved == {"q", "v"}
 
 
 def test_names_are_those_of_what_says_more_and_differ(tmp_path: Path) -> None:

@@ -128,9 +128,7 @@ def _depth(report: CheckReport) -> Iterator[Figures]:
         values = [[inside[f"blocks.{block}.{kind}"] for kind in kinds] for block in blocks]
         rows = [[block, *map(_percent, row)] for block, row in zip(blocks, values, strict=True)]
         shares = {number: [value / most for value in row] for number, row in enumerate(values)}
-        yield Figures(
-            f"Movement of {task.name} by depth", "Percent, a row per block.", ["block", *kinds], rows, shares, wide=True
-        )
+        yield Figures(task.name, "", ["block", *kinds], rows, shares, wide=True, fold=True)
 
 
 def _explained(report: CheckReport) -> Iterator[Figures]:
