@@ -18,6 +18,7 @@ from mingle_edge.checkpoints.stored_tensors import TensorFiles, open_tensors
 from mingle_edge.checkpoints.tower_names import NamedTower, find_towers
 from mingle_edge.core.errors import MingleError
 from mingle_edge.data.weights_folder import HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG, SUFFIXES, weights_files
+from mingle_edge.files.plain_file import refusal
 
 PRETRAINED = {"backbone", "base", "pretrained", "zeroshot", "original"}
 """Words that a pretrained model is called by."""
@@ -82,8 +83,12 @@ def find_checkpoints(paths: Sequence[Path]) -> FoundFiles:
     last is taken. What looks like a checkpoint and cannot be read as one is left out with the reason.
     """
     files = FoundFiles([], [], {})
+    seen: set[Path] = set()  # what lies below two of the paths, or is linked to, is one checkpoint
     for given in paths:
         for path in _candidates(given, files.left_out):
+            if (real := path.resolve()) in seen:
+                continue
+            seen.add(real)
             try:
                 _sort_in(path, files)
             except MingleError as error:
@@ -138,7 +143,11 @@ def _candidates(given: Path, left_out: dict[Path, str], depth: int = 0) -> Itera
     if not given.is_dir():
         yield given
         return
-    entries = sorted(path for path in given.iterdir() if not path.name.startswith("."))
+    try:
+        entries = sorted(path for path in given.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        left_out[given] = refusal(error)
+        return
     if is_adapter(given) or any((given / name).is_file() for name in (HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG)):
         yield given
         own = _files_of(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ def folded(name: str) -> str:
 
 def _places(folder: Path, parts: tuple[str, ...], tasks: Collection[str], depth: int) -> Iterator[ImagePlace]:
     """Yield the places in a folder; parts: the names on the way to it."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return  # told by the search for checkpoints
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     inside = [path for path in entries if path.is_dir()]
     named = {folded(name) for name in tasks} | {word for words in SPLITS.values() for word in words}
@@ -84,6 +87,8 @@ def _place(
 
 def _images(folder: Path) -> int:
     """Count images in a folder itself, as their suffixes say, at most a few."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return 0
     count = 0
     for path in folder.iterdir():
         count += path.suffix.lower() in suffixes() and not path.name.startswith(".")

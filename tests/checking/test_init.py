@@ -232,6 +232,13 @@ def test_nothing_found_is_an_error_and_no_file(tmp_path: Path, path: str, error:
     assert not (tmp_path / "TASKS.toml").exists()
 
 
+def test_what_is_given_twice_or_linked_is_one_task(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    copies(tmp_path / "runs", 3)
+    (tmp_path / "runs" / "again").symlink_to(tmp_path / "runs")
+    assert init([tmp_path, tmp_path / "runs"], tmp_path / "TASKS.toml").tasks == ["task0", "task1", "task2"]
+
+
 def test_a_head_called_after_its_task_is_the_task_s(tmp_path: Path) -> None:
     copies(tmp_path, 2)
     for name in ("head_task0", "head_task1"):
