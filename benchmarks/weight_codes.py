@@ -34,7 +34,8 @@ from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_export.graph.builder import Graph
 from mingle_edge_runtime import Bundle
 from mingle_edge_runtime.bundle.head import read_heads
-from mingle_edge_runtime.images.preprocess import decode, pictures, stack, to_pixel_values
+from mingle_edge_runtime.images.decoding import decode, pictures
+from mingle_edge_runtime.images.preprocess import stack, to_pixel_values
 from mingle_edge_runtime.ort.machine import machine_record
 from mingle_edge_runtime.ort.session import CPU, Session
 

@@ -19,8 +19,8 @@ from mingle_edge.data.class_matching import match_classes
 from mingle_edge.data.image_decoding import check_images
 from mingle_edge.data.image_folder import labeled_images, list_images, suffixes
 from mingle_edge.files.file_pattern import matching_files
+from mingle_edge_runtime.images.decoding import decode
 from mingle_edge_runtime.images.image_file import FORMATS
-from mingle_edge_runtime.images.preprocess import decode
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 DEEP = 200

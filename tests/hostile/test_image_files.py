@@ -139,7 +139,7 @@ class TestKindOfFile:
         [
             (None, "the image is a NoneType"),
             (5, "the image is a int"),
-            (b"photo.png", "the image is a bytes"),
+            (b"photo.png", "the image cannot be read as an image: it is no intact image of a format"),
             ([None], "image 0 is a NoneType"),
             ("photo\0.png", "cannot be read as an image"),
             ("caf\udce9.png", "No such file or directory"),

@@ -59,19 +59,22 @@ _TURNS = {
 }  # EXIF orientation (CIPA DC-008, tag 274) -> what turns the stored pixels upright
 
 
-def read_image(path: str | PathLike[str]) -> Image.Image:
+def read_image(file: str | PathLike[str] | bytes) -> Image.Image:
     """Decode a file to a Pillow image of 8 bits a channel, upright as its EXIF orientation says.
+
+    file: its path, or its content.
 
     Raises `ImageError` for whatever is wrong with the file. It says what, and not which file: the caller names that.
     """
     try:
-        kind = os.stat(path).st_mode  # before opening, which could wait forever for a pipe's other end
-        if not stat.S_ISREG(kind):
-            raise ImageError("it is a folder" if stat.S_ISDIR(kind) else "it is no plain file but a pipe, socket or device")
+        if not isinstance(file, bytes):
+            kind = os.stat(file).st_mode  # before opening, which could wait forever for a pipe's other end
+            if not stat.S_ISREG(kind):
+                raise ImageError("it is a folder" if stat.S_ISDIR(kind) else "it is no plain file but a pipe, socket or device")
         try:
-            return _decode(path)
+            return _decode(io.BytesIO(file) if isinstance(file, bytes) else file)
         except Exception:
-            bare = _png_without_metadata(path)
+            bare = _png_without_metadata(file)
             if bare is None:
                 raise
         return _decode(bare)
@@ -132,12 +135,12 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _png_without_metadata(path: str | PathLike[str]) -> io.BytesIO | None:
+def _png_without_metadata(source: str | PathLike[str] | bytes) -> io.BytesIO | None:
     """Leave out what is neither pixels, palette, transparency nor EXIF; None if that is nothing, or it is no PNG.
 
     Pillow refuses intact pictures for a color profile or a text of more than 1 MB, or a broken one.
     """
-    with open(path, "rb") as file:
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
         if file.read(len(_PNG)) != _PNG:
             return None
         content = file.read(_LARGEST_PNG)

@@ -6,10 +6,7 @@ to RGB, scales to [0, 1] and normalizes, in this order; the image processors of 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from os import PathLike
-from typing import Any, TypeAlias
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,53 +14,7 @@ from PIL import Image, ImageOps
 
 from mingle_edge_runtime.bundle.index import Preprocess
 from mingle_edge_runtime.errors import ImageError
-from mingle_edge_runtime.images.image_file import check_depth, read_image
-
-Picture: TypeAlias = str | PathLike[str] | Image.Image | NDArray[Any]
-"""One image: a path, a Pillow image, or a uint8 array `[H, W, 3]` (RGB) or `[H, W]` (gray).
-
-A file is turned upright as its EXIF orientation says, as phones store pictures; a Pillow image is taken as it is.
-"""
-Pictures: TypeAlias = Picture | Iterable[Picture]
-"""One image or several; a uint8 array `[n, H, W, 3]` is n images."""
-
-
-def pictures(images: Pictures) -> Iterator[tuple[str, Picture]]:
-    """Yield every image in turn with a name for error messages, nothing decoded yet."""
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        yield from ((f"image {i} of the batch", image) for i, image in enumerate(images))
-    elif isinstance(images, (str, PathLike)):
-        yield os.fsdecode(images), images
-    elif isinstance(images, (Image.Image, np.ndarray, bytes)) or not isinstance(images, Iterable):
-        yield "the image", images
-    else:
-        for i, image in enumerate(images):
-            yield os.fsdecode(image) if isinstance(image, (str, PathLike)) else f"image {i}", image
-
-
-def decode(image: Picture, name: str) -> Image.Image:
-    """Decode to a loaded Pillow image of any 8-bit mode. Raises `ImageError` naming it by `name`."""
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-            raise ImageError(
-                f"{name} is an array of {image.dtype} {list(image.shape)}: "
-                "arrays must be uint8 [H, W, 3] (RGB), [H, W] (gray) or a batch [n, H, W, 3]"
-            )
-        if not image.size:
-            raise ImageError(f"{name} has no pixels")
-    elif not isinstance(image, (Image.Image, str, PathLike)):
-        raise ImageError(f"{name} is a {type(image).__name__}: give a path, a Pillow image or a uint8 array")
-    try:
-        if isinstance(image, np.ndarray):
-            return Image.fromarray(image)
-        picture = image if isinstance(image, Image.Image) else read_image(image)
-        check_depth(picture)
-        picture.load()  # what an application opened may be broken, too
-    except Exception as error:
-        raise ImageError(f"{name} cannot be read as an image: {str(error) or type(error).__name__}") from error
-    if min(picture.size) == 0:
-        raise ImageError(f"{name} has no pixels")
-    return picture
+from mingle_edge_runtime.images.decoding import Pictures, decode, pictures
 
 
 def to_pixel_values(picture: Image.Image, spec: Preprocess, name: str) -> NDArray[np.float32]:

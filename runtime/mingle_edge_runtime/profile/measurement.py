@@ -18,7 +18,8 @@ from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.bundle.json_record import read_record
 from mingle_edge_runtime.check.golden import read_golden
 from mingle_edge_runtime.errors import EdgeError, ImageError
-from mingle_edge_runtime.images.preprocess import Picture, Pictures, pictures, preprocess
+from mingle_edge_runtime.images.decoding import Picture, Pictures, pictures
+from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.machine import machine_record
 from mingle_edge_runtime.ort.session import onnxruntime, resolve_providers
 from mingle_edge_runtime.profile import report as records

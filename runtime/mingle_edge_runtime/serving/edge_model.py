@@ -20,7 +20,8 @@ from mingle_edge_runtime.bundle.head import Head, read_heads
 from mingle_edge_runtime.check.verify import verify_bundle
 from mingle_edge_runtime.errors import EdgeError, ImageError, UnknownTaskError
 from mingle_edge_runtime.experts.budget import ExpertStats
-from mingle_edge_runtime.images.preprocess import Pictures, decode, pictures, stack, to_pixel_values
+from mingle_edge_runtime.images.decoding import Pictures, decode, pictures
+from mingle_edge_runtime.images.preprocess import stack, to_pixel_values
 from mingle_edge_runtime.ort.session import Placement, resolve_providers
 from mingle_edge_runtime.scopes.opening import open_scope
 from mingle_edge_runtime.scopes.prediction import Prediction, predict

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle.index import Preprocess
-from mingle_edge_runtime.images.preprocess import Picture, preprocess
+from mingle_edge_runtime.images.decoding import Picture
+from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.scopes.prediction import Prediction
 from mingle_edge_runtime.scopes.route import Route
 from mingle_edge_runtime.scopes.route_reuse import RouteReuse, StreamStats
