@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import torch
-from PIL import Image
 from safetensors.torch import save_file
+from tiny_clip import first_tasks, write_images
 
 TASKS = ("first", "second")
 _CONFIG = {
@@ -35,16 +34,10 @@ def write_tasks(folder: Path) -> tuple[Path, Path]:
         changed = {name: t + 0.02 * torch.randn(t.shape, generator=generator) for name, t in tower.items()}
         save_file(changed, folder / f"{task}.safetensors")
         save_file({"embeddings": torch.randn((2, 8), generator=generator)}, folder / f"{task}-head.safetensors")
-        seeds = folder / "seeds" / task
-        seeds.mkdir(parents=True)
-        random = np.random.default_rng(number)
-        for i in range(2):
-            Image.fromarray(random.integers(0, 80 + 90 * number, (16, 16, 3), dtype=np.uint8)).save(seeds / f"{i}.png")
+        write_images(folder / "seeds" / task, count=2, seed=number, size=(16, 16))
         tables.append(
             f'[[task]]\nname = "{task}"\nweights = "{task}.safetensors"\nseeds = "seeds/{task}"\nclasses = ["one", "two"]\n'
             f'head = "{task}-head.safetensors"\n'
         )
-    files = folder / "first.toml", folder / "both.toml"
-    for path, count in zip(files, (1, 2), strict=True):
-        path.write_text(_HEAD + "".join(tables[:count]))
-    return files
+    (folder / "both.toml").write_text(_HEAD + "".join(tables))
+    return first_tasks(folder / "both.toml", 1), folder / "both.toml"

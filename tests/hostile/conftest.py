@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +37,13 @@ def open_folder() -> Iterator[Path]:
     """A temporary folder that every user may enter."""
     with folder_for_all() as folder:
         yield folder
+
+
+@pytest.fixture
+def copied_tasks(task_file: Path, tmp_path: Path) -> Path:
+    """The tiny task file of the image scope with all that it names, to be changed."""
+    shutil.copytree(task_file.parent, tmp_path / "tasks")
+    return tmp_path / "tasks" / task_file.name
 
 
 @pytest.fixture

@@ -18,13 +18,6 @@ from mingle_edge.merging.merge import merge
 from mingle_edge.merging.merged_model import MergedModel
 
 
-@pytest.fixture
-def copied(task_file: Path, tmp_path: Path) -> Path:
-    """The tiny task file of the image scope, to be changed."""
-    shutil.copytree(task_file.parent, tmp_path / "tasks")
-    return tmp_path / "tasks" / task_file.name
-
-
 def enlarge(path: Path) -> None:
     """Give the MLPs and what leads to them weights as large as any may be."""
     large = ("mlp.c_fc.weight", "mlp.c_proj.weight", "ln_2.weight")
@@ -32,12 +25,12 @@ def enlarge(path: Path) -> None:
     save_file(state, path)
 
 
-def test_a_backbone_that_overflows_is_found_before_its_router_is_learned(copied: Path, tmp_path: Path) -> None:
+def test_a_backbone_that_overflows_is_found_before_its_router_is_learned(copied_tasks: Path, tmp_path: Path) -> None:
     """Each weight is within bounds; the products of a few layers are beyond float32."""
-    for weights in copied.parent.glob("*.safetensors"):
+    for weights in copied_tasks.parent.glob("*.safetensors"):
         enlarge(weights)
     with pytest.raises(CheckpointError, match=r"the backbone's features of .*\.png or an image after it are not finite"):
-        merge(copied, tmp_path / "merged", device="cpu")
+        merge(copied_tasks, tmp_path / "merged", device="cpu")
     assert MergedModel.open(tmp_path / "merged").tasks == ()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,12 +133,11 @@ def test_every_command_looks_where_it_will_write_first(
 
 class TestImages:
     @pytest.fixture
-    def broken(self, task_file: Path, tmp_path: Path) -> Path:
+    def broken(self, copied_tasks: Path) -> Path:
         """A task file whose last test image is cut short: its header is sound."""
-        shutil.copytree(task_file.parent, tmp_path / "tasks")
-        last = sorted((tmp_path / "tasks/test").rglob("*.png"))[-1]
+        last = sorted((copied_tasks.parent / "test").rglob("*.png"))[-1]
         last.write_bytes(last.read_bytes()[:-40])
-        return tmp_path / "tasks" / task_file.name
+        return copied_tasks
 
     def test_a_broken_test_image_costs_nothing(
         self, image_model: MergedModel, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
