@@ -31,7 +31,8 @@ from mingle_edge_runtime import Bundle, EdgeModel
 from mingle_edge_runtime.check.golden import read_golden
 from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.memory import process_memory
-from mingle_edge_runtime.ort.session import CPU, Session, resolve_providers
+from mingle_edge_runtime.ort.providers import resolve_providers
+from mingle_edge_runtime.ort.session import CPU, Session
 from mingle_edge_runtime.scopes.image_scope import ImageScope
 from mingle_edge_runtime.scopes.opening import open_scope
 from mingle_edge_runtime.scopes.scope import Scope

@@ -193,7 +193,7 @@ def test_unknown_tasks_are_named_with_those_there_are(bundles) -> None:
             with pytest.raises(UnknownTaskError, match="task 'rde' is not in the bundle; it has red, green, blue"):
                 call()
         assert model.labels("red") == ("red 0", "red 1", "red 2", "red 3")
-        with pytest.raises(EdgeError, match="top is 0, must be at least 1"):
+        with pytest.raises(EdgeError, match="top is 0, must be a whole number and at least 1"):
             model.classify(IMAGES, top=0)
 
 

@@ -37,7 +37,7 @@ CUDA = "CUDA failure 2: out of memory ; GPU=0 ; hostname=edge ; file=cuda_alloca
 def on_device(path: Path, budget: int | None = None) -> EdgeModel:
     """The bundle with its experts copied to the CPU "device" and bound there."""
     bundle = Bundle.open(path)
-    return EdgeModel(bundle, ImageScope(bundle, budget, [CPU], 1, device="cpu"), read_heads(bundle))
+    return EdgeModel(bundle, ImageScope(bundle, budget, [CPU], 1, device="cpu"), read_heads(bundle), [CPU])
 
 
 def test_bound_experts_compute_what_adapters_compute_bit_for_bit(image_bundle) -> None:

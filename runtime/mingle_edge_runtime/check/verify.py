@@ -14,7 +14,7 @@ from mingle_edge_runtime.check.golden import golden_outputs, largest_differences
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.arithmetic import Arithmetic, measure_arithmetic
-from mingle_edge_runtime.ort.session import resolve_providers
+from mingle_edge_runtime.ort.providers import resolve_providers
 from mingle_edge_runtime.scopes.opening import open_scope
 from mingle_edge_runtime.scopes.scope import Scope
 

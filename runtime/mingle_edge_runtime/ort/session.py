@@ -71,21 +71,6 @@ def check_version(minimum: str) -> None:
         raise ProviderError(f"the bundle needs onnxruntime {minimum} or newer, {installed} is installed: upgrade it")
 
 
-def resolve_providers(requested: Sequence[str] | None) -> list[str]:
-    """Return full names of the requested providers, of the CPU's when none is; `cuda` is short for the full name.
-
-    Raises `ProviderError` listing what this ONNX Runtime has where one of them is not there.
-    """
-    available = onnxruntime().get_available_providers()
-    known = {name.lower(): name for name in available}
-    known |= {name.lower().removesuffix("executionprovider"): name for name in available}
-    names = list(requested or [CPU])
-    for name in names:
-        if name.lower() not in known:
-            raise ProviderError(f"provider {name!r} is not available; this ONNX Runtime has {', '.join(available)}")
-    return [known[name.lower()] for name in names]
-
-
 class OptionalInput(NamedTuple):
     """What a run may override."""
 

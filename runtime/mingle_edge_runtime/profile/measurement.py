@@ -21,7 +21,8 @@ from mingle_edge_runtime.errors import EdgeError, ImageError
 from mingle_edge_runtime.images.decoding import Picture, Pictures, pictures
 from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.machine import machine_record
-from mingle_edge_runtime.ort.session import onnxruntime, resolve_providers
+from mingle_edge_runtime.ort.providers import resolve_providers
+from mingle_edge_runtime.ort.session import onnxruntime
 from mingle_edge_runtime.profile import report as records
 from mingle_edge_runtime.profile.baselines import BUILDERS, SWITCHING, Setting, check_baselines
 from mingle_edge_runtime.profile.distribution import latency, ratio

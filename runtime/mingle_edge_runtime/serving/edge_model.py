@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from itertools import islice
+from numbers import Real
 from os import PathLike
-from types import TracebackType
-from typing import Literal, TypeAlias, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,60 +18,43 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.bundle.head import Head, read_heads
 from mingle_edge_runtime.check.verify import verify_bundle
-from mingle_edge_runtime.errors import EdgeError, ImageError, UnknownTaskError
-from mingle_edge_runtime.experts.budget import ExpertStats
-from mingle_edge_runtime.images.decoding import Pictures, decode, pictures
-from mingle_edge_runtime.images.preprocess import stack, to_pixel_values
-from mingle_edge_runtime.ort.session import Placement, resolve_providers
+from mingle_edge_runtime.errors import BundleError, EdgeError, ImageError, ProviderError
+from mingle_edge_runtime.experts.byte_size import budget_bytes
+from mingle_edge_runtime.images.decoding import Pictures
+from mingle_edge_runtime.ort.providers import resolve_providers
 from mingle_edge_runtime.scopes.opening import open_scope
 from mingle_edge_runtime.scopes.prediction import Prediction, predict
 from mingle_edge_runtime.scopes.route import Route
 from mingle_edge_runtime.scopes.route_reuse import AUDIT_EVERY, THRESHOLD
 from mingle_edge_runtime.scopes.scope import Scope
+from mingle_edge_runtime.serving.batches import Batch, OnError, batches
+from mingle_edge_runtime.serving.served_bundle import ServedBundle
 from mingle_edge_runtime.serving.stream import Predictor, Stream
 from mingle_edge_runtime.serving.submissions import Submissions
 
-_CHUNK = 32
-"""images per run at most, so that memory does not grow with the number of images"""
-OnError: TypeAlias = Literal["raise", "skip"]
-"""What becomes of an image that cannot be read: the whole call raises, or its `ImageError` takes its place."""
 
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Some images in order."""
-
-    pixels: NDArray[np.float32]
-    """`pixel_values [m, 3, S, S]` of those that could be read"""
-    errors: Sequence[ImageError | None]
-    """of each of them all, None where it could"""
-
-
-class EdgeModel:
+class EdgeModel(ServedBundle):
     """Serve all tasks of a bundle: `open` it, `classify` or `embed` images, `close` it. Safe to use from several threads.
 
     An image's result does not depend on the other images of a call beyond float rounding, nor at all on the expert budget
-    or on what ran before. Images are paths, Pillow images or uint8 arrays, `[H, W, 3]` (RGB) or `[H, W]` (gray); one or an
-    iterable of them, or an array `[n, H, W, 3]`. All but `close` raises `EdgeError` once the model is closed, and in a process
+    or on what ran before. Images are paths, bytes of image files, open files, Pillow images or arrays (`from_array`); one or an
+    iterable of them, or an array of several. All but `close` raises `EdgeError` once the model is closed, and in a process
     forked after it was opened.
     """
 
-    def __init__(self, bundle: Bundle, scope: Scope, heads: dict[str, Head]) -> None:
+    def __init__(self, bundle: Bundle, scope: Scope, heads: dict[str, Head], providers: Sequence[str]) -> None:
         """Use `EdgeModel.open`."""
-        self._bundle = bundle
-        self._scope: Scope | None = scope
+        super().__init__(bundle, scope, providers)
         self._heads = heads
-        self._submissions = Submissions[_Chunk, Prediction | ImageError]()
-        self._labels = {task.name: task.labels for task in bundle.index.tasks}
-        self._process = os.getpid()
+        self._submissions = Submissions[Batch, Prediction | ImageError]()
 
     @classmethod
     def open(
         cls,
         path: str | PathLike[str] | Bundle,
         *,
-        expert_budget: int | None = None,
-        providers: Sequence[str] | None = None,
+        expert_budget: int | str | None = None,
+        providers: str | Sequence[str] | None = None,
         threads: int | None = None,
         low_memory: bool = False,
         verify: bool = False,
@@ -80,8 +63,10 @@ class EdgeModel:
         """Open the bundle folder at `path`. No expert is read before an image needs it.
 
         path: the folder, or a bundle that is open already.
-        expert_budget: bytes of experts to keep resident; None keeps all that were used.
-        providers: ONNX Runtime execution providers in order of preference, as in `["cuda", "cpu"]`; the CPU's when None.
+        expert_budget: bytes of experts to keep resident, a number or a text like "64MB" (10^6), "64MiB" (2^20), "1.5 GB"; None
+        keeps all that were used.
+        providers: ONNX Runtime's execution provider, or several in order of preference, as in `["cuda", "cpu"]`: cpu, cuda,
+        tensorrt, coreml, directml, openvino, or any by its full name; the CPU's when None.
         threads: threads of one operator; None lets ONNX Runtime decide.
         low_memory: leave weights mapped from the bundle, without a copy in the layout that is fastest: memory that others may
         take when they need it more, a shorter opening, slower runs.
@@ -96,45 +81,20 @@ class EdgeModel:
         `ProviderError` where ONNX Runtime or a provider is missing or too old; `BudgetError` naming the least that is possible
         where `expert_budget` cannot hold the experts of one run.
         """
+        budget = budget_bytes(expert_budget)
+        if threads is not None and not _is_whole(threads):
+            raise ProviderError(f"threads is {threads!r}, must be a whole number, or None to let ONNX Runtime decide")
+        if not isinstance(path, (str, PathLike, Bundle)):
+            raise BundleError(f"a bundle is {path!r}, must be the path of its folder, or a Bundle that is open")
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
         if check_hashes:
             bundle = replace(bundle, check_hashes=True)
         full = resolve_providers(providers)
-        opened = partial(open_scope, bundle, expert_budget, full, threads, low_memory)
+        opened = partial(open_scope, bundle, budget, full, threads, low_memory)
         if verify:  # by a scope of its own: what it reads is neither resident nor counted afterwards
             verify_bundle(bundle, opened, full).check()
         heads = read_heads(bundle)
-        return cls(bundle, opened(), heads)
-
-    @property
-    def bundle(self) -> Bundle:
-        """Return the opened folder and its index."""
-        return self._bundle
-
-    @property
-    def scope(self) -> Scope:
-        """Return what runs underneath, on `pixel_values [n, 3, S, S]`.
-
-        Raises `EdgeError` where the model is closed, or was opened before this process was forked.
-        """
-        if os.getpid() != self._process:
-            raise EdgeError(
-                f"the bundle {self._bundle.root} was opened before this process was forked, and its threads were left behind: "
-                "open the model in each process, after the fork"
-            )
-        if self._scope is None:
-            raise EdgeError(f"the bundle {self._bundle.root} is closed: open it again")
-        return self._scope
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Return the names of the bundle's tasks."""
-        return self._bundle.index.task_names
-
-    def labels(self, task: str) -> tuple[str, ...]:
-        """Return the labels of one task, in the order of its head's rows. Raises `UnknownTaskError`."""
-        self._check_tasks([task])
-        return self._labels[task]
+        return cls(bundle, opened(), heads, full)
 
     def embed(self, images: Pictures, task: str | None = None) -> NDArray[np.float32]:
         """Return `[n, dim]` embeddings of n images, of unit length unless `bundle.index.architecture.normalized` is false.
@@ -146,7 +106,7 @@ class EdgeModel:
         """
         scope = self.scope
         self._check_tasks([task] if task is not None else [])
-        parts = [scope.embed(chunk.pixels, task)[0] for chunk in self._chunks(images)]
+        parts = [scope.embed(batch.pixels, task)[0] for batch in self._batches(images)]
         return np.concatenate([np.empty((0, self._bundle.index.architecture.output_dim), np.float32), *parts])
 
     @overload
@@ -170,7 +130,7 @@ class EdgeModel:
         Raises what `embed` raises; with "skip" no `ImageError`.
         """
         answer = self._answering(task, top, head, on_error)
-        return [prediction for chunk in self._chunks(images, on_error) for prediction in answer(chunk)]
+        return [prediction for batch in self._batches(images, on_error) for prediction in answer(batch)]
 
     @overload
     def submit(
@@ -193,7 +153,7 @@ class EdgeModel:
 
         Arguments as in `classify`. Raises `UnknownTaskError` and `EdgeError` itself.
         """
-        return self._submissions.submit(self._chunks(images, on_error), self._answering(task, top, head, on_error))
+        return self._submissions.submit(self._batches(images, on_error), self._answering(task, top, head, on_error))
 
     def stream(self, reuse: bool = False, threshold: float = THRESHOLD, audit_every: int = AUDIT_EVERY) -> Stream:
         """Return a stream of frames of one camera.
@@ -206,8 +166,11 @@ class EdgeModel:
 
         Raises `EdgeError` where `threshold` is negative, `audit_every` less than 1, or routes cannot be reused.
         """
-        if not threshold >= 0 or audit_every < 1:
-            raise EdgeError(f"threshold is {threshold} and must be at least 0, audit_every is {audit_every} and at least 1")
+        if not (isinstance(threshold, Real) and threshold >= 0 and _is_whole(audit_every) and audit_every >= 1):
+            raise EdgeError(
+                f"threshold is {threshold!r} and must be a number of at least 0, audit_every is {audit_every!r} "
+                "and a whole number of at least 1"
+            )
         if reuse and self._bundle.index.scope == "layer":
             raise EdgeError(
                 "a route cannot be reused in the layer scope, whose graph routes layer by layer as it runs: "
@@ -228,86 +191,35 @@ class EdgeModel:
         Raises `ImageError`, `BundleError`.
         """
         scope = self.scope
-        return [route for chunk in self._chunks(images) for route in scope.route(chunk.pixels)]
-
-    def prepare_routing(self) -> None:
-        """Load the router now, not with the first image that needs a route.
-
-        Where every task is named it is never loaded, and its weights take no memory. A bundle of the layer scope has none.
-        """
-        if routed := self.scope.routed:
-            routed.prepare_routing()
-
-    def prefetch(self, tasks: str | Iterable[str]) -> None:
-        """Make these tasks' experts resident before they are needed, in order, as far as the budget allows.
-
-        Raises `UnknownTaskError`, `ExpertError`.
-        """
-        self.scope.experts.prefetch(self._check_tasks(tasks))
-
-    def pin(self, tasks: str | Iterable[str]) -> None:
-        """Keep exactly these tasks' experts resident; none unpins all.
-
-        Raises `BudgetError` where they leave no room for a run of another task, `UnknownTaskError`, `ExpertError`.
-        """
-        self.scope.experts.pin(self._check_tasks(tasks))
-
-    def set_expert_budget(self, budget: int | None) -> None:
-        """Keep at most `budget` bytes of experts resident from now on; None keeps all that are used.
-
-        Experts that are neither pinned nor in use are given up at once, those in use when their runs end. No result changes.
-
-        Raises `BudgetError` naming the least that is possible where one run, beside what is pinned, needs more; the old
-        budget then stays.
-        """
-        self.scope.experts.set_budget(budget)
-
-    def stats(self) -> ExpertStats:
-        """Return the counters of the experts since the bundle was opened."""
-        return self.scope.experts.stats()
-
-    def placement(self) -> dict[str, Placement]:
-        """Return the number of nodes that each execution provider runs, by graph, provider and operator.
-
-        A provider leaves what it cannot run to the next one, in the end to the CPU; `stats().notes` say so, too. Nothing is
-        known of a graph where ONNX Runtime is older than 1.24.
-        """
-        return self.scope.placement()
+        return [route for batch in self._batches(images) for route in scope.route(batch.pixels)]
 
     def close(self) -> None:
         """Finish what was submitted, and give back the memory once running calls have ended.
 
         Everything but another `close` raises `EdgeError` from now on. To leave work undone, cancel its futures before.
         """
-        self._scope = None
-        self._bundle = self._bundle.without_files()
+        super().close()
         if os.getpid() == self._process:
             self._submissions.close()
 
-    def __enter__(self) -> EdgeModel:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.close()
-
     def _answering(
         self, task: str | None, top: int, head: str | None, on_error: OnError
-    ) -> Callable[[_Chunk], list[Prediction | ImageError]]:
+    ) -> Callable[[Batch], list[Prediction | ImageError]]:
         """Return what turns images into predictions; arguments as in `classify`, and checked."""
         if on_error not in ("raise", "skip"):
             raise EdgeError(f'on_error is {on_error!r}, must be "raise" or "skip"')
         scope, predictions = self.scope, self._predictor(task, top, head)
 
-        def answer(chunk: _Chunk) -> list[Prediction | ImageError]:
-            answers = iter(predictions(*scope.embed(chunk.pixels, task)) if len(chunk.pixels) else ())
-            return [next(answers) if error is None else error for error in chunk.errors]
+        def answer(batch: Batch) -> list[Prediction | ImageError]:
+            answers = iter(predictions(*scope.embed(batch.pixels, task)) if len(batch.pixels) else ())
+            return [next(answers) if error is None else error for error in batch.errors]
 
         return answer
 
     def _predictor(self, task: str | None, top: int, head: str | None) -> Predictor:
         """Return what turns embeddings `[m, dim]` and m routes into predictions; arguments as in `classify`, and checked."""
-        if top < 1:
-            raise EdgeError(f"top is {top}, must be at least 1")
+        if not _is_whole(top) or top < 1:
+            raise EdgeError(f"top is {top!r}, must be a whole number and at least 1")
         self._check_tasks([task] if task is not None else [])
         if head is not None and not isinstance(head, str):
             raise EdgeError(f"head is {head!r}, must be the name of one task; with neither task nor head all tasks compete")
@@ -317,28 +229,12 @@ class EdgeModel:
             predict(embed, route, heads, self._labels, top) for embed, route in zip(embeds, routes, strict=True)
         ]
 
-    def _chunks(self, images: Pictures, on_error: OnError = "raise") -> Generator[_Chunk, None, None]:
-        """Yield at most `_CHUNK` images at a time, preprocessed."""
-        spec = self._bundle.index.preprocess
-        named = pictures(images)
-        while True:
-            values: list[NDArray[np.float32]] = []
-            errors: list[ImageError | None] = []
-            for name, image in islice(named, _CHUNK):
-                try:
-                    values.append(to_pixel_values(decode(image, name), spec, name))
-                    errors.append(None)
-                except ImageError as error:
-                    if on_error == "raise":
-                        raise
-                    errors.append(ImageError(str(error)))  # without the traceback, which holds the picture
-            if not errors:
-                return
-            yield _Chunk(stack(values, spec), errors)
+    def _batches(self, images: Pictures, on_error: OnError = "raise") -> Generator[Batch, None, None]:
+        return batches(images, self._bundle.index.preprocess, on_error)
 
-    def _check_tasks(self, tasks: str | Iterable[str]) -> list[str]:
-        names = [tasks] if isinstance(tasks, str) else list(tasks)
-        for name in names:
-            if not isinstance(name, str) or name not in self._labels:
-                raise UnknownTaskError(f"task {name!r} is not in the bundle; it has {', '.join(self.tasks)}")
-        return names
+
+def _is_whole(value: Any) -> bool:
+    try:
+        return operator.index(value) is not None and not isinstance(value, bool)
+    except TypeError:
+        return False

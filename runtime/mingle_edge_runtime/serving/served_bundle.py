@@ -1,0 +1,122 @@
+"""A bundle in service: its life from opening to closing, and what of it is in memory meanwhile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from mingle_edge_runtime.bundle.bundle import Bundle
+from mingle_edge_runtime.errors import EdgeError, UnknownTaskError
+from mingle_edge_runtime.experts.budget import ExpertStats
+from mingle_edge_runtime.experts.byte_size import budget_bytes
+from mingle_edge_runtime.ort.session import Placement
+from mingle_edge_runtime.scopes.scope import Scope
+
+
+class ServedBundle:
+    """What `EdgeModel` can do without an image."""
+
+    def __init__(self, bundle: Bundle, scope: Scope, providers: Sequence[str]) -> None:
+        """Use `EdgeModel.open`."""
+        self._bundle = bundle
+        self._scope: Scope | None = scope
+        self._providers = tuple(providers)
+        self._labels = {task.name: task.labels for task in bundle.index.tasks}
+        self._process = os.getpid()
+
+    @property
+    def bundle(self) -> Bundle:
+        """Return the opened folder and its index."""
+        return self._bundle
+
+    @property
+    def scope(self) -> Scope:
+        """Return what runs underneath, on `pixel_values [n, 3, S, S]`.
+
+        Raises `EdgeError` where the model is closed, or was opened before this process was forked.
+        """
+        if os.getpid() != self._process:
+            raise EdgeError(
+                f"the bundle {self._bundle.root} was opened before this process was forked, and its threads were left behind: "
+                "open the model in each process, after the fork"
+            )
+        if self._scope is None:
+            raise EdgeError(f"the bundle {self._bundle.root} is closed: open it again")
+        return self._scope
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Return the names of the bundle's tasks."""
+        return self._bundle.index.task_names
+
+    def labels(self, task: str) -> tuple[str, ...]:
+        """Return the labels of one task, in the order of its head's rows. Raises `UnknownTaskError`."""
+        self._check_tasks([task])
+        return self._labels[task]
+
+    def prepare_routing(self) -> None:
+        """Load the router now, not with the first image that needs a route.
+
+        Where every task is named it is never loaded, and its weights take no memory. A bundle of the layer scope has none.
+        """
+        if routed := self.scope.routed:
+            routed.prepare_routing()
+
+    def prefetch(self, tasks: str | Iterable[str]) -> None:
+        """Make these tasks' experts resident before they are needed, in order, as far as the budget allows.
+
+        Raises `UnknownTaskError`, `ExpertError`.
+        """
+        self.scope.experts.prefetch(self._check_tasks(tasks))
+
+    def pin(self, tasks: str | Iterable[str]) -> None:
+        """Keep exactly these tasks' experts resident; none unpins all.
+
+        Raises `BudgetError` where they leave no room for a run of another task, `UnknownTaskError`, `ExpertError`.
+        """
+        self.scope.experts.pin(self._check_tasks(tasks))
+
+    def set_expert_budget(self, budget: int | str | None) -> None:
+        """Keep at most `budget` bytes of experts resident from now on; None keeps all that are used.
+
+        budget: bytes, or a text like "64MB"; see `open`.
+
+        Experts that are neither pinned nor in use are given up at once, those in use when their runs end. No result changes.
+
+        Raises `BudgetError` naming the least that is possible where one run, beside what is pinned, needs more; the old
+        budget then stays.
+        """
+        self.scope.experts.set_budget(budget_bytes(budget))
+
+    def stats(self) -> ExpertStats:
+        """Return the counters of the experts since the bundle was opened."""
+        return self.scope.experts.stats()
+
+    def placement(self) -> dict[str, Placement]:
+        """Return the number of nodes that each execution provider runs, by graph, provider and operator.
+
+        A provider leaves what it cannot run to the next one, in the end to the CPU; `stats().notes` say so, too. Nothing is
+        known of a graph where ONNX Runtime is older than 1.24.
+        """
+        return self.scope.placement()
+
+    def close(self) -> None:
+        """Give back the memory once running calls have ended. Everything but another `close` raises `EdgeError` from now on."""
+        self._scope = None
+        self._bundle = self._bundle.without_files()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def _check_tasks(self, tasks: Any) -> list[str]:
+        """Return the names of one task or several. Raises `UnknownTaskError`, also for what is no name."""
+        names = list(tasks) if isinstance(tasks, Iterable) and not isinstance(tasks, (str, bytes)) else [tasks]
+        for name in names:
+            if not isinstance(name, str) or name not in self._labels:
+                raise UnknownTaskError(f"task {name!r} is not in the bundle; it has {', '.join(self.tasks)}")
+        return names
