@@ -142,7 +142,13 @@ def test_merge_keeps_what_the_check_says_and_takes_as_many_bytes(sound: Path, re
     assert size.rank == RANK
     assert size.merged_model == pytest.approx(written, rel=0.1)
     assert size.bundle == pytest.approx(bundle, rel=0.25)  # the graphs themselves weigh as much as a tower of this size
+    experts = [path.stat().st_size for path in (tmp_path / "merged" / "experts").iterdir()]
+    assert experts == pytest.approx([size.expert] * 3, rel=0.1)  # with headers
     assert [size.rank for size in report.sizes] == [8, 16, 32, 64, 128]
+    larger = report.sizes[1]
+    more = larger.expert - size.expert
+    assert (larger.merged_model - size.merged_model, larger.bundle - size.bundle) == (3 * more, 3 * more)
+    assert larger.memory - size.memory == more
 
 
 def test_of_many_blocks_some_are_decomposed_and_stand_for_all(
