@@ -1,0 +1,67 @@
+"""The commands of README's "Use it", copied from it and run one after the other on tiny models."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tiny_clip
+from click.testing import CliRunner
+from PIL import Image
+
+from mingle_edge.cli import main
+
+README = Path(__file__).parents[2] / "README.md"
+CLASSES = ("circle", "square")
+FEWER = ["--orders", "1", "--methods", "ties,image"]
+"""Of what `compare` does, which takes minutes: all of it is proved elsewhere."""
+
+
+def commands(section: str) -> list[list[str]]:
+    """Return the commands of the first block of shell in a section, in their order."""
+    text = README.read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [
+        shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line.startswith("mingle-edge")
+    ]
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Write folders as people have them, and go there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    tiny_clip.write_config(tmp_path / "runs" / "backbone.json")
+    tiny_clip.write_open_clip(tmp_path / "runs" / "backbone.safetensors")
+    for number, task in enumerate(("eurosat", "gtsrb")):
+        tiny_clip.write_task(tmp_path / "runs" / f"{task}.safetensors", tmp_path / "runs" / "backbone.safetensors", seed=number)
+        tiny_clip.write_images(tmp_path / "data" / task / "seeds", count=6, seed=number)
+        for variant, name in enumerate(CLASSES):
+            for part, offset in (("test", 1), ("tune", 11)):
+                folder = tmp_path / "data" / task / part / f"{name} {task}"
+                tiny_clip.write_images(folder, count=3, seed=number, variant=offset + variant)
+    for name in ("field.jpg", "sign.jpg"):
+        Image.open(tmp_path / "data" / "eurosat" / "seeds" / "000.png").save(tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_commands_run_in_order_as_they_are_written(folders):
+    lines = commands("Use it")
+    assert [line[1] for line in lines[:6]] == ["init", "check", "merge", "evaluate", "compare", "export"]
+    for line in lines:
+        arguments = [name for part in line[1:] for name in (sorted(map(str, Path().glob(part))) if "*" in part else [part])]
+        if line[1] == "compare":
+            arguments += FEWER
+        if line[1] == "profile" and "--page" not in line and "--compare" not in line:
+            arguments += ["--runs", "3"]
+        if "--compare" in line:  # of two reports, such as those before and after a change
+            for name in ("before.json", "after.json"):
+                Path(name).write_text(Path("report.json").read_text())
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, f"{shlex.join(line)}: {result.output} {result.exception!r}"
+    assert json.loads(Path("report.json").read_text())
+    assert (folders / "bundle-small" / "bundle.json").exists()
