@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +62,7 @@ def command(
                         broken += 1
                         click.echo(f"error: {one_line(answer)}", err=True)
                         continue
-                    answered.append({"image": str(image)} | asdict(answer))
+                    answered.append({"image": str(image)} | answer.to_dict())
                     if not as_json:
                         click.echo(table(image, answer))
         finally:  # what was computed is shown, whatever ends it

@@ -2,16 +2,20 @@
 
     from mingle_edge_runtime import EdgeModel
 
-    with EdgeModel.open("bundle", expert_budget=64 << 20) as model:
+    with EdgeModel.open("bundle", expert_budget="64MB") as model:
         for prediction in model.classify(["leaf.jpg", "digit.png"]):
-            print(prediction.tasks[0], prediction.labels[0], prediction.probabilities[0])
+            print(prediction.task, prediction.label, prediction.probability)
         embeds = model.embed("leaf.jpg", task="plants")  # [1, dim]; the router is skipped
         print(model.stats())
+
+The logger `mingle_edge_runtime` is told of experts that are read or given up (info) and of what a machine or provider does
+differently (warning); it shows nothing unless the application asks for it.
 
 Importing this package turns ONNX Runtime's telemetry off, by setting `ORT_DISABLE_TELEMETRY=1` unless the variable is set
 already, or by its own call where `onnxruntime` was imported before.
 """
 
+import logging
 import os
 import sys
 
@@ -36,6 +40,8 @@ from mingle_edge_runtime.scopes.route import LayerRoute, Route
 from mingle_edge_runtime.scopes.route_reuse import StreamStats
 from mingle_edge_runtime.serving.edge_model import EdgeModel
 from mingle_edge_runtime.serving.stream import Stream
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
     "BudgetError",

@@ -8,6 +8,7 @@ what is pinned or in use never is. Results do not depend on the budget: an exper
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from mingle_edge_runtime.errors import DeviceMemoryError
 from mingle_edge_runtime.experts.budget import ExpertStats, check_budget, least_budget
 from mingle_edge_runtime.experts.replacement_policy import LRFU
 
+_LOG = logging.getLogger(__name__)
 E = TypeVar("E")
 """What opening an expert gives."""
 P = TypeVar("P", bound="_Sortable")
@@ -63,6 +65,7 @@ class ExpertStore(Generic[P, E]):
         self._users: dict[P, int] = {}  # of each part that is resident, or being opened
         self._experts: dict[str, E] = {}  # what `load` returned, until a part is evicted
         self._opening: set[str] = set()
+        self._evicted: list[P] = []  # and not logged yet: a handler of the log is never called with the lock held
         self._policy = LRFU[P]()
         self._pinned: frozenset[str] = frozenset()
         self._rules = threading.Lock()  # held while pins or the budget change, so that they always fit each other
@@ -107,6 +110,8 @@ class ExpertStore(Generic[P, E]):
             size = sum(self._size(part) for part in misses)
             self._count(hits=len(parts) - len(misses), misses=len(misses), resident_bytes=size, bytes_loaded=size)
             self._evict(self._stats.budget)
+        self._log("read", misses)
+        self._log_evicted()
 
     def prefetch(self, tasks: Iterable[str]) -> None:
         """Open the experts of `tasks`, in order, as long as they fit the budget together with what is pinned."""
@@ -143,6 +148,7 @@ class ExpertStore(Generic[P, E]):
             with self._changed:
                 self._evict(budget)
                 self._stats = self._stats.under(budget)
+        self._log_evicted()
 
     def make_room(self, error: DeviceMemoryError) -> None:
         """Evict what is not in use after `error`, and lower the budget by an expert, as far as one run allows.
@@ -152,12 +158,14 @@ class ExpertStore(Generic[P, E]):
         with self._changed:
             held = self._stats.resident_bytes
             for part in self._idle():
-                self._remove(part)
-                self._count(evictions=1)
+                self._evict_part(part)
             if held == self._stats.resident_bytes:
                 raise error
             budget = max(least_budget(self._sizes, self._pinned, self._together), held - max(self._sizes.values()))
             self._stats = self._stats.lowered(budget)
+            note = self._stats.notes[-1]
+        self._log_evicted()
+        _LOG.warning("%s", note)
 
     def stats(self) -> ExpertStats:
         """Return a snapshot of the counters; an expert of several parts counts part by part."""
@@ -193,6 +201,7 @@ class ExpertStore(Generic[P, E]):
             self._evict(self._stats.budget, size)
             self._opening.add(task)
             self._count(resident_bytes=size)
+        self._log_evicted()
         try:
             expert = self._opened(task)
         except BaseException:
@@ -203,6 +212,7 @@ class ExpertStore(Generic[P, E]):
             self._opening.remove(task)
             self._count(bytes_loaded=size)
             self._changed.notify_all()
+        self._log("read", missing)
         return True
 
     def _opened(self, task: str) -> E:
@@ -227,16 +237,36 @@ class ExpertStore(Generic[P, E]):
             for part in parts:
                 self._users[part] -= 1
             self._evict(self._stats.budget)
+        self._log_evicted()
 
     def _evict(self, budget: int | None, needed: int = 0) -> None:
         """Evict the parts worth least until `needed` more bytes fit `budget`, or none is left that may go."""
         if budget is None or self._stats.resident_bytes + needed <= budget:
             return
         for part in self._policy.order(self._idle()):
-            self._remove(part)
-            self._count(evictions=1)
+            self._evict_part(part)
             if self._stats.resident_bytes + needed <= budget:
                 return
+
+    def _evict_part(self, part: P) -> None:
+        self._remove(part)
+        self._count(evictions=1)
+        self._evicted.append(part)
+
+    def _log_evicted(self) -> None:
+        if self._evicted:
+            with self._changed:
+                evicted, self._evicted = self._evicted, []
+            self._log("given up", evicted)
+
+    def _log(self, what: str, parts: Iterable[P]) -> None:
+        """Log what became of parts of experts, in a line for each expert."""
+        if _LOG.isEnabledFor(logging.INFO):
+            sizes: dict[str, int] = {}
+            for part in parts:
+                sizes[self._tasks[part]] = sizes.get(self._tasks[part], 0) + self._size(part)
+            for task, size in sizes.items():
+                _LOG.info("expert %r %s: %d bytes", task, what, size)
 
     def _idle(self) -> list[P]:
         return sorted(part for part, users in self._users.items() if not users and self._tasks[part] not in self._pinned)

@@ -60,7 +60,8 @@ class ImageScope:
         if index.router is None or index.defaults is None:
             raise BundleError(f"{bundle.root} has no router: it is no bundle of the image scope")
         self._bundle = bundle
-        self._bound = index.router.confidence_bound
+        with np.errstate(over="ignore"):  # beyond float32 no image is claimed, or every one
+            self._bound = np.float32(index.router.confidence_bound)  # the confidence is computed in float32, too
         self._joins = index.top_k > 1
         routed: Outputs = {"posterior": (len(index.tasks),), "confidence": ()}
         # The tower follows at once and needs the cores that the router's threads would spin on.
@@ -151,7 +152,7 @@ class ImageScope:
         routes = self.route(pixels)
         plain = self.embed_plain(pixels)
         claimed = [self._claim(route) for route in routes]
-        unclaimed = [Route((), (), route.posterior, route.confidence) for route in routes]
+        unclaimed = [replace(route, tasks=(), weights=()) for route in routes]
         arrays = {
             "plain": plain,
             "posterior": np.array([route.posterior for route in routes]),
@@ -174,7 +175,8 @@ class ImageScope:
 
     def _choose(self, posterior: NDArray[np.float32], confidence: np.float32) -> Route:
         """Return the route of one image from its `posterior [T]` and confidence."""
-        unclaimed = Route((), (), tuple(posterior.tolist()), float(confidence))
+        names, bound = self._bundle.index.task_names, float(self._bound)
+        unclaimed = Route((), (), tuple(posterior.tolist()), float(confidence), candidates=names, confidence_bound=bound)
         return self._claim(unclaimed) if confidence >= self._bound else unclaimed  # NaN, too, means the plain backbone
 
     def _run(self, pixels: NDArray[np.float32], tasks: Sequence[str], weights: Sequence[float]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -31,6 +32,8 @@ from mingle_edge_runtime.serving.batches import Batch, OnError, batches
 from mingle_edge_runtime.serving.served_bundle import ServedBundle
 from mingle_edge_runtime.serving.stream import Predictor, Stream
 from mingle_edge_runtime.serving.submissions import Submissions
+
+_LOG = logging.getLogger(__name__)
 
 
 class EdgeModel(ServedBundle):
@@ -94,7 +97,10 @@ class EdgeModel(ServedBundle):
         if verify:  # by a scope of its own: what it reads is neither resident nor counted afterwards
             verify_bundle(bundle, opened, full).check()
         heads = read_heads(bundle)
-        return cls(bundle, opened(), heads, full)
+        model = cls(bundle, opened(), heads, full)
+        for note in model.stats().notes:
+            _LOG.warning("%s: %s", bundle.root, note)
+        return model
 
     def embed(self, images: Pictures, task: str | None = None) -> NDArray[np.float32]:
         """Return `[n, dim]` embeddings of n images, of unit length unless `bundle.index.architecture.normalized` is false.
@@ -111,14 +117,35 @@ class EdgeModel(ServedBundle):
 
     @overload
     def classify(
-        self, images: Pictures, task: str | None = ..., top: int = ..., head: str | None = ..., on_error: Literal["raise"] = ...
+        self,
+        images: Pictures,
+        task: str | None = ...,
+        top: int = ...,
+        head: str | None = ...,
+        on_error: Literal["raise"] = ...,
+        *,
+        reject_below: float | None = ...,
     ) -> list[Prediction]: ...
     @overload
     def classify(
-        self, images: Pictures, task: str | None = ..., top: int = ..., head: str | None = ..., *, on_error: OnError
+        self,
+        images: Pictures,
+        task: str | None = ...,
+        top: int = ...,
+        head: str | None = ...,
+        *,
+        on_error: OnError,
+        reject_below: float | None = ...,
     ) -> list[Prediction | ImageError]: ...
     def classify(
-        self, images: Pictures, task: str | None = None, top: int = 5, head: str | None = None, on_error: OnError = "raise"
+        self,
+        images: Pictures,
+        task: str | None = None,
+        top: int = 5,
+        head: str | None = None,
+        on_error: OnError = "raise",
+        *,
+        reject_below: float | None = None,
     ) -> list[Prediction] | list[Prediction | ImageError]:
         """Return the `top` most probable labels of each image.
 
@@ -126,22 +153,45 @@ class EdgeModel(ServedBundle):
         head: use this task's labels, whichever expert runs. With neither, the labels of all tasks compete.
         top: the number of labels, at least 1; fewer where there are fewer.
         on_error: "skip" gives every image that can be read its answer, and the others their `ImageError`, each in its place.
+        reject_below: a probability; an image whose best label has less gets a prediction that is `rejected`: its `label` and
+        `task` are None, while `labels`, `tasks` and `probabilities` stay.
 
         Raises what `embed` raises; with "skip" no `ImageError`.
         """
-        answer = self._answering(task, top, head, on_error)
+        answer = self._answering(task, top, head, on_error, reject_below)
         return [prediction for batch in self._batches(images, on_error) for prediction in answer(batch)]
 
     @overload
     def submit(
-        self, images: Pictures, task: str | None = ..., top: int = ..., head: str | None = ..., on_error: Literal["raise"] = ...
+        self,
+        images: Pictures,
+        task: str | None = ...,
+        top: int = ...,
+        head: str | None = ...,
+        on_error: Literal["raise"] = ...,
+        *,
+        reject_below: float | None = ...,
     ) -> Future[list[Prediction]]: ...
     @overload
     def submit(
-        self, images: Pictures, task: str | None = ..., top: int = ..., head: str | None = ..., *, on_error: OnError
+        self,
+        images: Pictures,
+        task: str | None = ...,
+        top: int = ...,
+        head: str | None = ...,
+        *,
+        on_error: OnError,
+        reject_below: float | None = ...,
     ) -> Future[list[Prediction | ImageError]]: ...
     def submit(
-        self, images: Pictures, task: str | None = None, top: int = 5, head: str | None = None, on_error: OnError = "raise"
+        self,
+        images: Pictures,
+        task: str | None = None,
+        top: int = 5,
+        head: str | None = None,
+        on_error: OnError = "raise",
+        *,
+        reject_below: float | None = None,
     ) -> Future[list[Prediction]] | Future[list[Prediction | ImageError]]:
         """Classify in the background and return a future of what `classify` returns; calls are answered in their order.
 
@@ -153,7 +203,52 @@ class EdgeModel(ServedBundle):
 
         Arguments as in `classify`. Raises `UnknownTaskError` and `EdgeError` itself.
         """
-        return self._submissions.submit(self._batches(images, on_error), self._answering(task, top, head, on_error))
+        answer = self._answering(task, top, head, on_error, reject_below)
+        return self._submissions.submit(self._batches(images, on_error), answer)
+
+    @overload
+    async def aclassify(
+        self,
+        images: Pictures,
+        task: str | None = ...,
+        top: int = ...,
+        head: str | None = ...,
+        on_error: Literal["raise"] = ...,
+        *,
+        reject_below: float | None = ...,
+    ) -> list[Prediction]: ...
+    @overload
+    async def aclassify(
+        self,
+        images: Pictures,
+        task: str | None = ...,
+        top: int = ...,
+        head: str | None = ...,
+        *,
+        on_error: OnError,
+        reject_below: float | None = ...,
+    ) -> list[Prediction | ImageError]: ...
+    async def aclassify(
+        self,
+        images: Pictures,
+        task: str | None = None,
+        top: int = 5,
+        head: str | None = None,
+        on_error: OnError = "raise",
+        *,
+        reject_below: float | None = None,
+    ) -> list[Prediction] | list[Prediction | ImageError]:
+        """Return what `classify` returns, for asyncio: submitted in the order of the calls, while the event loop goes on.
+
+        Never blocks the loop to be queued, so that as many calls may wait as are awaited. Where it is canceled before its first
+        image is decoded nothing of it runs; later, its work is finished and the result dropped.
+
+        Arguments as in `classify`. Raises what `classify` raises.
+        """
+        from asyncio import wrap_future  # who awaits has imported it; all others need not
+
+        answer = self._answering(task, top, head, on_error, reject_below)
+        return await wrap_future(self._submissions.submit(self._batches(images, on_error), answer, wait=False))
 
     def stream(self, reuse: bool = False, threshold: float = THRESHOLD, audit_every: int = AUDIT_EVERY) -> Stream:
         """Return a stream of frames of one camera.
@@ -166,7 +261,7 @@ class EdgeModel(ServedBundle):
 
         Raises `EdgeError` where `threshold` is negative, `audit_every` less than 1, or routes cannot be reused.
         """
-        if not (isinstance(threshold, Real) and threshold >= 0 and _is_whole(audit_every) and audit_every >= 1):
+        if not (_is_real(threshold) and threshold >= 0 and _is_whole(audit_every) and audit_every >= 1):
             raise EdgeError(
                 f"threshold is {threshold!r} and must be a number of at least 0, audit_every is {audit_every!r} "
                 "and a whole number of at least 1"
@@ -179,7 +274,7 @@ class EdgeModel(ServedBundle):
         return Stream(
             lambda: self.scope,
             self._bundle.index.preprocess,
-            lambda top, head: self._predictor(None, top, head),
+            lambda top, head, reject_below: self._predictor(None, top, head, reject_below),
             (threshold, audit_every) if reuse else None,
         )
 
@@ -203,12 +298,12 @@ class EdgeModel(ServedBundle):
             self._submissions.close()
 
     def _answering(
-        self, task: str | None, top: int, head: str | None, on_error: OnError
+        self, task: str | None, top: int, head: str | None, on_error: OnError, reject_below: float | None
     ) -> Callable[[Batch], list[Prediction | ImageError]]:
         """Return what turns images into predictions; arguments as in `classify`, and checked."""
         if on_error not in ("raise", "skip"):
             raise EdgeError(f'on_error is {on_error!r}, must be "raise" or "skip"')
-        scope, predictions = self.scope, self._predictor(task, top, head)
+        scope, predictions = self.scope, self._predictor(task, top, head, reject_below)
 
         def answer(batch: Batch) -> list[Prediction | ImageError]:
             answers = iter(predictions(*scope.embed(batch.pixels, task)) if len(batch.pixels) else ())
@@ -216,17 +311,19 @@ class EdgeModel(ServedBundle):
 
         return answer
 
-    def _predictor(self, task: str | None, top: int, head: str | None) -> Predictor:
+    def _predictor(self, task: str | None, top: int, head: str | None, reject_below: float | None) -> Predictor:
         """Return what turns embeddings `[m, dim]` and m routes into predictions; arguments as in `classify`, and checked."""
         if not _is_whole(top) or top < 1:
             raise EdgeError(f"top is {top!r}, must be a whole number and at least 1")
+        if reject_below is not None and not (_is_real(reject_below) and 0 <= reject_below <= 1):
+            raise EdgeError(f"reject_below is {reject_below!r}, must be a probability, from 0 to 1, or None to reject nothing")
         self._check_tasks([task] if task is not None else [])
         if head is not None and not isinstance(head, str):
             raise EdgeError(f"head is {head!r}, must be the name of one task; with neither task nor head all tasks compete")
         chosen = task if head is None else head
         heads = self._heads if chosen is None else {name: self._heads[name] for name in self._check_tasks(chosen)}
         return lambda embeds, routes: [
-            predict(embed, route, heads, self._labels, top) for embed, route in zip(embeds, routes, strict=True)
+            predict(embed, route, heads, self._labels, top, reject_below) for embed, route in zip(embeds, routes, strict=True)
         ]
 
     def _batches(self, images: Pictures, on_error: OnError = "raise") -> Generator[Batch, None, None]:
@@ -238,3 +335,7 @@ def _is_whole(value: Any) -> bool:
         return operator.index(value) is not None and not isinstance(value, bool)
     except TypeError:
         return False
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

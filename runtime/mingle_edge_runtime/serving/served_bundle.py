@@ -7,12 +7,19 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.errors import EdgeError, UnknownTaskError
 from mingle_edge_runtime.experts.budget import ExpertStats
 from mingle_edge_runtime.experts.byte_size import budget_bytes
+from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.session import Placement
+from mingle_edge_runtime.scopes.notebook import html_table
+from mingle_edge_runtime.scopes.route import Route
 from mingle_edge_runtime.scopes.scope import Scope
+
+_NAMED = 8  # tasks in a line; a bundle may have hundreds
 
 
 class ServedBundle:
@@ -64,6 +71,24 @@ class ServedBundle:
         if routed := self.scope.routed:
             routed.prepare_routing()
 
+    def warm_up(self, tasks: str | Iterable[str] = ()) -> None:
+        """Do now what the first image would wait for: load the router, and run it and the tower once, on a picture of noise.
+
+        tasks: whose experts to make resident as well, as `prefetch` does. In the image scope no other is read; in the layer
+        scope the run reads those of the first of these tasks, or with none those it routes to, and counts in `stats`.
+
+        Raises `UnknownTaskError`, `ExpertError`, `BundleError`, `DeviceMemoryError`.
+        """
+        scope, names, spec = self.scope, self._check_tasks(tasks), self._bundle.index.preprocess
+        scope.experts.prefetch(names)
+        noise = np.random.default_rng(0).integers(0, 256, (spec.image_size, spec.image_size, 3), np.uint8)
+        pixels = preprocess(noise, spec)
+        if scope.routed is None:
+            scope.embed(pixels, names[0] if names else None)
+        else:
+            scope.routed.route(pixels)
+            scope.routed.embed_routed(pixels, [Route((), ())])
+
     def prefetch(self, tasks: str | Iterable[str]) -> None:
         """Make these tasks' experts resident before they are needed, in order, as far as the budget allows.
 
@@ -112,6 +137,29 @@ class ServedBundle:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        """Return what is served, and how, in a line."""
+        return f"{type(self).__name__}({', '.join(f'{name}: {value}' for name, value in self._summary())})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of what is served, and how, for a notebook."""
+        return html_table(type(self).__name__, self._summary())
+
+    def _summary(self) -> list[tuple[str, str]]:
+        """Return what there is to say of this model, also when it is closed."""
+        index, scope = self._bundle.index, self._scope
+        more = f" and {len(self.tasks) - _NAMED} more" if len(self.tasks) > _NAMED else ""
+        budget = None if scope is None else scope.experts.stats().budget
+        return [
+            ("bundle", str(self._bundle.root)),
+            ("scope", index.scope),
+            ("tasks", ", ".join(self.tasks[:_NAMED]) + more),
+            ("precision", f"{index.precision}, experts {index.expert_precision}"),
+            ("expert budget", "none" if budget is None else f"{budget} bytes"),
+            ("provider", ", ".join(self._providers)),
+            *([("closed", "yes")] if scope is None else []),
+        ]
 
     def _check_tasks(self, tasks: Any) -> list[str]:
         """Return the names of one task or several. Raises `UnknownTaskError`, also for what is no name."""

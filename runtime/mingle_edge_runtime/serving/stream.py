@@ -26,7 +26,7 @@ class Stream:
         self,
         scope: Callable[[], Scope],
         spec: Preprocess,
-        predictor: Callable[[int, str | None], Predictor],
+        predictor: Callable[[int, str | None, float | None], Predictor],
         reuse: tuple[float, int] | None,
     ) -> None:
         """Use `EdgeModel.stream`."""
@@ -35,13 +35,15 @@ class Stream:
         self._reuse = RouteReuse(lambda pixels: scope().route(pixels)[0], *reuse) if reuse and routed else None
         self._frames = 0
 
-    def classify(self, frame: Picture, top: int = 5, head: str | None = None) -> Prediction:
+    def classify(
+        self, frame: Picture, top: int = 5, head: str | None = None, *, reject_below: float | None = None
+    ) -> Prediction:
         """Return the `top` most probable labels of the next frame; see `EdgeModel.classify`.
 
         `route` of the prediction is the one that ran, posterior and confidence included: the present frame's own, or that of
         the frame that was routed last.
         """
-        predictions = self._predictor(top, head)
+        predictions = self._predictor(top, head, reject_below)
         return predictions(*self._run(frame))[0]
 
     def embed(self, frame: Picture) -> NDArray[np.float32]:

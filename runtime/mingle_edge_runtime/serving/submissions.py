@@ -31,8 +31,8 @@ class Submissions(Generic[B, R]):
         self._begun = threading.Condition()  # guards the set
         self._in_work = threading.Semaphore(_IN_WORK)
 
-    def submit(self, batches: Generator[B, None, None], run: Callable[[B], list[R]]) -> Future[list[R]]:
-        """Return the results of `run` on every batch, in order; wait while `WAITING` calls wait to begin.
+    def submit(self, batches: Generator[B, None, None], run: Callable[[B], list[R]], *, wait: bool = True) -> Future[list[R]]:
+        """Return the results of `run` on every batch, in order; wait, unless told not to, while `WAITING` calls wait to begin.
 
         batches: preparing one is iterating; closed in the end. From a callback of a future, or from within `batches`, it never
         waits, as calls begin only when that returns.
@@ -41,7 +41,7 @@ class Submissions(Generic[B, R]):
         """
         future: Future[list[R]] = Future()
         with self._begun:
-            self._begun.wait_for(lambda: len(self._waiting) < WAITING or self._in_our_thread())
+            self._begun.wait_for(lambda: not wait or len(self._waiting) < WAITING or self._in_our_thread())
             self._waiting.add(future)
         try:
             self._running.submit(int)  # so that its thread is there when the first batch is
