@@ -14,13 +14,13 @@ from mingle_edge_runtime import EdgeModel
 def main(bundle: str, frames: list[str]) -> None:
     """Classify the frames one by one, as they would come from a camera."""
     with EdgeModel.open(bundle, threads=2) as model:
-        model.prefetch(model.tasks[:1])  # what the first minutes will need, read before the first frame
+        model.warm_up(model.tasks[:1])  # what the first minutes will need, read before the first frame
         for frame in frames:
             started = time.perf_counter()
-            prediction = model.classify(frame, top=1)[0]
+            prediction = model.classify(frame, top=1, reject_below=0.1)[0]
             elapsed = 1000 * (time.perf_counter() - started)
             route = ", ".join(prediction.route.tasks) or "plain backbone"
-            print(f"{frame}: {prediction.labels[0]} ({prediction.probabilities[0]:.2f}) by {route}, {elapsed:.1f} ms")
+            print(f"{frame}: {prediction.label or 'unknown'} ({prediction.probability:.2f}) by {route}, {elapsed:.1f} ms")
         stats = model.stats()
         print(f"experts: {stats.hits} hits, {stats.misses} misses, {stats.bytes_loaded / 1e6:.1f} MB loaded")
 

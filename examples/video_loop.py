@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--cut", type=float, default=5, help="seconds between two cuts")
     parser.add_argument("--way", choices=["submit", "stream", "named"], default="submit")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--expert-budget", type=int, metavar="BYTES")
+    parser.add_argument("--expert-budget", metavar="SIZE", help="like 64MB")
     parser.add_argument("--cool-down", type=float, default=30, help="seconds")
     arguments = parser.parse_args()
     with EdgeModel.open(arguments.bundle, expert_budget=arguments.expert_budget, threads=arguments.threads) as model:

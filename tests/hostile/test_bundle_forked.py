@@ -10,7 +10,7 @@ from interpreters import output_of
 from tiny_bundle import images
 
 SCRIPT = """
-import os, sys
+import asyncio, os, sys
 import numpy as np
 from mingle_edge_runtime import EdgeError, EdgeModel
 
@@ -25,6 +25,7 @@ calls = {
     "submit": lambda: model.submit(images), "route": lambda: model.route(images),
     "prefetch": lambda: model.prefetch("blue"), "pin": lambda: model.pin("blue"), "prepare_routing": model.prepare_routing,
     "set_expert_budget": lambda: model.set_expert_budget(None), "stream": model.stream,
+    "warm_up": model.warm_up, "aclassify": lambda: asyncio.run(model.aclassify(images)),
     "frame": lambda: stream.classify(images[0]), "stats": model.stats, "placement": model.placement,
 }
 sys.stdout.flush()
@@ -35,6 +36,7 @@ if not child:
             call()
         except EdgeError as error:
             print(name, error)
+    assert "opened before a fork" in repr(model)
     model.close()
     with EdgeModel.open(bundle, threads=1) as own:
         print("own", own.submit(images).result() == expected)
@@ -52,7 +54,7 @@ def test_every_call_in_a_forked_child_raises_at_once_and_nothing_hangs(bundles, 
     *refused, own, child, parent = output_of(
         sys.executable, "-W", "ignore", "-c", SCRIPT, bundle, tmp_path / "images.npy"
     ).splitlines()
-    assert len(refused) == 12
+    assert len(refused) == 14
     for line in refused:
         assert f"{bundle} was opened before this process was forked" in line
         assert line.endswith("open the model in each process, after the fork")

@@ -17,6 +17,7 @@ from mingle_edge.cli import main
 from mingle_edge.cli.byte_size import format_bytes
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.run import command
+from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.ort.processor import read_processor
 
@@ -58,6 +59,9 @@ def test_run_json_holds_everything(folder, scope: str) -> None:
     assert record["image"] == str(picture)
     assert set(record["tasks"]) == {"green"}
     assert record["route"]["tasks"] == ["blue"]
+    with EdgeModel.open(folder / scope, threads=1, low_memory=True) as model:
+        (prediction,) = model.classify(picture, "blue", 3, "green")
+    assert record == {"image": str(picture)} | prediction.to_dict()
 
 
 @pytest.mark.parametrize("scope", ["image", "layer"])

@@ -175,6 +175,7 @@ SECRET = "data:image/png;base64," + 9999 * "A"
         (np.zeros((7, 9, 9), np.uint8), r"of gray images in a row, give list\(array\)"),
         (np.zeros((3, 9, 4), np.float32), "its first and its last side could both be the channels"),
         (np.frombuffer(encoded(), np.uint8), r"of the bytes of an image file, give array\.tobytes\(\)"),
+        ([np.zeros((2, 9, 9, 3), np.uint8)], "image 0 is an array .*, which is given alone and not in a list"),
         (np.uint8(7), r"array of uint8 \[\]"),
         (np.zeros((2, 2, 9, 9, 3), np.uint8), r"array of uint8 \[2, 2, 9, 9, 3\]: arrays must be"),
         (torch.zeros(3, 9, 9, requires_grad=True), r"a torch\.Tensor that numpy cannot read: .*tensor\.detach\(\)\.cpu\(\)"),
@@ -201,7 +202,6 @@ SECRET = "data:image/png;base64," + 9999 * "A"
         (object(), "the image is a object"),
         ([None], "image 0 is a NoneType"),
     ],
-    ids=str,
 )
 def test_what_could_mean_something_else_is_refused_with_the_way_on(image, message: str) -> None:
     with pytest.raises(ImageError, match=message) as caught:

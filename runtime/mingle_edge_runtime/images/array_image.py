@@ -71,8 +71,8 @@ def _channels_last(array: NDArray[Any], kind: str) -> NDArray[Any]:
     if array.ndim == 2:
         return array
     if array.ndim != 3:
-        hint = ": of the bytes of an image file, give array.tobytes()" if array.ndim == 1 and array.dtype == np.uint8 else ""
-        raise ImageError(f"{kind}: arrays must be {_SHAPES}{hint}")
+        hint = {1: ": of the bytes of an image file, give array.tobytes()", 4: ", which is given alone and not in a list"}
+        raise ImageError(f"{kind}: arrays must be {_SHAPES}{hint.get(array.ndim, '')}")
     first, last = array.shape[0] in _CHANNELS, array.shape[2] in _CHANNELS
     if last and (not first or (array.shape[2] == 3 and array.dtype == np.uint8)):
         return array

@@ -18,6 +18,7 @@ from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.bundle.json_record import read_record
 from mingle_edge_runtime.check.golden import read_golden
 from mingle_edge_runtime.errors import EdgeError, ImageError
+from mingle_edge_runtime.experts.byte_size import budget_bytes
 from mingle_edge_runtime.images.decoding import Picture, Pictures, pictures
 from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.machine import machine_record
@@ -69,7 +70,7 @@ def profile(
     switch_every: int = 1,
     operators: bool = False,
     sweep: Mapping[str, Sequence[Value]] | None = None,
-    expert_budget: int | None = None,
+    expert_budget: int | str | None = None,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
     low_memory: bool = False,
@@ -102,7 +103,8 @@ def profile(
     imported = seconds_of(onnxruntime)
     bundle = Bundle.open(Path(path))
     check_baselines(against, bundle)
-    plan = plan_sweep(sweep or {}, bundle, threads, expert_budget, low_memory)
+    budget = budget_bytes(expert_budget)
+    plan = plan_sweep(sweep or {}, bundle, threads, budget, low_memory)
     batch = _first_images(bundle, images)
     requests = Requests(len(bundle.index.tasks), switch_every)
     setting = Setting(bundle, requests, resolve_providers(providers), threads)
@@ -114,7 +116,7 @@ def profile(
         tuple(sorted({1, *batch_sizes})),
         tuple(against),
         switch_every,
-        expert_budget,
+        budget,
         low_memory,
         float(cool_down),
     )

@@ -197,9 +197,9 @@ class EdgeModel(ServedBundle):
 
         Images are decoded while those before them run. Returns at once while fewer than 8 calls wait to begin, else as soon as
         one of them has begun, which slows down a producer that is too fast; a call from a callback of a future never waits.
-        `images` is iterated in the background, and an array must not change before the future is done. Whatever images, experts
-        and runs raise arrives through the future, which always ends; it can be canceled until its first image is decoded.
-        Callbacks run between runs, so one that waits for another future waits forever.
+        `images` is iterated in the background: no array may change and no file be closed before the future is done. Whatever
+        images, experts and runs raise arrives through the future, which always ends; it can be canceled until its first image
+        is decoded. Callbacks run between runs, so one that waits for another future waits forever.
 
         Arguments as in `classify`. Raises `UnknownTaskError` and `EdgeError` itself.
         """

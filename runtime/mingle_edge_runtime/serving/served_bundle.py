@@ -147,18 +147,18 @@ class ServedBundle:
         return html_table(type(self).__name__, self._summary())
 
     def _summary(self) -> list[tuple[str, str]]:
-        """Return what there is to say of this model, also when it is closed."""
+        """Return what there is to say of this model, also when it is closed or forked: then no lock may be waited for."""
         index, scope = self._bundle.index, self._scope
+        state = "closed" if scope is None else "opened before a fork" if os.getpid() != self._process else ""
         more = f" and {len(self.tasks) - _NAMED} more" if len(self.tasks) > _NAMED else ""
-        budget = None if scope is None else scope.experts.stats().budget
+        budget = None if scope is None or state else scope.experts.stats().budget
         return [
             ("bundle", str(self._bundle.root)),
             ("scope", index.scope),
             ("tasks", ", ".join(self.tasks[:_NAMED]) + more),
             ("precision", f"{index.precision}, experts {index.expert_precision}"),
-            ("expert budget", "none" if budget is None else f"{budget} bytes"),
+            ("expert budget", state or ("none" if budget is None else f"{budget} bytes")),
             ("provider", ", ".join(self._providers)),
-            *([("closed", "yes")] if scope is None else []),
         ]
 
     def _check_tasks(self, tasks: Any) -> list[str]:
