@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+from unittest import mock
 
 import pytest
 
@@ -25,11 +26,8 @@ REASONS: list[tuple[Exception, str]] = [
 
 
 @pytest.mark.parametrize(("problem", "message"), REASONS)
-def test_why_onnxruntime_does_not_import_is_said(tmp_path, monkeypatch, problem: Exception, message: str) -> None:
-    def refuse(name: str) -> types.ModuleType:
-        raise problem
-
-    monkeypatch.setattr(importlib, "import_module", refuse)
+def test_why_onnxruntime_does_not_import_is_said(monkeypatch, problem: Exception, message: str) -> None:
+    monkeypatch.setattr(importlib, "import_module", mock.Mock(side_effect=problem))
     for call in (onnxruntime, lambda: check_version("1.20"), lambda: resolve_providers(["cpu"])):
         with pytest.raises(ProviderError, match=message) as caught:
             call()
@@ -37,10 +35,7 @@ def test_why_onnxruntime_does_not_import_is_said(tmp_path, monkeypatch, problem:
 
 
 def test_an_interrupted_import_stays_an_interruption(monkeypatch) -> None:
-    def interrupted(name: str) -> types.ModuleType:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(importlib, "import_module", interrupted)
+    monkeypatch.setattr(importlib, "import_module", mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         onnxruntime()
 

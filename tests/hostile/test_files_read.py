@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from encoded_images import encoded
-from hub_parquet import labeled_pairs, write_shard
+from hub_parquet import encoded, labeled_pairs, write_shard
 from special_files import SPECIAL, bound_by_modes, folder_for_all
 from tiny_bundle import Weights, images, write_image_bundle
 from tiny_clip import tiny_config, write_hugging_face, write_open_clip
@@ -144,15 +143,15 @@ def good() -> Iterator[Path]:
         (folder / "kinds/a.toml").write_bytes(next(KINDS_OF_DEVICES.glob("*.toml")).read_bytes())
         write_merged(folder / "merged", tasks=1)
         write_image_bundle(folder / "bundle", Weights())
-        write_shard(folder / "parquet/a.parquet", [encoded("PNG")], ["sea"])
-        (folder / "photo.png").write_bytes(encoded("PNG"))
+        write_shard(folder / "parquet/a.parquet", [encoded(0)], ["sea"])
+        (folder / "photo.png").write_bytes(encoded(0))
         (folder / "tables").mkdir()
-        (folder / "tables/a.png").write_bytes(encoded("PNG"))
+        (folder / "tables/a.png").write_bytes(encoded(0))
         (folder / "tables/a.csv").write_text("file_name,label\na.png,sea\n")
         (folder / "tables/metadata.jsonl").write_text('{"file_name": "a.png", "label": "sea"}\n')
         (folder / "tars").mkdir()
         with tarfile.open(folder / "tars/a.tar", "w") as archive:
-            for name, content in (("a.png", encoded("PNG")), ("a.cls", b"0")):
+            for name, content in (("a.png", encoded(0)), ("a.cls", b"0")):
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))

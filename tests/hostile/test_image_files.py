@@ -1,4 +1,4 @@
-"""Files that are no image, no harmless one, or too much of one: an error that names them, before anything else is done."""
+"""Files that are no image, no harmless one, or too much of one: an error that names them. What is intact is read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from encoded_images import PIXELS, SIGNATURE, bmp_of_16_bits, chunk, encoded, png, tiff
 from PIL import EpsImagePlugin, Image, ImageFile
 
 from mingle_edge.clip.architecture import VisionArchitecture
@@ -24,8 +24,74 @@ from mingle_edge_runtime.images.preprocess import preprocess
 
 SPEC = Preprocess(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 TINY = VisionArchitecture(Preprocess(8), 8, 48, 1, 1, 64, 24, "gelu")
-LONG = 20  # seconds that no test comes near to
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 18, 3), dtype=np.uint8)  # [H, W, 3]
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+END_OF_HEADER = len(SIGNATURE) + 25  # where a chunk may be put
+
+
+def encoded(kind: str, pixels: np.ndarray = PIXELS, **options: Any) -> bytes:
+    """What Pillow writes."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A PNG chunk with its checksum."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_with(name: bytes, data: bytes, pixels: np.ndarray = PIXELS, **options: Any) -> bytes:
+    """A PNG with one more chunk before its pixels."""
+    file = encoded("PNG", pixels, **options)
+    return file[:END_OF_HEADER] + chunk(name, data) + file[END_OF_HEADER:]
+
+
+def png(width: int, height: int, depth: int, color: int, rows: bytes) -> bytes:
+    """A PNG of any depth and color type; `rows` begin with their filter's byte."""
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    return SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff(bits: tuple[int, ...], data: bytes, width: int, height: int) -> bytes:
+    """An uncompressed RGB TIFF of any depth, little-endian."""
+    count = len(bits)
+    entries = [
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (258, 3, count, 8),  # offset of the bits
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, 8 + 2 * count),  # offset of the data
+        (277, 3, 1, count),
+        (278, 3, 1, height),
+        (279, 4, 1, len(data)),
+    ]
+    body = struct.pack(f"<{count}H", *bits) + data
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + directory
+
+
+def bmp_of_16_bits(pixels: np.ndarray) -> bytes:
+    """A BMP of 5 bits a channel of pixels `[H, W, 3]` whose width is even."""
+    height, width = pixels.shape[:2]
+    packed = (pixels[::-1].astype(np.uint16) >> 3) @ np.array([1 << 10, 1 << 5, 1], np.uint16)
+    data = packed.astype("<u2").tobytes()
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 16, 0, len(data), 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(data), 0, 0, 54) + header + data
+
+
+def exif(entries: list[tuple[int, int, int, bytes]], data: bytes = b"") -> bytes:
+    """A little-endian TIFF directory of (tag, type, count, value of 4 bytes); `data` follows it at `14 + 12 * entries`."""
+    listed = b"".join(struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + listed + bytes(4) + data
+
+
+def jpeg_with(block: bytes) -> bytes:
+    """A JPEG with an EXIF block."""
+    file, segment = encoded("JPEG"), b"Exif\0\0" + block
+    return file[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + file[2:]
 
 
 def written(folder: Path, content: bytes, name: str = "photo.png") -> Path:
@@ -168,3 +234,95 @@ class TestBroken:
         monkeypatch.setattr(Image.Image if step != "load" else ImageFile.ImageFile, step, failing)
         with pytest.raises(ImageError, match=r"photo\.png cannot be"):
             preprocess(path, SPEC)
+
+
+# Metadata, which nobody needs: intact pixels are read, upright where the orientation can be, whatever else is broken.
+
+TURNED = (0x112, 3, 1, struct.pack("<HH", 6, 0))  # as a phone that was held upright stores its pictures
+
+
+def offset(entries: int) -> bytes:
+    """Where the data of a directory of so many entries begin."""
+    return struct.pack("<I", 14 + 12 * entries)
+
+
+def ratio(over: int, under: int) -> bytes:
+    """A signed fraction."""
+    return struct.pack("<ii", over, under)
+
+
+with Image.open(io.BytesIO(encoded("JPEG"))) as decoded:  # what is stored is not what was to be stored
+    JPEG = np.asarray(decoded)
+EXPOSURE = struct.pack("<HHHI", 1, 0x829A, 10, 1) + struct.pack("<I", 14 + 24 + 18) + bytes(4) + ratio(-5, 0)
+TURNED_FILES = {
+    "control": jpeg_with(exif([TURNED])),
+    "resolution -1/0": jpeg_with(exif([TURNED, (0x11A, 10, 1, offset(2))], ratio(-1, 0))),
+    "resolution 0/0": jpeg_with(exif([TURNED, (0x11A, 5, 1, offset(2))], ratio(0, 0))),
+    "width as a fraction": jpeg_with(exif([(0x100, 5, 1, offset(2)), TURNED], ratio(18, 1))),
+    "GPS pointer is text": jpeg_with(exif([TURNED, (0x8825, 2, 4, b"abc\0")])),
+    "exposure -5/0": jpeg_with(exif([TURNED, (0x8769, 4, 1, offset(2))], EXPOSURE)),
+    "a text that is cut off": jpeg_with(exif([TURNED, (0x131, 2, 999, offset(2))])),
+    "an unknown type": jpeg_with(exif([(0x10F, 99, 1, bytes(4)), TURNED])),
+}
+PLAIN_FILES = {
+    "no TIFF": jpeg_with(b"nonsense"),
+    "an empty block": jpeg_with(b""),
+    "orientation 99": jpeg_with(exif([(0x112, 3, 1, struct.pack("<HH", 99, 0))])),
+    "orientation as text": jpeg_with(exif([(0x112, 2, 4, b"six\0")])),
+    "orientation 6/0": jpeg_with(exif([(0x112, 5, 1, offset(1))], ratio(6, 0))),
+    "a directory that never ends": jpeg_with(b"II*\0" + struct.pack("<IH", 8, 65535)),
+}
+LONG_TEXT = bytes(2 << 20)
+PNG_CHUNKS = {
+    "eXIf is no TIFF": (b"eXIf", b"nonsense"),
+    "a broken raw profile": (b"tEXt", b"Raw profile type exif\0\nexif\n  8\nzzzz"),
+    "a color profile of 2 MB": (b"iCCP", b"big\0\0" + zlib.compress(LONG_TEXT)),
+    "a color profile of an unknown kind": (b"iCCP", b"odd\0\7" + zlib.compress(b"x")),
+    "a color profile cut off": (b"iCCP", b"x"),
+    "a compressed text of 2 MB": (b"zTXt", b"Comment\0\0" + zlib.compress(LONG_TEXT)),
+    "a compressed text of an unknown kind": (b"zTXt", b"Comment\0\7x"),
+    "an international text of 2 MB": (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(LONG_TEXT)),
+    "a gamma cut off": (b"gAMA", b"\0"),
+    "a resolution cut off": (b"pHYs", b"\0"),
+    "animation control cut off": (b"acTL", b"\0"),
+}
+
+
+def read(folder: Path, content: bytes) -> np.ndarray:
+    """The pixels of a file of these bytes; warnings as an application sees them, not as errors."""
+    path = written(folder, content, "photo")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.asarray(read_image(path).convert("RGB"))
+
+
+UPRIGHT = {
+    **{name: (content, np.rot90(JPEG, -1)) for name, content in TURNED_FILES.items()},
+    **{name: (content, JPEG) for name, content in PLAIN_FILES.items()},  # whose orientation says nothing
+    **{name: (png_with(*part), PIXELS) for name, part in PNG_CHUNKS.items()},
+}
+
+
+@pytest.mark.parametrize(("content", "pixels"), UPRIGHT.values(), ids=UPRIGHT)
+def test_metadata_cost_neither_pixels_nor_orientation(tmp_path, content: bytes, pixels: np.ndarray) -> None:
+    np.testing.assert_array_equal(read(tmp_path, content), pixels)
+
+
+def test_a_png_is_upright_whatever_else_it_holds(tmp_path) -> None:
+    turned = Image.Exif()
+    turned[0x112] = 6
+    content = png_with(*PNG_CHUNKS["a color profile of 2 MB"], exif=turned)
+    np.testing.assert_array_equal(read(tmp_path, content), np.rot90(PIXELS, -1))
+
+
+def test_a_palette_with_transparency_is_read_the_same_without_metadata(tmp_path) -> None:
+    Image.fromarray(PIXELS // 86 * 86).quantize(32).save(tmp_path / "plain", transparency=3, format="PNG")
+    plain = (tmp_path / "plain").read_bytes()
+    content = plain[:END_OF_HEADER] + chunk(*PNG_CHUNKS["a color profile of 2 MB"]) + plain[END_OF_HEADER:]
+    np.testing.assert_array_equal(read(tmp_path, content), read(tmp_path, plain))
+
+
+def test_leaving_out_metadata_mends_no_broken_pixels(tmp_path) -> None:
+    content = png_with(*PNG_CHUNKS["a color profile of 2 MB"])
+    with pytest.raises(ImageError, match="truncated"):
+        read(tmp_path, content[:-200])
