@@ -10,7 +10,8 @@ from unittest import mock
 import pytest
 
 from mingle_edge_runtime import ProviderError
-from mingle_edge_runtime.ort.session import check_version, onnxruntime, resolve_providers
+from mingle_edge_runtime.ort.providers import resolve_providers
+from mingle_edge_runtime.ort.session import check_version, onnxruntime
 
 REASONS: list[tuple[Exception, str]] = [
     (ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime"), r"ONNX Runtime is not installed: pip install"),
