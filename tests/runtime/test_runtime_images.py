@@ -158,6 +158,20 @@ print(preprocess(Tensor(), Preprocess(4)).shape, "torch" in sys.modules)
     assert (result.stdout, result.stderr) == ("(1, 3, 4, 4) False\n", "")
 
 
+class NoPath:
+    """A path that is none."""
+
+    def __fspath__(self) -> int:
+        return 5
+
+
+class NoArray:
+    """An array of a library that fails."""
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        raise KeyError("the device was lost")
+
+
 SECRET = "data:image/png;base64," + 9999 * "A"
 
 
@@ -197,6 +211,11 @@ SECRET = "data:image/png;base64," + 9999 * "A"
         ({"image": PIXELS}, r"the image is a dict: .* as in item\['image'\]"),
         ([{"image": PIXELS}], "image 0 is a dict"),
         ([[[0, 0, 0]]], "image 0 is a list: give a path, the bytes of an image file, an open file"),
+        (NoPath(), "the path of a NoPath cannot be read as an image"),
+        ([NoPath()], "the path of a NoPath cannot be read as an image"),
+        (NoArray(), r"a test_runtime_images\.NoArray that numpy cannot read: 'the device was lost'$"),
+        ("", "^'' cannot be read as an image: No such file"),
+        (Image.Image, "the image is a type: give a path"),
         (None, "the image is a NoneType"),
         (3.5, "the image is a float"),
         (object(), "the image is a object"),

@@ -35,7 +35,7 @@ class SupportsArrayInterface(Protocol):
 
 def is_array(image: object) -> bool:
     """Return whether numpy can read an object by one of its protocols."""
-    return isinstance(image, np.ndarray) or hasattr(image, "__array__") or hasattr(image, "__array_interface__")
+    return (hasattr(image, "__array__") or hasattr(image, "__array_interface__")) and not isinstance(image, type)
 
 
 def to_array(image: object, name: str) -> NDArray[Any]:
@@ -43,10 +43,10 @@ def to_array(image: object, name: str) -> NDArray[Any]:
     try:
         return np.asarray(image)
     except Exception as error:  # whatever the other library raises: values on a GPU, with a gradient, of a type numpy lacks
-        kind = f"{type(image).__module__.partition('.')[0]}.{type(image).__name__}"
+        library = type(image).__module__.partition(".")[0]
+        hint = "; give tensor.detach().cpu(), with .float() where it is bfloat16" if library == "torch" else ""
         raise ImageError(
-            f"{name} is a {kind} that numpy cannot read: {str(error) or type(error).__name__}; "
-            "of a tensor of torch, give tensor.detach().cpu(), with .float() where it is bfloat16"
+            f"{name} is a {library}.{type(image).__name__} that numpy cannot read: {str(error) or type(error).__name__}{hint}"
         ) from error
 
 

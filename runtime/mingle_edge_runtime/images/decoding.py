@@ -114,6 +114,11 @@ def _source(image: Any) -> str | PathLike[str] | bytes:
 
 
 def _path_name(path: str | PathLike[str]) -> str:
-    name = os.fsdecode(path)
+    try:
+        name = os.fsdecode(path)
+    except TypeError:  # of a class whose path is neither text nor bytes
+        return f"the path of a {type(path).__name__}"
+    if not name.strip():
+        return repr(name)
     shown = 60 if name[:5].lower() == "data:" else _LONGEST_NAME
     return name if len(name) <= shown else f"{name[:60]}..."
