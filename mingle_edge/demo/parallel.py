@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -24,7 +25,10 @@ def run_parts(stage: str, parts: Mapping[str, Callable[[], T]], progress: Progre
     threads = torch.get_num_threads()
     results: dict[str, T] = {}
     progress(stage, 0, len(parts), next(iter(parts)))
-    with parallel_config(backend="loky", inner_max_num_threads=threads):
+    with parallel_config(backend="loky", inner_max_num_threads=threads), warnings.catch_warnings():
+        # Where psutil is installed, joblib replaces processes that have grown, as those of a training do. It warns of that in a
+        # thread whose end nobody would notice, were the warning an error.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
         run = Parallel(n_jobs=min(processes, cpu_count()), return_as="generator_unordered", max_nbytes=None)
         for name, result in run(delayed(_run_part)(threads, name, part) for name, part in parts.items()):
             results[name] = result
