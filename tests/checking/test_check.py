@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import damages
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from numpy.typing import NDArray
+from damages import DAMAGES, RANK, change, change_weights
+from expected_figures import explained, layers_of, task_vectors
 from parsed_page import body, card, check_alone, rows
 from safetensors.numpy import load_file, save_file
-from tiny_clip import EMBED_DIM, LAYERS, WIDTH, write_hugging_face, write_images, write_open_clip, write_task, write_task_file
+from tiny_clip import LAYERS, WIDTH, write_images, write_open_clip, write_task, write_task_file
 
 from mingle_edge.checking import weights
 from mingle_edge.checking.check import check
@@ -25,9 +26,6 @@ from mingle_edge.cli import main
 from mingle_edge.core.errors import MingleError
 from mingle_edge.merging.merge import merge
 from mingle_edge_export import ExportOptions, export_bundle
-
-RANK = 8
-Arrays = dict[str, NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -45,31 +43,6 @@ def task_file(sound: Path, tmp_path: Path) -> Path:
     """A copy of the sound one, to be damaged."""
     shutil.copytree(sound.parent, tmp_path / "tasks")
     return tmp_path / "tasks" / sound.name
-
-
-def layers_of(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The linear layers of open_clip's file, by the names that the report has."""
-    state = load_file(path)
-    yield "patch_embedding", state["visual.conv1.weight"].reshape(WIDTH, -1)
-    for block in range(LAYERS):
-        prefix = f"visual.transformer.resblocks.{block}"
-        yield from zip(
-            [f"blocks.{block}.{name}" for name in "qkv"], np.split(state[f"{prefix}.attn.in_proj_weight"], 3), strict=True
-        )
-        yield f"blocks.{block}.out", state[f"{prefix}.attn.out_proj.weight"]
-        yield f"blocks.{block}.fc1", state[f"{prefix}.mlp.c_fc.weight"]
-        yield f"blocks.{block}.fc2", state[f"{prefix}.mlp.c_proj.weight"]
-    yield "projection", state["visual.proj"].T
-
-
-def task_vectors(folder: Path, task: str) -> Arrays:
-    plain = dict(layers_of(folder / "backbone.safetensors"))
-    return {name: weight.astype(np.float64) - plain[name] for name, weight in layers_of(folder / f"{task}.safetensors")}
-
-
-def explained(vectors: Arrays, rank: int) -> float:
-    spectra = [np.linalg.svd(vector, compute_uv=False) ** 2 for vector in vectors.values()]
-    return float(sum(s[:rank].sum() for s in spectra) / sum(s.sum() for s in spectra))
 
 
 def test_figures_are_those_of_numpy(sound: Path, report: CheckReport) -> None:
@@ -167,109 +140,6 @@ def test_of_many_blocks_some_are_decomposed_and_stand_for_all(
     assert "sampled: of the blocks 1 and all layers outside" in " ".join(lines.split())
 
 
-def change(task_file: Path, old: str, new: str) -> None:
-    text = task_file.read_text()
-    assert old in text
-    task_file.write_text(text.replace(old, new))
-
-
-def change_weights(path: Path, function: Callable[[Arrays], None]) -> None:
-    state = load_file(path)
-    function(state)
-    save_file(state, path)
-
-
-def not_a_number(folder: Path) -> None:
-    change_weights(folder / "task0.safetensors", lambda state: state["visual.proj"].__setitem__((0, 0), np.nan))
-
-
-def missing_tensor(folder: Path) -> None:
-    change_weights(folder / "task1.safetensors", lambda state: state.pop("visual.ln_post.bias"))
-
-
-def other_shape(folder: Path) -> None:
-    change_weights(folder / "task1.safetensors", lambda state: state.update({"visual.proj": np.ones((WIDTH, 7), np.float32)}))
-
-
-def integers(folder: Path) -> None:
-    change_weights(
-        folder / "task2.safetensors", lambda state: state.update({"visual.proj": np.ones((WIDTH, EMBED_DIM), np.int8)})
-    )
-
-
-def damaged(folder: Path) -> None:
-    (folder / "task2.safetensors").write_bytes(b"no weights at all")
-
-
-def broken_image(folder: Path) -> None:
-    for path in (folder / "pool" / "task1").rglob("*.png"):
-        path.write_bytes(path.read_bytes()[:60])
-
-
-def too_few_images(folder: Path) -> None:
-    change(folder / "TASKS.toml", "seeds_per_class = 2", "seeds_per_class = 4")
-
-
-def other_head(folder: Path) -> None:
-    save_file({"weight": np.eye(4, EMBED_DIM, dtype=np.float32)}, folder / "head.safetensors")
-    change(folder / "TASKS.toml", 'name = "task2"', 'name = "task2"\nhead = "head.safetensors"')
-
-
-def other_class(folder: Path) -> None:
-    change(folder / "TASKS.toml", '"star 0"', '"comet 0"')
-
-
-def no_setting(folder: Path) -> None:
-    change(folder / "TASKS.toml", f"rank = {RANK}", f"rank = {RANK}\nranks = 3")
-
-
-def too_deep_a_router(folder: Path) -> None:
-    change(folder / "TASKS.toml", f"rank = {RANK}", f"rank = {RANK}\nrouter_blocks = 9")
-
-
-def other_activation(folder: Path) -> None:
-    write_hugging_face(folder / "folder", kind="CLIPVisionModelWithProjection")
-    config = json.loads((folder / "folder" / "config.json").read_text())
-    (folder / "folder" / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
-    change(folder / "TASKS.toml", '"task0.safetensors"', '"folder"')
-
-
-def broken_backbone(folder: Path) -> None:
-    change_weights(folder / "backbone.safetensors", lambda state: state["visual.proj"].__setitem__((0, 0), np.inf))
-
-
-def missing_weights(folder: Path) -> None:
-    change(folder / "TASKS.toml", '"task1.safetensors"', '"nowhere.safetensors"')
-
-
-def no_name(folder: Path) -> None:
-    change(folder / "TASKS.toml", 'name = "task1"\n', "")
-
-
-def same_name(folder: Path) -> None:
-    change(folder / "TASKS.toml", 'name = "task1"', 'name = "TASK0"')
-
-
-def both_head_and_templates(folder: Path) -> None:
-    save_file({"weight": np.eye(3, EMBED_DIM, dtype=np.float32)}, folder / "ready.safetensors")
-    change(folder / "TASKS.toml", 'name = "task2"', 'name = "task2"\nhead = "ready.safetensors"\ntemplates = ["a {}"]')
-
-
-def no_toml(folder: Path) -> None:
-    change(folder / "TASKS.toml", "[backbone]", "[backbone")
-
-
-def one_character_too_many(folder: Path) -> None:
-    change(folder / "TASKS.toml", '"star 0"', '"star 0", "\\u0000"')
-
-
-DAMAGES = [
-    *(not_a_number, missing_tensor, other_shape, integers, damaged, broken_image, too_few_images, other_head, other_class),
-    *(no_setting, too_deep_a_router, other_activation, broken_backbone, missing_weights, no_name, same_name),
-    *(both_head_and_templates, no_toml, one_character_too_many),
-]
-
-
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_it_says_what_merge_says(task_file: Path, damage: Callable[[Path], None]) -> None:
     damage(task_file.parent)
@@ -278,13 +148,13 @@ def test_it_says_what_merge_says(task_file: Path, damage: Callable[[Path], None]
         merge(task_file, task_file.parent / "merged", device="cpu")
     assert report.refused
     assert str(refused.value).splitlines()[0] in [fault.message.splitlines()[0] for fault in report.faults]
-    assert len(report.faults) == (3 if damage is too_few_images else 1)
+    assert len(report.faults) == (3 if damage is damages.too_few_images else 1)
 
 
 def test_all_faults_are_found_in_one_run(task_file: Path) -> None:
     folder = task_file.parent
     change(task_file, "[settings]", "[setings]\n[settings]")
-    for damage in (no_setting, too_deep_a_router, not_a_number, broken_image, missing_tensor, other_head, damaged):
+    for damage in damages.SEVERAL:
         damage(folder)
     text = task_file.read_text()
     extra = ['[[task]]\nname = "task 3"\nweights = "nowhere"\nseeds = "nothing"\ntest = "nowhere/<class>/*"\nlearn = 1']
@@ -411,7 +281,7 @@ def test_the_command_prints_all_and_exits_with_1_where_merge_would_refuse(task_f
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "3 tasks, merge would take them, no warnings" in result.output
-    not_a_number(folder)
+    damages.not_a_number(folder)
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert "fault: task0, checkpoint: " in result.output
