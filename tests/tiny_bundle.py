@@ -309,22 +309,15 @@ def rewrite(bundle: Path, change: Callable[[dict], None]) -> None:
 
 def relist(bundle: Path, name: str) -> None:
     """Record the present size and hash of a file, as an attacker would."""
-    found = fmt.FileRecord.of(bundle / name)
-    rewrite(bundle, lambda record: record["files"][name].update(size=found.size, sha256=found.sha256))
+    rewrite(bundle, lambda record: record["files"].update({name: vars(fmt.FileRecord.of(bundle / name))}))
 
 
 def add_bias(bundle: Path, task: str, bias: np.ndarray, logit_scale: float = LOGIT_SCALE) -> None:
     """Give the head of a task a bias and a logit scale."""
     (bundle / "biases").mkdir(exist_ok=True)
-    np.save(bundle / f"biases/{task}.npy", bias)
-
-    def change(record: dict) -> None:
-        (found,) = [found for found in record["tasks"] if found["name"] == task]
-        found.update(bias=f"biases/{task}.npy", logit_scale=logit_scale)
-        record["files"][f"biases/{task}.npy"] = {"size": 0, "sha256": "0" * 64}
-
-    rewrite(bundle, change)
-    relist(bundle, f"biases/{task}.npy")
+    np.save(bundle / (name := f"biases/{task}.npy"), bias)
+    rewrite(bundle, lambda record: record["tasks"][TASKS.index(task)].update(bias=name, logit_scale=logit_scale))
+    relist(bundle, name)
 
 
 def _gated_layer(i: int) -> list[Any]:
