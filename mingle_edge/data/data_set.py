@@ -14,9 +14,8 @@ from mingle_edge.data.image_folder import list_images
 from mingle_edge.data.image_list import METADATA, ListedImages, has_labels
 from mingle_edge.data.image_source import CLASS, ImageSource
 from mingle_edge.data.labeled_source import FolderImages, LabeledSource
-from mingle_edge.data.parquet_images import ParquetImages
+from mingle_edge.data.sharded_images import ShardedImages
 from mingle_edge.data.shards import check_all_there
-from mingle_edge.data.webdataset_images import WebdatasetImages
 from mingle_edge.files.file_pattern import ANY_DEPTH, matching_files
 from mingle_edge.files.plain_file import check_plain_file, find_file
 from mingle_edge.files.text_file import MOST_BYTES
@@ -79,7 +78,7 @@ def _open(source: ImageSource, layout: Layout, root: Path, tables: Sequence[str]
     except FileError as error:
         raise ImageFolderError(str(error)) from error
     check_all_there(paths)
-    return (ParquetImages if layout.kind == "parquet" else WebdatasetImages)(paths, source, classes)
+    return ShardedImages(paths, source, classes, parquet=layout.kind == "parquet")
 
 
 def _open_folder(

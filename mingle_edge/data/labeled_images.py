@@ -17,10 +17,9 @@ from mingle_edge.data.image_folder import list_images
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.image_source import WHOLE, ImageSource
 from mingle_edge.data.labeled_source import FolderImages, LabeledSource
-from mingle_edge.data.parquet_images import ParquetImages
+from mingle_edge.data.sharded_images import ShardedImages
 from mingle_edge.data.shards import find_shards
 from mingle_edge.data.task_file import TaskSource
-from mingle_edge.data.webdataset_images import WebdatasetImages
 
 
 def read_labeled(source: ImageSource, base: Path, classes: Sequence[str], progress: Progress = silent) -> ImageSet:
@@ -106,7 +105,7 @@ def _open_kind(source: ImageSource, base: Path, classes: Sequence[str]) -> Label
     if source.kind == "class folders":
         return FolderImages(files, folder, classes)
     paths = find_shards(files, folder, PurePath(files).suffix.removeprefix("."))
-    return (ParquetImages if source.kind == "parquet" else WebdatasetImages)(paths, source, classes)
+    return ShardedImages(paths, source, classes, parquet=source.kind == "parquet")
 
 
 def _shared(numbers: list[int], share: tuple[float, float]) -> list[int]:

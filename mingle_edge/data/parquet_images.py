@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from mingle_edge.core.errors import ImageFolderError, MingleError
 from mingle_edge.core.extras import advice
-from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.class_matching import written_classes
 from mingle_edge.data.image_cache import cached_images
 from mingle_edge.data.image_source import ImageSource
@@ -27,43 +26,12 @@ MOST_EXPANSION, LEAST_EXPANDED = 100, 64 << 20
 """A column that is said to become more than this many times as large, and this many bytes, is none of encoded images."""
 
 
-class ParquetImages:
-    """The images of a labeled source, numbered over its files in the order of their names. Only labels are read at first."""
-
-    def __init__(self, paths: Sequence[Path], source: ImageSource, classes: Sequence[str]) -> None:
-        """Find columns and read every label.
-
-        Raises:
-            ImageFolderError: no such columns, a damaged file, or labels that are not the task's classes.
-        """
-        self.labels: list[int] = []
-        self.taken = f"{len(paths)} parquet file{'s' if len(paths) > 1 else ''}"
-        self.skipped: dict[str, int] = {}
-        self._shards: list[_Shard] = []
-        self._starts: list[int] = []  # number of the first image of each shard
-        for path in paths:
-            shard = _Shard(path, source)
-            self._starts.append(len(self.labels))
-            self._shards.append(shard)
-            self.labels += shard.labels(classes)
-
-    def paths(self, numbers: Sequence[int], progress: Progress = silent) -> list[Path]:
-        """Return files of the images with these numbers, in the cache folder; those that are not there yet are written."""
-        files: dict[int, Path] = {}
-        ends = [*self._starts[1:], len(self.labels)]
-        for done, (shard, start, end) in enumerate(zip(self._shards, self._starts, ends, strict=True)):
-            progress("images", done, len(ends), shard.path.name)
-            wanted = [number - start for number in numbers if start <= number < end]
-            files |= {start + row: path for row, path in shard.files(wanted).items()} if wanted else {}
-        progress("images", len(ends), len(ends))
-        return [files[number] for number in numbers]
-
-
-class _Shard:
-    """One parquet file."""
+class ParquetShard:
+    """One parquet file: an image and its label in every row."""
 
     def __init__(self, path: Path, source: ImageSource) -> None:
         self.path = path
+        self.skipped: dict[str, int] = {}
         with self._open() as file:
             rows, schema = file.metadata.num_rows, file.schema_arrow
         if rows > MOST_ROWS:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mingle_edge.core.errors import ImageFolderError, shown
-from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.class_matching import check_numbers, written_classes
 from mingle_edge.data.image_cache import cached_images
 from mingle_edge.data.image_folder import suffixes
@@ -29,42 +28,7 @@ LABEL_SUFFIXES = ("cls", "txt", "json")
 """Where labels stand, in order of preference."""
 
 
-class WebdatasetImages:
-    """The images of tar files, numbered over the files in their order. Only labels are read at first."""
-
-    def __init__(self, paths: Sequence[Path], source: ImageSource, classes: Sequence[str]) -> None:
-        """Read the headers of every member, and every label.
-
-        Raises:
-            ImageFolderError: an archive that `tar_members` refuses, members without a key, samples without an image or label or
-                with several, or labels that are not the task's classes.
-        """
-        self.taken = f"{len(paths)} tar file{'s' if len(paths) > 1 else ''}"
-        self.labels: list[int] = []
-        self.skipped: dict[str, int] = {}
-        self._shards: list[_Shard] = []
-        self._starts: list[int] = []  # number of the first image of each shard
-        for path in paths:
-            shard = _Shard(path, source)
-            self._starts.append(len(self.labels))
-            self._shards.append(shard)
-            self.labels += shard.labels(classes)
-            for reason, count in shard.skipped.items():
-                self.skipped[reason] = self.skipped.get(reason, 0) + count
-
-    def paths(self, numbers: Sequence[int], progress: Progress = silent) -> list[Path]:
-        """Return files of the images with these numbers, in the cache folder; those that are not there yet are written."""
-        files: dict[int, Path] = {}
-        ends = [*self._starts[1:], len(self.labels)]
-        for done, (shard, start, end) in enumerate(zip(self._shards, self._starts, ends, strict=True)):
-            progress("images", done, len(ends), shard.path.name)
-            wanted = [number - start for number in numbers if start <= number < end]
-            files |= {start + sample: path for sample, path in shard.files(wanted).items()} if wanted else {}
-        progress("images", len(ends), len(ends))
-        return [files[number] for number in numbers]
-
-
-class _Shard:
+class TarShard:
     """One archive: the image and the label of every sample, and where they lie."""
 
     def __init__(self, path: Path, source: ImageSource) -> None:

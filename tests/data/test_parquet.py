@@ -102,14 +102,14 @@ class TestReading:
 
     @given(st.sets(st.integers(0, 11)), st.integers(1, 8))
     def test_any_rows_and_any_row_groups(self, tmp_path_factory: pytest.TempPathFactory, rows: set[int], size: int) -> None:
-        from mingle_edge.data.parquet_images import ParquetImages
+        from mingle_edge.data.sharded_images import ShardedImages
 
         folder = tmp_path_factory.mktemp("rows")
         for shard, numbers in enumerate((range(5), range(5, 12))):
             images = [encoded(n) for n in numbers]
             write_shard(folder / f"{shard}.parquet", images, [0] * len(images), ["a"], rows_per_group=size)
         order = sorted(rows, key=lambda row: (row * 7) % 12)
-        paths = ParquetImages(sorted(folder.iterdir()), ImageSource("*.parquet"), ["a"]).paths(order)
+        paths = ShardedImages(sorted(folder.iterdir()), ImageSource("*.parquet"), ["a"], parquet=True).paths(order)
         assert [path.read_bytes() for path in paths] == [encoded(n) for n in order]
 
 

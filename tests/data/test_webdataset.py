@@ -81,9 +81,9 @@ def test_labels_in_words_and_json(tmp_path: Path, label: dict[str, Any]) -> None
 
 def labels(folder: Path, source: ImageSource) -> list[int]:
     """Labels alone, of which some class may have none."""
-    from mingle_edge.data.webdataset_images import WebdatasetImages
+    from mingle_edge.data.sharded_images import ShardedImages
 
-    return WebdatasetImages(sorted(folder.glob("*.tar")), source, NAMES).labels
+    return ShardedImages(sorted(folder.glob("*.tar")), source, NAMES, parquet=False).labels
 
 
 def test_which_member_is_the_label(tmp_path: Path) -> None:
