@@ -131,8 +131,10 @@ def open_checkpoint(
     """
     check_tag(path_or_tag, base, model, architecture)
     path = find_weights(path_or_tag, base, model)
-    adapts = backbone is not None and path.is_dir() and is_adapter(path)
-    tensors = AdaptedTensors(path, backbone.stored) if adapts and backbone is not None else open_tensors(path)
+    if backbone is not None and path.is_dir() and is_adapter(path):
+        tensors: ModelTensors = AdaptedTensors(path, backbone.stored)
+    else:
+        tensors = open_tensors(path)
     if path.is_dir() and any((path / name).exists() for name in (HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG)):
         _check_config(path, tensors, architecture, is_backbone=model is not None)
     names = [*tensors.names(), *tensors.others]
