@@ -25,7 +25,7 @@ devices: $(VENV)/.installed
 # The same with the newest release of every dependency instead of those in the lock file.
 test-latest:
 	$(PYTHON) -m venv $(LATEST)
-	$(LATEST)/bin/pip install --quiet --upgrade --upgrade-strategy=eager --editable '.[cpu,merge,demo,dev]'
+	$(LATEST)/bin/pip install --quiet --upgrade --upgrade-strategy=eager --editable '.[cpu,merge,demo,serve,docs,dev]'
 	touch $(LATEST)/.installed
 	$(MAKE) test VENV=$(LATEST)
 
@@ -52,7 +52,7 @@ COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version=3.1
 lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet uv
-	$(COMPILE) --extra=cpu --extra=merge --extra=demo --extra=dev --output-file=locks/development.txt pyproject.toml > /dev/null
+	$(COMPILE) --extra=cpu --extra=merge --extra=demo --extra=serve --extra=docs --extra=dev --output-file=locks/development.txt pyproject.toml > /dev/null
 	$(COMPILE) --output-file=locks/onnxruntime-1.20.txt locks/onnxruntime-1.20.in > /dev/null
 	$(COMPILE) --no-deps --output-file=locks/transformers-4.txt locks/transformers-4.in > /dev/null
 
