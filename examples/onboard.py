@@ -2,7 +2,7 @@
 
     python examples/onboard.py BUNDLE FRAME.png [FRAME.png ...]
 
-Needs `pip install mingle-edge[cpu]`; torch is never imported.
+Needs `pip install ".[cpu]"` in a clone; torch is never imported.
 """
 
 import sys

@@ -10,7 +10,7 @@ is there to its labels, so with "submit" and "named" it holds the wait for the f
 Before it starts it pauses (`--cool-down`), so that what ran before costs it nothing. Whether the machine throttled is read
 from the first and the last full minute, and from Linux's own clocks, thermometers and counters where there are any.
 
-Needs `pip install mingle-edge[cpu]`; torch is never imported.
+Needs `pip install ".[cpu]"` in a clone; torch is never imported.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from mingle_edge.comparison.results import Finished
 from mingle_edge.comparison.table import write_csv
 from mingle_edge.comparison.tuning import Tuning, trials
 from mingle_edge.core.errors import ComparisonError
+from mingle_edge.core.extras import install_command
 from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.corruptions import Corruption
 from mingle_edge.data.task_file import read_task_file
@@ -244,8 +245,8 @@ def _tune(comparison: Comparison, entries: Sequence[Entry], plan: ComparisonOpti
 def _check_address(plan: ComparisonOptions) -> None:
     if plan.address is not None and not _ray_is_there():
         raise ComparisonError(
-            f"address {plan.address!r}: cells run on a cluster by Ray, which is not installed; install it with: "
-            "pip install 'mingle-edge[ray]'"
+            f"address {plan.address!r}: cells run on a cluster by Ray, which is not installed; install it "
+            + install_command("ray")
         )
 
 

@@ -39,8 +39,13 @@ def package_of(error: ImportError) -> str | None:
 
 def advice(error: ImportError, package: str) -> str:
     """Return the next step: install it where it is not there, else what fails."""
-    command = f"pip install 'mingle-edge[{EXTRAS[package]}]'"
+    command = install_command(EXTRAS[package])
     missing = isinstance(error, ModuleNotFoundError) and error.name == package
     if missing or find_spec(package) is None:
-        return f"install it with: {command}"
-    return f"it is installed and fails to import ({error}): mend that, or install it again with: {command} --force-reinstall"
+        return f"install it {command}"
+    return f"it is installed and fails to import ({error}): mend that, or install it again {command} --force-reinstall"
+
+
+def install_command(extra: str) -> str:
+    """Return where and how to install an extra: from the source, as the package is on no index yet."""
+    return f"in a clone of mingle-edge with: pip install '.[{extra}]'"

@@ -209,7 +209,7 @@ class TestBadFiles:
     def test_without_pyarrow(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("pyarrow", "pyarrow.parquet"):
             monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(ImageFolderError, match=r"needs pyarrow; install it with: pip install 'mingle-edge\[data\]'"):
+        with pytest.raises(ImageFolderError, match=r"needs pyarrow; install it in a clone of .*: pip install '\.\[data\]'"):
             labeled_pairs(SOURCE, base, NAMES)
 
 

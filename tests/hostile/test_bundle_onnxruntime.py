@@ -46,7 +46,7 @@ def test_what_an_uninstalled_package_left_is_named(tmp_path, monkeypatch) -> Non
     left.__path__ = [str(tmp_path / "onnxruntime")]
     monkeypatch.setitem(sys.modules, "onnxruntime", left)
     with pytest.raises(
-        ProviderError, match=rf"not whole: {tmp_path}/onnxruntime is what .* left; remove that folder and install"
+        ProviderError, match=rf"not whole: {tmp_path}/onnxruntime is what .* left; remove that folder, then pip install"
     ):
         check_version("1.20")
     importlib.reload(importlib.import_module("mingle_edge_runtime"))  # as an application that starts now imports it

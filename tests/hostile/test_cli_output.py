@@ -236,7 +236,7 @@ class TestErrors:
     def test_one_that_is_missing_is_installed(self, command_that, monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, "joblib", None)
         assert command_that(lambda: __import__("joblib")).stderr == (
-            "error: this command needs the package joblib; install it with: pip install 'mingle-edge[demo]'\n"
+            "error: this command needs the package joblib; install it in a clone of mingle-edge with: pip install '.[demo]'\n"
         )
 
 

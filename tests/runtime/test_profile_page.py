@@ -188,7 +188,7 @@ def test_a_missing_library_is_told_before_anything_is_measured(report, tmp_path,
     files = ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
     result = CliRunner().invoke(main, ["profile", str(tmp_path / "no-bundle"), *files])
     assert result.exit_code == 2
-    advice = "install it with: pip install 'mingle-edge[report]'"
+    advice = "install it in a clone of mingle-edge with: pip install '.[report]'"
     assert result.output == f"error: this command needs the package {package}; {advice}\n"
     assert list(tmp_path.iterdir()) == []
 

@@ -50,7 +50,7 @@ def onnxruntime() -> Any:
     except Exception as error:  # a missing library, another numpy, a broken installation: errors of any type
         if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
             raise ProviderError(
-                'ONNX Runtime is not installed: pip install "mingle-edge[cpu]", or "mingle-edge[gpu]" for CUDA'
+                "ONNX Runtime is not installed: pip install onnxruntime, or onnxruntime-gpu for CUDA"
             ) from error
         raise ProviderError(
             f"ONNX Runtime does not import, {type(error).__name__}: {printable(error)}; mend that, or install it again"
@@ -58,8 +58,8 @@ def onnxruntime() -> Any:
     if not hasattr(module, "__version__"):
         where = ", ".join(getattr(module, "__path__", ()))
         raise ProviderError(
-            f"ONNX Runtime is not whole: {where} is what an uninstalled package left; remove that folder and install one of "
-            'onnxruntime (pip install "mingle-edge[cpu]") and onnxruntime-gpu ("mingle-edge[gpu]")'
+            f"ONNX Runtime is not whole: {where} is what an uninstalled package left; remove that folder, then "
+            "pip install onnxruntime, or onnxruntime-gpu for CUDA"
         )
     return module
 
