@@ -13,5 +13,9 @@ class OutputError(ExportError):
     """The bundle's folder is in use or cannot be written."""
 
 
+class DiskSpaceError(OutputError):
+    """The disk has no room for the bundle."""
+
+
 class ParityError(ExportError):
     """The graphs do not compute what the PyTorch implementation computes."""

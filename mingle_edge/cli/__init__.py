@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from mingle_edge import __version__
-from mingle_edge.cli.interruption import Terminated, exit_code, terminable
+from mingle_edge.cli.exit_codes import MEANINGS, ExitCode, exit_code_of
+from mingle_edge.cli.interruption import exit_code, terminable, told
 from mingle_edge.cli.terminal import one_line, terminal
 from mingle_edge.core.extras import advice, package_of
 
 COMMANDS = ("init", "check", "merge", "evaluate", "compare", "export", "run", "verify", "inspect", "profile", "demo")
-ERROR_TREES = {
-    "mingle_edge.core.errors": "MingleError",
-    "mingle_edge_export.errors": "ExportError",
-    "mingle_edge_runtime.errors": "EdgeError",
-}
 
 
 class CommandError(click.ClickException):
-    """One line on standard error and exit code 2."""
+    """One line on standard error, and the exit code of what went wrong."""
 
-    exit_code = 2
+    def __init__(self, message: str, exit_code: ExitCode) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
     def show(self, file: Any = None) -> None:
         """Print the message."""
@@ -34,7 +32,15 @@ class CommandError(click.ClickException):
 
 
 class LazyGroup(click.Group):
-    """Loads a command's module when it is asked for, and turns expected errors into one line."""
+    """Loads a command's module when it is asked for, and turns expected errors into one line and an exit code."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Run as a process: a defect of ours shows its traceback, and ends with a code of its own."""
+        try:
+            return self.main(*arguments, **options)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(ExitCode.DEFECT)
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run a command line with its output and the signals it may get in hand."""
@@ -58,30 +64,37 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            what = "terminated" if isinstance(error, Terminated) else "\ninterrupted"  # behind the terminal's ^C
-            click.echo(f"{what}; nothing that was finished is lost, run the same command again to continue", err=True)
+            click.echo(told(error), err=True)
             ctx.exit(exit_code(error))
-        except ImportError as error:
-            package = package_of(error)
-            if package is None:
+        except Exception as error:
+            code, message = exit_code_of(error), _message(error)
+            if code is None or message is None:
                 raise
-            raise CommandError(f"this command needs the package {package}; {advice(error, package)}") from error
-        except OSError as error:
-            if error.filename is None and error.strerror is None:
-                raise
-            raise CommandError(f"{error.filename or 'file system'}: {error.strerror}") from error
-        except MemoryError as error:
-            raise CommandError(f"there is not enough memory{f' ({error})' if str(error) else ''}") from error
-        except (RecursionError, OverflowError) as error:
-            raise CommandError(f"something in the input is too deep or too large ({error})") from error
-        except tuple(_loaded_error_trees()) as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(message, code) from error
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what exit codes say."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([*((str(int(code)), meaning) for code, meaning in MEANINGS.items()), _SIGNALED])
 
 
-def _loaded_error_trees() -> Iterator[type[Exception]]:
-    for module, name in ERROR_TREES.items():
-        if module in sys.modules:
-            yield getattr(sys.modules[module], name)
+_SIGNALED = ("128+n", "ended by signal n: 130 is Ctrl-C, 141 that nobody reads the output")
+
+
+def _message(error: Exception) -> str | None:
+    """Return what to print of an error that has an exit code; None where it is a mistake of ours after all."""
+    if isinstance(error, ImportError):
+        package = package_of(error)
+        return None if package is None else f"this command needs the package {package}; {advice(error, package)}"
+    if isinstance(error, OSError):
+        if error.filename is None and error.strerror is None:
+            return None
+        return f"{error.filename or 'file system'}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory{f' ({error})' if str(error) else ''}"
+    if isinstance(error, RecursionError | OverflowError):
+        return f"something in the input is too deep or too large ({error})"
+    return str(error)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -34,6 +34,25 @@ def terminable() -> Iterator[None]:
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def if_interrupted(state: Callable[[], str]) -> Iterator[None]:
+    """Let an interruption within the block be told with what is true then, such as `nothing was written; start again`.
+
+    state: asked once, when everything within the block was cleaned up.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note(state())
+        raise
+
+
+def told(interruption: KeyboardInterrupt) -> str:
+    """Return the line that says how a command was ended, and what is true now."""
+    how = "terminated" if isinstance(interruption, Terminated) else "\ninterrupted"  # behind the terminal's ^C
+    return f"{how}; {'; '.join(getattr(interruption, '__notes__', ())) or 'nothing was written'}"
 
 
 def exit_code(interruption: KeyboardInterrupt) -> int:

@@ -4,7 +4,7 @@ import os
 
 
 class MingleError(Exception):
-    """Base of everything `mingle_edge` raises on purpose; the command line turns it into one line and exit code 2."""
+    """Base of everything `mingle_edge` raises on purpose; the command line turns it into one line and an exit code."""
 
 
 class FileError(MingleError):
@@ -40,8 +40,24 @@ class HubError(MingleError):
     """A model or data set on the Hugging Face hub does not exist, needs a login, or cannot be reached."""
 
 
+class HubUnreachableError(HubError):
+    """The hub cannot be reached, or a download failed: the name may be right."""
+
+
 class MergedModelError(MingleError):
-    """A merged model folder is damaged, of a newer format, or does not fit what is being added to it."""
+    """A merged model folder is damaged, of another format version, or computes what is no number."""
+
+
+class NoMergedModelError(MergedModelError):
+    """There is no merged model at a path, or none of its tasks has a name that was asked for."""
+
+
+class MergeConflictError(MergedModelError):
+    """A folder cannot take a merge: it holds other files, other tasks, or a model of another backbone or other settings."""
+
+
+class DiskSpaceError(MergedModelError):
+    """The disk has no room for a merged model."""
 
 
 class DeviceError(MingleError):

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from mingle_edge.core.errors import FileError, HubError, shown
+from mingle_edge.core.errors import FileError, HubError, HubUnreachableError, shown
 from mingle_edge.data.image_source import CLASS
 from mingle_edge.data.weights_folder import (
     HUGGING_FACE_CONFIG,
@@ -256,7 +256,7 @@ def _snapshot(reference: HubReference, cache_folder: str, patterns: list[str]) -
             f"the hub has no {reference}, or it is private; correct the name, or log in with `hf auth login`"
         ) from error
     except errors.LocalEntryNotFoundError as error:
-        raise HubError(
+        raise HubUnreachableError(
             f"the {reference} is not, or not all, in the cache {cache_folder}, and the hub cannot be reached (the network is "
             f"down, or HF_HUB_OFFLINE is set); where there is network, run: {reference.download_command()}"
         ) from error
@@ -265,5 +265,7 @@ def _snapshot(reference: HubReference, cache_folder: str, patterns: list[str]) -
     except PermissionError as error:
         raise HubError(f"{error.filename or cache_folder} {refusal(error)}, or name another cache in HF_HUB_CACHE") from error
     except Exception as error:  # the library's HTTP client, and so its errors, changes between versions
-        raise HubError(f"the {reference} could not be downloaded ({error!r:.200}); check the network and run again") from error
+        raise HubUnreachableError(
+            f"the {reference} could not be downloaded ({error!r:.200}); check the network and run again"
+        ) from error
     return Path(folder)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mingle_edge.core.errors import MergedModelError, TaskFileError
+from mingle_edge.core.errors import NoMergedModelError, TaskFileError
 from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.image_decoding import check_images
 from mingle_edge.data.image_set import ImageSet
@@ -77,7 +77,7 @@ def evaluate(
     """
     model = MergedModel.open(merged)
     if not model.tasks:
-        raise MergedModelError(f"{model.path}: holds no task yet; run the merge to its end before evaluating")
+        raise NoMergedModelError(f"{model.path}: holds no task yet; run the merge to its end before evaluating")
     tests = read_test_images(model, Path(task_file), progress)
     from mingle_edge.core.device import choose_device
     from mingle_edge.evaluation.merged_answers import measure_history

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mingle_edge.core.errors import MergedModelError
+from mingle_edge.core.errors import DiskSpaceError, MergeConflictError
 from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.task_file import read_task_file
 from mingle_edge.files.atomic_files import why_not_written
@@ -48,7 +48,8 @@ def merge(
         TaskFileError: the task file is malformed, or names what is not there.
         CheckpointError: a checkpoint cannot be read, is of another architecture, or holds values that are not finite.
         ImageFolderError, HubError: of the images, or of what is on the hub.
-        MergedModelError: the output is in use or does not fit, or the disk refuses it.
+        MergedModelError: the output is damaged (the error itself), in use or does not fit (`MergeConflictError`), or the disk
+            has no room for it (`DiskSpaceError`).
         DeviceError: there is no such device.
     """
     output = Path(output)
@@ -97,22 +98,22 @@ def _claimed(output: Path) -> Iterator[None]:
 
 @contextmanager
 def _writing(output: Path) -> Iterator[None]:
-    """Raise `MergedModelError` for what the file system refuses within the block."""
+    """Raise `MergeConflictError` for what the file system refuses within the block."""
     try:
         yield
     except OSError as error:
-        raise MergedModelError(f"{output}: {why_not_written(error)}") from error
+        raise MergeConflictError(f"{output}: {why_not_written(error)}") from error
 
 
 def _check_continues(model: MergedModel, inputs: MergeInputs, into: bool) -> None:
     """Check that the model in the folder is of this backbone and these settings, and its tasks are those of the file."""
     if model.backbone_sha256 != inputs.backbone_sha256 or model.architecture != inputs.architecture:
-        raise MergedModelError(
+        raise MergeConflictError(
             f"{model.path}: was merged from another backbone (sha256 {model.backbone_sha256[:12]}, the task file's is "
             f"{inputs.backbone_sha256[:12]}); use the same backbone or another output folder"
         )
     if difference := model.settings.difference(inputs.settings):
-        raise MergedModelError(
+        raise MergeConflictError(
             f"{model.path}: was merged with other settings (there and in the task file: {'; '.join(difference)}); "
             "use the same settings or another output folder"
         )
@@ -120,13 +121,13 @@ def _check_continues(model: MergedModel, inputs: MergeInputs, into: bool) -> Non
     for record in model.tasks:
         task = given.get(record.name)
         if task is not None and task.sha256 != record.source_sha256:
-            raise MergedModelError(
+            raise MergeConflictError(
                 f"{model.path}: already holds a task {record.name!r} from another checkpoint (sha256 "
                 f"{record.source_sha256[:12]}, the task file's is {task.sha256[:12]}); give the new one another name"
             )
     order = list(given)
     if not into and model.task_names != order[: len(model.tasks)]:
-        raise MergedModelError(
+        raise MergeConflictError(
             f"{model.path}: the output folder holds a merge of other tasks ({', '.join(model.task_names)}); "
             "use --into to add tasks to it, or name another folder"
         )
@@ -147,7 +148,7 @@ def _check_space(target: Path, inputs: MergeInputs, existing: MergedModel | None
     parent = next(folder for folder in (target, *target.absolute().parents) if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
-        raise MergedModelError(
+        raise DiskSpaceError(
             f"{target}: the merge needs about {needed / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB free; "
             "free some space or name a folder on another disk"
         )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge.clip.architecture import VisionArchitecture
-from mingle_edge.core.errors import MergedModelError
+from mingle_edge.core.errors import MergedModelError, NoMergedModelError
 from mingle_edge.data.settings import Settings
 from mingle_edge.files.atomic_files import replacing, why_not_written
 from mingle_edge.files.new_folder import new_folder
@@ -63,7 +63,7 @@ class MergedModel:
         """Read the index of a merged model. Raises `MergedModelError` naming the file and the reason."""
         path = Path(path)
         if find(path / INDEX) is None:
-            raise MergedModelError(
+            raise NoMergedModelError(
                 f"{path}: not a merged model, there is no {INDEX} in it; give the folder that `mingle-edge merge -o` wrote"
             )
         index = read_index(path / INDEX)
@@ -97,7 +97,7 @@ class MergedModel:
         for task in self.tasks:
             if task.name == name:
                 return task
-        raise MergedModelError(f"{self.path}: there is no task {name!r}; tasks are: {', '.join(self.task_names)}")
+        raise NoMergedModelError(f"{self.path}: there is no task {name!r}; tasks are: {', '.join(self.task_names)}")
 
     def select(self, names: Sequence[str]) -> MergedModel:
         """Return a view with these tasks in this order; the state after task t is `select(task_names[:t])`."""

@@ -6,15 +6,31 @@ class EdgeError(Exception):
 
 
 class BundleError(EdgeError):
-    """A bundle is missing files, damaged, of a newer format, or breaks a rule of `docs/bundle-format.md`."""
+    """A bundle is missing files, damaged, of another format version, or breaks a rule of `docs/bundle-format.md`."""
+
+
+class NoBundleError(BundleError):
+    """There is no bundle at a path."""
+
+
+class DeviceDiffersError(BundleError):
+    """A bundle that is intact computes other answers on this device than on the machine that exported it."""
 
 
 class ExpertError(BundleError):
     """One task's expert cannot be read, or does not fit the tower it is meant for."""
 
 
+class HeadError(EdgeError):
+    """A file of a head cannot be read, or does not belong to the bundle."""
+
+
 class ProviderError(EdgeError):
     """ONNX Runtime is missing or too old, or lacks the execution provider that was asked for."""
+
+
+class ThreadsError(ProviderError):
+    """A number of threads is none, or more than any device has."""
 
 
 class ImageError(EdgeError):

@@ -25,7 +25,7 @@ from mingle_edge_runtime.bundle.graph import Graph
 from mingle_edge_runtime.bundle.index import INDEX_NAME, BundleIndex
 from mingle_edge_runtime.bundle.mapped_file import MappedFile
 from mingle_edge_runtime.bundle.rules import check_rules
-from mingle_edge_runtime.errors import BundleError, EdgeError
+from mingle_edge_runtime.errors import BundleError, EdgeError, NoBundleError
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the number of bytes done and their total."""
@@ -157,7 +157,7 @@ def _read_index(folder: BundleFolder) -> bytes:
     try:
         size = folder.find(INDEX_NAME)
     except FileNotFoundError as error:
-        raise BundleError(f"{path} does not exist: name a folder that `mingle-edge export` wrote") from error
+        raise NoBundleError(f"{path} does not exist: name a folder that `mingle-edge export` wrote") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     if size > _LARGEST_INDEX:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from mingle_edge_runtime.bundle.index import INDEX_NAME, FileRecord
 from mingle_edge_runtime.bundle.mapped_file import FileIdentity, MappedFile, path_of, unreadable
 from mingle_edge_runtime.bundle.rules import check_relative
-from mingle_edge_runtime.errors import BundleError
+from mingle_edge_runtime.errors import BundleError, NoBundleError
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _FOLDER_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
@@ -43,18 +43,18 @@ class BundleFolder:
     """An open folder; its descriptors are closed with this object."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        """Open the folder. Raises `BundleError` where there is none, or this user may not read it."""
+        """Open the folder. Raises `NoBundleError` where there is none, `BundleError` where this user may not read it."""
         try:
             self.root = Path(os.path.realpath(path))
             self._descriptor = os.open(self.root, _FOLDER_FLAGS)
         except (FileNotFoundError, NotADirectoryError) as problem:
-            raise BundleError(
+            raise NoBundleError(
                 f"{self.root / INDEX_NAME} does not exist: name a folder that `mingle-edge export` wrote"
             ) from problem
         except OSError as problem:
             raise unreadable(str(self.root), problem, BundleError) from problem
         except ValueError as problem:  # a null byte, or what no file system can hold
-            raise BundleError(
+            raise NoBundleError(
                 f"{str(path)!a} is no path: {problem}; name a folder that `mingle-edge export` wrote"
             ) from problem
         weakref.finalize(self, os.close, self._descriptor)

@@ -11,7 +11,7 @@ from os import PathLike
 from mingle_edge_runtime.bundle.bundle import Bundle, Progress
 from mingle_edge_runtime.bundle.head import read_heads
 from mingle_edge_runtime.check.golden import golden_outputs, largest_differences, least_cosines, read_golden
-from mingle_edge_runtime.errors import BundleError
+from mingle_edge_runtime.errors import DeviceDiffersError
 from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.arithmetic import Arithmetic, measure_arithmetic
 from mingle_edge_runtime.ort.providers import resolve_providers
@@ -47,7 +47,7 @@ class Verification:
     """that all of it took"""
 
     def check(self) -> None:
-        """Raise `BundleError` naming every part that differs from its golden output by more than it may, and the machine."""
+        """Raise `DeviceDiffersError` naming the machine and every part that differs from its golden output too much."""
         wrong = [
             f"{part} has a cosine of {cosine:.6f}, at least {self.least_cosine} is needed"
             for part, cosine in self.cosines.items()
@@ -61,7 +61,7 @@ class Verification:
         if wrong:
             if self.arithmetic.saturation:
                 wrong.append(f"this processor multiplies 8-bit integers with saturation: {self.arithmetic.saturation}")
-            raise BundleError(
+            raise DeviceDiffersError(
                 f"the bundle does not compute its golden outputs on this machine, {self.arithmetic}: {'; '.join(wrong)}. "
                 "Try another version of ONNX Runtime or another provider, or export the bundle again in a higher precision"
             )

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle.graph import Graph
-from mingle_edge_runtime.errors import BundleError, DeviceMemoryError, EdgeError, ProviderError
+from mingle_edge_runtime.errors import BundleError, DeviceMemoryError, EdgeError, ProviderError, ThreadsError
 from mingle_edge_runtime.ort.bound_inputs import BoundInputs
 from mingle_edge_runtime.ort.device_memory import is_out_of_memory
 
@@ -115,7 +115,7 @@ class Session:
         """
         ort = onnxruntime()
         if threads is not None and not 1 <= threads <= MOST_THREADS:
-            raise ProviderError(f"threads is {threads}, must be at least 1 and at most {MOST_THREADS}")
+            raise ThreadsError(f"threads is {threads}, must be at least 1 and at most {MOST_THREADS}")
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         options.inter_op_num_threads = 1
