@@ -3,9 +3,10 @@ VENV ?= .venv
 ORT_OLD = .venv-ort-1.20
 TRANSFORMERS_4 = .transformers-4
 LATEST = .venv-latest
+BUILD = .venv-build
 PARALLEL = --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-latest devices lock clean
+.PHONY: demo test test-latest devices wheel lock clean
 
 # The demo: trains, merges, exports and runs four tiny tasks; results in demo-output/.
 demo: $(VENV)/.installed
@@ -47,6 +48,17 @@ $(TRANSFORMERS_4)/.installed: locks/transformers-4.txt $(VENV)/.installed
 	$(VENV)/bin/pip install --quiet --require-hashes --no-deps --target $(TRANSFORMERS_4) --requirement $<
 	touch $@
 
+# The package: its source and its wheel, in dist/. Only what builds them is installed, from the lock file.
+wheel: $(BUILD)/.installed
+	rm -rf dist
+	$(BUILD)/bin/hatchling build
+
+$(BUILD)/.installed: locks/development.txt
+	$(PYTHON) -m venv $(BUILD)
+	sed -n -E '/^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/,/[^\\]$$/p' $< > $(BUILD)/hatchling.txt
+	$(BUILD)/bin/pip install --quiet --require-hashes --requirement $(BUILD)/hatchling.txt
+	touch $@
+
 # Writes the lock files, for every platform. Releases that are in them stay; delete a file first to move it to the newest.
 COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes --custom-compile-command='make lock'
 lock:
@@ -57,4 +69,4 @@ lock:
 	$(COMPILE) --no-deps --output-file=locks/transformers-4.txt locks/transformers-4.in > /dev/null
 
 clean:
-	rm -rf $(VENV) $(ORT_OLD) $(TRANSFORMERS_4) $(LATEST) .venv-lock demo-output devices/.cache
+	rm -rf $(VENV) $(ORT_OLD) $(TRANSFORMERS_4) $(LATEST) $(BUILD) .venv-lock dist demo-output devices/.cache
