@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mingle_edge.data.corruptions import Corruption, CorruptionError
     from mingle_edge.data.settings import Settings
     from mingle_edge.evaluation.evaluate import EvaluationReport, evaluate
+    from mingle_edge.merging.head_for_device import write_head
     from mingle_edge.merging.inspection import inspect
     from mingle_edge.merging.merge import merge
     from mingle_edge.merging.merged_model import MergedModel
@@ -62,6 +63,7 @@ _MODULES = {
         "TaskFileError",
     ),
     "evaluation.evaluate": ("EvaluationReport", "evaluate"),
+    "merging.head_for_device": ("write_head",),
     "merging.inspection": ("inspect",),
     "merging.merge": ("merge",),
     "merging.merged_model": ("MergedModel",),
@@ -96,6 +98,7 @@ __all__ = [
     "init",
     "inspect",
     "merge",
+    "write_head",
 ]
 
 

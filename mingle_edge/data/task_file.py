@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mingle_edge.core.errors import FileError, TaskFileError, shown
+from mingle_edge.data.class_list import read_class_list
 from mingle_edge.data.image_source import CLASS, ImageSource
 from mingle_edge.data.settings import Settings
 from mingle_edge.data.task_file_images import read_source
@@ -156,10 +157,9 @@ def _classes(table: Table) -> list[str]:
         if table.status("classes", path) is None:
             raise table.error("classes", f"names {path}, which does not exist; correct the path")
         try:
-            lines = read_text(path).splitlines()
+            values = read_class_list(path)
         except FileError as error:
             raise table.error("classes", f"cannot be read as text ({error}); write one class name a line") from error
-        values = [line.strip() for line in lines if line.strip()]
     if not isinstance(values, list):
         raise table.error("classes", "must be a list of class names, or a text file with one a line")
     return table.strings("classes", values, "class")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -61,11 +62,15 @@ class TaskHeads:
                 f"{checkpoint.path}: an image classifier has no text tower that could make a head of class names, and there is "
                 f"no classifier (classifier.weight, head.weight or fc.weight) in it; give task {task.name!r} a head"
             )
-        if checkpoint.has_text_tower:
-            text, origin = build_text_tower(*self._whole(task), self.base, checkpoint.stored), TASK_TEXT
-        else:
-            text, origin = self._text_tower, BACKBONE_TEXT
-        return Head(class_embeddings(text, task.classes, task.templates), None, self._scale(task, checkpoint)), origin
+        if not checkpoint.has_text_tower:
+            head = self.of_backbone(task.classes, task.templates)
+            return replace(head, logit_scale=self._scale(task, checkpoint)), BACKBONE_TEXT
+        text = build_text_tower(*self._whole(task), self.base, checkpoint.stored)
+        return Head(class_embeddings(text, task.classes, task.templates), None, self._scale(task, checkpoint)), TASK_TEXT
+
+    def of_backbone(self, classes: Sequence[str], templates: Sequence[str]) -> Head:
+        """Return the head that the backbone's text tower makes of class names. Raises `CheckpointError`, `TaskFileError`."""
+        return Head(class_embeddings(self._text_tower, classes, templates), None, self.logit_scale)
 
     @cached_property
     def _text_tower(self) -> TextTower:

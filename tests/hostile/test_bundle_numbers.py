@@ -216,7 +216,7 @@ def test_a_head_or_a_task_that_is_no_name_is_an_edge_error(bundle) -> None:
     with EdgeModel.open(bundle) as model:
         for head in (["red", "green"], ("red",), {"red"}, 3):
             for call in (model.classify, model.stream().classify, model.submit):
-                with pytest.raises(EdgeError, match=r"head is .*, must be the name of one task"):
+                with pytest.raises(EdgeError, match=r"head .* is not in the bundle; it has red, green, blue"):
                     call(images(0)[0], head=head)
         for task in (["red"], {"red"}, 3):
             for call in (model.classify, model.embed):

@@ -55,7 +55,7 @@ MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
     ("image", ("tasks",), {}, "tasks must be a list, is {}"),
     ("image", ("tasks", 1, "rank"), 1.5, r"tasks\[1\].rank must be an integer, is 1.5"),
     ("image", ("tasks", 1, "labels", 2), None, r"tasks\[1\].labels\[2\] must be a string, is missing"),
-    ("image", ("tasks", 1, "labels"), [], r"tasks\[1\].labels is empty"),
+    ("image", ("tasks", 1, "labels"), [], r"tasks\[1\].labels of task .* is empty"),
     ("image", ("tasks", 1, "labels"), ["a", "b", " ", "d"], r"tasks\[1\].labels of task 'green' holds a blank one"),
     ("image", ("tasks", 1, "labels", 2), "", r"tasks\[1\].labels of task 'green' holds a blank one"),
     ("image", ("tasks", 1, "labels"), ["a", "b", "c", "a"], r"tasks\[1\].labels of task 'green' holds 'a' twice"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mingle_edge_runtime.bundle.index import INDEX_NAME, BundleIndex, Defaults, PageBank, Preprocess
 from mingle_edge_runtime.bundle.task_names import fault_in_names
@@ -36,6 +36,8 @@ def check_rules(index: BundleIndex) -> None:
     for member, scope in (("router", "image"), ("defaults", "image"), ("page_bank", "layer")):
         wanted = index.scope == scope
         _require((getattr(index, member) is not None) == wanted, f"{member} must {_be(wanted)} in the {index.scope} scope")
+    optional = index.tower_required_inputs is None or index.scope != "folded"
+    _require(optional, "tower_required_inputs must be absent in a folded bundle, whose tower has no optional inputs")
     if index.defaults:
         _check_defaults(index.defaults, index)
     if index.page_bank:
@@ -67,6 +69,17 @@ def fault_in_preprocess(preprocess: Preprocess) -> str | None:
     return next((f"preprocess.{name} is {getattr(p, name)}, must be {rule}" for name, holds, rule in rules if not holds), None)
 
 
+def fault_in_labels(labels: Sequence[str]) -> str | None:
+    """Return what is wrong with the labels of one head, as in `holds 'leaf' twice`; None if nothing."""
+    if not labels:
+        return "is empty"
+    stripped = [label.strip() for label in labels]
+    if "" in stripped:
+        return "holds a blank one"
+    twice = next((label for label, count in Counter(stripped).items() if count > 1), None)
+    return None if twice is None else f"holds {twice!r} twice"
+
+
 def _be(wanted: bool) -> str:
     return "be there" if wanted else "be absent"
 
@@ -91,6 +104,8 @@ def _referenced(index: BundleIndex) -> Iterator[tuple[str, str]]:
         yield "defaults.file", index.defaults.file
     if index.page_bank:
         yield "page_bank.file", index.page_bank.file
+    if index.tower_required_inputs is not None:
+        yield "tower_required_inputs", index.tower_required_inputs
 
 
 def _check_numbers(index: BundleIndex) -> None:
@@ -115,11 +130,8 @@ def _check_tasks(index: BundleIndex) -> None:
         raise BundleError(f"{INDEX_NAME}: {fault}")
     for i, task in enumerate(index.tasks):
         where = f"tasks[{i}]"
-        _require(len(task.labels) > 0, f"{where}.labels is empty")
-        labels = [label.strip() for label in task.labels]
-        _require("" not in labels, f"{where}.labels of task {task.name!r} holds a blank one")
-        twice = next((label for label, count in Counter(labels).items() if count > 1), None)
-        _require(twice is None, f"{where}.labels of task {task.name!r} holds {twice!r} twice")
+        if fault := fault_in_labels(task.labels):
+            raise BundleError(f"{INDEX_NAME}: {where}.labels of task {task.name!r} {fault}")
         _require(task.rank >= 0, f"{where}.rank is {task.rank}, must not be negative")
         _require((task.expert is not None) == (index.scope == "image"), f"{where}.expert belongs to the image scope alone")
         size = index.files[task.expert].size if task.expert else _bank_bytes(index.page_bank)

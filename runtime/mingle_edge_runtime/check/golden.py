@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -12,7 +10,8 @@ from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.bundle.head import Head
-from mingle_edge_runtime.bundle.npy_file import read_npy
+from mingle_edge_runtime.bundle.npy_file import NpyError, read_npy
+from mingle_edge_runtime.bundle.stored_archive import ArchiveError, read_stored
 from mingle_edge_runtime.errors import BundleError
 from mingle_edge_runtime.scopes.prediction import label_probabilities
 from mingle_edge_runtime.scopes.route import Route
@@ -31,19 +30,11 @@ def read_golden(bundle: Bundle) -> Golden:
     """
     name = bundle.index.golden
     path, content = bundle.file(name), bundle.read(name)
-    golden = {}
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-            declared = sum(entry.file_size for entry in entries.values())
-            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries.values())
-            if stored and declared <= len(content):  # so that reading it takes little more memory than the file is long
-                names = ["images", *_shapes(bundle, 0)]
-                golden = {name: read_npy(archive.read(entries[name])) for name in names if name in entries}
-    except Exception as error:  # the reader raises errors of many types on broken files
+        entries = read_stored(content, [f"{name}.npy" for name in ("images", *_shapes(bundle, 0))])
+        golden = {name.removesuffix(".npy"): read_npy(array) for name, array in entries.items()}
+    except (ArchiveError, NpyError) as error:
         raise BundleError(f"{path} cannot be read as arrays without pickle: {error}; export the bundle again") from error
-    if not stored or declared > len(content):
-        raise _misfit(bundle, f"it is compressed, to hold {declared} bytes; arrays must be stored as they are")
     images = golden.get("images")
     if images is None or images.dtype != np.uint8 or images.ndim != 4 or not images.size:
         raise _misfit(bundle, "it holds no uint8 images [n, H, W, 3]")

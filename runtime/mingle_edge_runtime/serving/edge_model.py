@@ -47,8 +47,7 @@ class EdgeModel(ServedBundle):
 
     def __init__(self, bundle: Bundle, scope: Scope, heads: dict[str, Head], providers: Sequence[str]) -> None:
         """Use `EdgeModel.open`."""
-        super().__init__(bundle, scope, providers)
-        self._heads = heads
+        super().__init__(bundle, scope, heads, providers)
         self._submissions = Submissions[Batch, Prediction | ImageError]()
 
     @classmethod
@@ -150,7 +149,8 @@ class EdgeModel(ServedBundle):
         """Return the `top` most probable labels of each image.
 
         task: use this task's expert, and its labels.
-        head: use this task's labels, whichever expert runs. With neither, the labels of all tasks compete.
+        head: use the labels of this task, or of this head of `load_head`, whichever expert runs. With neither, the labels of
+        all tasks compete.
         top: the number of labels, at least 1; fewer where there are fewer.
         on_error: "skip" gives every image that can be read its answer, and the others their `ImageError`, each in its place.
         reject_below: a probability; an image whose best label has less gets a prediction that is `rejected`: its `label` and
@@ -318,12 +318,12 @@ class EdgeModel(ServedBundle):
         if reject_below is not None and not (_is_real(reject_below) and 0 <= reject_below <= 1):
             raise EdgeError(f"reject_below is {reject_below!r}, must be a probability, from 0 to 1, or None to reject nothing")
         self._check_tasks([task] if task is not None else [])
-        if head is not None and not isinstance(head, str):
-            raise EdgeError(f"head is {head!r}, must be the name of one task; with neither task nor head all tasks compete")
-        chosen = task if head is None else head
-        heads = self._heads if chosen is None else {name: self._heads[name] for name in self._check_tasks(chosen)}
+        known, chosen = self._heads, task if head is None else self._check_head(head)
+        asked = {name: known[name] for name in (self.tasks if chosen is None else (chosen,))}
+        heads = {name: labeled.head for name, labeled in asked.items()}
+        labels = {name: labeled.labels for name, labeled in asked.items()}
         return lambda embeds, routes: [
-            predict(embed, route, heads, self._labels, top, reject_below) for embed, route in zip(embeds, routes, strict=True)
+            predict(embed, route, heads, labels, top, reject_below) for embed, route in zip(embeds, routes, strict=True)
         ]
 
     def _batches(self, images: Pictures, on_error: OnError = "raise") -> Generator[Batch, None, None]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from threading import Lock
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from mingle_edge_runtime.bundle.bundle import Bundle
-from mingle_edge_runtime.errors import EdgeError, UnknownTaskError
+from mingle_edge_runtime.bundle.head import Head
+from mingle_edge_runtime.bundle.head_file import HeadFile
+from mingle_edge_runtime.errors import EdgeError, HeadError, UnknownTaskError
 from mingle_edge_runtime.experts.budget import ExpertStats
 from mingle_edge_runtime.experts.byte_size import budget_bytes
 from mingle_edge_runtime.images.preprocess import preprocess
@@ -22,15 +26,23 @@ from mingle_edge_runtime.scopes.scope import Scope
 _NAMED = 8  # tasks in a line; a bundle may have hundreds
 
 
+class LabeledHead(NamedTuple):
+    """A head that labels are asked of, of a task or loaded."""
+
+    labels: tuple[str, ...]
+    head: Head
+
+
 class ServedBundle:
     """What `EdgeModel` can do without an image."""
 
-    def __init__(self, bundle: Bundle, scope: Scope, providers: Sequence[str]) -> None:
+    def __init__(self, bundle: Bundle, scope: Scope, heads: Mapping[str, Head], providers: Sequence[str]) -> None:
         """Use `EdgeModel.open`."""
         self._bundle = bundle
+        self._heads = {task.name: LabeledHead(task.labels, heads[task.name]) for task in bundle.index.tasks}
         self._scope: Scope | None = scope
         self._providers = tuple(providers)
-        self._labels = {task.name: task.labels for task in bundle.index.tasks}
+        self._loading = Lock()
         self._process = os.getpid()
 
     @property
@@ -58,10 +70,33 @@ class ServedBundle:
         """Return the names of the bundle's tasks."""
         return self._bundle.index.task_names
 
-    def labels(self, task: str) -> tuple[str, ...]:
-        """Return the labels of one task, in the order of its head's rows. Raises `UnknownTaskError`."""
-        self._check_tasks([task])
-        return self._labels[task]
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Return the names that `classify` takes as `head`: the tasks', and those that `load_head` added."""
+        return tuple(self._heads)
+
+    def labels(self, head: str) -> tuple[str, ...]:
+        """Return the labels of a task, or of a head that was loaded, in the order of its rows. Raises `UnknownTaskError`."""
+        return self._heads[self._check_head(head)].labels
+
+    def load_head(self, path: str | PathLike[str]) -> str:
+        """Read a head that `mingle-edge head` wrote, use it from the next call on, and return its name.
+
+        Where it has the name of a task, that task's labels are those of the file from now on, also where the labels of all
+        tasks compete. Any other name adds labels that are asked for with `classify(..., head=name)`. Calls that are running
+        or were submitted keep the labels they began with. The bundle on disk stays as it is.
+
+        Raises `HeadError` where the file cannot be read or does not belong to this bundle; all heads then stay as they were.
+        """
+        self.scope  # noqa: B018 - raises where the model is closed
+        file = HeadFile.read(path)
+        file.check_belongs(self._bundle.index, path)
+        name = file.index.name
+        with self._loading:
+            if same := next((head for head in self._heads if head.lower() == name.lower() and head != name), None):
+                raise HeadError(f"{path} is called {name!r}, and there is a head {same!r}: names must differ in more than case")
+            self._heads = self._heads | {name: LabeledHead(file.index.labels, file.head)}  # running calls keep the old one
+        return name
 
     def prepare_routing(self) -> None:
         """Load the router now, not with the first image that needs a route.
@@ -165,6 +200,14 @@ class ServedBundle:
         """Return the names of one task or several. Raises `UnknownTaskError`, also for what is no name."""
         names = list(tasks) if isinstance(tasks, Iterable) and not isinstance(tasks, (str, bytes)) else [tasks]
         for name in names:
-            if not isinstance(name, str) or name not in self._labels:
+            if not isinstance(name, str) or name not in self.tasks:
                 raise UnknownTaskError(f"task {name!r} is not in the bundle; it has {', '.join(self.tasks)}")
         return names
+
+    def _check_head(self, head: Any) -> str:
+        """Return the name of a head. Raises `UnknownTaskError`, also for what is no name."""
+        if not isinstance(head, str) or head not in self._heads:
+            loaded = [name for name in self._heads if name not in self.tasks]
+            more = f", and {', '.join(loaded)} were loaded" if loaded else ""
+            raise UnknownTaskError(f"head {head!r} is not in the bundle; it has {', '.join(self.tasks)}{more}")
+        return head
