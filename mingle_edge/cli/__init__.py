@@ -16,7 +16,10 @@ from mingle_edge.cli.interruption import exit_code, terminable, told
 from mingle_edge.cli.terminal import one_line, terminal
 from mingle_edge.core.extras import advice, package_of
 
-COMMANDS = ("init", "check", "merge", "evaluate", "compare", "export", "head", "run", "verify", "inspect", "profile", "demo")
+COMMANDS = (
+    *("init", "check", "merge", "evaluate", "compare", "export", "head"),
+    *("run", "serve", "verify", "inspect", "profile", "demo"),
+)
 
 
 class CommandError(click.ClickException):

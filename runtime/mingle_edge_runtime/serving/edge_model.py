@@ -161,6 +161,27 @@ class EdgeModel(ServedBundle):
         answer = self._answering(task, top, head, on_error, reject_below)
         return [prediction for batch in self._batches(images, on_error) for prediction in answer(batch)]
 
+    def classify_pixels(
+        self,
+        pixels: NDArray[np.float32],
+        task: str | None = None,
+        top: int = 5,
+        head: str | None = None,
+        *,
+        reject_below: float | None = None,
+    ) -> tuple[list[Prediction], NDArray[np.float32]]:
+        """Return what `classify` and `embed` return of n images, by one run: predictions, and embeddings `[n, dim]`.
+
+        For a server, which prepares images in threads of its own.
+
+        pixels: `[n, 3, S, S]` as `mingle_edge_runtime.images.preprocess.preprocess` makes them by `bundle.index.preprocess`.
+
+        Other arguments as in `classify`. Raises what `embed` raises, but for `ImageError`.
+        """
+        predictions = self._predictor(task, top, head, reject_below)
+        embeds, routes = self.scope.embed(pixels, task)
+        return predictions(embeds, routes), embeds
+
     @overload
     def submit(
         self,

@@ -1,0 +1,85 @@
+"""`mingle-edge serve`."""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mingle_edge.cli.byte_size import byte_size
+
+
+@click.command(short_help="Serve a bundle over HTTP.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
+@click.option("--task", help="Task of requests that name none.  [default: the router finds it]")
+@click.option("--name", help="Name of the model in the protocol.  [default: the folder's]")
+@click.option("--allow-host", "allowed_hosts", metavar="NAME", multiple=True, help="Name that clients may use; repeatable.")
+@click.option("--queue", metavar="N", type=click.IntRange(min=1), help="Requests accepted at a time.  [default: 32]")
+@click.option("--max-request", metavar="SIZE", callback=byte_size, help="Of a request's body.  [default: 16MiB]")
+@click.option(
+    "--expert-budget", metavar="SIZE", callback=byte_size, help="Experts to keep in memory, like 64MB.  [default: all]"
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime.  [default: one per core]")
+@click.option("--provider", help="Execution provider of ONNX Runtime.  [default: cpu]")
+@click.option("--verify", is_flag=True, help="First check hashes and outputs, as `mingle-edge verify` does.")
+@click.option("--check-hashes", is_flag=True, help="Compare the hash of each file of the bundle when it is first used.")
+def command(bundle: Path, host: str, queue: int | None, max_request: int | None, provider: str | None, **options: Any) -> None:
+    """Serve BUNDLE over HTTP by the Open Inference Protocol v2.
+
+    A page to try it is at /, metrics for Prometheus at /metrics. Ctrl-C or
+    SIGTERM ends it once the requests that were accepted are answered.
+
+    There is no TLS and no authentication: it listens on this machine alone
+    unless --host says otherwise. docs/serve.md has the protocol and the limits.
+    """
+    from mingle_edge_server import Limits, serve
+
+    show_failures()
+    sizes = {name: value for name, value in (("queue", queue), ("request_bytes", max_request)) if value is not None}
+    answered = serve(
+        bundle,
+        host=host,
+        limits=Limits(**sizes),
+        providers=[provider] if provider else None,
+        started=lambda url: tell_started(url, host),
+        **options,
+    )
+    click.echo(f"stopped; requests answered: {answered}")
+
+
+def tell_started(url: str, host: str) -> None:
+    """Print where the server listens, and what protects it."""
+    click.echo(f"serving on {url}  (Ctrl-C to stop)")
+    if not is_loopback(host):
+        click.echo(
+            "warning: whoever reaches this port can use the model and read its metrics; there is no TLS and no authentication, "
+            "so put a proxy that has both in front",
+            err=True,
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can connect."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def show_failures() -> None:
+    """Print what the server logs, in a line each, on standard error; of uvicorn what is a mistake of ours."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    for name, level in (
+        ("mingle_edge_server", logging.WARNING),
+        ("mingle_edge_runtime", logging.WARNING),
+        ("uvicorn", logging.ERROR),
+    ):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.addHandler(handler)
