@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
+from onnx import numpy_helper
 from tiny_merged import ARCHITECTURE, write_merged
 
 from mingle_edge.cli import main
@@ -41,7 +42,8 @@ def graphs(bundle):
 
 def test_files_are_those_of_the_specification(exported):
     merged, bundle = exported
-    expected = {"backbone.bin", "tower.onnx", "dense.onnx", "golden.npz", *(f"heads/{name}.npy" for name in merged.task_names)}
+    expected = {"backbone.bin", "tower.onnx", "tower_required_inputs.onnx", "dense.onnx", "golden.npz"}
+    expected |= {f"heads/{name}.npy" for name in merged.task_names}
     if merged.scope == "image":
         expected |= {"router.onnx", "router.bin", *(f"experts/{name}.onnx_adapter" for name in merged.task_names)}
     else:
@@ -96,6 +98,25 @@ def test_external_data_is_aligned_shared_and_not_overlapping(exported):
     assert len(in_backbone) == len(merged.architecture.parameter_shapes())
     assert bundle.index.files["backbone.bin"].size == ends[-1]
     assert all(len(tensor.raw_data) < 64 << 10 for model in graphs(bundle).values() for tensor in model.graph.initializer)
+
+
+def test_the_tower_with_required_inputs_has_no_defaults_and_computes_the_same(exported):
+    merged, bundle = exported
+    assert bundle.index.tower_required_inputs == "tower_required_inputs.onnx"
+    tower, required = (onnx.load(bundle.file(name)).graph for name in (bundle.index.tower, "tower_required_inputs.onnx"))
+    inputs = [value.name for value in tower.input]
+    assert ([value.name for value in required.input], len(inputs) > 1) == (inputs, True)
+    assert {tensor.name for tensor in required.initializer} == {tensor.name for tensor in tower.initializer} - set(inputs)
+    defaults = {tensor.name: numpy_helper.to_array(tensor) for tensor in tower.initializer if tensor.name in inputs}
+    assert {"pixel_values", *defaults} == set(inputs)
+    pixels = {"pixel_values": np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)}
+    sessions = [
+        ort.InferenceSession(bundle.file(name), providers=["CPUExecutionProvider"])
+        for name in (bundle.index.tower, bundle.index.tower_required_inputs)
+    ]
+    plain, fed = (session.run(None, feeds) for session, feeds in zip(sessions, (pixels, pixels | defaults), strict=True))
+    for expected, output in zip(plain, fed, strict=True):
+        np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("exported", ["image"], indirect=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from mingle_edge.core.progress import Progress
 from mingle_edge_export.bundle.adapters import write_adapter
-from mingle_edge_export.bundle.writer import DENSE, TOWER, BundleWriter, StoredExpert
+from mingle_edge_export.bundle.writer import DENSE, BundleWriter, StoredExpert
 from mingle_edge_export.graph.builder import WeightFile
 from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_export.tower.expert_inputs import ExpertInputs, expert_values
@@ -49,7 +49,7 @@ class ImageScopeWriter(BundleWriter):
             stored = replace(backbone, precision=self.options.router)
             weights = WeightFile(own, ROUTER_WEIGHTS)
             write_router(self.folder / ROUTER, stored, depth, router, weights)
-        self.tower(backbone).write(self.folder / TOWER)
+        self.write_tower(self.tower(backbone))
         self.router = fmt.Router(ROUTER, depth, self.options.router, router.confidence_bound)
         places = {name: file.location(name) for name in backbone.architecture.vector_shapes()}
         self.defaults = fmt.Defaults(file.name, {name: fmt.DefaultTensor(*place) for name, place in places.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mingle_edge.core.progress import Progress
-from mingle_edge_export.bundle.writer import DENSE, TOWER, BundleWriter, StoredExpert
+from mingle_edge_export.bundle.writer import DENSE, BundleWriter, StoredExpert
 from mingle_edge_export.graph.builder import WeightFile
 from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_export.tower.page_bank import TENSOR, PageLayout, write_expert
@@ -63,7 +63,7 @@ class LayerScopeWriter(BundleWriter):
         """Write dense tower and tower."""
         Tower(pixel_graph("dense", backbone.architecture), backbone).write(self.folder / DENSE)
         with (self.folder / GATES).open("wb") as file:
-            self.tower(backbone, WeightFile(file, GATES)).write(self.folder / TOWER)
+            self.write_tower(self.tower(backbone, WeightFile(file, GATES)))
 
     def tower(self, backbone: Backbone, gate_file: WeightFile | None = None) -> RoutedExperts:
         """Build the tower that routes; its gates go to the backbone's file unless another is given."""

@@ -29,7 +29,7 @@ from mingle_edge_runtime.bundle.rules import check_rules
 from mingle_edge_runtime.ort.session import check_version
 
 TOWER, DENSE, BACKBONE, GOLDEN, HEADS = "tower.onnx", "dense.onnx", "backbone.bin", "golden.npz", "heads"
-BIASES = "biases"
+BIASES, REQUIRED_INPUTS = "biases", "tower_required_inputs.onnx"
 TRIAL, TRIAL_WEIGHTS = "trial.onnx", "trial.bin"
 LOSSLESS = fmt.Fidelity(golden_cosine=0.9999, golden_difference=1e-3)
 FEWER_BITS = fmt.Fidelity(golden_cosine=0.999, golden_difference=0.05)
@@ -63,6 +63,7 @@ class BundleWriter(ABC):
         self.router: fmt.Router | None = None
         self.defaults: fmt.Defaults | None = None
         self.page_bank: fmt.PageBank | None = None
+        self.required_inputs: str | None = None
         self.norms: Array | None = None
         """layer scope: `||B_t A_t||_F` `[layers, T]`"""
         self._records: dict[str, fmt.FileRecord] = {}
@@ -83,6 +84,13 @@ class BundleWriter(ABC):
     @abstractmethod
     def tower(self, backbone: Backbone) -> Tower:
         """Build the tower with its experts; all of its own weights go to the backbone's file."""
+
+    def write_tower(self, tower: Tower) -> None:
+        """Write a tower with optional inputs, and once more with all of them required, as JavaScript must feed them."""
+        tower.write(self.folder / TOWER)
+        tower.graph.require_inputs()
+        tower.graph.save(self.folder / REQUIRED_INPUTS)
+        self.required_inputs = REQUIRED_INPUTS
 
     def write_graphs(self, exact: frozenset[str], progress: Progress) -> Bundle:
         """Write heads and graphs, with the weights of these layers in fp32, and open the bundle, which has no index yet."""
@@ -170,5 +178,6 @@ class BundleWriter(ABC):
             router=self.router,
             defaults=self.defaults,
             page_bank=self.page_bank,
+            tower_required_inputs=self.required_inputs,
         )
         return Bundle.unpublished(self.folder, index)

@@ -134,6 +134,11 @@ class Graph:
         self._nodes.append(helper.make_node("Identity", [source], [name], name=name))
         self._outputs.append(helper.make_tensor_value_info(name, kind, dims))
 
+    def require_inputs(self) -> None:
+        """Take the defaults of optional inputs out of the graph, so that every run must feed them."""
+        for value in self._inputs:
+            self._initializers.pop(value.name, None)
+
     def model(self) -> onnx.ModelProto:
         """Return the model without its external data."""
         initializers = list(self._initializers.values())

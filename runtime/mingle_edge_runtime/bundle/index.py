@@ -232,6 +232,8 @@ class BundleIndex:
     """image scope"""
     page_bank: PageBank | None = None
     """layer scope"""
+    tower_required_inputs: str | None = None
+    """the tower for languages that cannot feed optional inputs: the same graph without their defaults (not folded)"""
 
     @property
     def one_by_one(self) -> bool:
