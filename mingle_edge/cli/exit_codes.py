@@ -53,9 +53,12 @@ ERRORS = {
     "mingle_edge_runtime.errors.BundleError": ExitCode.DAMAGED,
     "mingle_edge_runtime.errors.NoBundleError": ExitCode.INPUT,
     "mingle_edge_runtime.errors.DeviceDiffersError": ExitCode.DIFFERS,
+    "mingle_edge_runtime.errors.RegressionError": ExitCode.GATE,
     "mingle_edge_runtime.errors.ProviderError": ExitCode.ENVIRONMENT,
     "mingle_edge_runtime.errors.ThreadsError": ExitCode.INPUT,
     "mingle_edge_runtime.errors.DeviceMemoryError": ExitCode.ENVIRONMENT,
+    "mingle_edge_server.errors.ServerError": ExitCode.INPUT,
+    "mingle_edge_server.errors.AddressError": ExitCode.ENVIRONMENT,
 }
 """Full name of an error -> its exit code and that of unlisted errors derived from it. Names, so that nothing is imported."""
 

@@ -17,6 +17,10 @@ class DeviceDiffersError(BundleError):
     """A bundle that is intact computes other answers on this device than on the machine that exported it."""
 
 
+class RegressionError(EdgeError):
+    """A profile is worse than an earlier one, beyond the noise and by more than was allowed."""
+
+
 class ExpertError(BundleError):
     """One task's expert cannot be read, or does not fit the tower it is meant for."""
 

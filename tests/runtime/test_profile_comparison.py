@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mingle_edge_runtime import EdgeError
+from mingle_edge_runtime.errors import RegressionError
 from mingle_edge_runtime.profile import Comparison, Figure, ProfileReport, compare
 from mingle_edge_runtime.profile.distribution import interval, latency, ratio, resampled_medians
 from mingle_edge_runtime.profile.interleaving import Requests
-from mingle_edge_runtime.profile.report import Batch, Memory, SweepRow
+from mingle_edge_runtime.profile.report import Batch, Contention, Memory, SweepRow
 
 MEMORY = Memory(100 << 20, 60 << 20, 40 << 20)
 
@@ -22,7 +24,7 @@ MEMORY = Memory(100 << 20, 60 << 20, 40 << 20)
 def measured(profile_of) -> ProfileReport:
     """A real report, on a machine that claims to be idle."""
     report, _ = profile_of("image")
-    return replace(report, notes=(), machine=replace(report.machine, load_average=(0.0, 0.0, 0.0)))
+    return replace(report, notes=(), machine=replace(report.machine, load_average=(0.0, 0.0, 0.0)), contention=None)
 
 
 def sample(median: float, seed: int, runs: int = 40, noise: float = 0.1) -> list[float]:
@@ -110,6 +112,87 @@ def test_memory_changes_beyond_what_allocators_vary(measured, factor: float, ver
     by_name = verdicts(compare(before, after))
     assert by_name["memory of bundle, anonymous"] == verdict
     assert by_name["memory of bundle, file"] == "unchanged"
+
+
+class TestRegressions:
+    """What a job that must end where a bundle got worse is told."""
+
+    def test_the_bundle_alone_can_regress(self, measured) -> None:
+        before = with_times(measured, sample(1.2, 0), sample(1, 1))
+        machine = compare(before, with_times(measured, sample(1.8, 2), sample(1.5, 3)))
+        assert figure(machine, "dense").verdict == "slower"
+        assert [item.name for item in machine.regressions()] == ["threads 2: named"]  # which no baseline ran beside
+        expert = compare(before, with_times(measured, sample(1.5, 2), sample(1, 3)))
+        assert {item.name for item in expert.regressions()} >= {"named", "named / dense", "batch 4: named / dense"}
+        assert compare(with_times(measured, sample(1.5, 2), sample(1, 3)), before).regressions() == []
+
+    def test_each_is_named_and_the_others_are_not(self, measured) -> None:
+        before, after = (with_times(measured, sample(value, seed), sample(1, 9)) for value, seed in ((1.2, 0), (1.5, 2)))
+        with pytest.raises(RegressionError) as caught:
+            compare(before, after).check(10)
+        message = str(caught.value)
+        assert message.startswith("5 figures got worse beyond the noise and by more than 10%: named / dense 1.2")
+        assert "; named 1.2" in message
+        assert ", 95% interval 1." in message
+        assert "; dense " not in message
+
+    @pytest.mark.parametrize(("percent", "regresses"), [(0, True), (5, True), (19, True), (21, False), (100, False)])
+    def test_more_than_the_percentage_counts(self, measured, percent: float, regresses: bool) -> None:
+        grown = Memory(int(1.2 * MEMORY.resident), int(1.2 * MEMORY.anonymous), MEMORY.file)
+        reports = [
+            replace(measured, residence={name: replace(measured.residence["bundle"], memory=memory)})
+            for name in ("bundle", "dense")
+            for memory in (MEMORY, grown)
+        ]
+        comparison = compare(*reports[:2])
+        names = ["memory of bundle, resident", "memory of bundle, anonymous"]
+        assert [item.name for item in comparison.regressions(percent)] == names * regresses
+        if regresses:
+            with pytest.raises(RegressionError, match=r"2 figures .*: memory of bundle, resident 1\.200 x; memory of"):
+                comparison.check(percent)
+        else:
+            comparison.check(percent)
+        assert compare(*reports[2:]).regressions(0) == []  # the baseline's memory
+
+    def test_what_has_too_few_runs_does_not_pass(self, measured) -> None:
+        few = replace(with_times(measured, [1.0, 2, 3], [1.0, 2, 3]), residence={})
+        with pytest.raises(EdgeError, match=r"no time in common with enough runs .* with --runs 6 or more") as caught:
+            compare(few, few).check()
+        assert not isinstance(caught.value, RegressionError)
+
+    @pytest.mark.parametrize("percent", [-1.0, float("nan"), float("inf")])
+    def test_a_percentage_that_cannot_be_is_refused(self, measured, percent: float) -> None:
+        with pytest.raises(EdgeError, match="percent cannot be: give a number of at least 0"):
+            compare(measured, measured).regressions(percent)
+
+    def test_times_without_a_baseline_are_warned_of(self, measured) -> None:
+        alone = replace(measured, ratios={})
+        assert "times alone are compared: " in "\n".join(compare(measured, alone).warnings)
+        assert compare(measured, measured).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("others", "stolen", "said"),
+    [
+        (0.0, 0.0, None),
+        (0.06, 0.04, None),
+        (0.5, 0.0, "the machine was busy: other programs took 50% of the 4 cores during the profile. Times are "),
+        (
+            0.01,
+            0.3,
+            "took 1% of the 4 cores during the profile, and the host of this virtual machine gave 30% to others. T",
+        ),
+    ],
+)
+def test_a_busy_machine_is_warned_of(measured, others: float, stolen: float, said: str | None) -> None:
+    machine = replace(measured.machine, usable_cores=4, load_average=(9.0, 9.0, 9.0))
+    report = replace(measured, machine=machine, contention=Contention(others, stolen))
+    warnings = [warning for warning in compare(measured, report).warnings if "usable_cores" not in warning]
+    if said is None:
+        assert (report.busy, warnings) == (None, [])
+    else:
+        assert said in report.busy
+        assert warnings == [f"after: {report.busy}"]
 
 
 def test_what_else_differs_is_said(measured) -> None:

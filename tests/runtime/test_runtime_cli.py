@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from mingle_edge.cli.run import command
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.ort.processor import read_processor
+from mingle_edge_runtime.profile.distribution import latency
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +156,30 @@ def test_profile_writes_what_it_shows(folder, tmp_path) -> None:
     assert "regressions beyond the noise: none" in compared.output
 
 
+@pytest.mark.parametrize(
+    ("given", "code", "said"),
+    [
+        ([], 0, "regressions beyond the noise: named slower"),
+        (
+            ["--fail-on-regression"],
+            5,
+            "error: 1 figure got worse beyond the noise and by more than 5%: named 1.500 x, 95% inter",
+        ),
+        (["--fail-on-regression", "49.9%"], 5, "by more than 49.9%: named 1.500 x, 95% interval 1.500 to 1.500"),
+        (["--fail-on-regression", "51"], 0, "no figure got worse beyond the noise and by more than 51%"),
+        (["--fail-on-regression", "half"], 2, "'half' is no percentage; write it like 5 or 2.5%"),
+    ],
+)
+def test_a_job_can_end_where_a_bundle_got_worse(profile_of, tmp_path, given: list[str], code: int, said: str) -> None:
+    report = replace(profile_of("image")[0], ratios={}, batches=(), sweep=(), residence={})
+    for name, seconds in (("before", 1.0), ("after", 1.5)):
+        timed = replace(report, latency={"named": latency([seconds] * 40)})
+        (tmp_path / f"{name}.json").write_text(json.dumps(timed.to_json()))
+    result = call("profile", "--compare", tmp_path / "before.json", tmp_path / "after.json", *given)
+    assert result.exit_code == code
+    assert said in result.output
+
+
 def test_an_interrupted_profile_shows_and_writes_what_it_has(folder, tmp_path, monkeypatch) -> None:
     def interrupt(self: object, stage: str, done: int, total: int, detail: str = "") -> None:
         if stage == "batch 4":
@@ -192,6 +218,7 @@ def test_an_interrupted_profile_shows_and_writes_what_it_has(folder, tmp_path, m
         (["profile", "{image}", "--sweep", "batch="], "batch= has an empty value; write it like batch=1,2"),
         (["profile", "{image}", "--sweep", "batch,batch=1"], "batch is given twice: write it once, with all its values"),
         (["profile", "{image}", "--sweep", "threads", "--threads", "1"], "error: threads is fixed at 1 and swept"),
+        (["profile", "{image}", "--fail-on-regression"], "needs two reports: add --compare BEFORE.json AFTER.json"),
         (["profile", "{image}", "--json", "nowhere/a.json"], "nowhere/a.json cannot be written: there is no folder nowhere"),
     ],
 )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import mmap
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,11 +17,13 @@ from tiny_bundle import GOLDEN_IMAGES, SPEC, TASKS, images
 
 from mingle_edge_runtime import Bundle, EdgeError, ImageError
 from mingle_edge_runtime.images.preprocess import preprocess
+from mingle_edge_runtime.ort import processor_time as processor_time_module
 from mingle_edge_runtime.ort.machine import machine_record
 from mingle_edge_runtime.ort.memory import process_memory
 from mingle_edge_runtime.ort.processor import read_processor
+from mingle_edge_runtime.ort.processor_time import ProcessorTime, processor_time
 from mingle_edge_runtime.ort.session import CPU
-from mingle_edge_runtime.profile import BASELINES, ProfileInterrupted, ProfileReport, profile
+from mingle_edge_runtime.profile import BASELINES, ProfileInterrupted, ProfileReport, measurement, profile
 from mingle_edge_runtime.profile import report as records
 from mingle_edge_runtime.profile.interleaving import Requests
 from mingle_edge_runtime.profile.sweep import open_setting, plan_sweep
@@ -45,7 +49,7 @@ def test_a_profile_is_complete_and_survives_json(profile_of, tmp_path, scope: st
     assert all(set(ratios) == {"named", "routed"} for ratios in report.ratios.values())
     assert set(report.switches) == {"named", "separate-models", "reload"}
     assert [(batch.batch, set(batch.latency)) for batch in report.batches] == [(3, set(report.latency))]
-    assert list(report.memory) == ["before", "opened", "first_run", "routed", "steady"]
+    assert list(report.memory) == ["imported", "before", "opened", "first_run", "routed", "steady"]
     assert [(row.axis, row.value) for row in report.sweep if row.axis != "precision"] == [
         *[("batch", "1"), ("batch", "2"), ("top-k", "1"), ("top-k", "2"), ("top-k", "3"), ("budget", "all")],
         *[("budget", str(sum(report.bundle.expert_bytes.values()) // 2)), ("budget", str(report.bundle.expert_bytes["red"]))],
@@ -172,6 +176,78 @@ def test_other_systems_report_the_peak_and_say_so(monkeypatch) -> None:
     assert memory.anonymous is memory.file is None
     assert memory.resident > 1 << 20
     assert "peak" in memory.source
+
+
+FIRST_SESSION = """
+import json, sys
+from mingle_edge_runtime.profile import profile
+report = profile(sys.argv[1], runs=1, against=("dense",), batch_sizes=(), threads=1)
+memory = {name: ready.memory.resident for name, ready in report.residence.items()}
+print(json.dumps([report.memory["before"].resident - report.memory["imported"].resident, memory]))
+"""
+
+
+def test_the_start_of_onnxruntime_counts_for_neither_the_bundle_nor_a_baseline(image_bundle) -> None:
+    """In a process of its own: in this one ONNX Runtime started long ago. The tiny bundle itself takes next to nothing."""
+    result = subprocess.run([sys.executable, "-c", FIRST_SESSION, image_bundle], capture_output=True, text=True, check=True)
+    start, memory = json.loads(result.stdout)
+    assert start > 6e6  # bytes
+    assert abs(memory["bundle"] - memory["dense"]) < 3e6
+
+
+STAT = """cpu  900 0 0 900 0 0 0 0 0 0
+cpu0 100 10 20 500 30 4 6 40 5 0
+cpu1 200 0 0 100 0 0 0 0 0 0
+cpu3 {user} 0 0 {idle} 0 0 0 {stolen} 0 0
+intr 12
+"""
+
+
+class TestContention:
+    """Who else used the cores: from the system's counters, in hundredths of a second."""
+
+    @pytest.fixture
+    def counters(self, monkeypatch, tmp_path):
+        """A function that sets the counters of core 3, and the seconds of this process, which may use cores 0 and 3."""
+        monkeypatch.setattr(processor_time_module, "_STAT", tmp_path / "stat")
+        monkeypatch.setattr(processor_time_module.os, "sched_getaffinity", lambda process: {0, 3})
+        monkeypatch.setattr(processor_time_module.os, "sysconf", lambda name: 100)
+
+        def told(user: int, idle: int, stolen: int, own: float) -> None:
+            (tmp_path / "stat").write_text(STAT.format(user=user, idle=idle, stolen=stolen))
+            monkeypatch.setattr(processor_time_module.os, "times", lambda: os.times_result((own, 0.0, 9.0, 9.0, 0.0)))
+
+        return told
+
+    def test_the_cores_that_may_be_used_are_counted_alone(self, counters) -> None:
+        counters(100, 50, 10, own=0.5)
+        assert processor_time() == ProcessorTime(*(pytest.approx(seconds) for seconds in (8.7, 2.4, 0.5, 0.5)))
+
+    def test_what_is_neither_idle_nor_ours_is_of_others(self, counters) -> None:
+        counters(0, 0, 0, own=1.0)
+        began = processor_time()
+        counters(700, 200, 100, own=5.0)
+        assert measurement._contention(began) == records.Contention(0.3, 0.1)
+
+    def test_a_moment_or_another_system_tells_nothing(self, counters, tmp_path) -> None:
+        counters(0, 0, 0, own=1.0)
+        began = processor_time()
+        counters(90, 0, 0, own=1.0)
+        assert measurement._contention(began) is None
+        for text in ("cpu  1 2 3\n", "cpu0 1 2 3\ncpu3 1\n", ""):
+            (tmp_path / "stat").write_text(text)
+            assert processor_time() is None
+        (tmp_path / "stat").unlink()
+        assert processor_time() is None
+        assert measurement._contention(began) is None
+
+    def test_this_machine_tells(self) -> None:
+        before = processor_time()
+        while processor_time().own < before.own + 0.05:
+            pass
+        spent = processor_time().since(before)
+        assert spent.own >= 0.05
+        assert 0 <= spent.busy <= spent.total + 1e-6
 
 
 def test_the_machine_is_described() -> None:

@@ -59,6 +59,19 @@ def _swept_value(ctx: click.Context, param: click.Parameter, axis: str, text: st
     return int(text)
 
 
+def _percent(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Callback of an option: a number of at least 0, with the sign or without."""
+    if value is None:
+        return None
+    try:
+        percent = float(value.removesuffix("%"))
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent < float("inf"):
+        raise click.BadParameter(f"{value!r} is no percentage; write it like 5 or 2.5%")
+    return percent
+
+
 @click.command(short_help="Measure a bundle on this machine.")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of images.  [default: the bundle's own]")
@@ -88,6 +101,16 @@ def _swept_value(ctx: click.Context, param: click.Parameter, axis: str, text: st
 @click.option(
     "--compare", nargs=2, metavar="A B", type=click.Path(path_type=Path), help="Compare two files of --json; no BUNDLE."
 )
+@click.option(
+    "--fail-on-regression",
+    "regression",
+    metavar="[PERCENT]",
+    callback=_percent,
+    is_flag=False,
+    flag_value="5",
+    help="With --compare: exit code 5 where a figure of the bundle got worse beyond the noise and by more than PERCENT "
+    "(5 where it is left out).",
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -99,6 +122,7 @@ def command(
     html_path: Path | None,
     page_of: Path | None,
     compare: tuple[Path, Path] | None,
+    regression: float | None,
     **settings: Any,
 ) -> None:
     """Time to open, latency, throughput, memory and expert traffic of BUNDLE.
@@ -118,9 +142,11 @@ def command(
     Ctrl-C shows and writes what was measured so far.
     """
     if compare is not None:
-        _check_alone(ctx, "compare")
-        _compare(*compare)
+        _check_alone(ctx, "compare", "regression")
+        _compare(*compare, regression)
         return
+    if regression is not None:
+        raise click.UsageError("--fail-on-regression needs two reports: add --compare BEFORE.json AFTER.json")
     if page_of is not None:
         _check_alone(ctx, "page_of", "html_path")
         _make_page(page_of, html_path)
@@ -161,11 +187,15 @@ def _show(report: ProfileReport, json_path: Path | None, html_path: Path | None)
     click.echo("\n".join(profile_lines(report)))
 
 
-def _compare(before: Path, after: Path) -> None:
+def _compare(before: Path, after: Path, regression: float | None) -> None:
     from mingle_edge.cli.profile.terminal import comparison_lines
     from mingle_edge_runtime.profile import ProfileReport, compare
 
-    click.echo("\n".join(comparison_lines(compare(ProfileReport.read(before), ProfileReport.read(after)))))
+    comparison = compare(ProfileReport.read(before), ProfileReport.read(after))
+    click.echo("\n".join(comparison_lines(comparison)))
+    if regression is not None:
+        comparison.check(regression)
+        click.echo(f"no figure got worse beyond the noise and by more than {regression:g}%")
 
 
 def _make_page(path: Path, html_path: Path | None) -> None:

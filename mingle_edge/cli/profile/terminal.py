@@ -20,6 +20,8 @@ def profile_lines(report: ProfileReport) -> Iterator[str]:
     yield f"{report.bundle.name}: {summary(report)}"
     if not report.complete:
         yield "INTERRUPTED: what follows was measured before, the rest is missing"
+    if report.busy:
+        yield from wrap(f"warning: {report.busy}", _WIDTH)
     yield from wrap(", ".join(f"{name} {value}" for name, value in timed_once(report).items()), _WIDTH)
     for section in sections(report):
         yield ""
@@ -39,7 +41,7 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
         values = (_value(figure, value) for value in (figure.before, figure.after))
         rows.append([figure.name, *values, change, interval, figure.verdict])
     yield from table_lines(Table(["", "before", "after", "change", "95% interval", "verdict"], rows))
-    worse = [f"{figure.name} {figure.verdict}" for figure in comparison.figures if figure.verdict in ("slower", "more")]
+    worse = [f"{figure.name} {figure.verdict}" for figure in comparison.regressions(percent=0)]
     yield f"\nregressions beyond the noise: {', '.join(worse) or 'none'}"
     if any(figure.verdict == "as dense" for figure in comparison.figures):
         yield "as dense: the time changed and its ratio to dense did not, so the machine did, not the bundle"

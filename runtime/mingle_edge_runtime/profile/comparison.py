@@ -14,10 +14,14 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mingle_edge_runtime.profile.distribution import enough, interval, resampled_medians
+from mingle_edge_runtime.errors import EdgeError, RegressionError
+from mingle_edge_runtime.profile.baselines import BASELINES
+from mingle_edge_runtime.profile.distribution import LEAST_RUNS, enough, interval, resampled_medians
 from mingle_edge_runtime.profile.report import Batch, Latency, Memory, ProfileReport
 
 Verdict: TypeAlias = Literal["faster", "slower", "as dense", "more", "less", "unchanged", "measured once", "too few runs"]
+REGRESSION = 5.0
+"""Percent by which a figure must get worse, beyond the noise, to be a regression, unless another number is asked for."""
 LEAST_CHANGE = 0.02
 """Of a time or ratio: intervals say what a machine did during each profile, not how two processes differ."""
 LEAST_MEMORY = 0.02, 4 << 20
@@ -40,6 +44,14 @@ class Figure:
     """95% confidence interval of `change`"""
     verdict: Verdict
     """"as dense": a time that changed, while its ratio to dense did not: the machine, not the bundle"""
+    of_baseline: bool = False
+    """whether it is what a baseline takes, not the bundle"""
+
+    def told(self) -> str:
+        """Return the change in words, as in `named / dense 1.250 x, 95% interval 1.221 to 1.279`."""
+        change = "from none" if self.change is None else f"{self.change:.3f} x"
+        bounds = f", 95% interval {self.interval[0]:.3f} to {self.interval[1]:.3f}" if self.interval else ""
+        return f"{self.name} {change}{bounds}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,34 @@ class Comparison:
     figures: tuple[Figure, ...]
     warnings: tuple[str, ...]
     """what differs besides, and may explain it"""
+
+    def regressions(self, percent: float = REGRESSION) -> list[Figure]:
+        """Return the figures that got worse beyond the noise of both reports, and by more than `percent`.
+
+        A time that moved together with dense's is none, nor what a baseline itself takes: the machine did that. Nor is a time
+        that was measured once.
+
+        Raises `EdgeError` where `percent` is below 0 or no number.
+        """
+        if not 0 <= percent < float("inf"):
+            raise EdgeError(f"a regression of {percent} percent cannot be: give a number of at least 0, as in 5")
+        worse = [figure for figure in self.figures if figure.verdict in ("slower", "more") and not figure.of_baseline]
+        return [figure for figure in worse if figure.change is None or figure.change > 1 + percent / 100]
+
+    def check(self, percent: float = REGRESSION) -> None:
+        """Raise `RegressionError` naming every one of `regressions`, for a job that must end where there is one.
+
+        Raises `EdgeError` where the reports have no time in common with enough runs to tell: nothing was checked then.
+        """
+        if worse := self.regressions(percent):
+            named = "; ".join(figure.told() for figure in worse)
+            count = "1 figure" if len(worse) == 1 else f"{len(worse)} figures"
+            raise RegressionError(f"{count} got worse beyond the noise and by more than {percent:g}%: {named}")
+        if all(figure.interval is None for figure in self.figures):
+            raise EdgeError(
+                "the reports have no time in common with enough runs to tell a change from noise: profile the same bundle "
+                f"twice with --runs {LEAST_RUNS} or more, 50 unless you have a reason"
+            )
 
 
 def compare(before: ProfileReport, after: ProfileReport) -> Comparison:
@@ -64,7 +104,8 @@ def compare(before: ProfileReport, after: ProfileReport) -> Comparison:
             figures += _latencies(f"{row.axis} {row.value}: ", row.latency, other.latency).values()
     figures += _once(before, after)
     for name in _both(before.residence, after.residence):
-        figures += _memory(f"memory of {name}", before.residence[name].memory, after.residence[name].memory)
+        sides = (report.residence[name].memory for report in (before, after))
+        figures += _memory(f"memory of {name}", *sides, of_baseline=name in BASELINES)
     return Comparison(tuple(figures), tuple(_warnings(before, after)))
 
 
@@ -84,7 +125,9 @@ def _timed(prefix: str, old: ProfileReport | Batch, new: ProfileReport | Batch) 
 
 def _latencies(prefix: str, old: Mapping[str, Latency], new: Mapping[str, Latency]) -> dict[str, Figure]:
     """Return the figures of the kinds that both sides have, by kind."""
-    return {kind: _figure(f"{prefix}{kind}", "seconds", [old[kind].seconds], [new[kind].seconds]) for kind in _both(old, new)}
+    samples = {kind: ([old[kind].seconds], [new[kind].seconds]) for kind in _both(old, new)}
+    figures = {kind: _figure(f"{prefix}{kind}", "seconds", *sides) for kind, sides in samples.items()}
+    return {kind: replace(figure, of_baseline=kind in BASELINES) for kind, figure in figures.items()}
 
 
 def _both(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
@@ -124,14 +167,15 @@ def _once(before: ProfileReport, after: ProfileReport) -> Iterator[Figure]:
             yield Figure(field.name.replace("_", " "), "seconds", old, new, new / old, None, "measured once")
 
 
-def _memory(name: str, before: Memory, after: Memory) -> Iterator[Figure]:
+def _memory(name: str, before: Memory, after: Memory, of_baseline: bool) -> Iterator[Figure]:
     for field in fields(before):
         old, new = getattr(before, field.name), getattr(after, field.name)
         if old is not None and new is not None:
             share, size = LEAST_MEMORY
             real = abs(new - old) > size and abs(new - old) > share * abs(old)
             verdict: Verdict = ("more" if new > old else "less") if real else "unchanged"
-            yield Figure(f"{name}, {field.name}", "bytes", old, new, new / old if old else None, None, verdict)
+            change = new / old if old else None
+            yield Figure(f"{name}, {field.name}", "bytes", old, new, change, None, verdict, of_baseline)
 
 
 def _warnings(before: ProfileReport, after: ProfileReport) -> Iterator[str]:
@@ -141,10 +185,17 @@ def _warnings(before: ProfileReport, after: ProfileReport) -> Iterator[str]:
             values = getattr(old, field.name), getattr(new, field.name)
             if values[0] != values[1] and field.name not in _UNEXPLAINED:
                 yield f"{what} differs: {field.name} {_shown(values[0])} before, {_shown(values[1])} after"
+    if before.latency and after.latency and not ("dense" in before.ratios and "dense" in after.ratios):
+        yield (
+            "times alone are compared: the reports have no ratios to dense in common, so that a slower or busier machine looks "
+            "like a slower bundle; profile both with --against dense"
+        )
     for when, report in (("before", before), ("after", after)):
         cores = report.machine.usable_cores or 1
         load = report.machine.load_average[0] if report.machine.load_average else 0.0
-        if load > cores / 2:
+        if report.busy:
+            yield f"{when}: {report.busy}"
+        elif report.contention is None and load > cores / 2:
             yield f"{when}: the machine had a load of {load:.1f} on {cores} cores when the profile began"
         if not report.complete:
             yield f"{when}: the profile was interrupted"

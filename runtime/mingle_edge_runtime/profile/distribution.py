@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.profile.report import Latency, Ratio
 
 _RESAMPLES = 1000
-_LEAST_RUNS = 6  # fewer cannot give a 95% interval of a median: 2 * 0.5 ** 5 > 0.05
+LEAST_RUNS = 6  # fewer cannot give a 95% interval of a median: 2 * 0.5 ** 5 > 0.05
 _DRIFT_RUNS = 8  # at least two in a quarter
 _BOUNDS = (2.5, 97.5)  # percent
 _CHUNK = 1 << 20  # values drawn at once
@@ -26,7 +26,7 @@ def latency(seconds: Sequence[float]) -> Latency:
     p50, p90, p95, p99 = (float(np.percentile(seconds, p)) for p in (50, 90, 95, 99))
     quarter = len(seconds) // 4
     drift = float(np.median(seconds[-quarter:]) / np.median(seconds[:quarter])) if len(seconds) >= _DRIFT_RUNS else None
-    bounds = interval(resampled_medians([seconds])[:, 0]) if len(seconds) >= _LEAST_RUNS else None
+    bounds = interval(resampled_medians([seconds])[:, 0]) if len(seconds) >= LEAST_RUNS else None
     return Latency(p50, p90, p95, p99, bounds, drift, tuple(round(value, 7) for value in seconds))
 
 
@@ -34,7 +34,7 @@ def ratio(seconds: Sequence[float], against: Sequence[float]) -> Ratio:
     """Return the ratio of the medians of two kinds whose i-th runs were neighbors."""
     low, high = np.percentile(np.divide(seconds, against), (25, 75))
     bounds = None
-    if len(seconds) >= _LEAST_RUNS:
+    if len(seconds) >= LEAST_RUNS:
         medians = resampled_medians([seconds, against])
         bounds = interval(medians[:, 0] / medians[:, 1])
     return Ratio(float(np.median(seconds) / np.median(against)), (float(low), float(high)), bounds)
@@ -48,7 +48,7 @@ def interval(statistics: NDArray[np.float64]) -> tuple[float, float]:
 
 def enough(*samples: Sequence[float]) -> bool:
     """Return whether each sample has the runs that an interval needs."""
-    return all(len(sample) >= _LEAST_RUNS for sample in samples)
+    return all(len(sample) >= LEAST_RUNS for sample in samples)
 
 
 def resampled_medians(samples: Sequence[Sequence[float]], seed: int = 0) -> NDArray[np.float64]:

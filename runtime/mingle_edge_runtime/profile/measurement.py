@@ -21,7 +21,9 @@ from mingle_edge_runtime.errors import EdgeError, ImageError
 from mingle_edge_runtime.experts.byte_size import budget_bytes
 from mingle_edge_runtime.images.decoding import Picture, Pictures, pictures
 from mingle_edge_runtime.images.preprocess import preprocess
+from mingle_edge_runtime.ort.arithmetic import measure_arithmetic
 from mingle_edge_runtime.ort.machine import machine_record
+from mingle_edge_runtime.ort.processor_time import ProcessorTime, processor_time
 from mingle_edge_runtime.ort.providers import resolve_providers
 from mingle_edge_runtime.ort.session import onnxruntime
 from mingle_edge_runtime.profile import report as records
@@ -48,6 +50,7 @@ BATCH_SIZES = (1, 4, 16)
 _MOST_IMAGES = 64  # kept in memory and taken in turn
 _LEAST_ROUNDS = 8
 _DRIFT = 1.1  # of any kind's times, worth a note
+_LEAST_PROCESSOR_TIME = 1.0  # seconds of all cores together, counted in hundredths, for shares to say something
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the phase, its runs done and their total."""
 
@@ -145,6 +148,7 @@ class _Measurement:
     sweep: list[records.SweepRow] = field(default_factory=list)
     machine: records.Machine = field(default_factory=lambda: read_record(records.Machine, machine_record()))
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    processor_time: ProcessorTime | None = field(default_factory=processor_time)
 
     def run(self, images: list[Picture], plan: Sequence[Sequence[SweepSetting]], operators: bool) -> None:
         """Measure everything, in an order that keeps the bundle's own memory free of what it is compared with."""
@@ -152,6 +156,9 @@ class _Measurement:
         started = time.perf_counter()
         pixels = preprocess(images, setting.bundle.index.preprocess)
         self.seconds["preprocess_per_image"] = (time.perf_counter() - started) / len(images)
+        self.memory["imported"] = memory_before()
+        # What the first session of a process pays, whichever that is: code, kernels, the provider. It is nobody's.
+        self.seconds["start_onnxruntime"] = seconds_of(measure_arithmetic, setting.providers)
         self.memory["before"] = memory_before()
         started = time.perf_counter()
         with EdgeModel.open(
@@ -215,6 +222,7 @@ class _Measurement:
             self.experts,
             tuple(self.sweep),
             (*_route_notes(self.traffic), *_drift_notes(single.latency)),
+            _contention(self.processor_time),
         )
 
     def _ratios(self, times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, records.Ratio]]:
@@ -289,6 +297,15 @@ def _identity(bundle: Bundle) -> records.ProfiledBundle:
         {task.name: task.expert_bytes for task in index.tasks},
         bundle.digest,
     )
+
+
+def _contention(began: ProcessorTime | None) -> records.Contention | None:
+    """Return who else used the cores since `began`."""
+    now = processor_time()
+    if began is None or now is None or (spent := now.since(began)).total < _LEAST_PROCESSOR_TIME:
+        return None
+    others = max(0.0, spent.busy - spent.own)
+    return records.Contention(round(others / spent.total, 4), round(spent.stolen / spent.total, 4))
 
 
 def _routed_run(model: EdgeModel, pixels: NDArray[np.float32]) -> TrafficRun:

@@ -17,6 +17,8 @@ from mingle_edge_runtime.errors import EdgeError
 
 FORMAT = "mingle-edge profile"
 FORMAT_VERSION = 1
+BUSY = 0.1
+"""Share of the cores' time that goes to others, above which a profile says that the machine was busy."""
 _LARGEST = 256 << 20  # bytes; far above any real report
 
 
@@ -86,6 +88,8 @@ class OnceSeconds:
     """What was timed once; None where the profile was interrupted before."""
 
     import_onnxruntime: float | None = None
+    start_onnxruntime: float | None = None
+    """its first session and run, of a product of a few numbers: what it takes before any model is there"""
     open: float | None = None
     first_run: float | None = None
     preprocess_per_image: float | None = None
@@ -252,6 +256,16 @@ class SweepRow:
 
 
 @dataclass(frozen=True)
+class Contention:
+    """Who else used the cores that this process may use, during the whole profile; shares of the time of these cores."""
+
+    others: float
+    """of other processes"""
+    stolen: float
+    """of other guests on the host of this virtual machine, while there was work here"""
+
+
+@dataclass(frozen=True)
 class ProfileReport:
     """Everything that `profile` measured."""
 
@@ -273,7 +287,7 @@ class ProfileReport:
     """by kind, for those that a change of task concerns"""
     batches: tuple[Batch, ...]
     memory: dict[str, Memory]
-    """by moment: before, opened, first_run, routed, steady"""
+    """by moment: imported, before, opened, first_run, routed, steady"""
     residence: dict[str, Residence]
     """of the bundle and of each baseline"""
     operators: dict[str, Trace]
@@ -282,6 +296,23 @@ class ProfileReport:
     experts: ExpertTotals | None
     sweep: tuple[SweepRow, ...]
     notes: tuple[str, ...]
+    contention: Contention | None
+    """None where the system does not tell, or the profile was too short to"""
+
+    @property
+    def busy(self) -> str | None:
+        """Return a sentence that warns of a machine that did other work meanwhile; None where it was quiet or does not tell."""
+        share = self.contention
+        if share is None or share.others + share.stolen <= BUSY:
+            return None
+        cores = self.machine.usable_cores
+        which = "the core" if cores == 1 else f"the {cores} cores" if cores else "the cores"
+        host = f", and the host of this virtual machine gave {share.stolen:.0%} to others" if share.stolen > BUSY / 2 else ""
+        return (
+            f"the machine was busy: other programs took {share.others:.0%} of {which} during the profile{host}. "
+            "Times are longer and vary more than on a quiet machine; ratios of interleaved runs suffer least. Profile again "
+            "when it is quiet"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that a report file holds; members that are None are left out."""
