@@ -21,26 +21,33 @@ class Settings:
     """Settings of a merge. Paper sections are those of MINGLE, arXiv 2505.11883.
 
     Attributes:
-        scope: `image`, one route for the whole network, or `layer`, the paper's gates, a route in every layer.
-        rank: of an expert at each linear layer.
-        layers: which linear layers of a block carry experts; `qkv+fc1` is MINGLE*.
-        seed: of everything random.
-        semantics: which defaults the other settings take, ours or those of the published code.
-        router_blocks: image scope: blocks of the plain backbone that the router reads; `auto`: by leave-one-out on the seeds.
-        router_augmentations: image scope: mild variations of each seed image that the router's statistics are taken from.
-        interference_projection: keep a new expert out of the leading directions of earlier ones (section 3.1).
-        gate_pooling: over what a gate value is averaged besides the tokens of an image (section 3.2): `batch` as published.
-        gate_start: a small constant inside the null space, or N(0, 0.01).
-        steps: of a gate's test-time adaptation.
-        learning_rate: of Adam.
-        batch_size: images per step.
-        temperature: of the distillation.
-        projected: what is kept in the null space (section 3.3): Adam's updates, or the gradients that enter it.
-        subspace_inputs: what earlier inputs are: what a gate reads, or every token.
-        subspace_basis: how new directions are orthogonalized; `rank-checked` leaves out dependent ones.
-        subspace_directions: added to each layer's basis after each task.
-        relaxation: gamma; 0 is the hard projector.
-        relaxation_decay: beta.
+        scope: `image`: a router chooses one expert for the whole network. `layer`: the paper's gates choose experts in every
+            layer.
+        rank: how many directions of a linear layer's change an expert keeps. A higher rank is closer to the fine-tuned model,
+            larger and slower. A layer keeps at most the smaller of its two sides.
+        layers: which linear layers of a block carry experts: all six, or without the attention's output and the MLP's second
+            layer, as MINGLE* has it.
+        seed: of everything random: which seed images are drawn, their variations, and the gates' adaptation.
+        semantics: which defaults the other settings have: this project's, or those of the published code.
+        router_blocks: image scope. How many blocks of the plain backbone the router reads. `auto` chooses 0 to 3 by leaving out
+            one seed image after the other. More blocks route better and take longer.
+        router_augmentations: image scope. How many mild variations of each seed image the router learns from. 0 takes the seed
+            images alone, and routes worse.
+        interference_projection: layer scope. Keep a new expert out of the leading directions of earlier ones (section 3.1).
+        gate_pooling: layer scope. What a gate's value is averaged over: the tokens of one image, or those of a batch, as
+            published (section 3.2).
+        gate_start: layer scope. Where a new gate starts: at a small constant inside the null space, or at random, N(0, 0.01).
+        steps: layer scope. How many steps a new gate is adapted for.
+        learning_rate: layer scope. Of the Adam optimizer that adapts a gate.
+        batch_size: layer scope. Images per step of a gate's adaptation.
+        temperature: layer scope. Of the distillation from the fine-tuned model; a higher one makes its answers softer.
+        projected: layer scope. What is kept in the null space: Adam's updates, or the gradients that go into it (section 3.3).
+        subspace_inputs: layer scope. What counts as an input of earlier tasks: a gate's own, the mean token, or all tokens.
+        subspace_basis: layer scope. How new directions are made orthogonal; `rank-checked` leaves out dependent ones.
+        subspace_directions: layer scope. How many directions each task adds to what later gates may not react to.
+        relaxation: layer scope. Gamma of the paper. The more a gate's updates pushed along a protected direction, the less of
+            it is taken out of them. 0 takes out everything.
+        relaxation_decay: layer scope. Beta of the paper: what share of that record is kept from one step to the next.
     """
 
     scope: Literal["image", "layer"] = "image"
