@@ -28,7 +28,6 @@ from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_runtime.bundle.bundle import Bundle
-from mingle_edge_runtime.bundle.index import LARGEST_CODE
 from mingle_edge_runtime.images.image_file import read_image
 from mingle_edge_runtime.images.preprocess import preprocess
 
@@ -36,7 +35,6 @@ TEST_IMAGES = 4  # of each task, routed and classified
 EMBEDDED_IMAGES = 1  # of each task, embedded by every expert as well
 SYNTHETIC_IMAGES = 8  # where there are no test images; all embedded
 FULL_CODES = Path(mingle_edge_runtime.__file__).parent / "ort/integer_product.onnx"
-REQUIRED_TOWER = "tower_required.onnx"
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def _make(models: Path, recipe: Recipe, target: Path) -> None:
     export_bundle(merged_path, target / "bundle", ExportOptions(**options))
     bundle = Bundle.open(target / "bundle")
     golden, embedded = _write_images(bundle, models, target / "images")
-    defaults = _require_inputs(bundle)
+    defaults = _input_defaults(bundle)
     constants, codes = products.integer_matrices(bundle)
     matrices = constants | codes
     runs = products.activations({len(matrix) for matrix in matrices.values()})
@@ -161,7 +159,6 @@ def _make(models: Path, recipe: Recipe, target: Path) -> None:
         "golden_images": golden,
         "embedded_images": embedded,
         "zero_points": products.ZERO_POINTS,
-        "largest_code": float(LARGEST_CODE),
     }
     (target / "case.json").write_text(json.dumps(spec))
     (target / "reference.json").write_text(json.dumps(measure(target)))
@@ -188,19 +185,11 @@ def _write_images(bundle: Bundle, models: Path, folder: Path) -> tuple[int, int]
     return len(golden), len(golden) + embedded
 
 
-def _require_inputs(bundle: Bundle) -> dict[str, NDArray[Any]]:
-    """Write a copy of the tower whose optional inputs have no defaults, and return those: JavaScript has no optional inputs."""
-    path = bundle.file(bundle.index.tower)
-    graph = onnx.load(path).graph
+def _input_defaults(bundle: Bundle) -> dict[str, NDArray[Any]]:
+    """Return what the tower's optional inputs are by default: JavaScript, which has no optional inputs, feeds it."""
+    graph = onnx.load(bundle.file(bundle.index.tower)).graph
     inputs = {value.name for value in graph.input}
-    defaults = {f"defaults/{t.name}": numpy_helper.to_array(t) for t in graph.initializer if t.name in inputs}
-    if defaults:
-        model = onnx.load(path, load_external_data=False)
-        constants = [tensor for tensor in model.graph.initializer if tensor.name not in inputs]
-        del model.graph.initializer[:]
-        model.graph.initializer.extend(constants)
-        onnx.save(model, path.with_name(REQUIRED_TOWER))
-    return defaults
+    return {f"defaults/{t.name}": numpy_helper.to_array(t) for t in graph.initializer if t.name in inputs}
 
 
 def _key(folder: Path) -> str:

@@ -96,7 +96,7 @@ def _install_node_packages(folder: Path, program: str, version: str) -> None:
     # Its install script fetches libraries for CUDA from elsewhere; those for the CPU are in the package.
     quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     package = _pinned(program, version, "@")
-    prepare(package, [find("npm"), "install", *quiet, "--prefix", str(folder), package, "flatbuffers"])
+    prepare(package, [find("npm"), "install", *quiet, "--prefix", str(folder), package])
 
 
 def _version(path: Path) -> str:

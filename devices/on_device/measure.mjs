@@ -1,20 +1,22 @@
 // Runs a case with ONNX Runtime for JavaScript and prints what it computes, as JSON: `node measure.mjs CASE PROGRAM PACKAGES`.
 //
 // The bindings have no call for adapters and no optional inputs: onnxruntime-web refuses them, onnxruntime-node ignores them
-// without a word. So `tower_required.onnx`, a copy of the tower without the defaults of its optional inputs, is run instead,
-// and experts are fed as inputs. Images are those that the host prepared; everything else is as in measure.py.
+// without a word. So the bundle's tower without the defaults of its optional inputs is run instead, and experts are fed.
+// Images are those that the host prepared; everything else is as in measure.py.
 
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
-import { expandNibbles, readAdapter } from "./adapter.mjs";
-import { readNpy, readSafetensors } from "./arrays.mjs";
+import { expandNibbles, readAdapter } from "../../examples/javascript/adapter.mjs";
+import { readNpy } from "../../examples/javascript/npy.mjs";
+import { tensor } from "../../examples/javascript/tensor.mjs";
+import { readSafetensors } from "./safetensors.mjs";
 
 process.on("uncaughtException", (error) => process.stderr.write(`${error.message}\n`, () => process.exit(1)));
 const [caseFolder, program, packages] = process.argv.slice(2);
 const require = createRequire(join(packages, "package.json"));
-const ort = require(program), flatbuffers = require("flatbuffers");
+const ort = require(program);
 const web = program === "onnxruntime-web";
 ort.env.logLevel = "error";
 if (web) ort.env.wasm.numThreads = 1;
@@ -28,7 +30,7 @@ const defaults = Object.fromEntries(
 );
 const tasks = index.tasks.map((task) => task.name);
 
-const tensor = ({ type, data, dims }) => new ort.Tensor(type, data, dims);
+const readArray = (name) => readNpy(new Uint8Array(readFileSync(join(bundle, name))), name);
 
 async function open(folder, file) {
   const options = { executionProviders: [web ? "wasm" : "cpu"], logSeverityLevel: 3, intraOpNumThreads: 1 };
@@ -40,14 +42,14 @@ async function open(folder, file) {
 
 async function run(session, feeds) {
   const tensors = Object.entries({ ...defaults, ...feeds }).filter(([name]) => session.inputNames.includes(name));
-  return session.run(Object.fromEntries(tensors.map(([name, value]) => [name, tensor(value)])));
+  return session.run(Object.fromEntries(tensors.map(([name, value]) => [name, tensor(ort, value)])));
 }
 
 function experts() {
   const shapes = Object.fromEntries(Object.entries(defaults).map(([name, { dims }]) => [name, dims]));
   return Object.fromEntries(index.tasks.filter((task) => task.expert).map((task) => {
-    const values = readAdapter(new Uint8Array(readFileSync(join(bundle, task.expert))), flatbuffers);
-    return [task.name, expandNibbles(values, shapes, spec.largest_code)];
+    const values = readAdapter(new Uint8Array(readFileSync(join(bundle, task.expert))), task.expert);
+    return [task.name, expandNibbles(values, shapes)];
   }));
 }
 
@@ -91,9 +93,9 @@ const images = Array.from({ length: count }, (_, i) => ({
   pixel_values: { type: "float32", dims: [1, ...sides], data: everything.slice(i * size, (i + 1) * size) },
 }));
 const heads = index.tasks.map(({ head, bias, logit_scale: scale }) => ({
-  weight: readNpy(readFileSync(join(bundle, head))), bias: bias && readNpy(readFileSync(join(bundle, bias))), scale,
+  weight: readArray(head), bias: bias && readArray(bias), scale,
 }));
-const tower = await open(bundle, existsSync(join(bundle, "tower_required.onnx")) ? "tower_required.onnx" : index.tower);
+const tower = await open(bundle, index.tower_required_inputs ?? index.tower);
 const loaded = experts();
 const embed = async (feeds) => Array.from((await run(tower, feeds)).image_embeds.data);
 const measured = { named: [], routed: [], routes: [], labels: [], seconds: {} };

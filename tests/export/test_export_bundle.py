@@ -101,7 +101,7 @@ def test_external_data_is_aligned_shared_and_not_overlapping(exported):
 
 
 def test_the_tower_with_required_inputs_has_no_defaults_and_computes_the_same(exported):
-    merged, bundle = exported
+    _, bundle = exported
     assert bundle.index.tower_required_inputs == "tower_required_inputs.onnx"
     tower, required = (onnx.load(bundle.file(name)).graph for name in (bundle.index.tower, "tower_required_inputs.onnx"))
     inputs = [value.name for value in tower.input]

@@ -1,4 +1,4 @@
-// Arrays on disk: safetensors files, and .npy files of float32.
+// Arrays in safetensors files.
 
 const SAFETENSORS = {
   F32: ["float32", Float32Array], F16: ["float16", Uint16Array], I64: ["int64", BigInt64Array],
@@ -14,12 +14,4 @@ export function readSafetensors(bytes) {
     const raw = Uint8Array.from(bytes.subarray(8 + length + from, 8 + length + to));
     return [name, { type, dims: shape, data: new Values(raw.buffer) }];
   }));
-}
-
-export function readNpy(bytes) {
-  const length = bytes.readUInt16LE(8); // version 1.0: a header of text, then the values
-  const header = bytes.subarray(10, 10 + length).toString("latin1");
-  if (!header.includes("'<f4'") || !header.includes("'fortran_order': False")) throw new Error(`no float32 array: ${header}`);
-  const dims = header.match(/'shape': \(([^)]*)\)/)[1].split(",").filter((text) => text.trim()).map(Number);
-  return { dims, data: new Float32Array(Uint8Array.from(bytes.subarray(10 + length)).buffer) };
 }

@@ -1,0 +1,18 @@
+"""Starts programs in JavaScript, with the node that the lock file installs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NODE = Path(sys.executable).with_name("node")
+
+
+def node(script: str | Path, *arguments: object, status: int = 0, timeout: float = 300) -> tuple[str, str]:
+    """Run a script, one of this folder where it is named by its name alone; what it prints, and what it complains of."""
+    command = [str(NODE), str(Path(__file__).parent / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout, done.stderr
