@@ -2,18 +2,19 @@ PYTHON ?= python3
 VENV ?= .venv
 ORT_OLD = .venv-ort-1.20
 TRANSFORMERS_4 = .transformers-4
+JAVASCRIPT = examples/node_modules
 LATEST = .venv-latest
 BUILD = .venv-build
 PARALLEL = --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-latest devices wheel lock clean
+.PHONY: demo test test-latest devices javascript wheel lock clean
 
 # The demo: trains, merges, exports and runs four tiny tasks; results in demo-output/.
 demo: $(VENV)/.installed
 	$(VENV)/bin/mingle-edge demo -o demo-output
 
 # Everything CI runs: lint, types, tests. A file's tests run in one process, since they share what is slow to make.
-test: $(VENV)/.installed $(ORT_OLD)/.installed $(TRANSFORMERS_4)/.installed
+test: $(VENV)/.installed $(ORT_OLD)/.installed $(TRANSFORMERS_4)/.installed $(JAVASCRIPT)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -22,6 +23,9 @@ test: $(VENV)/.installed $(ORT_OLD)/.installed $(TRANSFORMERS_4)/.installed
 # The demo's bundles on every kind of device, emulated where this is none; writes docs/devices.md. Goes on where it was killed.
 devices: $(VENV)/.installed
 	$(VENV)/bin/python -m devices --page docs/devices.md
+
+# The packages of the examples in JavaScript. Their install scripts would fetch libraries for CUDA from elsewhere; none is needed.
+javascript: $(JAVASCRIPT)/.installed
 
 # The same with the newest release of every dependency instead of those in the lock file.
 test-latest:
@@ -59,6 +63,10 @@ $(BUILD)/.installed: locks/development.txt
 	$(BUILD)/bin/pip install --quiet --require-hashes --requirement $(BUILD)/hatchling.txt
 	touch $@
 
+$(JAVASCRIPT)/.installed: examples/package-lock.json | $(VENV)/.installed
+	$(VENV)/bin/npm ci --ignore-scripts --no-audit --no-fund --silent --prefix examples
+	touch $@
+
 # Writes the lock files, for every platform. Releases that are in them stay; delete a file first to move it to the newest.
 COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes --custom-compile-command='make lock'
 lock:
@@ -69,4 +77,4 @@ lock:
 	$(COMPILE) --no-deps --output-file=locks/transformers-4.txt locks/transformers-4.in > /dev/null
 
 clean:
-	rm -rf $(VENV) $(ORT_OLD) $(TRANSFORMERS_4) $(LATEST) $(BUILD) .venv-lock dist demo-output devices/.cache
+	rm -rf $(VENV) $(ORT_OLD) $(TRANSFORMERS_4) $(JAVASCRIPT) $(LATEST) $(BUILD) .venv-lock dist demo-output devices/.cache
