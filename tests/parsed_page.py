@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -53,7 +54,7 @@ def check_alone(text: str) -> Page:
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in metas
     assert "prefers-color-scheme: dark" in page.style
     outside = [before for before, (title, _) in pairwise(page.elements) if title == "table"]
-    assert outside.count(("div", {"class": "scroll"})) == len(outside) > 0
+    assert [given.get("class") for _, given in outside] == ["scroll"] * len(outside) != []
     return page
 
 
@@ -79,3 +80,30 @@ def rows(table: ElementTree.Element) -> dict[str, list[str]]:
 def card(page: ElementTree.Element, title: str) -> ElementTree.Element | None:
     """The section of that title, or None."""
     return next((part for part in page.iter("section") if words(part[0]) == title), None)
+
+
+def check_phone(page: ElementTree.Element) -> None:
+    """Assert that texts of the drawings for a phone lie inside them, and that the keyboard scrolls tables of many columns."""
+    for box in page.iterfind(".//div[@class='scroll']"):
+        table = box.find("table")
+        columns = max(len(row) for row in table.iter("tr"))
+        if columns > 4 and "heat" not in table.get("class", ""):
+            assert box.get("tabindex") == "0"
+            assert box.get("aria-label")
+    for drawing in page.iterfind(".//div[@class='narrow']/svg"):
+        width = float(drawing.get("viewBox").split()[2])
+        for left, right, text in _texts(drawing, 0.0):
+            assert left >= -8, text
+            assert right <= width + 8, text
+
+
+def _texts(element: ElementTree.Element, x: float) -> Iterator[tuple[float, float, str]]:
+    """Where every text begins and ends, its letters at least half as wide as high."""
+    moved = re.match(r"translate\(([^,]*),", element.get("transform", ""))
+    x += float(moved.group(1)) if moved else 0.0
+    if element.tag == "text" and element.text:
+        length = len(element.text) * float(element.get("font-size").removesuffix("px")) / 2
+        start = x - length * {"start": 0.0, "middle": 0.5, "end": 1.0}[element.get("text-anchor", "start")]
+        yield start, start + length, element.text
+    for child in element:
+        yield from _texts(child, x)

@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mingle_edge.comparison.wording import finite
+from mingle_edge.comparison.registry import REFERENCES
+from mingle_edge.core.wording import finite
 
-PRETRAINED, INDIVIDUAL = "pretrained", "individual"
+PRETRAINED, INDIVIDUAL = REFERENCES
 """Labels of the two references: the backbone for every task, and every task's own model."""
 _ONE_MODEL = 1.001  # times the backbone's bytes: what still is a single model
 
@@ -21,21 +22,26 @@ def accuracy(results: Mapping[str, Any], label: str, protocol: str, name: str = 
     return finite(results["accuracy"].get(label, {}).get(protocol, {}).get(name))
 
 
+def methods(results: Mapping[str, Any]) -> list[str]:
+    """Return the labels that were compared, in the order of the results; the references are none of them."""
+    return [label for label in results["methods"] if label not in REFERENCES]
+
+
 def ordered(results: Mapping[str, Any]) -> list[str]:
     """Return labels as tables show them: pretrained, the methods from the least to the most accurate, individual.
 
     By the first protocol there is. Methods none of whose orders finished follow the pretrained backbone.
     """
     first = results["protocols"][0]
-    methods = [label for label in results["methods"] if label not in (PRETRAINED, INDIVIDUAL)]
-    methods.sort(key=lambda label: acc if (acc := accuracy(results, label, first)) is not None else -math.inf)
-    return [label for label in (PRETRAINED, *methods, INDIVIDUAL) if label in results["methods"]]
+    by_accuracy = sorted(
+        methods(results), key=lambda label: acc if (acc := accuracy(results, label, first)) is not None else -math.inf
+    )
+    return [label for label in (PRETRAINED, *by_accuracy, INDIVIDUAL) if label in results["methods"]]
 
 
 def ranked(results: Mapping[str, Any], protocol: str) -> list[str]:
     """Return the methods that finished, references left out, from the most to the least accurate."""
-    accuracies = {label: accuracy(results, label, protocol) for label in results["methods"]}
-    measured = {label: acc for label, acc in accuracies.items() if acc is not None and label not in (PRETRAINED, INDIVIDUAL)}
+    measured = {label: acc for label in methods(results) if (acc := accuracy(results, label, protocol)) is not None}
     return sorted(measured, key=lambda label: -measured[label])
 
 
@@ -53,6 +59,12 @@ def leading(results: Mapping[str, Any], count: int = 4) -> list[str]:
     single = [label for label in first if is_one_model(results, label)]
     best = [label for protocol in results["protocols"] for label in ranked(results, protocol)[:1]]
     return list(dict.fromkeys([*first[:1], *single[:1], *best, *first]))[:count]
+
+
+def timed_in(results: Mapping[str, Any]) -> str:
+    """Return what ran where times were taken, as in `PyTorch on the CPU`."""
+    device = results["machine"].get("device")
+    return "PyTorch" if device is None else f"PyTorch on {'the CPU' if device == 'cpu' else device}"
 
 
 def orders_finished(results: Mapping[str, Any], label: str) -> int:

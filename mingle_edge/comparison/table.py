@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mingle_edge.comparison.ranking import accuracy, ordered
-from mingle_edge.comparison.wording import count, difference, finite, megabytes, percentage, times
+from mingle_edge.comparison.ranking import accuracy, ordered, timed_in
+from mingle_edge.core.wording import count, difference, finite, megabytes, percentage, times
 from mingle_edge.evaluation.protocols import GIVEN
 from mingle_edge.files.output_path import write_output
 from mingle_edge.pages.labels import shorten
@@ -60,7 +60,8 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
     yield "; ".join(f"{protocol}: {GIVEN[protocol]}" for protocol in results["protocols"]) + "."
     orders = len(results["orders"])
     yield "ACC, BWT, FWT in percent" + (f", mean and deviation of {orders} task orders." if spread else ", one task order.")
-    yield "MB stored, MB read per image, at 4 bytes a parameter; time per image relative to the plain backbone."
+    yield "MB stored, MB read per image, at 4 bytes a parameter."
+    yield f"time: of an image in {timed_in(results)}, over the plain backbone's, which is 1."
     if failed := len(results["failed"]):
         yield f"{count(failed, 'cell')} failed; figures are of the orders that finished."
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 from markupsafe import Markup
 
+from mingle_edge.pages.axes import Axis, sizes
 from mingle_edge.pages.labels import shorten, spread
 from mingle_edge.pages.vega import NARROW, Spec, color, draw, draw_both, layer, number
 
 _LINE = 16  # pixels between names at the right
-_LOGARITHMIC = 6  # times the least value: from there on sizes are drawn on a logarithmic axis
 _END = {"value": "width"}
 _NAME = {"type": "text", "align": "left", "dx": 5, "aria": False}
 
@@ -36,21 +35,22 @@ class Curve:
     """at its right end"""
 
 
-def scatter(title: str, points: Sequence[Mapping[str, Any]], across: str, up: str) -> Markup:
-    """Return points with their names to the right, joined by lines. x is logarithmic where positive values differ by much.
+def scatter(
+    title: str,
+    points: Sequence[Mapping[str, Any]],
+    across: str,
+    up: str,
+    axis: Callable[[Sequence[float]], Axis] = sizes,
+) -> Markup:
+    """Return points with their names to the right, joined by lines; `axis` makes that of x from where the points lie.
 
     A point has `name`, `color`, `shape` as Vega-Lite names it, `x`, `y`, and `told`, shown while the pointer rests on it.
     """
     ys, xs = [point["y"] for point in points], [point["x"] for point in points]
     low, high = extent(ys)
     height = max(340, _LINE * len(points))
-    scale: Spec = {"type": "linear", "zero": False, "nice": False, "padding": 8}
-    ticks: Spec = {"tickCount": 5}
-    if min(xs) > 0 and max(xs) > _LOGARITHMIC * min(xs):
-        scale["type"] = "log"
-        decades = range(math.floor(math.log10(min(xs))), math.ceil(math.log10(max(xs))))
-        ticks = {"values": [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]}
-    x = number("x", scale, {"title": across, "format": "~r"} | ticks)
+    scale, ticks = axis(xs)
+    x = number("x", scale, {"title": across} | ticks)
     y = number("y", {"domain": [low, high], "nice": False}, {"title": up, "tickCount": 7})
     heights = spread(ys, _LINE * (high - low) / height)
     leads = [{"x": x, "y": y, "to": to} for x, y, to in zip(xs, ys, heights, strict=True)]
@@ -83,7 +83,7 @@ def steps(title: str, curves: Sequence[Curve], ends: tuple[float, float]) -> Mar
     ]
 
     def spec(width: int) -> Spec:
-        layers, shown = _curves(curves, ends, "tasks merged"), names if width > NARROW else []
+        layers, shown = _curves(curves, ends, "tasks merged", "ACC so far, %"), names if width > NARROW else []
         if shown:
             y = layers[-1]["encoding"]["y"]
             layers.append(layer(shown, _NAME | {"fontWeight": 600}, x=_END, y=y, text={"field": "short"}))

@@ -12,13 +12,15 @@ _ENVIRONMENT = Environment(
 )
 
 
-def plain(value: object) -> str:
-    """Return a setting as text: lists and tables with commas, "-" for None."""
+def plain(value: object, between: str = ", ") -> str:
+    """Return a setting as text: `scale 0.3, layers 1/2` for a table, what is `between` the items of a list, "-" for None."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {plain(item, '/')}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(plain, value)) or "none"
-    return "-" if value is None else str(value)
+        return between.join(plain(item, between) for item in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def record(groups: Mapping[str, Mapping[str, object]]) -> list[tuple[str, str]]:

@@ -7,9 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mingle_edge.pages.axes import ratios
 from mingle_edge.pages.vega import Spec, color, draw, draw_both, layer, number
 
 _ROW = 40  # pixels
+_LINE = 16  # pixels, of a second line of text
+_LETTER = 7  # pixels, about
 _BELOW = {"yOffset": 8}  # pixels from the middle of a row to what is drawn in it
 _TICK = {"type": "tick", "thickness": 2, "size": 14}
 
@@ -45,23 +48,27 @@ def bars(title: str, rows: Sequence[Bar], apart: bool = False, reaches: Sequence
 
 
 def spans(title: str, rows: Sequence[tuple[str, str, str, tuple[float, float, float]]]) -> Markup:
-    """Return intervals on one scale from zero, with a line at 1; a row: label, value as text, color, and low, middle, high."""
+    """Return intervals of ratios on one logarithmic scale, with a mark at 1 in each row.
+
+    A row is a label, the value as text, a color, and low, middle and high; one that is not positive is not drawn.
+    """
     intervals = [
         {"row": i, "low": low, "middle": middle, "high": high, "color": name, "told": f"{label}: {shown}"}
         for i, (label, shown, name, (low, middle, high)) in enumerate(rows)
+        if min(low, middle, high) > 0
     ]
-    scale = {"zero": True, "nice": False, "padding": 6}
+    scale, ticks = ratios([end for _, _, _, ends in rows for end in ends if min(ends) > 0])
     line = {"type": "rule", "strokeWidth": 4, "opacity": 0.5, "strokeCap": "round"}
-    one = {"type": "rule", "strokeDash": [3, 3], "stroke": color("soft")}
+    x = number("low", scale, {"title": None} | ticks)
     layers = [
-        layer([{"at": 1}], one, x=number("at", scale), y={"value": 0}, y2={"value": "height"}),
-        layer(intervals, line | _BELOW, x=number("low", scale), x2={"field": "high"}),
-        layer(intervals, {"type": "point", "size": 80} | _BELOW, x=number("middle", scale)),
+        layer([{"row": i, "at": 1, "color": "soft"} for i in range(len(rows))], _TICK | _BELOW, x=x | {"field": "at"}),
+        layer(intervals, line | _BELOW, x=x, x2={"field": "high"}),
+        layer(intervals, {"type": "point", "size": 80} | _BELOW, x=x | {"field": "middle"}),
     ]
     return _rows(title, [(label, shown) for label, shown, *_ in rows], layers)
 
 
-def trials(title: str, rows: Mapping[str, Sequence[tuple[float, str, bool]]], name: str) -> Markup:
+def trials(title: str, rows: Mapping[str, Sequence[tuple[float, str, bool]]], name: str, axis: str) -> Markup:
     """Return a row of dots per label, each a value, a text for the pointer, and whether it was chosen, which fills it."""
     dots = [
         {"row": i, "at": value, "color": name if chosen else "card", "told": told}
@@ -69,7 +76,7 @@ def trials(title: str, rows: Mapping[str, Sequence[tuple[float, str, bool]]], na
         for value, told, chosen in sorted(trials_of, key=lambda trial: trial[2])
     ]
     mark = {"type": "point", "size": 70, "strokeWidth": 1.5, "stroke": color(name)}
-    x = number("at", {"zero": False, "padding": 8}, {"title": None, "tickCount": 5})
+    x = number("at", {"zero": False, "padding": 8}, {"title": axis, "tickCount": 5})
     return _rows(title, [(label, "") for label in rows], [layer(dots, mark | _BELOW, x=x)])
 
 
@@ -90,21 +97,37 @@ def between(title: str, places: Mapping[str, tuple[float, str]], best: str, name
 
 
 def _rows(title: str, texts: Sequence[tuple[str, str]], layers: Sequence[Spec]) -> Markup:
-    """The layers under the label and the value of each row."""
+    """The layers under the label and the value of each row, on lines of their own where one is too short for both."""
     if not texts:
         return Markup()
     data = [{"row": i, "label": label, "shown": shown} for i, (label, shown) in enumerate(texts)]
     y = {"field": "row", "type": "ordinal", "axis": None, "scale": {"type": "band"}}
-    text: dict[str, Any] = {"type": "text", "yOffset": -10, "aria": False}
-    right = text | {"align": "right", "fontWeight": 600}
+    longest = _LETTER * max(len(label) + len(shown) for label, shown in texts)
 
     def spec(width: int) -> Spec:
-        left = text | {"align": "left", "limit": width - 60}  # pixels, the rest is the value's
+        more = _LINE if longest > width else 0
+        text: dict[str, Any] = {"type": "text", "yOffset": -10 - more / 2, "aria": False}
+        room = width if more else width - _LETTER * max(len(shown) for _, shown in texts)
         above = [
-            layer(data, left, x={"value": 0}, text={"field": "label"}),
-            layer(data, right, x={"value": "width"}, text={"field": "shown"}),
+            layer(data, text | {"align": "left", "limit": room}, x={"value": 0}, text={"field": "label"}),
+            layer(
+                data,
+                text | {"align": "left" if more else "right", "fontWeight": 600, "yOffset": -10 + more / 2},
+                x={"value": 0 if more else "width"},
+                text={"field": "shown"},
+            ),
         ]
-        drawn = [part for part in layers if part["data"]["values"]]
-        return {"height": {"step": _ROW, "for": "position"}, "encoding": {"y": y}, "layer": [*above, *drawn]}
+        drawn = [_lower(part, more) for part in layers if part["data"]["values"]]
+        return {"height": {"step": _ROW + more, "for": "position"}, "encoding": {"y": y}, "layer": [*above, *drawn]}
 
     return draw_both(title, spec)
+
+
+def _lower(part: Spec, more: float) -> Spec:
+    """The layer in rows that are so many pixels higher."""
+    mark, encoding = part["mark"], part["encoding"]
+    if "yOffset" in mark:
+        mark = mark | {"yOffset": mark["yOffset"] + more / 2}
+    if lane := encoding.get("yOffset"):
+        encoding = encoding | {"yOffset": lane | {"scale": {"range": [edge + more for edge in lane["scale"]["range"]]}}}
+    return part | {"mark": mark, "encoding": encoding}

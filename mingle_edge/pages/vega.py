@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 Spec = dict[str, Any]
 NARROW, WIDE = 310, 560  # pixels
-_QUIET = {"domain": False, "ticks": False, "titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 11}
+_QUIET = {"aria": False, "domain": False, "ticks": False, "titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 11}
 _CONFIG = {
     "font": "system-ui, sans-serif",
     "axis": _QUIET

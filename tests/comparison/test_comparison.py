@@ -24,7 +24,7 @@ from mingle_edge.comparison.entries import ABLATIONS, parse_entries, with_ablati
 from mingle_edge.comparison.kept_cells import KeptCells
 from mingle_edge.comparison.material import Material
 from mingle_edge.comparison.registry import DEFAULT, SPECS, TRIALS
-from mingle_edge.comparison.results import Finished, between_tasks, steps, summarize
+from mingle_edge.comparison.results import Finished, between_tasks, method_figures, steps, summarize
 from mingle_edge.core.errors import ComparisonError
 from mingle_edge.core.progress import silent
 from mingle_edge.data.corruptions import Corruption
@@ -294,6 +294,15 @@ def test_figures_of_a_known_history():
     assert between_tasks(cells, ["a", "b"], lambda r: r.routes) == [[80.0, 12.5, 7.5], [12.5, 80.0, 7.5]]
 
 
+def test_times_are_given_in_the_plain_backbones_which_is_1_whatever_noise_it_was_measured_with():
+    def latency(method):
+        results = [CellResult({}, [1.0], latency_ratio=measured) for measured in (1.07, 1.04, 1.3)]
+        return method_figures([Finished(Cell(method, method, {}, ("a",), 0), result) for result in results])["latency_ratio"]
+
+    assert latency("pretrained") == 1
+    assert latency("ties") == 1.07
+
+
 def test_the_command_writes_the_report_and_names_failures(compared_file, tmp_path):
     done = CliRunner().invoke(
         main, ["compare", str(compared_file), "-o", str(tmp_path), "--methods", "ties", "--orders", "1", "--no-ray"]
@@ -301,6 +310,7 @@ def test_the_command_writes_the_report_and_names_failures(compared_file, tmp_pat
     assert done.exit_code == 0, done.output
     assert "ties" in done.output
     assert {path.name for path in tmp_path.iterdir()} >= {"results.json", "results.csv", "report.html", "cells"}
+    assert json.loads((tmp_path / "results.json").read_text())["machine"]["device"] in ("cpu", "cuda")
     failed = CliRunner().invoke(
         main, ["compare", str(compared_file), "-o", str(tmp_path), "--methods", "image(rank=0)", "--orders", "1", "--no-ray"]
     )

@@ -11,7 +11,7 @@ import pytest
 from comparison_results import KNOWN, SEVEN, TASKS, results
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parsed_page import body, card, check_alone, rows, words
+from parsed_page import body, card, check_alone, check_phone, rows, words
 
 from mingle_edge.comparison.page import page, write_page
 from mingle_edge.comparison.ranking import leading, ordered
@@ -66,15 +66,20 @@ def axis(svg, across):
     labels = [group for group in svg.iter("g") if group.get("class") == "mark-text role-axis-label"]
     texts = [text for group in labels for text in group if (place(text)[0] < 0) != across]
     below = 0 if across else 3  # pixels from the middle of a text to its baseline
-    ends = [(place(text)[not across] - below, float(text.text.replace("\u2212", "-"))) for text in texts if text.text]
+    ends = [
+        (place(text)[not across] - below, float(text.text.replace("\u2212", "-").removesuffix(" x")))
+        for text in texts
+        if text.text
+    ]
     (a, low), (b, high), *more = sorted(ends, key=lambda end: end[1])
     logarithmic = bool(more) and abs((more[0][0] - b) / (b - a) - (more[0][1] - high) / (high - low)) > 0.02
     scale, back = (math.log, math.exp) if logarithmic else (float, float)
     return lambda place: back(scale(low) + (place - a) / (b - a) * (scale(high) - scale(low)))
 
 
-def test_the_page_needs_nothing_else(text):
+def test_the_page_needs_nothing_else_and_fits_a_phone(text, whole):
     check_alone(text)
+    check_phone(whole)
 
 
 def test_the_main_table_equals_the_results_with_the_best_method_of_a_column_bold(compared, whole):
@@ -101,7 +106,7 @@ def test_the_main_table_equals_the_results_with_the_best_method_of_a_column_bold
         best = max(methods, key=lambda label: compared["accuracy"][label][protocol][name])
         assert [words(row[0]) for row in table.iterfind("tbody/tr") if row[column].find(".//b") is not None] == [best]
     heads = [words(cell) for row in table.iterfind("thead/tr") for cell in row]
-    assert heads[-10:] == ["ACC", "BWT", "FWT", "ACC", "BWT", "ACC", "BWT", "MB stored", "MB read", "time"]
+    assert heads[-10:] == ["ACC", "BWT", "FWT", "ACC", "BWT", "ACC", "BWT", "MB stored", "MB read", "PyTorch time"]
 
 
 def test_the_words_say_the_distances(compared, whole):
@@ -188,7 +193,7 @@ def test_measurements_missing_from_a_matrix_stay_empty():
         ("Accuracy and forgetting", lambda compared, label: compared["accuracy"][label]["P1"]["bwt"]),
         ("Accuracy and storage", lambda compared, label: compared["methods"][label]["stored_bytes"] / 1e6),
         ("Accuracy and bytes read", lambda compared, label: compared["methods"][label]["active_bytes"] / 1e6),
-        ("Accuracy and time", lambda compared, label: compared["methods"][label]["latency_ratio"]),
+        ("Accuracy and time in PyTorch", lambda compared, label: compared["methods"][label]["latency_ratio"]),
     ],
 )
 def test_points_lie_where_the_ticks_say(compared, whole, title, cost):
@@ -210,6 +215,31 @@ def test_sizes_that_differ_by_much_lie_on_a_logarithmic_axis(whole):
     svg = card(whole, "Accuracy and storage").find("div[@class='wide']/svg")
     ticks = {text.text: place(text)[0] for text in svg.iter("text") if text.get("text-anchor") == "middle"}
     assert ticks["1000"] - ticks["500"] == pytest.approx(ticks["2000"] - ticks["1000"], abs=0.02)
+
+
+def test_times_lie_on_a_logarithmic_axis_with_a_label_at_1(whole):
+    for svg in card(whole, "Accuracy and time in PyTorch").iter("svg"):
+        ticks = {text.text: text for text in svg.iter("text") if (text.text or "").endswith(" x")}
+        assert ticks["1 x"].get("font-weight") == "bold"
+        one, more, two = (place(ticks[tick])[0] for tick in ("1 x", "1.5 x", "2 x"))
+        assert (two - one) / (more - one) == pytest.approx(math.log(2) / math.log(1.5), rel=1e-3)
+
+
+def test_times_say_that_they_are_of_pytorch_and_on_what(compared):
+    for device, told in (("cpu", "PyTorch on the CPU"), ("cuda", "PyTorch on cuda"), (None, "PyTorch")):
+        whole = body(page(compared | {"machine": {"device": device} if device else {}}))
+        assert f"backbone's time for an image, in {told}." in words(whole.find(".//p[@class='lead']"))
+        assert f"of one image in {told}, over the plain backbone's, which is 1" in words(card(whole, "All methods"))
+
+
+def test_the_title_counts_the_methods_that_the_sentences_count():
+    compared = results(labels=(*FEW, "ties"), tasks=TASKS[:3], orders=2)
+    del compared["accuracy"]["ties"]
+    whole = body(page(compared))
+    assert words(whole.find(".//h1")) == "Comparison of 5 methods on 3 tasks"
+    assert words(whole.find(".//p[@class='lead']")).startswith(
+        "Of 5 methods (1 without a figure) on 3 tasks in 2 orders, image"
+    )
 
 
 def test_curves_and_bands_lie_where_the_ticks_say(compared, whole):

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from parsed_page import Page, body, card, check_alone, words
+from parsed_page import Page, body, card, check_alone, check_phone, words
 
 from mingle_edge.cli import main
+from mingle_edge.cli.exit_codes import ExitCode
 from mingle_edge.cli.profile import breakdown
 from mingle_edge.cli.profile.page import page
 from mingle_edge.cli.profile.tables import ms, size
 from mingle_edge.cli.profile.terminal import profile_lines
 from mingle_edge_runtime.profile import ProfileReport
-from mingle_edge_runtime.profile.report import LayerTime
+from mingle_edge_runtime.profile.report import Contention, LayerTime
 
 HOSTILE = '</td></svg></style><script>alert(1)</script><img src="http://x.test/a.png" onerror=alert(1)>{{ 7 * 7 }}&"\''
 
@@ -64,6 +66,7 @@ def figures(report: ProfileReport) -> list[str]:
 
 def test_every_figure_is_on_the_page_and_nothing_is_loaded(report, text) -> None:
     parsed = check_alone(text)
+    check_phone(body(text))
     missing = [
         figure for figure in figures(report) if not re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.]*\d)", parsed.text)
     ]
@@ -103,6 +106,75 @@ def test_bars_are_as_long_as_their_values_and_lie_inside(report, text) -> None:
             assert list(lengths) == pytest.approx(expected, abs=0.1)
 
 
+def test_routed_stands_beside_named_with_its_ratio_to_dense(report, text) -> None:
+    tiles = [[words(part) for part in tile] for tile in body(text).find(".//div[@class='tiles']")]
+    dense = ms(report.latency["dense"].p50)
+    for tile, kind in zip(tiles, ("named", "routed"), strict=False):
+        name, value, beside = tile
+        assert name.startswith(f"one image, {kind}: ")
+        assert value == f"{ms(report.latency[kind].p50)} ms"
+        assert beside == f"{report.ratios['dense'][kind].ratio:.2f} x dense ({dense} ms)"
+    alone = replace(report, ratios={}, latency={kind: report.latency[kind] for kind in ("named", "routed")})
+    tiles = [[words(part) for part in tile] for tile in body(page(alone)).find(".//div[@class='tiles']")]
+    assert [len(tile) for tile in tiles[:2]] == [2, 2]
+
+
+def test_ratios_lie_on_a_logarithmic_axis_with_a_label_at_1(report, text) -> None:
+    ratios = [ratio for kinds in report.ratios.values() for ratio in kinds.values()]
+    for svg in card(body(text), "Against what one would do otherwise").iter("svg"):
+        places = {
+            label.text: float(re.match(r"translate\((.*),", label.get("transform")).group(1))
+            for label in svg.iter("text")
+            if re.fullmatch(r"[\d.]+ x", label.text or "")
+        }
+        other = next(label for label in places if label != "1 x")
+        scale = (places[other] - places["1 x"]) / math.log(float(other.removesuffix(" x")))
+        (points,) = (part for part in svg.iter("g") if part.get("class", "").startswith("mark-symbol"))
+        shown = [float(re.match(r"translate\((.*),", point.get("transform")).group(1)) for point in points]
+        assert shown == pytest.approx([places["1 x"] + scale * math.log(ratio.ratio) for ratio in ratios], abs=0.5)
+
+
+def test_a_ratio_or_a_difference_stands_beside_its_two_times(report, text) -> None:
+    whole = body(text)
+    shown = words(card(whole, "Against what one would do otherwise"))
+    for baseline, kinds in report.ratios.items():
+        for kind, ratio in kinds.items():
+            before, after = (ms(report.latency[name].p50) for name in (baseline, kind))
+            assert f"{before} → {after} ms ({ratio.ratio:.2f} x)" in shown
+    shown = words(card(whole, "Where the time goes: layers"))
+    for named, dense in breakdown.layer_kinds(report).values():
+        assert f"{ms(dense)} → {ms(named)} ms ({1e3 * (named - dense):+.3f})" in shown
+    for row in report.sweep:
+        for kind, ratio in row.ratios.items():
+            assert f"{ms(row.latency[kind].p50)} ms ({ratio.ratio:.2f} x)" in words(card(whole, f"Sweep: {row.axis}"))
+
+
+def test_a_busy_machine_is_warned_of_above_all_figures_and_a_quiet_one_is_not(report) -> None:
+    header = body(page(replace(report, contention=Contention(others=0.42, stolen=0.0)))).find(".//header")
+    names = [part.get("class") for part in header]
+    assert names.index("warning") < names.index("tiles")
+    assert "the machine was busy: other programs took 42%" in words(header.find("p[@class='warning']"))
+    for quiet in (Contention(0.02, 0.0), None):
+        assert body(page(replace(report, contention=quiet))).find(".//p[@class='warning']") is None
+
+
+def test_memory_says_where_the_start_of_onnx_runtime_is(report) -> None:
+    start = report.memory["before"].since(report.memory["imported"])
+    ready = words(card(body(page(report)), "To have ready for all tasks"))
+    assert f"ONNX Runtime's own start, {size(start.resident)}, comes before and is in none of them" in ready
+    older = {name: memory for name, memory in report.memory.items() if name != "imported"}
+    ready = words(card(body(page(replace(report, memory=older))), "To have ready for all tasks"))
+    assert "The bundle's includes ONNX Runtime's own start" in ready
+
+
+def test_too_few_runs_for_intervals_are_told(report) -> None:
+    few = {"dense": {kind: replace(ratio, interval=None) for kind, ratio in report.ratios["dense"].items()}}
+    assert "Ratios with their quartiles" in words(
+        card(body(page(replace(report, ratios=few))), "Against what one would do otherwise")
+    )
+    assert "Ratios with their 95% intervals" in words(card(body(page(report)), "Against what one would do otherwise"))
+
+
 @pytest.mark.parametrize(
     ("sets", "text"), [(("AVX2", "AVX-512 VNNI"), "AVX2, AVX-512 VNNI"), ((), "none that matter"), (None, "unknown")]
 )
@@ -112,7 +184,7 @@ def test_an_interrupted_profile_names_the_machine_and_the_budget(report, sets, t
     lines, shown = "\n".join(profile_lines(empty)), Page(page(empty)).text
     assert f"M ({text}), " in lines
     assert f"M ({text}), " in shown
-    assert "at a budget of 40.0 kB" in shown
+    assert f"at a budget of {size(40000)}" in shown
     assert "INTERRUPTED" in lines
     assert "Interrupted" in shown
 
@@ -166,7 +238,7 @@ def test_a_page_of_a_report_is_all_that_is_asked_for(tmp_path) -> None:
     assert result.exit_code == 2
     assert "--page reads a report and measures nothing: leave out --runs, BUNDLE" in result.output
     result = CliRunner().invoke(main, ["profile", "--page", str(tmp_path / "a.json")])
-    assert result.exit_code == 2
+    assert result.exit_code == ExitCode.INPUT
     assert f"error: {tmp_path / 'a.json'} cannot be read: No such file or directory" in result.output
     assert list(tmp_path.iterdir()) == []
 
@@ -187,7 +259,7 @@ def test_a_missing_library_is_told_before_anything_is_measured(report, tmp_path,
     monkeypatch.setitem(sys.modules, package, None)
     files = ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
     result = CliRunner().invoke(main, ["profile", str(tmp_path / "no-bundle"), *files])
-    assert result.exit_code == 2
+    assert result.exit_code == ExitCode.ENVIRONMENT
     advice = "install it in a clone of mingle-edge with: pip install '.[report]'"
     assert result.output == f"error: this command needs the package {package}; {advice}\n"
     assert list(tmp_path.iterdir()) == []
@@ -199,5 +271,5 @@ def test_numbers_no_chart_can_hold_are_an_error_and_zeros_are_not(report, tmp_pa
     large = {kind: replace(times, p50=1e308, seconds=(1e308,)) for kind, times in report.latency.items()}
     (tmp_path / "a.json").write_text(json.dumps(replace(interrupted(report), latency=large).to_json()))
     result = CliRunner().invoke(main, ["profile", "--page", str(tmp_path / "a.json")])
-    assert result.exit_code == 2
+    assert result.exit_code == ExitCode.INPUT
     assert result.output.startswith("error: something in the input is too deep or too large")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mingle_edge.cli.byte_size import format_bytes
+from mingle_edge.core.wording import count
 
 if TYPE_CHECKING:
     from mingle_edge.checking.report import CheckReport, Finding, TaskFacts
@@ -39,9 +40,9 @@ class Figures:
 
 def headline(report: CheckReport) -> str:
     """Say in a sentence what came of the check."""
-    faults = _count(len(report.faults), "fault")
+    faults = count(len(report.faults), "fault")
     verdict = f"merge would refuse them ({faults})" if report.refused else "merge would take them"
-    tasks, warnings = _count(len(report.tasks), "task"), _count(len(report.warnings), "warning")
+    tasks, warnings = count(len(report.tasks), "task"), count(len(report.warnings), "warning")
     return f"{report.path}: {tasks}, {verdict}, {warnings}; checked in {report.seconds:.1f} s"
 
 
@@ -236,10 +237,6 @@ def _overlap(overlap: Mapping[str, int | None], key: str) -> str:
     if key not in overlap:
         return _UNKNOWN
     return "?" if overlap[key] is None else str(overlap[key])
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mingle_edge.cli.byte_size import format_bytes
 from mingle_edge.cli.profile import breakdown
+from mingle_edge.core.wording import MISSING, digits
 
 if TYPE_CHECKING:
     from mingle_edge_runtime.profile import ProfileReport
@@ -18,6 +19,13 @@ _PERCENTILES = ("p50", "p90", "p95", "p99", "95% interval", "drift")
 _RATIO = ("ratio", "quartiles", "95% interval")
 _MEMORY = ("resident", "anonymous", "file")
 _TRAFFIC = ("hits", "misses", "evicted", "loaded", "resident", "stalled ms")
+_MOMENTS = {
+    "imported": "ONNX Runtime imported",
+    "before": "ONNX Runtime started",
+    "opened": "bundle opened",
+    "routed": "all images routed",
+    "steady": "every task run",
+}
 _WINDOWS = 6  # of the expert traffic
 _MOST_OPERATORS = 10
 _VALUE = 15  # characters of a swept value
@@ -57,10 +65,10 @@ def sections(report: ProfileReport) -> Iterator[Section]:
     budget = report.settings.expert_budget
     at = f" at a budget of {format_bytes(budget)}" if budget is not None else ""
     about = f"Of the whole process, from before opening until every task has run{at}."
-    yield Section("Memory", about, [_memory({name.replace("_", " "): memory for name, memory in report.memory.items()})])
+    yield Section("Memory", about, [_memory({moment(name): memory for name, memory in report.memory.items()})])
     if report.residence:
         about = "Growth of the process, time to open, and a run where the named task changes, where it stays, and the slowest."
-        yield Section("To have ready for all tasks", about, list(_residence(report)))
+        yield Section("To have ready for all tasks", f"{about} {_start(report)}", list(_residence(report)))
     if report.traffic:
         yield Section("Experts over time", "Routed runs from the first after opening on.", list(_traffic(report)))
     if report.operators:
@@ -84,10 +92,7 @@ def compares_experts(report: ProfileReport) -> bool:
 
 def ms(seconds: float | None) -> str:
     """Write milliseconds, three digits or more, as in `0.123`, `12.3`, `1234`; `-` for what was not measured."""
-    if seconds is None:
-        return "-"
-    value = seconds * 1e3
-    return f"{value:.{3 if value < 1 else 2 if value < 10 else 1 if value < 1000 else 0}f}"
+    return MISSING if seconds is None else digits(seconds * 1e3)
 
 
 def size(count: int | None) -> str:
@@ -95,6 +100,11 @@ def size(count: int | None) -> str:
     if count is None:
         return "?"
     return f"-{format_bytes(-count)}" if count < 0 else format_bytes(count)
+
+
+def moment(name: str) -> str:
+    """Write the moment at which memory was measured."""
+    return _MOMENTS.get(name, name.replace("_", " "))
 
 
 def setting_value(row: SweepRow) -> str:
@@ -122,6 +132,14 @@ def timed_once(report: ProfileReport) -> dict[str, str]:
 def notes(report: ProfileReport) -> list[str]:
     """Return the notes of the report and of its experts."""
     return [*report.notes, *(report.experts.notes if report.experts else ())]
+
+
+def _start(report: ProfileReport) -> str:
+    """Say whose memory ONNX Runtime's own start is: the first session of a process pays for it, whatever it runs."""
+    imported, before = (report.memory.get(name) for name in ("imported", "before"))
+    if imported is None or before is None:
+        return "The bundle's includes ONNX Runtime's own start, as the report is of an earlier version; profile again."
+    return f"ONNX Runtime's own start, {size(before.since(imported).resident)}, comes before and is in none of them."
 
 
 def _latencies(by_prefix: Mapping[str, Mapping[str, Latency]], fold: str = "") -> Table:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from markupsafe import Markup
 
-from mingle_edge.comparison.ranking import INDIVIDUAL, PRETRAINED, accuracy, is_one_model, leading, ordered
-from mingle_edge.comparison.wording import finite, parameters, percentage
+from mingle_edge.comparison.ranking import accuracy, is_one_model, leading, ordered
+from mingle_edge.comparison.registry import REFERENCES
+from mingle_edge.core.wording import finite, percentage
+from mingle_edge.pages.axes import Axis, ratios, sizes
 from mingle_edge.pages.curve_charts import Curve, curves_extent, scatter, small_steps, steps
+from mingle_edge.pages.page import plain
 from mingle_edge.pages.row_charts import trials
 
 COLORS = {"P1": "blue", "P2": "green", "P3": "orange"}
 """Of the protocols."""
 _LEADING = ("blue", "orange", "green", "purple")
 _COSTS = (
-    ("Accuracy and storage", "stored_bytes", 1e6, "MB stored on the device"),
-    ("Accuracy and bytes read", "active_bytes", 1e6, "MB read for one image"),
-    ("Accuracy and time", "latency_ratio", 1.0, "time, times the plain backbone's"),
+    ("Accuracy and storage", "stored_bytes", 1e6, "MB stored on the device", sizes),
+    ("Accuracy and bytes read", "active_bytes", 1e6, "MB read for one image", sizes),
+    ("Accuracy and time in PyTorch", "latency_ratio", 1.0, "times the backbone's time", ratios),
 )
 
 Results = Mapping[str, Any]
@@ -32,21 +35,27 @@ def forgetting(results: Results) -> dict[str, Markup]:
     drawn = {}
     for protocol in results["protocols"]:
         changes = {label: accuracy(results, label, protocol, "bwt") for label in results["methods"]}
-        drawn[protocol] = _against(results, protocol, changes, "BWT, points")
+        drawn[protocol] = _against(results, protocol, changes, "BWT, points", sizes)
     return {protocol: chart for protocol, chart in drawn.items() if chart is not None}
 
 
 def costs(results: Results) -> dict[str, Markup]:
     """Return accuracy in the first protocol against bytes and time, by title."""
     drawn = {}
-    for title, name, unit, told in _COSTS:
+    for title, name, unit, told, axis in _COSTS:
         measured = {label: finite(method.get(name)) for label, method in results["methods"].items()}
-        scaled = {label: value / unit if value is not None else None for label, value in measured.items()}
-        drawn[title] = _against(results, results["protocols"][0], scaled, told)
+        scaled = {label: value / unit if value is not None and value > 0 else None for label, value in measured.items()}
+        drawn[title] = _against(results, results["protocols"][0], scaled, told, axis)
     return {title: chart for title, chart in drawn.items() if chart is not None}
 
 
-def _against(results: Results, protocol: str, costs: Mapping[str, float | None], across: str) -> Markup | None:
+def _against(
+    results: Results,
+    protocol: str,
+    costs: Mapping[str, float | None],
+    across: str,
+    axis: Callable[[Sequence[float]], Axis],
+) -> Markup | None:
     """Accuracy against one value per label; None where there is nothing to compare."""
     points = [
         _look(results, label)
@@ -55,11 +64,11 @@ def _against(results: Results, protocol: str, costs: Mapping[str, float | None],
         if cost is not None and (acc := accuracy(results, label, protocol)) is not None
     ]
     up = f"ACC in {protocol}, %"
-    return scatter(f"{up} against {across}", points, across, up) if len(points) > 1 else None
+    return scatter(f"{up} against {across}", points, across, up, axis) if len(points) > 1 else None
 
 
 def _look(results: Results, label: str) -> dict[str, Any]:
-    if label in (PRETRAINED, INDIVIDUAL):
+    if label in REFERENCES:
         return {"color": "grey", "shape": "diamond"}
     return {"color": "orange", "shape": "square"} if is_one_model(results, label) else {"color": "blue", "shape": "circle"}
 
@@ -73,7 +82,7 @@ def after_steps(results: Results) -> dict[str, Any] | None:
     if len(results["tasks"]) < 2 or not main:
         return None
     shown = [label for label in leading(results) if label in main]
-    colors = dict(zip(shown, _LEADING, strict=False)) | {label: "grey" for label in (PRETRAINED, INDIVIDUAL) if label in main}
+    colors = dict(zip(shown, _LEADING, strict=False)) | {label: "grey" for label in REFERENCES if label in main}
     quiet = [_curve("", "grey", step, banded=False, opacity=0.35) for label, step in main.items() if label not in colors]
     named = [_curve(label, name, main[label], dashed=name == "grey", named=True) for label, name in colors.items()]
     small = {
@@ -106,11 +115,11 @@ def tuning(results: Results) -> Markup | None:
     """Return the accuracy of all trials, with the chosen ones filled; None where nothing was tuned."""
     rows = {
         label: [
-            (acc, f"{parameters(trial['parameters'])}: {percentage(acc)}%", trial["parameters"] == tuned["chosen"])
+            (acc, f"{plain(trial['parameters'])}: {percentage(acc)}%", trial["parameters"] == tuned["chosen"])
             for trial in tuned["trials"]
             if (acc := finite(trial["acc"])) is not None
         ]
         for label in reversed(ordered(results))
         if (tuned := results["methods"][label]["tuning"])
     }
-    return trials("ACC of the trials", rows, "purple") if any(rows.values()) else None
+    return trials("ACC of the trials", rows, "purple", "ACC, %") if any(rows.values()) else None

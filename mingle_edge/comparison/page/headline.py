@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mingle_edge.comparison.page.figures import COLORS
-from mingle_edge.comparison.ranking import INDIVIDUAL, PRETRAINED, accuracy, is_one_model, ranked
-from mingle_edge.comparison.wording import count, difference, finite, megabytes, percentage, times
+from mingle_edge.comparison.ranking import INDIVIDUAL, PRETRAINED, accuracy, is_one_model, methods, ranked, timed_in
+from mingle_edge.core.wording import count, difference, finite, megabytes, percentage, times
 from mingle_edge.pages.row_charts import between
 
 TOLD = {
@@ -21,19 +21,19 @@ TOLD = {
 def lead(results: Mapping[str, Any]) -> str:
     """Return sentences on the method that is best by the first protocol."""
     protocol = results["protocols"][0]
-    methods, tasks, orders = ranked(results, protocol), len(results["tasks"]), len(results["orders"])
-    if not methods:
+    compared, finished = methods(results), ranked(results, protocol)
+    if not finished:
         return "No method finished, so there is nothing to compare but the references."
-    best = methods[0]
-    where = f"{count(tasks, 'task')} in {count(orders, 'order')}"
-    first = (
-        f"Of {len(methods)} methods on {where}, {best} is" if len(methods) > 1 else f"On {where}, {best}, the only method, is"
-    )
-    rank = "the most accurate" if len(methods) > 1 else "measured"
+    best, several = finished[0], len(compared) > 1
+    where = f"{count(len(results['tasks']), 'task')} in {count(len(results['orders']), 'order')}"
+    failed = f" ({len(compared) - len(finished)} without a figure)" if len(finished) < len(compared) else ""
+    first = f"Of {len(compared)} methods{failed} on {where}, {best} is the most accurate"
+    if not several:
+        first = f"On {where}, {best}, the only method, is measured"
     acc = f"{percentage(accuracy(results, best, protocol))}%"
     distances = _listed(list(_from_references(results, best, protocol)))
     facts = _listed([*_forgets(results, best, protocol), *_costs(results, best)])
-    return f"{first} {rank} in {protocol} ({TOLD[protocol]}): {acc}{f', {distances}' if distances else ''}. It {facts}."
+    return f"{first} in {protocol} ({TOLD[protocol]}): {acc}{f', {distances}' if distances else ''}. It {facts}."
 
 
 def tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -43,34 +43,34 @@ def tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _tile(results: Mapping[str, Any], protocol: str) -> dict[str, Any]:
     tile = {"title": f"{protocol}: {TOLD[protocol]}", "color": COLORS[protocol]}
-    methods = ranked(results, protocol)
-    if not methods:
+    finished = ranked(results, protocol)
+    if not finished:
         return tile | {"best": None}
-    best, acc = methods[0], accuracy(results, methods[0], protocol)
+    best, acc = finished[0], accuracy(results, finished[0], protocol)
     deviation = accuracy(results, best, protocol, "acc_std") if len(results["orders"]) > 1 else None
     return tile | {
         "best": best,
         "acc": f"{percentage(acc)}%",
         "spread": f" ± {percentage(deviation)}" if deviation is not None else "",
-        "sentence": f"{_sentence(results, methods, protocol)}.",
+        "sentence": f"{_sentence(results, finished, protocol)}.",
         **_between(results, best, protocol),
     }
 
 
-def _sentence(results: Mapping[str, Any], methods: list[str], protocol: str) -> str:
-    best, parts = methods[0], []
+def _sentence(results: Mapping[str, Any], finished: list[str], protocol: str) -> str:
+    best, parts = finished[0], []
     acc = accuracy(results, best, protocol) or 0.0
     for label in (INDIVIDUAL, PRETRAINED):
         if (other := accuracy(results, label, protocol)) is not None:
             parts.append(f"{_points(acc - other)} {label}")
-    single = next((label for label in methods if is_one_model(results, label)), None)
+    single = next((label for label in finished if is_one_model(results, label)), None)
     if single == best:
         parts.append("it is one plain model")
     elif single is not None:
         parts.append(f"{_points(acc - (accuracy(results, single, protocol) or 0.0))} {single}, the best single model")
-    if len(methods) > 1 and methods[1] != single:
-        behind = difference(acc - (accuracy(results, methods[1], protocol) or 0.0)).lstrip("+")
-        parts.append(f"next is {methods[1]}, " + ("level with it" if behind == "0.0" else f"{behind} points behind"))
+    if len(finished) > 1 and finished[1] != single:
+        behind = difference(acc - (accuracy(results, finished[1], protocol) or 0.0)).lstrip("+")
+        parts.append(f"next is {finished[1]}, " + ("level with it" if behind == "0.0" else f"{behind} points behind"))
     return "; ".join(parts) or "There is no reference to compare it with"
 
 
@@ -108,7 +108,7 @@ def _costs(results: Mapping[str, Any], best: str) -> Iterator[str]:
     share = f" ({100 * method['stored_bytes'] / models:.0f}% of individual)" if models else ""
     yield f"stores {megabytes(method['stored_bytes'])} MB{share}"
     if finite(method.get("latency_ratio")) is not None:
-        yield f"takes {times(method['latency_ratio'])} times the backbone's time for an image"
+        yield f"takes {times(method['latency_ratio'])} times the backbone's time for an image, in {timed_in(results)}"
 
 
 def _points(distance: float) -> str:

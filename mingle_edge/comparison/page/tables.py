@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from mingle_edge.comparison.ranking import INDIVIDUAL, PRETRAINED, accuracy, leading, ordered
-from mingle_edge.comparison.wording import MISSING, difference, digits, finite, megabytes, parameters, percentage, times
+from mingle_edge.comparison.ranking import accuracy, leading, ordered
+from mingle_edge.comparison.registry import REFERENCES
+from mingle_edge.core.wording import MISSING, difference, digits, finite, megabytes, percentage, times
+from mingle_edge.pages.page import plain
 
-REFERENCES = (PRETRAINED, INDIVIDUAL)
 _TINTS = 20  # steps of color in the style sheet
 _LIGHT = 8  # of them in tables that are read, so that black on color stays legible
 _FEW = 10  # columns of a matrix: up to as many, every cell shows its value
@@ -48,7 +49,7 @@ def columns(results: Results) -> list[tuple[str, str, list[Cell]]]:
         *(column for protocol in results["protocols"] for column in _accuracies(results, protocol)),
         ("cost", "MB stored", [Cell(megabytes(method.get("stored_bytes"))) for method in methods]),
         ("cost", "MB read", [Cell(megabytes(method.get("active_bytes"))) for method in methods]),
-        ("cost", "time", [Cell(f"{ratio} x" if ratio != MISSING else MISSING) for ratio in ratios]),
+        ("cost", "PyTorch time", [Cell(f"{ratio} x" if ratio != MISSING else MISSING) for ratio in ratios]),
     ]
 
 
@@ -214,7 +215,7 @@ def adding(results: Results) -> list[list[str]]:
 def trials(results: Results) -> list[list[str]]:
     """Return every trial: label, parameters, accuracy, and whether it was chosen."""
     return [
-        [label, parameters(trial["parameters"]) or "as published", percentage(trial["acc"]), "chosen" if chosen else ""]
+        [label, plain(trial["parameters"]) or "as published", percentage(trial["acc"]), "chosen" if chosen else ""]
         for label in reversed(ordered(results))
         if (tuning := results["methods"][label]["tuning"])
         for trial in tuning["trials"]

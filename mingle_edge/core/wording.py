@@ -1,9 +1,9 @@
-"""Figures and names of a comparison as text."""
+"""Figures as text, the same in tables, on pages and in sentences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 MISSING = "-"
@@ -26,7 +26,7 @@ def difference(value: Any) -> str:
 
 
 def digits(number: float) -> str:
-    """Write three digits or more: `0.123`, `1.23`, `12.3`, `1234`."""
+    """Write a positive number with three digits or more: `0.123`, `1.23`, `12.3`, `1234`."""
     return f"{number:.{3 if number < 1 else 2 if number < 10 else 1 if number < 1000 else 0}f}"
 
 
@@ -36,7 +36,7 @@ def megabytes(size: Any) -> str:
 
 
 def times(ratio: Any) -> str:
-    """Write `1.17`, a multiple of the plain backbone."""
+    """Write `1.17`, a multiple of something."""
     return _shown(ratio, "{:.2f}".format)
 
 
@@ -45,19 +45,6 @@ def _shown(value: Any, show: Callable[[float], str]) -> str:
     return MISSING if number is None else show(number)
 
 
-def parameters(given: Mapping[str, Any]) -> str:
-    """Write `scale 0.3, keep 0.2`."""
-    return ", ".join(f"{name} {_parameter(value)}" for name, value in given.items())
-
-
-def _parameter(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "/".join(map(_parameter, value)) if isinstance(value, list | tuple) else "none" if value is None else str(value)
-
-
 def count(number: int, noun: str) -> str:
-    """Write `1 task`, `20 tasks`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    """Write `no tasks`, `1 task`, `20 tasks`."""
+    return f"{number or 'no'} {noun}" + ("" if number == 1 else "s")
