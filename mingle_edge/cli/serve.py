@@ -18,6 +18,7 @@ from mingle_edge.cli.byte_size import byte_size
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
 @click.option("--task", help="Task of requests that name none.  [default: the router finds it]")
 @click.option("--name", help="Name of the model in the protocol.  [default: the folder's]")
+@click.option("--load-head", "heads", metavar="FILE", multiple=True, help="Written by `mingle-edge head`; repeatable.")
 @click.option("--allow-host", "allowed_hosts", metavar="NAME", multiple=True, help="Name that clients may use; repeatable.")
 @click.option("--queue", metavar="N", type=click.IntRange(min=1), help="Requests accepted at a time.  [default: 32]")
 @click.option("--max-request", metavar="SIZE", callback=byte_size, help="Of a request's body.  [default: 16MiB]")

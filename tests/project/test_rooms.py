@@ -16,6 +16,7 @@ ROOMS = {
     ),
     "export/mingle_edge_export": ("graph", "precision", "tower", "check", "bundle"),
     "runtime/mingle_edge_runtime": ("bundle", "images", "ort", "experts", "scopes", "check", "serving", "profile"),
+    "server/mingle_edge_server": ("protocol", "inference", "web"),
 }
 """From the lowest to the highest: a room imports those before it."""
 
@@ -50,7 +51,7 @@ def test_nothing_lies_beside_the_rooms() -> None:
     assert [path.name for path in (ROOT / "mingle_edge").glob("*.py")] == ["__init__.py"]
 
 
-@pytest.mark.parametrize("folder", ["mingle_edge", "export", "runtime"])
+@pytest.mark.parametrize("folder", ["mingle_edge", "export", "runtime", "server"])
 def test_the_wheel_imports_nothing_that_is_no_part_of_it(folder: str) -> None:
     for path in (ROOT / folder).rglob("*.py"):
         assert not {top for top, *_ in imported(path)} & {"research", "benchmarks", "devices", "examples"}, path

@@ -11,6 +11,7 @@ from mingle_edge_runtime import EdgeModel
 from mingle_edge_server.protocol.description import VERSION
 
 _PHASES = {"decode": "compute_input", "queue": "queue", "run": "compute_infer"}
+_WRITING = "compute_output"
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Statistics:
     last: int = 0
     """milliseconds since 1970"""
     durations: dict[str, Duration] = field(
-        default_factory=lambda: {name: Duration() for name in ("success", "fail", *_PHASES.values(), "compute_output")}
+        default_factory=lambda: {name: Duration() for name in ("success", "fail", *_PHASES.values(), _WRITING)}
     )
 
     def succeeded(self, images: int, seconds: Mapping[str, float]) -> None:
@@ -44,6 +45,10 @@ class Statistics:
         self.durations["success"].add(sum(seconds.values()))
         for phase, name in _PHASES.items():
             self.durations[name].add(seconds[phase])
+
+    def wrote(self, seconds: float) -> None:
+        """Add the time that a response took to write."""
+        self.durations[_WRITING].add(seconds)
 
     def failed(self, seconds: float) -> None:
         """Count a request that was accepted, and answered with an error."""

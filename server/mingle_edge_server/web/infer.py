@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any, TypeVar
@@ -49,7 +50,9 @@ async def _answer(request: Request, service: InferenceService, body: RequestBody
         content = await body.read(service.limits.request_bytes)
         read = partial(_read, content, request.headers.get("content-encoding"), length, service)
         asked, answer = await _unless_gone(request, service.answer(read))
+    started = time.perf_counter()
     response, json_length = write_response(request.app.state.model_name, asked, answer)
+    service.statistics.wrote(time.perf_counter() - started)
     if json_length is None:
         return Response(response, media_type="application/json")
     return Response(response, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from os import PathLike
 
 import uvicorn
+from starlette.applications import Starlette
 
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_server.errors import AddressError
@@ -20,6 +21,7 @@ from mingle_edge_server.web.app import create_app
 from mingle_edge_server.web.connection import timed_connection
 
 _KEEP_ALIVE = 30  # seconds between two requests on one connection
+_BACKLOG = 128  # connections that the system holds until they are accepted
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -32,6 +34,7 @@ def serve(
     name: str | None = None,
     limits: Limits | None = None,
     allowed_hosts: Iterable[str] = (),
+    heads: Iterable[str | PathLike[str]] = (),
     expert_budget: int | str | None = None,
     providers: str | Sequence[str] | None = None,
     threads: int | None = None,
@@ -42,6 +45,7 @@ def serve(
     """Serve a bundle over HTTP until the process is told to stop, and return the number of requests that were answered.
 
     host, port: where to listen; port 0: any that is free. No TLS, no authentication: beyond loopback, put a proxy before it.
+    heads: files that `mingle-edge head` wrote, for requests to ask for by name; see `EdgeModel.load_head`.
     task, name, limits, allowed_hosts: as in `create_app`. expert_budget, providers, threads, verify, check_hashes: as in
     `EdgeModel.open`.
     started: called with the server's address once it listens.
@@ -54,41 +58,48 @@ def serve(
     """
     limits = limits or Limits()
     with (
-        closing(_listen(host, port)) as listener,
+        closing(listen(host, port)) as listener,
         EdgeModel.open(
             bundle, expert_budget=expert_budget, providers=providers, threads=threads, verify=verify, check_hashes=check_hashes
         ) as model,
     ):
+        for head in heads:
+            model.load_head(head)
         app = create_app(model, name=name, task=task, limits=limits, allowed_hosts=allowed_hosts)
-        service: InferenceService = app.state.service
-        config = uvicorn.Config(
-            app,
-            http=timed_connection(limits),
-            ws="none",
-            loop="asyncio",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            limit_concurrency=limits.connections,
-            timeout_keep_alive=_KEEP_ALIVE,
-            timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
-        )
+        with _address_errors(host, port):  # where somebody else was faster, meanwhile
+            listener.listen(_BACKLOG)
         url = f"http://{_shown(host)}:{listener.getsockname()[1]}"
-        asyncio.run(_Server(config, service, lambda: started(url)).serve([listener]))
+        asyncio.run(InferenceServer(app, lambda: started(url)).serve([listener]))
+    service: InferenceService = app.state.service
     if service.failure is not None:
         raise service.failure
     return service.statistics.durations["success"].count
 
 
-class _Server(uvicorn.Server):
-    """Stops by signals without ending the process, and when the model cannot run."""
+class InferenceServer(uvicorn.Server):
+    """Serves an application of `create_app`; stops by signals without ending the process, and when the model cannot run."""
 
-    def __init__(self, config: uvicorn.Config, service: InferenceService, started: Callable[[], object]) -> None:
-        super().__init__(config)
-        self._service = service
+    def __init__(self, app: Starlette, started: Callable[[], object]) -> None:
+        """Serve with the limits of `app`, and call `started` once requests are received."""
+        self._service: InferenceService = app.state.service
         self._started = started
+        limits = self._service.limits
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=timed_connection(limits),
+                ws="none",
+                loop="asyncio",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                limit_concurrency=limits.connections,
+                timeout_keep_alive=_KEEP_ALIVE,
+                timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
+            )
+        )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer, and tell so."""
@@ -122,27 +133,32 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound, and not listening yet: the address is known to be free before the bundle is opened."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound, and not listening yet: the address is known to be free before a bundle is opened.
+
+    Raises `AddressError`.
+    """
+    with _address_errors(host, port):
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError) as error:
-        raise AddressError(f"{host}:{port} is no address to listen on: {_reason(error)}") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise AddressError(
-            f"cannot listen on {host}:{port}: {_reason(error)}; choose another port, or 0 for any that is free"
-        ) from error
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
     return listener
 
 
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+@contextmanager
+def _address_errors(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, OverflowError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise AddressError(
+            f"cannot listen on {host}:{port} ({reason}): choose another port, or 0 for any that is free"
+        ) from error
 
 
 def _shown(host: str) -> str:

@@ -1,0 +1,96 @@
+"""`mingle-edge serve` as a process: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from http.client import HTTPConnection
+
+import pytest
+from click.testing import CliRunner
+from running_server import until
+
+from mingle_edge.cli import main
+from mingle_edge.cli.serve import is_loopback
+
+COMMAND = [sys.executable, "-c", "from mingle_edge.cli import main; main()", "serve"]
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+
+
+def status(port: int, path: str) -> int:
+    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", path)
+    code = connection.getresponse().status
+    connection.close()
+    return code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_it_serves_until_it_is_told_to_stop(image_bundle, number: int) -> None:
+    options = ["--port", 0, "--threads", 1, "--expert-budget", "100kB", "--queue", 4, "--max-request", "1MB", "--task", "red"]
+    with start(image_bundle, *options, "--name", "colors", "--verify", "--check-hashes") as process:
+        line = process.stdout.readline()
+        assert line.startswith("serving on http://127.0.0.1:"), process.stderr.read()
+        port = int(line.split()[2].rpartition(":")[2])
+        until(lambda: status(port, "/v2/health/ready") == 200)
+        assert status(port, "/v2/models/colors") == 200
+        process.send_signal(number)
+        rest, errors = process.communicate(timeout=30)
+        assert (process.returncode, rest, errors) == (0, "stopped; requests answered: 0\n", "")
+
+
+def test_beyond_this_machine_it_says_what_is_not_protected(image_bundle) -> None:
+    with start(image_bundle, "--host", "0.0.0.0", "--port", 0) as process:
+        assert "serving on http://0.0.0.0:" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert errors.startswith("warning: whoever reaches this port can use the model")
+        assert "no TLS and no authentication" in errors
+
+
+def test_loopback_is_what_only_this_machine_reaches() -> None:
+    assert [is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "127.3.4.5")] == [True] * 4
+    assert [is_loopback(host) for host in ("0.0.0.0", "::", "192.168.1.7", "models.example", "")] == [False] * 5
+
+
+def test_a_port_in_use_is_told_before_the_bundle_is_opened(tmp_path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = CliRunner().invoke(main, ["serve", str(tmp_path / "no bundle"), "--port", str(port)])
+    expected = f"error: cannot listen on 127.0.0.1:{port} (Address already in use): choose another port"
+    assert (result.exit_code, result.stderr) == (7, f"{expected}, or 0 for any that is free\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--host", "no.such.host.invalid"], 7, "cannot listen on no.such.host.invalid:0 ("),
+        (["--host", "300.1.1.1"], 7, "cannot listen on 300.1.1.1:0 ("),
+        (["--task", "mauve"], 3, "task 'mauve' is not in the bundle; it has red, green, blue"),
+        (["--allow-host", "http://x"], 3, "'http://x' is no name of a host"),
+        (["--name", "a/b"], 3, "'a/b' is no name of a model"),
+        (["--expert-budget", "1kB"], 3, "an expert budget of 1000 bytes is too small"),
+        (["--provider", "abacus"], 7, "abacus"),
+        (["--max-request", "0"], 3, "the limit request_bytes is 0, must be a number above 0"),
+        (["--queue", "0"], 2, "Invalid value for '--queue'"),
+        (["--port", "65536"], 2, "Invalid value for '--port'"),
+        (["--load-head", "missing.head"], 3, "missing.head"),
+    ],
+)
+def test_mistakes_are_one_line(image_bundle, arguments, code: int, message: str) -> None:
+    result = CliRunner().invoke(main, ["serve", str(image_bundle), "--port", "0", *arguments])
+    assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
+    assert result.stdout == ""
+
+
+def test_what_is_no_bundle_is_told(tmp_path) -> None:
+    result = CliRunner().invoke(main, ["serve", str(tmp_path / "missing"), "--port", "0"])
+    assert (result.exit_code, "missing" in result.stderr) == (3, True)
