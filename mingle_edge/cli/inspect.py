@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mingle_edge.cli.byte_size import format_bytes
+from mingle_edge.cli.path_kind import PathKind, PathKindError, kind_of
 from mingle_edge.cli.terminal import one_line
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def command(path: Path) -> None:
     PATH is a bundle or a merged model. Nothing but its index is read; `verify`
     checks the contents of a bundle.
     """
+    if (kind := kind_of(path)) not in (PathKind.BUNDLE, PathKind.MERGED_MODEL, None):
+        raise PathKindError(f"{path} is {kind.value}, and inspect needs a bundle or a merged model; name one of them")
     from mingle_edge.merging.inspection import inspect
     from mingle_edge_runtime.bundle.index import BundleIndex
 

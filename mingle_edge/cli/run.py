@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mingle_edge.cli.byte_size import byte_size
+from mingle_edge.cli.exit_codes import ExitCode
+from mingle_edge.cli.image_arguments import ImageArguments
+from mingle_edge.cli.interruption import if_interrupted
+from mingle_edge.cli.path_kind import PathKind, check_kinds, kind_of
 from mingle_edge.cli.terminal import one_line
 
 if TYPE_CHECKING:
     from mingle_edge_runtime import Prediction
 
-AT_ONCE = 32  # images whose answers are shown together
-
 
 @click.command(short_help="Classify images with a bundle.")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--task", help="Use this task's expert and labels; the router is skipped.")
-@click.option("--head", help="Use this task's labels, whichever expert is chosen.")
+@click.option("--head", help="Use the labels of this task, or of a loaded head, whichever expert is chosen.")
+@click.option(
+    "--load-head",
+    "heads",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Written by `mingle-edge head`; repeatable.",
+)
 @click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="Labels to show per image.")
+@click.option(
+    "--reject-below",
+    metavar="PROBABILITY",
+    type=click.FloatRange(0, 1),
+    help="Give no label to an image whose best one is less probable.",
+)
 @click.option(
     "--expert-budget", metavar="SIZE", callback=byte_size, help="Experts to keep in memory, like 64MB.  [default: all]"
 )
@@ -30,54 +47,80 @@ AT_ONCE = 32  # images whose answers are shown together
 @click.option("--provider", help="Execution provider of ONNX Runtime.  [default: cpu]")
 @click.option("--low-memory", is_flag=True, help="Leave the weights in the files, mapped: less memory, slower.")
 @click.option("--check-hashes", is_flag=True, help="Compare the hash of each file of the bundle when it is first used.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON Lines: an object a line, for each image.")
 def command(
     bundle: Path,
     images: tuple[Path, ...],
     task: str | None,
     head: str | None,
+    heads: tuple[Path, ...],
     top: int,
+    reject_below: float | None,
     provider: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Classify each IMAGE with BUNDLE.
+    """Classify each IMAGE with BUNDLE, and print each answer as soon as it is there.
+
+    IMAGE is a file; a folder, for all images in it and in the folders inside; a
+    pattern in quotes, as in 'photos/**/*.jpg'; or "-", to read names from
+    standard input, one a line.
 
     The bundle chooses the expert for each image, unless --task names it. With
     neither --task nor --head the labels of all tasks compete.
 
     An image that cannot be read costs no other one its answer: it is named on
-    standard error, and the exit code is 1, or 2 where none could be read.
+    standard error, with --json in its line, too, as {"image": ..., "error":
+    ...}. Exit code 1 where some could not be read, 3 where none could.
     """
-    from mingle_edge_runtime import EdgeModel, ImageError
+    _check_places(bundle, images)
+    from mingle_edge_runtime import EdgeModel, ImageError, classify_each
 
-    answered: list[dict[str, Any]] = []
-    broken = 0
-    with EdgeModel.open(bundle, providers=[provider] if provider else None, **options) as model:
-        try:
-            for start in range(0, len(images), AT_ONCE):
-                some = images[start : start + AT_ONCE]
-                for image, answer in zip(some, model.classify(some, task, top, head, on_error="skip"), strict=True):
-                    if isinstance(answer, ImageError):
-                        broken += 1
-                        click.echo(f"error: {one_line(answer)}", err=True)
-                        continue
-                    answered.append({"image": str(image)} | answer.to_dict())
-                    if not as_json:
-                        click.echo(table(image, answer))
-        finally:  # what was computed is shown, whatever ends it
-            if as_json and (answered or broken):
-                click.echo(json.dumps(answered, indent=1))
-    if broken:
-        raise click.exceptions.Exit(1 if answered else 2)
+    asked = ImageArguments(images)
+    answered = 0
+
+    def fail(image: object, error: object) -> None:
+        click.echo(f"error: {one_line(error)}", err=True)
+        if as_json:
+            click.echo(json.dumps({"image": str(image), "error": str(error)}))
+
+    with (
+        if_interrupted(lambda: f"{asked.progress} done, and what was printed is complete"),
+        EdgeModel.open(bundle, providers=[provider] if provider else None, **options) as model,
+    ):
+        for file in heads:
+            model.load_head(file)
+        for argument, reason in asked.unusable:
+            fail(argument, reason)
+        for image, answer in classify_each(model, asked, task, top, head, reject_below=reject_below):
+            if isinstance(answer, ImageError):
+                fail(image, answer)
+            else:
+                answered += 1
+                click.echo(json.dumps({"image": str(image)} | answer.to_dict()) if as_json else text(str(image), answer))
+            asked.done += 1
+    if not asked.done and not asked.unusable:
+        click.echo("error: no image was named on standard input; write one name a line", err=True)
+    if answered < asked.done + len(asked.unusable) or not answered:
+        raise click.exceptions.Exit(ExitCode.PARTLY if answered else ExitCode.INPUT)
 
 
-def table(image: Path, prediction: Prediction) -> str:
-    """The image with its route, then a line per label."""
+def text(image: str, prediction: Prediction) -> str:
+    """Return the image with its route, then a line per label."""
     route = prediction.route
     shares = ", ".join(f"{task} {weight:.2f}" for task, weight in zip(route.tasks, route.weights, strict=True))
-    lines = [f"{image}  (experts: {shares or 'none, plain backbone'})"]
+    rejected = "rejected, no label is probable enough; " if prediction.rejected else ""
+    lines = [f"{image}  ({rejected}experts: {shares or 'none, plain backbone'})"]
     width = max(len(task) for task in prediction.tasks)
     for task, label, probability in zip(prediction.tasks, prediction.labels, prediction.probabilities, strict=True):
         lines.append(f"  {probability:6.1%}  {task:<{width}}  {label}")
     return "\n".join(map(one_line, lines))
+
+
+def _check_places(bundle: Path, images: Sequence[Path]) -> None:
+    """Say what is given in the place of the bundle, where that is something else, and whether the arguments are swapped."""
+    places = [(bundle, PathKind.BUNDLE)]
+    first = kind_of(bundle)
+    if first in (PathKind.IMAGE, PathKind.IMAGE_FOLDER):
+        places += [(path, first) for path in images if kind_of(path) is PathKind.BUNDLE]
+    check_kinds("run", places)

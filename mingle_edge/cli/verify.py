@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from mingle_edge.cli.byte_size import format_bytes
+from mingle_edge.cli.interruption import if_interrupted
+from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
 
 
@@ -19,11 +21,15 @@ def command(bundle: Path, threads: int | None, provider: str | None) -> None:
 
     Compares the hash of every file, checks heads and labels, and computes every
     output for the images that travel with the bundle: each task's expert, the
-    router, and the labels of all tasks competing. Exit code 2 where one differs.
+    router, and the labels of all tasks competing.
+
+    Exit code 4: the bundle is damaged, copy or export it again. Exit code 6: it
+    is intact, and this machine computes other answers; do not serve it here.
     """
+    check_kinds("verify", [(bundle, PathKind.BUNDLE)])
     from mingle_edge_runtime.check.verify import verify
 
-    with ProgressBar() as progress:
+    with if_interrupted(lambda: "the bundle was not verified; nothing was changed"), ProgressBar() as progress:
         verification = verify(
             bundle,
             [provider] if provider else None,

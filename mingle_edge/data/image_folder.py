@@ -25,10 +25,11 @@ _NAMED = 3  # images of other formats named in a message
 _LISTED = 10  # classes and folders listed in a message
 
 
-def list_images(folder: Path, skipped: Counter[str] | None = None) -> list[Path]:
+def list_images(folder: Path, skipped: Counter[str] | None = None, unread: list[Path] | None = None) -> list[Path]:
     """List the images in a folder and the folders inside it, sorted; hidden ones are passed over, links are followed.
 
-    What is no image is counted in `skipped`, under the reason.
+    What is no image is counted in `skipped`, under the reason. Images of a format that is not read are an error, or put into
+    `unread` where it is given.
 
     Raises:
         ImageFolderError: no such folder, no image in it, an image of a format that is not read, or something in it that may
@@ -37,10 +38,10 @@ def list_images(folder: Path, skipped: Counter[str] | None = None) -> list[Path]
     try:
         if find_file(folder) is None or not folder.is_dir():
             raise ImageFolderError(f"there is no image folder {folder}; correct the path")
-        images = _images(matching_files(folder, f"{ANY_DEPTH}/*"), skipped)
+        images = _images(matching_files(folder, f"{ANY_DEPTH}/*"), skipped, unread)
     except FileError as error:
         raise ImageFolderError(str(error)) from error
-    if not images:
+    if not images and not unread:
         raise ImageFolderError(f"{folder} holds no image; put images there ({_formats()})")
     return images
 
@@ -90,8 +91,10 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 
 
-def _images(matched: Iterable[tuple[Path, bool]], skipped: Counter[str] | None) -> list[Path]:
-    """List the images among what a pattern names, sorted. Raises `ImageFolderError` for those that are not read."""
+def _images(matched: Iterable[tuple[Path, bool]], skipped: Counter[str] | None, unread: list[Path] | None = None) -> list[Path]:
+    """List the images among what a pattern names, sorted. Raises `ImageFolderError` for those that are not read, but with
+    `unread`.
+    """
     images: list[Path] = []
     others: list[Path] = []
     for path, plain in matched:
@@ -106,7 +109,9 @@ def _images(matched: Iterable[tuple[Path, bool]], skipped: Counter[str] | None) 
             images.append(path)
         elif skipped is not None:
             skipped[NO_IMAGE] += 1
-    if others:
+    if unread is not None:
+        unread += sorted(others)
+    elif others:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         named = ", ".join(str(path) for path in sorted(others)[:_NAMED])
         raise ImageFolderError(

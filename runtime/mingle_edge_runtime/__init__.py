@@ -39,6 +39,7 @@ from mingle_edge_runtime.experts.budget import ExpertStats
 from mingle_edge_runtime.scopes.prediction import Prediction
 from mingle_edge_runtime.scopes.route import LayerRoute, Route
 from mingle_edge_runtime.scopes.route_reuse import StreamStats
+from mingle_edge_runtime.serving.classify_each import classify_each
 from mingle_edge_runtime.serving.edge_model import EdgeModel
 from mingle_edge_runtime.serving.stream import Stream
 
@@ -62,4 +63,5 @@ __all__ = [
     "Stream",
     "StreamStats",
     "UnknownTaskError",
+    "classify_each",
 ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 from unittest import mock
 
@@ -61,7 +61,7 @@ class TestNames:
         result = call("run", folder / "bundle", odd)
         assert result.exit_code == 0, result.output
         assert r"caf\udce9.png  (experts: red 1.00)" in result.stdout
-        (record,) = json.loads(call("run", folder / "bundle", odd, "--json").stdout)
+        record = json.loads(call("run", folder / "bundle", odd, "--json").stdout)
         assert record["image"] == odd  # as Python names it: json escapes what is no Unicode
         assert r"caf\udcff.png cannot be read" in call("run", folder / "bundle", "caf\udcff.png").stderr
 
@@ -144,7 +144,7 @@ class TestReaders:
     def test_a_full_disk_is_named(self, folder, monkeypatch, capfd) -> None:
         with open("/dev/full", "w") as stream:
             monkeypatch.setattr(sys, "stdout", stream)
-            assert ended("inspect", folder / "bundle") == 2
+            assert ended("inspect", folder / "bundle") == 7
         assert capfd.readouterr().err == "error: standard output: No space left on device\n"
 
     def test_work_goes_on_where_nobody_reads_its_progress(self, folder, pipe, capfd, monkeypatch) -> None:
@@ -169,43 +169,50 @@ class TestBrokenImages:
             f"error: {folder / 'broken.png'}",
             f"error: {folder / 'gone.png'}",
         ]
-        records = json.loads(call(*asked, "--json").stdout)
-        assert records == json.loads(call("run", folder / "bundle", *good, "--json").stdout)
-        assert [record["image"] for record in records] == [str(path) for path in good]
+        lines = call(*asked, "--json").stdout.splitlines()
+        assert [line for line in lines if "error" not in json.loads(line)] == (
+            call("run", folder / "bundle", *good, "--json").stdout.splitlines()
+        )
+        assert [json.loads(line)["image"] for line in lines] == [str(path) for path in asked[2:]]
 
     def test_none_readable_is_an_error(self, folder) -> None:
         result = call("run", folder / "bundle", folder / "broken.png", "--json")
-        assert (result.exit_code, json.loads(result.stdout)) == (2, [])
+        assert result.exit_code == 3
+        assert json.loads(result.stdout) == {"image": str(folder / "broken.png"), "error": result.stderr[7:-1]}
 
     @pytest.mark.parametrize("as_json", [True, False])
     def test_what_was_computed_is_shown_whatever_comes_then(self, folder, monkeypatch, as_json: bool) -> None:
-        classify, calls = EdgeModel.classify, itertools.count()
+        submit, asked = EdgeModel.submit, []
 
-        def failing(*arguments: object, **options: object) -> object:
-            if next(calls) == 2:
-                raise EdgeError("the third call")
-            return classify(*arguments, **options)
+        def failing(model: EdgeModel, images: list[Path], *arguments: object, **options: object) -> object:
+            if len(asked) >= 40:
+                failed: Future[object] = Future()
+                failed.set_exception(EdgeError("the disk has gone"))
+                return failed
+            asked.extend(images)
+            return submit(model, images, *arguments, **options)
 
-        monkeypatch.setattr(EdgeModel, "classify", failing)
+        monkeypatch.setattr(EdgeModel, "submit", failing)
         result = call("run", folder / "bundle", *[folder / "red.png"] * 100, *["--json"] * as_json)
-        assert (result.exit_code, result.stderr) == (2, "error: the third call\n")
-        assert len(json.loads(result.stdout)) if as_json else result.stdout.count("(experts: red") == 64
+        assert (result.exit_code, result.stderr) == (3, "error: the disk has gone\n")
+        assert result.stdout.count('"label"' if as_json else "(experts: red") == len(asked)
+        assert 40 <= len(asked) < 100
 
 
 class TestErrors:
     @pytest.mark.parametrize(
-        ("error", "message"),
+        ("error", "code", "message"),
         [
-            (MemoryError(), "error: there is not enough memory\n"),
-            (MemoryError("Unable to allocate 7 TiB"), "error: there is not enough memory (Unable to allocate 7 TiB)\n"),
-            (RecursionError("maximum depth"), "error: something in the input is too deep or too large (maximum depth)\n"),
-            (OverflowError("too large"), "error: something in the input is too deep or too large (too large)\n"),
-            (PermissionError(13, "Permission denied", "a\x1b\nb"), "error: a\\x1b\\nb: Permission denied\n"),
+            (MemoryError(), 7, "error: there is not enough memory\n"),
+            (MemoryError("Unable to allocate 7 TiB"), 7, "error: there is not enough memory (Unable to allocate 7 TiB)\n"),
+            (RecursionError("maximum depth"), 3, "error: something in the input is too deep or too large (maximum depth)\n"),
+            (OverflowError("too large"), 3, "error: something in the input is too deep or too large (too large)\n"),
+            (PermissionError(13, "Permission denied", "a\x1b\nb"), 3, "error: a\\x1b\\nb: Permission denied\n"),
         ],
     )
-    def test_what_hostile_input_causes_is_one_line(self, command_that, error: Exception, message: str) -> None:
+    def test_what_hostile_input_causes_is_one_line(self, command_that, error: Exception, code: int, message: str) -> None:
         result = command_that(mock.Mock(side_effect=error))
-        assert (result.exit_code, result.stderr) == (2, message)
+        assert (result.exit_code, result.stderr) == (code, message)
 
     @pytest.mark.parametrize("error", [TypeError("x"), AttributeError("x"), KeyError("x"), AssertionError(), ImportError("x")])
     def test_mistakes_of_ours_keep_their_traceback(self, command_that, error: Exception) -> None:
@@ -229,7 +236,7 @@ class TestErrors:
         for name in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
             monkeypatch.delitem(sys.modules, name)
         result = command_that(lambda: __import__("sklearn"))
-        assert result.exit_code == 2
+        assert result.exit_code == 7
         assert result.stderr.startswith("error: this command needs the package sklearn; it is installed and ")
         assert message in result.stderr
 
@@ -244,7 +251,7 @@ class TestErrors:
 @pytest.mark.parametrize("command", ["run", "verify"])
 def test_more_threads_than_can_be_are_refused(folder, command: str, number: str) -> None:
     result = call(command, folder / "bundle", *[folder / "red.png"] * (command == "run"), "--threads", number)
-    assert result.exit_code == 2
+    assert result.exit_code == 3
     assert result.stderr.endswith(f"error: threads is {number}, must be at least 1 and at most 1024\n")
 
 

@@ -96,7 +96,7 @@ def test_a_provider_that_does_not_start_is_named(bundles) -> None:
 
 
 def test_providers_and_threads_are_checked(bundles) -> None:
-    with pytest.raises(ProviderError, match=r"provider 'cuda' is not available; this ONNX Runtime has .*CPUExecutionProvider"):
+    with pytest.raises(ProviderError, match=r"provider 'cuda' is not available; this ONNX Runtime has .*cpu; for NVIDIA"):
         EdgeModel.open(bundles["image", 1], providers=["cuda", "cpu"])
     with pytest.raises(ProviderError, match="threads is 0, must be at least 1"):
         EdgeModel.open(bundles["image", 1], threads=0)

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from mingle_edge.cli.byte_size import byte_size
 from mingle_edge.cli.interruption import exit_code
+from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.files.output_path import check_output_file, write_output
 
@@ -143,16 +144,19 @@ def command(
     """
     if compare is not None:
         _check_alone(ctx, "compare", "regression")
+        check_kinds("profile --compare", [(path, PathKind.PROFILE) for path in compare])
         _compare(*compare, regression)
         return
     if regression is not None:
         raise click.UsageError("--fail-on-regression needs two reports: add --compare BEFORE.json AFTER.json")
     if page_of is not None:
         _check_alone(ctx, "page_of", "html_path")
+        check_kinds("profile --page", [(page_of, PathKind.PROFILE)])
         _make_page(page_of, html_path)
         return
     if bundle is None:
         raise click.UsageError("name a BUNDLE to measure, or two reports of it with --compare A.json B.json")
+    check_kinds("profile", [(bundle, PathKind.BUNDLE)])
     if html_path is not None:
         import mingle_edge.cli.profile.page  # noqa: F401  # that it can be made is found out before anything is measured
     from mingle_edge_runtime.profile import ProfileInterrupted, profile

@@ -10,6 +10,7 @@ from mingle_edge_runtime.ort.session import CPU, onnxruntime
 _SUFFIX = "executionprovider"
 _OTHER_NAMES = {"directml": "dml"}
 """short names that are not ONNX Runtime's own without `ExecutionProvider`"""
+_NVIDIA = ("cuda", "tensorrt")
 
 
 def resolve_providers(requested: str | Iterable[str] | None) -> list[str]:
@@ -31,7 +32,8 @@ def resolve_providers(requested: str | Iterable[str] | None) -> list[str]:
             raise ProviderError(f"provider {name!r} is no name like 'cuda'; options of a provider are not taken")
         short = _short(name)
         if (found := known.get(_OTHER_NAMES.get(short, short))) is None:
-            raise ProviderError(f"provider {name!r} is not available; this ONNX Runtime has {', '.join(available)}")
+            hint = "; for NVIDIA GPUs, pip install onnxruntime-gpu in place of onnxruntime" if short in _NVIDIA else ""
+            raise ProviderError(f"provider {name!r} is not available; this ONNX Runtime has {', '.join(known)}{hint}")
         full.append(found)
     return full or [CPU]
 
