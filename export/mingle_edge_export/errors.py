@@ -1,5 +1,13 @@
 """The one error tree of the export. Every message names the thing, the rule, the value and the next step."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mingle_edge_export.report import PartParity, TaskAccuracy
+
 
 class ExportError(Exception):
     """Base of everything the export raises on purpose."""
@@ -19,3 +27,16 @@ class DiskSpaceError(OutputError):
 
 class ParityError(ExportError):
     """The graphs do not compute what the PyTorch implementation computes."""
+
+    def __init__(self, message: str, parts: Sequence[PartParity] = ()) -> None:
+        super().__init__(message)
+        self.parts = parts
+        """every part that was compared"""
+
+
+class AccuracyError(ParityError):
+    """The bundle gets fewer labeled images right than is allowed."""
+
+    def __init__(self, message: str, accuracy: Sequence[TaskAccuracy] = ()) -> None:
+        super().__init__(message)
+        self.accuracy = accuracy

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from mingle_edge.data.task_files import TaskFilePaths
 from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export.errors import OptionError
 from mingle_edge_runtime.bundle.index import Precision
@@ -43,12 +43,13 @@ class ExportOptions:
     precision: of the backbone's weights, "fp32", "fp16", "int8" or "int4".
     expert_precision: of experts; the backbone's where None.
     router_precision: of the blocks that the router reads (image scope); the backbone's where None.
-    images: path of a task file. Its calibration images decide how a model becomes int8; its test images tell what that costs.
+    images: a task file, or a sequence of those that the merged model grew by. Their calibration images decide how a model
+        becomes int8; their test images tell what that costs.
     min_cosine: fail where an embedding's cosine with PyTorch's is less; between 0 and 1, by precision where None.
     min_route_agreement: fail where a smaller share of routes is PyTorch's; between 0 and 1, by precision where None.
     max_accuracy_drop: fail where more points of accuracy are lost on test images, in the mean over tasks; 0.5 where None.
 
-    Raises `OptionError` where a bound is out of its range.
+    Raises `OptionError` where a bound is out of its range, or asks for accuracy that is measured on no images.
     """
 
     top_k: int = 1
@@ -57,7 +58,7 @@ class ExportOptions:
     precision: Precision = "fp32"
     expert_precision: Precision | None = None
     router_precision: Precision | None = None
-    images: Path | None = None
+    images: TaskFilePaths | None = None
     min_cosine: float | None = None
     min_route_agreement: float | None = None
     max_accuracy_drop: float | None = None
@@ -67,6 +68,8 @@ class ExportOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= high:
                 raise OptionError(f"{name} is {value}, must be between 0 and {high}")
+        if self.max_accuracy_drop is not None and self.images is None:
+            raise OptionError("max_accuracy_drop: accuracy is measured on the test images of a task file; give images, too")
 
     @property
     def experts(self) -> Precision:

@@ -22,18 +22,6 @@ COMMANDS = (
 )
 
 
-class CommandError(click.ClickException):
-    """One line on standard error, and the exit code of what went wrong."""
-
-    def __init__(self, message: str, exit_code: ExitCode) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-    def show(self, file: Any = None) -> None:
-        """Print the message."""
-        click.echo(f"error: {one_line(self.format_message())}", file=file or sys.stderr)
-
-
 class LazyGroup(click.Group):
     """Loads a command's module when it is asked for, and turns expected errors into one line and an exit code."""
 
@@ -63,7 +51,7 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; errors a user can act on become `CommandError`."""
+        """Run the command; an error a user can act on becomes one line on standard error, and an exit code."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -73,7 +61,8 @@ class LazyGroup(click.Group):
             code, message = exit_code_of(error), _message(error)
             if code is None or message is None:
                 raise
-            raise CommandError(message, code) from error
+            click.echo(f"error: {one_line(message)}", err=True)
+            ctx.exit(code)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what exit codes say."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from mingle_edge.core.wording import megabytes
+
 
 def byte_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """Read an option's bytes; see `parse_byte_size`."""
@@ -17,10 +19,5 @@ def byte_size(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 def format_bytes(size: int) -> str:
-    """Return a byte count in the unit that keeps it between 1 and 1000, as in `44.1 MB`."""
-    number, unit = float(size), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if number < 1000:
-            break
-        number, unit = number / 1000, larger
-    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+    """Return a byte count in units of 10^6 bytes, the same everywhere so that two can be compared, as in `44.1 MB`."""
+    return f"{megabytes(size)} MB"

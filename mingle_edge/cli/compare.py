@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mingle_edge.cli.exit_codes import ExitCode
+from mingle_edge.cli.interruption import if_interrupted
+from mingle_edge.cli.next_step import suggest, unused
+from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
+from mingle_edge.core.wording import count
 
 if TYPE_CHECKING:
     from mingle_edge.data.corruptions import Corruption
 
 
 @click.command(short_help="What merging costs, method by method, on your tasks.")
-@click.argument("task_file", metavar="TASKS.toml", type=click.Path(path_type=Path))
+@click.argument("task_files", metavar="TASKS.toml...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder of the results.")
 @click.option("--methods", metavar="LIST", help="Such as ties,'mingle(steps=10)'.  [default: one of each kind]")
 @click.option("--ablation", "ablations", metavar="NAME", multiple=True, help="Also the rows of a table of the paper.")
@@ -42,8 +48,12 @@ if TYPE_CHECKING:
     callback=lambda c, p, v: _list(c, v),
     help="Show all methods, their parameters and the ablations.",
 )
-def command(task_file: Path, output: Path, corruptions: str | None, severity: int, no_ray: bool, **options: Any) -> None:
+def command(
+    task_files: tuple[Path, ...], output: Path, corruptions: str | None, severity: int, no_ray: bool, **options: Any
+) -> None:
     """Compare methods of merging on the tasks of TASKS.toml, as the paper does.
+
+    Several task files are compared together, as one list of tasks.
 
     Tasks arrive one after another, in several orders. ACC is the mean accuracy
     in the end, BWT what earlier tasks lost since their own merge, FWT what
@@ -53,18 +63,33 @@ def command(task_file: Path, output: Path, corruptions: str | None, severity: in
     DIR holds report.html, results.json, results.csv, and every finished cell:
     run the same command again to continue, or to add methods.
     """
+    check_kinds("compare", [(path, PathKind.TASK_FILE) for path in task_files])
+    started = time.perf_counter()
     from mingle_edge.comparison.compare import ComparisonOptions, compare
     from mingle_edge.comparison.table import format_table
 
     chosen = ComparisonOptions(**options, corruptions=_corruptions(corruptions, severity), parallel=not no_ray)
-    with ProgressBar() as progress:
-        results = compare(task_file, output, chosen, progress=progress)
+    with if_interrupted(lambda: _kept(output)), ProgressBar() as progress:
+        results = compare(task_files, output, chosen, progress=progress)
     click.echo(format_table(results))
     click.echo(f"\nreport: {output / 'report.html'}\nfigures: {output / 'results.json'}, {output / 'results.csv'}")
+    methods, orders = count(len(results["methods"]), "method"), count(len(results["orders"]), "task order")
+    tasks, seconds = count(len(results["tasks"]), "task"), time.perf_counter() - started
+    click.echo(one_line(f"{output}: {methods}, {tasks}, {orders}, {seconds:.1f} s"))
     if failed := results["failed"]:
         for cell in failed:
             click.echo(one_line(f"failed: {cell['method']}, order {', '.join(cell['order'])}: {cell['error']}"), err=True)
-        raise click.exceptions.Exit(1)
+        click.echo("the same command tries what failed again", err=True)
+        raise click.exceptions.Exit(ExitCode.PARTLY)
+    suggest("merge", task_files[0], "-o", unused("merged"))
+
+
+def _kept(output: Path) -> str:
+    """Say what an interrupted comparison has finished."""
+    cells = sum(1 for _ in (output / "cells").glob("*.json"))
+    if not cells:
+        return "no cell was finished; the same command starts again"
+    return f"{count(cells, 'finished cell')} {'is' if cells == 1 else 'are'} kept in {output}; the same command continues"
 
 
 def _corruptions(text: str | None, severity: int) -> tuple[Corruption, ...]:

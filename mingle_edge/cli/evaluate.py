@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mingle_edge.cli.interruption import if_interrupted
+from mingle_edge.cli.next_step import suggest, unused
+from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
+from mingle_edge.cli.terminal import one_line
+from mingle_edge.core.wording import count
 from mingle_edge.evaluation.protocols import PROTOCOLS
 from mingle_edge.files.output_path import check_output_file, write_output
 
@@ -18,33 +24,44 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Accuracy and forgetting of a merged model.")
 @click.argument("merged", type=click.Path(path_type=Path))
-@click.argument("task_file", metavar="TASKS.toml", type=click.Path(path_type=Path))
+@click.argument("task_files", metavar="TASKS.toml...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top-k", type=click.IntRange(min=1), help="Experts per image or layer.  [default: 1; layer scope: all]")
 @click.option("--pooled", is_flag=True, help="Layer scope: pool gates over batches of one task, as published.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write all figures to this file.")
-def command(merged: Path, task_file: Path, top_k: int | None, pooled: bool, device: str, json_path: Path | None) -> None:
+def command(
+    merged: Path, task_files: tuple[Path, ...], top_k: int | None, pooled: bool, device: str, json_path: Path | None
+) -> None:
     """Measure the accuracy of MERGED on the test images that TASKS.toml names.
+
+    Name every task file that MERGED was merged from, also those of --into.
 
     P1: the head is given, the route is not. P2: head and task are given. P3:
     nothing is given, the labels of all tasks compete. BWT is what earlier tasks
     lost since their own merge.
     """
+    check_kinds("evaluate", [(merged, PathKind.MERGED_MODEL), *((path, PathKind.TASK_FILE) for path in task_files)])
     check_output_file(json_path)
+    started = time.perf_counter()
     from mingle_edge.evaluation.evaluate import evaluate
 
-    with ProgressBar() as progress:
+    with if_interrupted(lambda: "nothing was written; start again"), ProgressBar() as progress:
         report = evaluate(
             merged,
-            task_file,
+            task_files,
             top_k=top_k,
             pooling="batch" if pooled else "image",
             device=device,
             progress=progress,
         )
     click.echo(table(report))
+    depth = "" if report.router_blocks is None else f", router depth {report.router_blocks}"
+    seconds = time.perf_counter() - started
+    tasks, images = count(len(report.tasks), "task"), count(sum(report.images), "test image")
+    click.echo(one_line(f"{merged}: {tasks}, {images}{depth}, {seconds:.1f} s"))
     if json_path is not None:
         write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
+    suggest("export", merged, "-o", unused("bundle"))
 
 
 def table(report: EvaluationReport) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mingle_edge.cli.byte_size import format_bytes
+from mingle_edge.cli.interruption import if_interrupted
+from mingle_edge.cli.next_step import suggest
+from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
+from mingle_edge.core.wording import count
 
 if TYPE_CHECKING:
-    from mingle_edge_export import ExportReport
+    from mingle_edge_export import ExportReport, PairedAccuracy, PartParity, TaskAccuracy
+    from mingle_edge_runtime.bundle.index import BundleIndex
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 
@@ -35,13 +41,14 @@ PRECISIONS = ("fp32", "fp16", "int8", "int4")
 @click.option(
     "--images",
     metavar="TASKS.toml",
+    multiple=True,
     type=click.Path(path_type=Path),
-    help="Calibrate int8 on its seeds; report accuracy on its test images.",
+    help="Calibrate int8 on its seeds; report accuracy on its test images. Once for each task file.",
 )
 @click.option("--min-cosine", type=click.FloatRange(0, 1), help="Fail below.  [default: by precision]")
 @click.option("--min-route-agreement", type=click.FloatRange(0, 1), help="Fail below.  [default: by precision]")
 @click.option("--max-accuracy-drop", type=click.FloatRange(0, 100), help="Points; fail above.  [default: 0.5]")
-def command(merged: Path, output: Path, **options: Any) -> None:
+def command(merged: Path, output: Path, images: tuple[Path, ...], **options: Any) -> None:
     """Write MERGED as ONNX graphs with experts that load on demand.
 
     The graphs are compared with the merged model in PyTorch; where they differ
@@ -50,24 +57,79 @@ def command(merged: Path, output: Path, **options: Any) -> None:
 
     fp16 halves files and experts in memory; int8 is fastest; int4 is smallest.
     """
-    from mingle_edge_export import ExportOptions, export_bundle
+    check_kinds("export", [(merged, PathKind.MERGED_MODEL)])
+    check_kinds("export --images", [(path, PathKind.TASK_FILE) for path in images])
+    started = time.perf_counter()
+    from mingle_edge_export import AccuracyError, ExportOptions, ParityError, export_bundle
+    from mingle_edge_runtime.bundle.bundle import Bundle
 
-    with ProgressBar() as progress:
-        report = export_bundle(merged, output, ExportOptions(**options), progress=progress)
-    click.echo("\n".join(map(one_line, table(report))))
+    chosen = ExportOptions(images=images or None, **options)
+    try:
+        with if_interrupted(lambda: _written(output)), ProgressBar() as progress:
+            report = export_bundle(merged, output, chosen, progress=progress)
+    except ParityError as error:
+        for line in accuracy_table(error.accuracy) if isinstance(error, AccuracyError) else parity_table(error.parts):
+            click.echo(one_line(line))
+        raise
+    click.echo(one_line(made(report, Bundle.open(output).index, time.perf_counter() - started)))
+    for line in (*closeness(report), *accuracy_table(report.accuracy)):
+        click.echo(one_line(line))
+    suggest("verify", output, note="on the device, where the bundle was copied to")
 
 
-def table(report: ExportReport) -> Iterator[str]:
-    """Yield the lines that say what was written, how close it is to PyTorch, and what that means for accuracy."""
-    yield f"{report.path}: {len(report.files)} files, {format_bytes(sum(report.files.values()))}"
+def made(report: ExportReport, index: BundleIndex, seconds: float) -> str:
+    """Say in a line what was written."""
+    size = format_bytes(sum(report.files.values()))
+    depth = "" if index.router is None else f", router depth {index.router.blocks}"
+    return (
+        f"{report.path}: {count(len(report.files), 'file')}, {size}, {count(len(index.tasks), 'task')}{depth}, {seconds:.1f} s"
+    )
+
+
+def closeness(report: ExportReport) -> Iterator[str]:
+    """Yield the lines that say how close a bundle is to PyTorch."""
     parity = report.parity
     yield f"PyTorch and ONNX: cosine at least {parity.cosine:.7f}, elements differ by at most {parity.max_abs:.1e}"
     yield f"routes that agree: {parity.route_agreement:.1%}"
     if report.exact_layers:
         yield f"in fp32: {', '.join(report.exact_layers)}"
-    if report.accuracy:
-        width = max(len("accuracy"), *(len(task.task) for task in report.accuracy))
-        yield f"{'accuracy':<{width}}  images    P1: PyTorch, ONNX    P2: PyTorch, ONNX"
-        for task in report.accuracy:
-            routed, named = (f"{before:12.2f}  {after:6.2f}" for before, after in (task.routed, task.named))
-            yield f"{task.task:<{width}}  {task.images:6d} {routed} {named}"
+
+
+def parity_table(parts: Sequence[PartParity]) -> Iterator[str]:
+    """Yield a line for each part that was compared, on images made from nothing."""
+    if not parts:
+        return
+    width = max(4, *(len(part.part) for part in parts))
+    yield f"{'part':<{width}}  least cosine  routes that agree"
+    for part in parts:
+        cosine = "" if part.cosine is None else f"{part.cosine:.7f}"
+        routes = f"{part.agreeing / part.routes:.1%} ({part.agreeing} of {part.routes})" if part.routes else ""
+        yield f"{part.part:<{width}}  {cosine:>12}  {routes}".rstrip()
+
+
+def accuracy_table(tasks: Sequence[TaskAccuracy]) -> Iterator[str]:
+    """Yield a line for each task and protocol with what the precision costs, and their means; nothing without images."""
+    from mingle_edge_export.report import accuracy_drop
+
+    if not tasks:
+        return
+    width = max(len("accuracy"), *(len(task.task) for task in tasks))
+    yield f"{'accuracy':<{width}}  images         PyTorch    ONNX    lost  (95% interval)"
+    rows: list[tuple[str, str, list[PairedAccuracy]]] = []
+    for task in tasks:
+        rows += [(task.task, "P1", [task.routed]), (task.task, "P2", [task.named])]
+    if len(tasks) > 1:
+        rows += [("mean", "P1", [task.routed for task in tasks]), ("mean", "P2", [task.named for task in tasks])]
+    for name, protocol, accuracies in rows:
+        before, after = (sum(each.percent[i] for each in accuracies) / len(accuracies) for i in (0, 1))
+        lost = accuracy_drop(accuracies)
+        images = sum(each.images for each in accuracies)
+        figures = f"{before:10.2f}  {after:6.2f}  {lost.estimate:6.2f}  ({lost.low:.2f} to {lost.high:.2f})"
+        yield f"{name:<{width}}  {images:6d}  {protocol:<2} {figures}"
+
+
+def _written(output: Path) -> str:
+    """Say whether an interrupted export came to its end."""
+    if (output / "bundle.json").exists():
+        return f"the bundle {output} is whole"
+    return "no bundle was written; start again"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mingle_edge.cli.next_step import suggest
 from mingle_edge.cli.terminal import one_line
 
 _SHOWN = 10  # files left out that are listed
@@ -36,4 +37,4 @@ def command(
     for sentence in written.missing:
         click.echo(one_line(f"missing: {sentence}"), err=True)
     click.echo(one_line(f"{written.path}: {len(written.tasks)} tasks: {', '.join(written.tasks)}"))
-    click.echo(f"next: {'fill in what is missing, then ' if written.missing else ''}mingle-edge check {output}")
+    suggest("check", output, note="once what is missing is filled in" if written.missing else "")

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from mingle_edge.cli.byte_size import format_bytes
+from mingle_edge.cli.interruption import if_interrupted
+from mingle_edge.cli.next_step import suggest, unused
+from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
+from mingle_edge.cli.terminal import one_line
+from mingle_edge.core.errors import MingleError
+
+if TYPE_CHECKING:
+    from mingle_edge.merging.merged_model import MergedModel
 
 
 @click.command(short_help="Merge fine-tuned checkpoints into one gated model.")
@@ -23,11 +34,73 @@ def command(task_file: Path, output: Path | None, into: Path | None, device: str
     """
     if output is not None and into is not None and output != into:
         raise click.UsageError("-o and --into name different folders; --into adds to its folder and needs no -o")
+    check_kinds("merge", [(task_file, PathKind.TASK_FILE)])
     target = into or output
     if target is None:
         raise click.UsageError("give -o FOLDER for a new merged model, or --into FOLDER to add to one")
+    if into is not None:
+        check_kinds("merge --into", [(into, PathKind.MERGED_MODEL)])
+    started = time.perf_counter()
+    from mingle_edge.data.task_file import read_task_file
     from mingle_edge.merging.merge import merge
 
-    with ProgressBar() as progress:
+    names = [task.name for task in read_task_file(task_file).tasks]
+    before = _task_names(target)
+    with if_interrupted(lambda: _kept(target, names)), ProgressBar() as progress:
         model = merge(task_file, target, into=into is not None, device=device, progress=progress)
-    click.echo(f"{target}: {len(model.tasks)} tasks, scope {model.scope}: {', '.join(model.task_names)}")
+    new = [name for name in model.task_names if name not in before]
+    if not new:
+        click.echo(one_line(f"{target}: nothing to do, all tasks of {task_file} are in it already: {', '.join(names)}"))
+    elif before:
+        click.echo(one_line(f"{target}: added {', '.join(new)} to {', '.join(before)}"))
+    click.echo(one_line(f"{summary(model)}, {time.perf_counter() - started:.1f} s"))
+    _suggest(model, task_file, names)
+
+
+def summary(model: MergedModel) -> str:
+    """Say what a merged model is: its tasks and size, what its experts keep, and what its router reads."""
+    kept = {task.name: float(share) for task in model.tasks if (share := task.record.get("explained_norm")) is not None}
+    parts = [
+        f"{model.path}: {len(model.tasks)} tasks, scope {model.scope}: {', '.join(model.task_names)}; "
+        f"{format_bytes(model.stored_bytes)}"
+    ]
+    if kept:
+        least = min(kept, key=kept.__getitem__)
+        most = f" (least {kept[least]:.1%}, {least})" if len(kept) > 1 else ""
+        mean = sum(kept.values()) / len(kept)
+        parts.append(f"experts of rank {model.settings.rank} keep {mean:.1%} of their task vectors' squared norm{most}")
+    if model.scope == "image":
+        parts.append(f"router depth {model.router_depth} of {model.architecture.layers} blocks")
+    return ", ".join(parts)
+
+
+def _kept(target: Path, names: list[str]) -> str:
+    """Say which tasks an interrupted merge has finished."""
+    there = _task_names(target)
+    kept = [name for name in names if name in there]
+    if not kept:
+        return f"no task was finished, and {target} holds none of {', '.join(names)}; the same command starts again"
+    return f"{len(kept)} of {len(names)} tasks are kept in {target} ({', '.join(kept)}); the same command continues"
+
+
+def _task_names(target: Path) -> list[str]:
+    """Return the tasks in a folder; none where it is no merged model, or not yet."""
+    from mingle_edge.merging.merged_model import MergedModel
+
+    try:
+        return MergedModel.open(target).task_names
+    except MingleError:
+        return []
+
+
+def _suggest(model: MergedModel, task_file: Path, names: list[str]) -> None:
+    """Suggest to evaluate where there are test images, else to export."""
+    from mingle_edge.data.task_file import read_task_file
+
+    others = [name for name in model.task_names if name not in names]
+    if any(task.test is None for task in read_task_file(task_file).tasks):
+        suggest("export", model.path, "-o", unused("bundle"))
+    elif others:
+        suggest("evaluate", model.path, "EARLIER.toml", task_file, note=f"EARLIER.toml: the file of {', '.join(others)}")
+    else:
+        suggest("evaluate", model.path, task_file)

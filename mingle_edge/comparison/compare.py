@@ -27,7 +27,7 @@ from mingle_edge.core.errors import ComparisonError
 from mingle_edge.core.extras import install_command
 from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.corruptions import Corruption
-from mingle_edge.data.task_file import read_task_file
+from mingle_edge.data.task_files import TaskFilePaths, check_same_settings, read_task_files
 from mingle_edge.evaluation.protocols import HEAD_GIVEN, PROTOCOLS
 from mingle_edge.files.output_path import check_output_folder, write_output
 from mingle_edge_runtime.ort.processor import read_processor
@@ -110,20 +110,21 @@ class Comparison:
 
 
 def compare(
-    task_file: str | Path,
+    task_files: TaskFilePaths,
     output: str | Path,
     options: ComparisonOptions | None = None,
     *,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Compare methods on the tasks of a task file; cells that `output` holds already are not computed again.
+    """Compare methods on the tasks of task files; cells that `output` holds already are not computed again.
 
     Writes `results.json` (docs/comparison.md), `results.csv` and `report.html`, and returns what the first holds. Pretrained
     and individual models are always compared. A cell that fails is listed under `failed`, costs no other, and is tried again
-    by the next run. The task file, the options and the output are checked before torch is imported.
+    by the next run. The task files, the options and the output are checked before torch is imported.
 
     Args:
-        task_file: the tasks, each with `test` images, and with `tune` images where parameters are to be chosen.
+        task_files: one, or a sequence whose tasks are compared together, of one backbone and with equal settings; each task
+            with `test` images, and with `tune` images where parameters are to be chosen.
         output: a folder for the results and every finished cell.
         options: what is compared and how; the defaults are one method of each kind over ten orders.
         progress: is told how far the work is.
@@ -135,29 +136,32 @@ def compare(
         DeviceError: there is no such device.
     """
     started = time.perf_counter()
-    task_file, output, plan = Path(task_file), Path(output), options or ComparisonOptions()
+    output, plan = Path(output), options or ComparisonOptions()
     check_output_folder(output, RESULTS, CSV, PAGE)
     check_output_folder(output / CELLS)
     _check_address(plan)
-    tasks = read_task_file(task_file)
-    names = [task.name for task in tasks.tasks]
-    given = {key: value for key, value in tasks.settings.items() if key in CARRIED}
+    files = read_task_files(task_files)
+    check_same_settings(files)
+    names = [task.name for file in files for task in file.tasks]
+    given = {key: value for key, value in files[0].settings.items() if key in CARRIED}
     entries = parse_entries(f"{','.join(REFERENCES)},{with_ablations(plan.methods, plan.ablations)}", SPECS, len(names), given)
     counts = tuple(sorted({entry.seeds_per_class for entry in entries if entry.seeds_per_class is not None}))
-    if plan.tune and any(task.tune is None for task in tasks.tasks):
+    untuned = next(((file, task) for file in files for task in file.tasks if task.tune is None), None)
+    if plan.tune and untuned is not None:
         raise ComparisonError(
-            f"{tasks.path}: parameters are tuned on validation images, and not every task has some; "
-            'add tune = "dir/<class>/*.png" to every [[task]] table, or compare without tuning'
+            f"{untuned[0].path}: parameters are tuned on validation images, and task {untuned[1].name!r} has none; "
+            'add tune = "dir/<class>/*.png" to every [[task]] table, or compare without --tune'
         )
     from mingle_edge.comparison.execution import Source
     from mingle_edge.comparison.material import Material
     from mingle_edge.comparison.page import write_page
     from mingle_edge.core.device import choose_device
 
-    choose_device(plan.device)
-    material = Material.open(task_file, seed=plan.seed, seeds_per_class=counts, progress=progress)
+    device = choose_device(plan.device)
+    paths = [file.path for file in files]
+    material = Material.open(paths, seed=plan.seed, seeds_per_class=counts, progress=progress)
     material.check_disjoint()
-    source = Source(task_file.absolute(), plan.seed, counts, plan.device)
+    source = Source(tuple(path.absolute() for path in paths), plan.seed, counts, plan.device)
     with _executing(plan, source, material, progress) as execute:
         comparison = Comparison(material, execute, KeptCells(output / CELLS), progress)
         tunings = _tune(comparison, entries, plan) if plan.tune else {}
@@ -174,7 +178,7 @@ def compare(
     results = {
         "format": figures.FORMAT,
         "format_version": figures.FORMAT_VERSION,
-        "task_file": str(task_file),
+        "task_file": ", ".join(map(str, paths)),
         "protocols": list(PROTOCOLS),
         "tasks": material.record(),
         "settings": {
@@ -185,7 +189,12 @@ def compare(
             "step_images": plan.step_images,
         },
         "orders": orders,
-        "machine": {"cpu": read_processor().name, "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": {
+            "cpu": read_processor().name,
+            "cores": os.cpu_count(),
+            "device": str(device),
+            "system": platform.platform(),
+        },
         "versions": {name: version(name) for name in _PACKAGES},
         **_figures(chosen, finished, names, tunings),
         "failed": comparison.failed,

@@ -30,7 +30,7 @@ CONNECTING = 10.0  # seconds
 class Source:
     """What a worker needs to open the material by itself."""
 
-    task_file: Path  # absolute; on a cluster, on a file system that all its machines share
+    task_files: tuple[Path, ...]  # absolute; on a cluster, on a file system that all its machines share
     seed: int
     seeds_per_class: tuple[int, ...]
     device: str
@@ -127,7 +127,7 @@ def _work(source: Source, cell: Cell) -> Outcome:
 
 @cache
 def _opened(source: Source) -> tuple[Material, Workbench]:
-    material = Material.open(source.task_file, seed=source.seed, seeds_per_class=source.seeds_per_class, progress=silent)
+    material = Material.open(source.task_files, seed=source.seed, seeds_per_class=source.seeds_per_class, progress=silent)
     return material, material.workbench(choose_device(source.device))
 
 

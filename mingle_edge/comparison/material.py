@@ -16,13 +16,14 @@ from mingle_edge.checkpoints.class_names import with_class_names
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.comparison.cell import PARTS, Part
 from mingle_edge.comparison.method import Workbench
-from mingle_edge.core.errors import ComparisonError, ImageFolderError
+from mingle_edge.core.errors import ComparisonError, ImageFolderError, TaskFileError
 from mingle_edge.core.progress import Progress
 from mingle_edge.data.image_decoding import check_images
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.image_source import ImageSource
 from mingle_edge.data.labeled_images import draw_calibration_images, read_labeled
-from mingle_edge.data.task_file import TaskFile, TaskSource, read_task_file
+from mingle_edge.data.task_file import TaskFile, TaskSource
+from mingle_edge.data.task_files import TaskFilePaths, read_task_files
 from mingle_edge.experts.finetuned_task import FinetunedTask
 from mingle_edge.files.plain_file import refusal
 from mingle_edge.merging.merge_inputs import MergeInputs, TaskInputs, read_merge_inputs
@@ -33,34 +34,38 @@ KEPT_BYTES = 1 << 28  # of preprocessed images of one set; larger sets are decod
 
 @dataclass
 class Material:
-    """A task file with everything it names opened. Towers are read when a cell asks for them, and never kept all at once."""
+    """Task files with everything they name opened. Towers are read when a cell asks for them, and never kept all at once."""
 
-    file: TaskFile
+    files: list[TaskFile]
     merge_inputs: MergeInputs
-    inputs: dict[str, TaskInputs]  # by task, in the order of the task file
+    inputs: dict[str, TaskInputs]  # by task, in the order of the task files
     drawn: dict[int, dict[str, ImageSet]]  # seeds per class -> task -> seeds, where it is not the task file's number
     parts: dict[Part, dict[str, ImageSet]]  # by task; a part is there for every task or for none
     _digests: dict[tuple[str, Part, int | None], str] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path, *, seed: int, seeds_per_class: Sequence[int], progress: Progress) -> Material:
-        """Read a task file for a comparison.
+    def open(cls, paths: TaskFilePaths, *, seed: int, seeds_per_class: Sequence[int], progress: Progress) -> Material:
+        """Read task files for a comparison.
 
         `seeds_per_class`: other numbers of seeds than the task file's to be drawn as well, which needs labeled ones.
 
         Raises:
             ComparisonError: a task without test images, labels for drawing seeds that are not there.
+            TaskFileError: two files name different backbones.
             TaskFileError, CheckpointError, ImageFolderError: of the parts.
         """
-        file = with_class_names(read_task_file(path))
-        file = replace(file, settings=file.settings | {"seed": seed})
-        base = path.parent
-        drawn = {n: {task.name: _seeds(task, base, n, seed) for task in file.tasks} for n in seeds_per_class}
-        merge_inputs = read_merge_inputs(file, progress)
-        parts: dict[Part, dict[str, ImageSet]] = {"test": _part("test", file, base), "tune": {}}
-        if all(task.tune is not None for task in file.tasks):
-            parts["tune"] = _part("tune", file, base)
-        return cls(file, merge_inputs, {task.source.name: task for task in merge_inputs.tasks}, drawn, parts)
+        files = [
+            replace(file, settings=file.settings | {"seed": seed}) for file in map(with_class_names, read_task_files(paths))
+        ]
+        drawn = {
+            n: {task.name: _seeds(task, file.path.parent, n, seed) for file in files for task in file.tasks}
+            for n in seeds_per_class
+        }
+        merge_inputs = _joined([read_merge_inputs(file, progress) for file in files], files)
+        parts: dict[Part, dict[str, ImageSet]] = {"test": _part("test", files), "tune": {}}
+        if all(task.tune is not None for file in files for task in file.tasks):
+            parts["tune"] = _part("tune", files)
+        return cls(files, merge_inputs, {task.source.name: task for task in merge_inputs.tasks}, drawn, parts)
 
     @property
     def architecture(self) -> VisionArchitecture:
@@ -69,7 +74,7 @@ class Material:
 
     @property
     def tasks(self) -> list[str]:
-        """Return the names in the order of the task file."""
+        """Return the names in the order of the task files."""
         return list(self.inputs)
 
     def workbench(self, device: torch.device) -> Workbench:
@@ -105,7 +110,7 @@ class Material:
                 more = f" and {len(shared) - _LISTED} more" if len(shared) > _LISTED else ""
                 name = {"test": "test images", "tune": "validation images"}[part]
                 raise ComparisonError(
-                    f"{self.file.path}: {len(shared)} seed images are also {name} ({listed}{more}), so accuracy would be "
+                    f"{self.files[0].path}: {len(shared)} seed images are also {name} ({listed}{more}), so accuracy would be "
                     f"measured on what methods adapt to; take other seeds, or remove them from the {name}"
                 )
 
@@ -170,13 +175,26 @@ def _seeds(task: TaskSource, base: Path, per_class: int, seed: int) -> ImageSet:
     return draw_calibration_images(task.seeds, base, task.classes, per_class, seed)
 
 
-def _part(part: Part, file: TaskFile, base: Path) -> dict[str, ImageSet]:
+def _part(part: Part, files: Sequence[TaskFile]) -> dict[str, ImageSet]:
     sets = {}
-    for task in file.tasks:
-        source: ImageSource | None = getattr(task, part)
-        if source is None:
-            raise ComparisonError(
-                f'{file.path}: task {task.name!r} has no test images; add test = "dir/<class>/*.png" to its [[task]] table'
-            )
-        sets[task.name] = read_labeled(source, base, task.classes).kept(KEPT_BYTES)
+    for file in files:
+        for task in file.tasks:
+            source: ImageSource | None = getattr(task, part)
+            if source is None:
+                raise ComparisonError(
+                    f'{file.path}: task {task.name!r} has no test images; add test = "dir/<class>/*.png" to its [[task]] table'
+                )
+            sets[task.name] = read_labeled(source, file.path.parent, task.classes).kept(KEPT_BYTES)
     return sets
+
+
+def _joined(inputs: Sequence[MergeInputs], files: Sequence[TaskFile]) -> MergeInputs:
+    """Return the inputs of several task files as those of one. Raises `TaskFileError` where their backbones differ."""
+    first = inputs[0]
+    for other, file in zip(inputs, files, strict=True):
+        if (other.backbone_sha256, other.architecture) != (first.backbone_sha256, first.architecture):
+            raise TaskFileError(
+                f"{file.path} names another backbone than {files[0].path} (sha256 {other.backbone_sha256[:12]}, there "
+                f"{first.backbone_sha256[:12]}); compare tasks of one backbone"
+            )
+    return replace(first, tasks=[task for each in inputs for task in each.tasks])

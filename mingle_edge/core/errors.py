@@ -60,6 +60,10 @@ class DiskSpaceError(MergedModelError):
     """The disk has no room for a merged model."""
 
 
+class OptionError(MingleError):
+    """An option does nothing for the model that it is given with, or asks for more than there is."""
+
+
 class DeviceError(MingleError):
     """The requested compute device does not exist on this machine."""
 

@@ -11,7 +11,7 @@ class Progress(Protocol):
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """Take in that `done` of `total` steps of a named stage are finished; `detail` is a short note such as the current
-        loss.
+        loss. A stage that begins before another has reached its total is a part of that one.
         """
 
 

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mingle_edge.core.errors import NoMergedModelError, TaskFileError
+from mingle_edge.core.errors import NoMergedModelError, OptionError, TaskFileError
 from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.image_decoding import check_images
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.labeled_images import read_labeled
 from mingle_edge.data.settings import Pooling
-from mingle_edge.data.task_file import read_task_file
+from mingle_edge.data.task_files import TaskFilePaths
 from mingle_edge.evaluation.metrics import average_accuracy, backward_transfer
 from mingle_edge.evaluation.protocols import PROTOCOLS
 from mingle_edge.merging.merged_model import MergedModel
+from mingle_edge.merging.task_sources import find_sources
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,21 @@ class EvaluationReport:
 
 def evaluate(
     merged: str | Path,
-    task_file: str | Path,
+    task_files: TaskFilePaths,
     *,
     top_k: int | None = None,
     pooling: Pooling = "image",
     device: str = "auto",
     progress: Progress = silent,
 ) -> EvaluationReport:
-    """Evaluate a merged model on the test images that a task file names, and return its accuracies in percent.
+    """Evaluate a merged model on the test images that task files name, and return its accuracies in percent.
 
-    The model and the task file are checked before torch is imported, and every image is decoded before the first is evaluated.
+    The model and the task files are checked before torch is imported, and every image is decoded before the first is evaluated.
 
     Args:
         merged: the folder that `merge` wrote.
-        task_file: the task file it was merged from, each task with `test` images; more tasks may be in it.
+        task_files: the task file it was merged from, or a sequence of those that it grew by, each task with `test` images; more
+            tasks may be in them.
         top_k: experts per image (image scope: 1 unless given) or per layer (layer scope: all unless given).
         pooling: `batch` averages the gates of the layer scope over 64 images of one task, which tells the gates the task.
         device: `auto` (CUDA where there is one), `cpu` or `cuda`.
@@ -71,14 +73,17 @@ def evaluate(
 
     Raises:
         MergedModelError: the model is damaged, has no task, or computes embeddings that are not finite.
-        TaskFileError: the task file is malformed, or lacks the test images of a task of the model.
+        TaskFileError: a task file is malformed or names another backbone, or a task of the model is in none or in two, or has
+            no test images.
+        OptionError: an option does nothing for this model.
         ImageFolderError: images are missing, broken or of other classes.
         DeviceError: there is no such device.
     """
     model = MergedModel.open(merged)
     if not model.tasks:
         raise NoMergedModelError(f"{model.path}: holds no task yet; run the merge to its end before evaluating")
-    tests = read_test_images(model, Path(task_file), progress)
+    check_options(model, top_k, pooling)
+    tests = read_test_images(model, task_files, progress)
     from mingle_edge.core.device import choose_device
     from mingle_edge.evaluation.merged_answers import measure_history
     from mingle_edge.merging.merged_tower import GatedTower
@@ -99,22 +104,35 @@ def evaluate(
     )
 
 
-def read_test_images(model: MergedModel, task_file: Path, progress: Progress = silent) -> Mapping[str, ImageSet]:
-    """Return the labeled test images of every task of the model, as the task file names them; none is decoded.
+def check_options(model: MergedModel, top_k: int | None, pooling: Pooling) -> None:
+    """Check that options of `evaluate` do something for a merged model. Raises `OptionError` saying which one to leave out."""
+    if pooling == "batch" and model.scope == "image":
+        raise OptionError(
+            f"{model.path}: pooling averages the gates of the layer scope, and this model was merged in the image scope, which "
+            "has none; leave out --pooled"
+        )
+    if top_k is not None and top_k > len(model.tasks):
+        most = len(model.tasks)
+        raise OptionError(
+            f"{model.path}: top-k is {top_k}, and the model has {most} expert{'s' * (most > 1)}; give at most {most}"
+        )
+
+
+def read_test_images(model: MergedModel, task_files: TaskFilePaths, progress: Progress = silent) -> Mapping[str, ImageSet]:
+    """Return the labeled test images of every task of the model, as the task files name them; none is decoded.
 
     Raises:
-        TaskFileError: a task of the model without test images.
+        TaskFileError: as `find_sources`, or a task of the model has no test images.
         ImageFolderError: images that are missing or of other classes.
     """
-    tasks = read_task_file(task_file)
-    sources = {task.name: task.test for task in tasks.tasks}
     tests: dict[str, ImageSet] = {}
+    sources = find_sources(model, task_files)
     for record in model.tasks:
-        source = sources.get(record.name)
-        if source is None:
+        task, file = sources[record.name]
+        if task.test is None:
             raise TaskFileError(
-                f'{tasks.path}: task {record.name!r} of the merged model has no test images; add test = "dir/<class>/*.png" '
+                f'{file}: task {record.name!r} of the merged model has no test images; add test = "dir/<class>/*.png" '
                 f"to its [[task]] table"
             )
-        tests[record.name] = read_labeled(source, tasks.path.parent, record.classes, progress)
+        tests[record.name] = read_labeled(task.test, file.parent, record.classes, progress)
     return tests

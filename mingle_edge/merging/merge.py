@@ -69,17 +69,17 @@ def merge(
         _check_index(inputs, existing)
         _check_space(output, inputs, existing)
         model = existing if existing is not None else _create(output, inputs)
+        new = [task for task in inputs.tasks if task.source.name not in model.task_names]
+        count = len(model.tasks) + len(new)
         merger = TaskMerger(model, inputs.load(chosen), progress)
-        for task in inputs.tasks:
-            if task.source.name in model.task_names:
-                continue
+        for task in new:
             started = time.perf_counter()
-            progress("task", len(model.tasks), len(model.tasks) + 1, task.source.name)
+            progress("merge", len(model.tasks), count, task.source.name)
             tensors, record = merger.merge(task)
             record["head"] = task.head_source
             record["seconds"] = round(time.perf_counter() - started, 3)
             model = commit_task(model, _task_record(task, record), tensors)
-            progress("task", len(model.tasks), len(model.tasks), task.source.name)
+            progress("merge", len(model.tasks), count)
     return model
 
 

@@ -12,7 +12,7 @@ from mingle_edge.checkpoints.class_names import with_class_names
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.clip.head import Head
 from mingle_edge.core.errors import TaskFileError
-from mingle_edge.core.progress import Progress
+from mingle_edge.core.progress import WARNING, Progress
 from mingle_edge.data.image_decoding import check_images
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.labeled_images import read_calibration_images
@@ -20,6 +20,7 @@ from mingle_edge.data.settings import Settings
 from mingle_edge.data.task_file import TaskFile, TaskSource
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
 from mingle_edge.merging.task_heads import FROM_TEXT, TaskHeads
+from mingle_edge.merging.task_warnings import rank_warning
 
 KEPT_BYTES = 1 << 30  # of a task's preprocessed calibration images, which every step of adaptation reads
 
@@ -84,6 +85,8 @@ def read_merge_inputs(tasks: TaskFile, progress: Progress) -> MergeInputs:
     settings = Settings.from_mapping(tasks.settings, f"{tasks.path}: [settings]")
     architecture = read_architecture(tasks.backbone.model, base, tasks.backbone.weights)
     check_router_blocks(tasks.path, settings, architecture)
+    if (warning := rank_warning(settings.rank, architecture.width)) is not None:
+        progress(WARNING, 1, 1, warning)
     calibration_images = [read_calibration_images(task, base, settings.seed, progress) for task in tasks.tasks]
     check_images([path for images in calibration_images for path in images.paths], progress)
     source = tasks.backbone.weights or tasks.backbone.model

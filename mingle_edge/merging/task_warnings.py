@@ -40,6 +40,13 @@ def cosine(product: float, square: float, other_square: float) -> float:
     return product / lengths if lengths > 0 else 0.0
 
 
+def rank_warning(rank: int, width: int) -> str | None:
+    """Return what is strange about a rank in a tower of this width, at most that of any of its layers; None if nothing."""
+    if rank <= width:
+        return None
+    return f"rank {rank} is more than the tower's width, {width}, and brings nothing more; set rank = {width} or less"
+
+
 def task_warnings(task: str, kinship: Kinship, explained_norm: float, rank: int) -> list[str]:
     """Return a sentence for each thing that is strange about a task; none where all is as fine-tuning leaves it.
 
@@ -53,7 +60,10 @@ def task_warnings(task: str, kinship: Kinship, explained_norm: float, rank: int)
         rank: of the expert.
     """
     if not kinship.moved:
-        return [f"task {task!r} has the very weights of the backbone; name the checkpoint that was fine-tuned"]
+        return [
+            f"task {task!r} has the very weights of the backbone, so that its expert is empty; name the checkpoint that was "
+            "fine-tuned"
+        ]
     if kinship.cosine < STRANGE or (kinship.cosine < DISTANT and explained_norm < FLAT):
         return [
             f"task {task!r} looks fine-tuned from another model of the backbone's sizes: the cosine of their weights is "

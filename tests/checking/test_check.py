@@ -275,7 +275,7 @@ def test_the_layer_scope_has_no_router_and_no_experts_outside_blocks(task_file: 
     assert report.tasks[0].weights.explained_norm[RANK] == pytest.approx(explained(vectors, RANK))
 
 
-def test_the_command_prints_all_and_exits_with_1_where_merge_would_refuse(task_file: Path) -> None:
+def test_the_command_prints_all_and_exits_with_3_where_merge_would_refuse(task_file: Path) -> None:
     folder = task_file.parent
     arguments = ["check", str(task_file), "--json", str(folder / "check.json"), "--html", str(folder / "check.html")]
     result = CliRunner().invoke(main, arguments)
@@ -283,10 +283,11 @@ def test_the_command_prints_all_and_exits_with_1_where_merge_would_refuse(task_f
     assert "3 tasks, merge would take them, no warnings" in result.output
     damages.not_a_number(folder)
     result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == 3
+    assert "next: " not in result.output
     assert "fault: task0, checkpoint: " in result.output
     assert "merge would refuse them (1 fault)" in result.output
-    assert CliRunner().invoke(main, ["check", str(folder / "nowhere.toml")]).exit_code == 1
+    assert CliRunner().invoke(main, ["check", str(folder / "nowhere.toml")]).exit_code == 3
     stored = json.loads((folder / "check.json").read_text())
     assert (stored["refused"], [fault["task"] for fault in stored["faults"]]) == (True, ["task0"])
     text = (folder / "check.html").read_text()

@@ -218,7 +218,7 @@ def test_seeds_by_class_are_drawn_for_a_method_alone(compared_file):
 
 
 def test_tuning_without_validation_images_is_refused(task_file, tmp_path):
-    with pytest.raises(ComparisonError, match=r'not every task has some; add tune = "dir/<class>/\*.png"'):
+    with pytest.raises(ComparisonError, match=r"task 'task0' has none; add tune = \"dir/<class>/\*.png\""):
         compare(task_file, tmp_path, ComparisonOptions(tune=True))
 
 
@@ -323,5 +323,5 @@ def test_the_command_lists_methods_and_refuses_unknown_ones(compared_file, tmp_p
     assert listed.exit_code == 0
     assert all(name in listed.output for name in (*SPECS, *ABLATIONS))
     wrong = CliRunner().invoke(main, ["compare", str(compared_file), "-o", str(tmp_path), "--methods", "mingel"])
-    assert wrong.exit_code == 2
+    assert wrong.exit_code == 3
     assert wrong.output.startswith("error: methods: there is no method 'mingel'; did you mean 'mingle'?")

@@ -21,7 +21,15 @@ from tiny_merged import ARCHITECTURE, write_merged
 from mingle_edge.cli import main
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.evaluation.evaluate import evaluate
-from mingle_edge_export import ExportOptions, OptionError, ParityError, TaskAccuracy, export_bundle
+from mingle_edge_export import (
+    AccuracyError,
+    ExportOptions,
+    OptionError,
+    PairedAccuracy,
+    ParityError,
+    TaskAccuracy,
+    export_bundle,
+)
 from mingle_edge_export.check import calibration, labeled_accuracy, task_images
 from mingle_edge_export.check.synthetic_images import smooth_images
 from mingle_edge_export.precision.quantization import pack_int4, quantize, quantize_blocks
@@ -238,7 +246,10 @@ def test_the_reported_accuracy_is_that_of_both_implementations(task_file, image_
     result = CliRunner().invoke(main, ["export", str(image_model.path), "-o", str(tmp_path / "bundle"), *options])
     assert result.exit_code == 0, result.output
     pytorch = evaluate(image_model.path, task_file, device="cpu")
-    table = re.findall(r"^(\S+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", result.output, re.MULTILINE)
+    lines = re.findall(r"^(task\d) +(\d+)  (P1|P2) +([\d.]+) +([\d.]+) +(-?[\d.]+) ", result.output, re.MULTILINE)
+    table = [(*one[:2], *one[3:5], *other[3:5]) for one, other in zip(lines[::2], lines[1::2], strict=True)]
+    assert [line[2] for line in lines] == ["P1", "P2"] * len(table)
+    assert [float(line[5]) for line in lines] == pytest.approx([float(line[3]) - float(line[4]) for line in lines], abs=0.015)
     with EdgeModel.open(tmp_path / "bundle") as edge:
         for i, (task, count, *shown) in enumerate(table):
             images = sorted((task_file.parent / "test" / task).glob("*/*"))
@@ -298,15 +309,42 @@ def test_layers_are_chosen_by_what_the_bundle_then_computes(task_file, image_mod
 
 
 def test_a_bundle_that_loses_accuracy_is_refused(task_file, image_model, tmp_path, monkeypatch):
-    lossy = [TaskAccuracy("a", 9, named=(100, 98.5), routed=(100, 100)), TaskAccuracy("b", 9, named=(90, 90), routed=(9, 9))]
+    equal = PairedAccuracy(200, 180, 180, 0)
+    lossy = [TaskAccuracy("a", PairedAccuracy(200, 200, 197, 3), equal), TaskAccuracy("b", PairedAccuracy(200, 9, 9, 1), equal)]
     monkeypatch.setattr(labeled_accuracy, "measure_accuracy", lambda *arguments: lossy)
-    with pytest.raises(ParityError, match=r"costs 0.75 points of accuracy in the mean over 2 tasks, at most 0.5 are allowed"):
+    message = (
+        r"costs 0.75 points of accuracy in the mean over 2 tasks \(95% interval -0.\d+ to [12].\d+\), at most 0.5 are allowed"
+    )
+    with pytest.raises(AccuracyError, match=message) as caught:
         export_bundle(image_model.path, tmp_path / "bundle", ExportOptions(precision="int8", images=task_file, min_cosine=0.5))
+    assert caught.value.accuracy is lossy
     assert not (tmp_path / "bundle").exists()
+    options = ["--precision", "int8", "--images", str(task_file), "--min-cosine", "0.5"]
+    result = CliRunner().invoke(main, ["export", str(image_model.path), "-o", str(tmp_path / "bundle"), *options])
+    assert result.exit_code == 5
+    assert [line.split()[:6] for line in result.stdout.splitlines()[2:6:2]] == [
+        ["a", "200", "P2", "100.00", "98.50", "1.50"],
+        ["b", "200", "P2", "4.50", "4.50", "0.00"],
+    ]
+    assert result.stderr.endswith("or allow more with --max-accuracy-drop\n")
+
+
+def test_a_bundle_that_is_not_close_shows_every_part(image_model, tmp_path):
+    options = ["--precision", "int4", "--min-cosine", "0.9999"]
+    result = CliRunner().invoke(main, ["export", str(image_model.path), "-o", str(tmp_path / "bundle"), *options])
+    assert result.exit_code == 5
+    parts = [re.split(r" {2,}", line) for line in result.stdout.splitlines()]
+    assert [part[0] for part in parts] == [
+        *("part", "dense tower", "router", "tower without expert"),
+        *("expert task0", "expert task1", "expert task2", "mixture of two"),
+    ]
+    assert all(0.5 < float(cosine) < 0.9999 for name, cosine, *_ in parts[1:] if name != "router")
+    assert parts[2][-1].endswith(" of 10)")  # of batches of 1, 2 and 7 images
+    assert result.stderr.endswith("or allow it with --min-cosine\n")
 
 
 def test_images_of_other_tasks_are_refused(task_file, image_model, tmp_path):
-    with pytest.raises(TaskFileError, match=r"has no \[\[task\]\] '.*', which .* holds"):
+    with pytest.raises(TaskFileError, match=r"holds the tasks task1, task2, which .*first-1.toml does not list; also name"):
         export_bundle(image_model.path, tmp_path / "bundle", ExportOptions(precision="int8", images=first_tasks(task_file, 1)))
 
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from mingle_edge.cli import main
 from mingle_edge.cli.progress_bar import ProgressBar
 
-ENDING = "; nothing that was finished is lost, run the same command again to continue\n"
+ENDING = "; nothing was written\n"
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ from mingle_edge_export.check.route_parity import RouteMismatchError, agreeing_r
 from mingle_edge_export.errors import ParityError
 from mingle_edge_export.graph.builder import Array
 from mingle_edge_export.options import Bounds
-from mingle_edge_export.report import Parity
+from mingle_edge_export.report import Parity, PartParity
 from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.bundle.index import Task
 from mingle_edge_runtime.experts.adapter import map_adapter, read_adapter
@@ -25,6 +27,8 @@ BATCHES = (1, 2, 7)
 MAX_ABS = 1e-4  # of embeddings, as a share of their length, in fp32
 POSTERIOR = 1e-3  # at most, of probabilities: so the most probable task is the same wherever it leads by twice that
 CONFIDENCE = 1e-3  # at most, relative
+_REPORT = "please report this with mingle.json"
+_LESS = "calibrate with --images, choose a higher precision, or allow it with {}"
 
 
 class Case(NamedTuple):
@@ -44,7 +48,8 @@ def check_parity(bundle: Bundle, reference: Reference, norms: Array | None, boun
     In fp32 elements, posteriors and gate values must be equal to rounding; at other precisions the bounds decide.
 
     Image scope: no expert, each expert alone, a mixture of two, the router. Layer scope: some top_k and all, with routes.
-    norms: `||B_t A_t||_F` `[layers, T]` in the layer scope, None in the others. Raises `ParityError` with the figures.
+    norms: `||B_t A_t||_F` `[layers, T]` in the layer scope, None in the others. Raises `ParityError` with the figures of every
+    part, once all are compared.
     """
     comparison = Comparison(bundle, norms, bounds)
     total = 1 + len(reference.routed) + len(reference.experts) + 2 * bool(reference.router) + bool(reference.mixture)
@@ -55,13 +60,10 @@ def check_parity(bundle: Bundle, reference: Reference, norms: Array | None, boun
             try:
                 outputs = session.run({"pixel_values": reference.pixels[:count], **(inputs or {})}, adapter)
             except Exception as error:  # ONNX Runtime's errors share no base class
-                raise _failed(f"{what}: does not run ({' '.join(str(error).split())[:200]})", True) from error
-            comparison.compare(what, outputs, {name: value[:count] for name, value in expected.items()})
+                raise comparison.failed(f"{what}: does not run ({' '.join(str(error).split())[:200]})", _REPORT) from error
+            comparison.compare(title, what, outputs, {name: value[:count] for name, value in expected.items()})
     progress("parity", total, total)
-    agreement = comparison.agreeing / comparison.routes if comparison.routes else 1.0
-    if not ((comparison.exact and comparison.exact_router) or agreement >= bounds.route_agreement):
-        raise _failed(f"{agreement:.1%} of the routes agree (at least {bounds.route_agreement:.1%})", False)
-    return Parity(comparison.cosine, comparison.max_abs, comparison.posterior, comparison.near_ties, agreement)
+    return comparison.parity()
 
 
 def _cases(bundle: Bundle, reference: Reference) -> Iterator[Case]:
@@ -95,8 +97,17 @@ def expert_inputs(bundle: Bundle, task: Task, tower: Session) -> tuple[Outputs, 
     return {}, map_adapter(bundle, task, tower.optional_inputs).ready if index.scope == "image" else None
 
 
+@dataclass
+class _Worst:
+    """Figures of one part."""
+
+    cosine: float = math.inf
+    agreeing: int = 0
+    routes: int = 0
+
+
 class Comparison:
-    """Compares outputs and remembers the worst figures."""
+    """Compares outputs, and remembers the worst figures and what is beyond its bound."""
 
     def __init__(self, bundle: Bundle, norms: Array | None, bounds: Bounds) -> None:
         index = bundle.index
@@ -105,28 +116,30 @@ class Comparison:
         # Whether nothing but float rounding may tell outputs from their references.
         self.exact = (index.precision, index.expert_precision) == ("fp32", "fp32")
         self.exact_router = index.router is None or index.router.precision == "fp32"
-        self.cosine, self.max_abs, self.posterior, self.near_ties = 1.0, 0.0, 0.0, 0
-        self.agreeing = self.routes = 0
+        self.max_abs, self.posterior, self.near_ties = 0.0, 0.0, 0
+        self.parts: dict[str, _Worst] = {}
+        self.faults: list[tuple[str, str]] = []
+        """what is wrong and how much, with the next step"""
 
-    def compare(self, what: str, outputs: Outputs, expected: Outputs) -> None:
-        """Compare those outputs that are expected; embeddings of images whose routes agree everywhere."""
+    def compare(self, part: str, what: str, outputs: Outputs, expected: Outputs) -> None:
+        """Compare those outputs of a part that are expected; embeddings of images whose routes agree everywhere."""
+        worst = self.parts.setdefault(part, _Worst())
         if "posterior" in expected:
             posterior, confidence = expected["posterior"], expected["confidence"]
             difference = float(np.abs(outputs["posterior"] - posterior).max())
             relative = float((np.abs(outputs["confidence"] - confidence) / np.maximum(1, np.abs(confidence))).max())
             if self.exact_router and not (difference <= POSTERIOR and relative <= CONFIDENCE):  # so that NaN fails
-                raise _failed(
-                    f"{what}: probabilities differ by {difference:.1e} (at most {POSTERIOR}), "
-                    f"confidence by {relative:.1e} of itself (at most {CONFIDENCE})",
-                    self.exact,
+                figures = (
+                    f"{difference:.1e} (at most {POSTERIOR}), confidence by {relative:.1e} of itself (at most {CONFIDENCE})"
                 )
+                self.faults.append((f"{what}: probabilities differ by {figures}", _REPORT))
             self.posterior = max(self.posterior, difference)
-            self.agreeing += int((outputs["posterior"].argmax(axis=1) == posterior.argmax(axis=1)).sum())
-            self.routes += len(posterior)
+            worst.agreeing += int((outputs["posterior"].argmax(axis=1) == posterior.argmax(axis=1)).sum())
+            worst.routes += len(posterior)
             return
         actual, wanted = outputs["image_embeds"], expected["image_embeds"]
         if "route_tasks" in expected:
-            agree = self._compare_routes(what, outputs, expected)
+            agree = self._compare_routes(worst, what, outputs, expected)
             actual, wanted = actual[agree], wanted[agree]
         if not len(wanted):
             return
@@ -135,33 +148,48 @@ class Comparison:
         max_abs = float((np.abs(actual - wanted) / length).max())
         if not (cosine >= self.bounds.cosine and (max_abs <= MAX_ABS or not self.exact)):
             most = f" (at most {MAX_ABS})" if self.exact else ""
-            raise _failed(
-                f"{what}: cosine {cosine:.7f} (at least {self.bounds.cosine}), largest difference {max_abs:.1e}{most}",
-                self.exact,
-            )
-        self.cosine, self.max_abs = min(self.cosine, cosine), max(self.max_abs, max_abs)
+            figures = f"cosine {cosine:.7f} (at least {self.bounds.cosine}), largest difference {max_abs:.1e}{most}"
+            self.faults.append((f"{what}: {figures}", _REPORT if self.exact else _LESS.format("--min-cosine")))
+        worst.cosine, self.max_abs = float(np.minimum(worst.cosine, cosine)), max(self.max_abs, max_abs)
 
-    def _compare_routes(self, what: str, outputs: Outputs, expected: Outputs) -> NDArray[np.bool_]:
+    def parity(self) -> Parity:
+        """Return the worst figures of all parts. Raises `ParityError` where one is beyond its bound."""
+        agreeing, routes = (sum(getattr(worst, name) for worst in self.parts.values()) for name in ("agreeing", "routes"))
+        agreement = agreeing / routes if routes else 1.0
+        if not ((self.exact and self.exact_router) or agreement >= self.bounds.route_agreement):
+            figures = f"{agreement:.1%} of the routes agree (at least {self.bounds.route_agreement:.1%})"
+            self.faults.append((figures, _LESS.format("--min-route-agreement")))
+        if self.faults:
+            raise self.failed(*self.faults[0])
+        cosine = min([1.0, *(worst.cosine for worst in self.parts.values())])
+        return Parity(cosine, self.max_abs, self.posterior, self.near_ties, agreement, self._figures())
+
+    def failed(self, figures: str, advice: str) -> ParityError:
+        """Return the error to raise for the first fault."""
+        more = f", and {len(self.faults) - 1} more" if len(self.faults) > 1 else ""
+        return ParityError(
+            f"the graphs do not compute what PyTorch does: {figures}{more}; no bundle was written, {advice}", self._figures()
+        )
+
+    def _figures(self) -> list[PartParity]:
+        return [
+            PartParity(part, None if worst.cosine == math.inf else worst.cosine, worst.agreeing, worst.routes)
+            for part, worst in self.parts.items()
+        ]
+
+    def _compare_routes(self, worst: _Worst, what: str, outputs: Outputs, expected: Outputs) -> NDArray[np.bool_]:
         """Return which images `[n]` have routes that agree in every layer."""
         routes, actual = ((each["route_tasks"], each["route_weights"]) for each in (expected, outputs))
         if self.exact and self.norms is not None:
             try:
                 same = agree = agreeing_routes(routes, actual, self.norms)
             except RouteMismatchError as error:
-                raise _failed(f"{what}: {error}", self.exact) from error
+                self.faults.append((f"{what}: {error}", _REPORT))
+                return np.zeros(len(routes[0]), dtype=bool)
             self.near_ties += int((~agree).sum())
         else:
             same = (actual[0][..., None] == routes[0][:, :, None]).any(axis=-1)  # [n, layers, k]
             agree = same.all(axis=(1, 2))  # where top_k is all tasks, every image: the dense form is always compared
-        self.agreeing += int(same.sum())
-        self.routes += same.size
+        worst.agreeing += int(same.sum())
+        worst.routes += same.size
         return agree
-
-
-def _failed(figures: str, exact: bool) -> ParityError:
-    advice = (
-        "please report this with mingle.json"
-        if exact
-        else "calibrate with --images, choose a higher precision, or set another bound"
-    )
-    return ParityError(f"the graphs do not compute what PyTorch does: {figures}; no bundle was written, {advice}")

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mingle_edge.cli.exit_codes import ExitCode
+from mingle_edge.cli.interruption import if_interrupted
+from mingle_edge.cli.next_step import suggest, unused
+from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
 from mingle_edge.files.output_path import check_output_file, write_output
@@ -33,15 +37,16 @@ def command(ctx: click.Context, task_file: Path, json_path: Path | None, html_pa
     is probably not meant, such as a task fine-tuned from another backbone. The
     tables say what each checkpoint is, how far and in how many directions it
     moved, how alike tasks are, which of them the router will confuse, and what
-    the result will take. Exit code 1 where merge would refuse.
+    the result will take. Exit code 3 where merge would refuse.
     """
+    check_kinds("check", [(task_file, PathKind.TASK_FILE)])
     for path in (json_path, html_path):
         check_output_file(path)
     if html_path is not None:
         import mingle_edge.cli.check.page  # noqa: F401  # that it can be made is found out before the work
     from mingle_edge.checking.check import check
 
-    with ProgressBar() as progress:
+    with if_interrupted(lambda: "nothing was written; start again"), ProgressBar() as progress:
         report = check(task_file, progress=progress)
     if json_path is not None:
         write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
@@ -51,7 +56,8 @@ def command(ctx: click.Context, task_file: Path, json_path: Path | None, html_pa
         write_output(html_path, page(report))
     click.echo("\n".join(_lines(report)))
     if report.refused:
-        ctx.exit(1)
+        ctx.exit(ExitCode.INPUT)
+    suggest("merge", task_file, "-o", unused("merged"))
 
 
 def _lines(report: CheckReport) -> Iterator[str]:
