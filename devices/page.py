@@ -18,31 +18,32 @@ from mingle_edge_runtime.ort.processor import read_processor
 _INTRODUCTION = """# The same answer on every device
 
 Written by `make devices`, measured {dates}. This machine: {processor}, {system}, Python {python}, {emulator}.
-Emulated processors compute what the real ones compute, but far slower: seconds say nothing about their speed.
+Emulated processors compute what the real ones compute, but far slower. So the seconds below say nothing about their speed.
 
-Every bundle is made once on this machine, from the models of `make demo`, and taken to every device. This project's runtime
-runs it there alone (no torch, no onnx), or an application in JavaScript does. An answer is right when
+Every bundle is made once on this machine, from the models of `make demo`, and taken to every device. There this project's
+runtime runs it without torch and onnx, or an application in JavaScript does. An answer is right when three things are true:
 
-- each cosine, with the bundle's golden outputs (PyTorch's in fp32) and with this machine's answers, is at least {fp32} in fp32
-  and {fewer} in fewer bits,
-- all routes are this machine's, and
-- every product of 8-bit integers is numpy's, bit for bit, also with activations as large as can be.
+- Each cosine is at least {fp32} in fp32 and {fewer} in fewer bits, both with the bundle's golden outputs (in fp32 those of
+  PyTorch) and with this machine's answers.
+- All routes are the same as on this machine.
+- Every product of 8-bit integers is the same as numpy's, bit for bit, also with the largest possible activations.
 """
 _INTEGERS = """## Integers
-What a device makes of 64 x 255 by 64 x 127, unsigned by signed; {exact} is right. Bundles hold no codes as large as 127, so
-that a device that saturates there computes their products exactly, too. Each matrix is multiplied alone, and quantizing its
-activations in the run, as bundles do, which is another kernel.
+What a device computes for a row of 64 x 255 by a column of 64 x 127, unsigned by signed; {exact} is right. A device that
+saturates cuts off sums that do not fit in 16 bits. Bundles hold no numbers as large as 127, so that such a device computes
+their products exactly, too. Each matrix is multiplied in two ways, which use different kernels: with activations that are given as
+integers, and with activations that are quantized during the run, as in bundles.
 """
 _DETAILS = """## Device by device
-Cosines are the smallest of all images and experts: with golden outputs, and with this machine's answers. The difference is the
-largest of an element. Seconds are those of all images, without the start of the program.
+Cosines are the smallest of all images and experts, first with the golden outputs and then with this machine's answers. The
+difference is the largest of any element. Seconds are those of all images, without the start of the program.
 """
 _JAVASCRIPT = """
 The JavaScript binding has no call for adapters, and no run can override a default: onnxruntime-web refuses to, onnxruntime-node
 ignores it without a word. Experts are read from the adapter files in JavaScript and fed as inputs of a copy of the tower that
 has no defaults. Images are prepared on this machine."""
 _ADD = """## Adding a device
-A device is a file in `devices/kinds/`, whose name names the device. `make devices` measures only what was not measured yet.
+A device is a file in `devices/kinds/`; the file's name is the device's. `make devices` measures only what was not measured yet.
 
 ```toml
 title = "Cortex-A72 (Raspberry Pi 4)"
@@ -61,9 +62,9 @@ revision = 3
 features = "fp asimd evtstrm crc32 cpuid"
 ```
 
-Emulation needs Debian's package `qemu-user-static`, JavaScript `nodejs` and `npm`. A Python for another machine is unpacked
-from Debian's packages into `devices/.cache`; nothing on the system changes. Where something is missing, cells are not measured
-and say so. Delete `devices/.cache` to fetch the newest ONNX Runtime again.
+Emulation needs Debian's package `qemu-user-static`; JavaScript needs `nodejs` and `npm`. A Python for another machine is
+unpacked from Debian's packages into `devices/.cache`; nothing on the system changes. Where something is missing, cells are not measured,
+and the page says so. Delete `devices/.cache` to fetch the newest ONNX Runtime again.
 
 Labels of all test images on one device: `.venv/bin/python -m devices --labels --devices cortex_a72`.
 """
@@ -88,7 +89,7 @@ def render(devices: Sequence[Device], cells: Sequence[Cell], labels: Sequence[La
 def _matrix(devices: Sequence[Device], cells: Sequence[Cell]) -> Iterator[str]:
     bundles = [name for name in RECIPES if any(cell.bundle == name for cell in cells)]
     yield "## The matrix"
-    yield "The smallest cosine of a cell. A wrong cell is marked; one that was not measured says why under its device."
+    yield "The smallest cosine of each cell. Wrong cells are marked. Where one was not measured, the reason stands under its device."
     yield ""
     yield from _table_head("device", "ONNX Runtime", *(name.replace("-", " ") for name in bundles))
     for device, version, own in _groups(devices, cells):
@@ -123,7 +124,7 @@ def _integers(devices: Sequence[Device], cells: Sequence[Cell]) -> Iterator[str]
 def _labels(devices: Sequence[Device], labels: Sequence[Labels]) -> Iterator[str]:
     titles = {device.key: device.title for device in devices}
     yield "## Labels of the int8 bundle"
-    yield "Task and label of every test image, no task named, as this machine has them:"
+    yield "How many test images get the same task and label as on this machine, without a named task:"
     yield ""
     if not labels:
         yield "not measured; see below for the command."

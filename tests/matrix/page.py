@@ -20,11 +20,12 @@ CELLS = [
 ]
 _TOP = """# Checkpoints
 
-What is read, and what is refused with which message. `tests/matrix` writes this page and proves each row: tiny models of random
-values are written by the library in the third column, with noise on every parameter, so that no tensor can be missed unseen.
-*Exact*: what the runtime computes from the exported bundle of the merged model (full rank, fp32) differs from the embedding of
-the library's own preprocessing and forward pass by at most 1e-5, of unit length, or relative to the longest where embeddings
-are not scaled. `make test` runs it; `python tests/matrix/write_page.py` writes the page anew.
+Which checkpoints are read, and which are refused with which message. `tests/matrix` writes this page and proves each row. Very
+small models with random values are written by the library in the third column. Every parameter has noise on it, so that a
+tensor that is not read would be noticed. *Exact* means: the model is merged (full rank), exported (fp32) and run, and its
+embedding is compared with that of the library's own preprocessing and forward pass. They differ by at most 1e-5, for embeddings
+of unit length; where embeddings are not scaled, relative to the longest. `make test` checks all rows;
+`python tests/matrix/write_page.py` writes the page again.
 
 | model | stored as | written by | result |
 | --- | --- | --- | --- |
@@ -32,7 +33,7 @@ are not scaled. `make test` runs it; `python tests/matrix/write_page.py` writes 
 _REFUSED = """
 ## What is refused
 
-Given as a task of a CLIPModel, or as the backbone.
+Each was given as a task of a CLIPModel, or as the backbone. The message is the whole error.
 
 | what | written by | message |
 | --- | --- | --- |
