@@ -19,7 +19,8 @@ export class Bundle {
   }
 
   // Reads and checks bundle.json; no other file is read. `source` has `read(name, record)`, which gives a file's bytes; `record`
-  // is the file's size and sha256, absent for bundle.json.
+  // is the file's size and sha256, absent for bundle.json. Where it has `keep(name, record, bytes)`, that is called with each file
+  // whose hash was right.
   static async open(source) {
     const content = await source.read(INDEX);
     let index;
@@ -52,6 +53,7 @@ export class Bundle {
     if (digest !== record.sha256) {
       throw new BundleError(`${name} has another sha256 than ${INDEX} says: it is damaged or of another bundle, copy it again`);
     }
+    await this.#source.keep?.(name, record, bytes);
     return bytes;
   }
 

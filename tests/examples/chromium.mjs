@@ -1,0 +1,33 @@
+// Chromium for tests: the one of @sparticuz/chromium, unpacked into the system's folder for temporary files, which TMPDIR names;
+// libraries that the system lacks come with it.
+
+import { execFileSync } from "node:child_process";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+const packages = createRequire(new URL("../../examples/package.json", import.meta.url));
+const load = (name) => import(pathToFileURL(packages.resolve(name)));
+const { default: chromium, inflate, setupLambdaEnvironment } = await load("@sparticuz/chromium");
+const { default: puppeteer } = await load("puppeteer-core");
+
+export async function launch(...more) {
+  const executablePath = await chromium.executablePath();
+  if (!starts(executablePath)) {
+    await inflate(join(packages.resolve("@sparticuz/chromium"), "../../bin/al2023.tar.br"));
+    setupLambdaEnvironment(join(tmpdir(), "al2023", "lib"));
+  }
+  // No sandbox, as tests may run as root, and no other of the package's switches, some of which weaken what is tested.
+  const args = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", ...more];
+  return puppeteer.launch({ executablePath, args, headless: "shell", userDataDir: join(tmpdir(), `profile-${process.pid}`) });
+}
+
+function starts(program) {
+  try {
+    execFileSync(program, ["--version"], { stdio: "ignore" });
+    return true;
+  } catch {
+    return false;
+  }
+}
