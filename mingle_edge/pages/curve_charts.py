@@ -127,7 +127,7 @@ def _curves(curves: Sequence[Curve], ends: tuple[float, float], across: str | No
             edges = {"from": max(mean - band, low), "to": min(mean + band, high)} if band and mean is not None else {}
             rows.append(look | {"step": step, "mean": mean, "from": mean, "to": mean} | edges)
     last = max((row["step"] for row in rows), default=2)
-    ticks: Spec = {"values": [1, last]} if across is None else {"tickMinStep": 1, "tickCount": 5}
+    ticks: Spec = {"values": [1, last]} if across is None else {"tickMinStep": 1, "tickCount": 5, "format": "d"}
     x = number("step", {"domain": [1, max(last, 2)], "nice": False}, {"title": across, "grid": False} | ticks)
     y = number("mean", {"domain": [low, high], "nice": False}, {"title": up, "tickCount": 4 if across is None else 6})
     each = {"x": x, "detail": {"field": "curve"}}

@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner
 from damages import DAMAGES, RANK, change, change_weights
 from expected_figures import explained, layers_of, task_vectors
-from parsed_page import body, card, check_alone, rows
+from parsed_page import body, card, check_alone, check_phone, rows
 from safetensors.numpy import load_file, save_file
 from tiny_clip import LAYERS, WIDTH, write_images, write_open_clip, write_task, write_task_file
 
@@ -292,6 +292,8 @@ def test_the_command_prints_all_and_exits_with_3_where_merge_would_refuse(task_f
     assert (stored["refused"], [fault["task"] for fault in stored["faults"]]) == (True, ["task0"])
     text = (folder / "check.html").read_text()
     check_alone(text)
+    check_phone(body(text))
+    assert "-0.00<" not in text
     faults, explained_norm = card(body(text), "Faults"), card(body(text), "Explained norm")
     assert faults is not None
     assert explained_norm is not None

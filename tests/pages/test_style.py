@@ -7,31 +7,13 @@ from importlib.resources import files
 
 import pytest
 from jinja2 import Template
+from page_colors import contrast, parsed
 
 STYLE = Template((files("mingle_edge.pages") / "templates/style.css").read_text(encoding="utf-8")).render()
 LIGHT, DARK = (
     dict(re.findall(r"--(\w+): (#\w+);", block)) for block in re.findall(r":root \{([^}]*)\}", STYLE)
 )  # fmt: skip
 KINDS = ("blue", "green", "grey", "orange", "purple", "red")
-Color = tuple[float, float, float]
-
-
-def parsed(color: str) -> Color:
-    """Red, green and blue from 0 to 1 of `#abc` or `#aabbcc`."""
-    digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
-    red, green, blue = (int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4))
-    return red, green, blue
-
-
-def contrast(one: Color, other: Color) -> float:
-    """The contrast ratio of WCAG 2.2 (w3.org/TR/WCAG22, "contrast ratio", "relative luminance")."""
-
-    def luminance(color: Color) -> float:
-        parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color]
-        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 @pytest.mark.parametrize("scheme", [LIGHT, DARK], ids=["light", "dark"])

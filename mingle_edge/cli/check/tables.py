@@ -180,7 +180,7 @@ def _routed(report: CheckReport, task: TaskFacts) -> tuple[str, str, str] | None
 def _cosines(report: CheckReport) -> Iterator[Figures]:
     if report.similarity is not None and len(report.similarity.tasks) > 1:
         names, cosines = report.similarity.tasks, report.similarity.cosines
-        rows = [[name, *(f"{value:.2f}" for value in row)] for name, row in zip(names, cosines, strict=True)]
+        rows = [[name, *(f"{round(value, 2) + 0.0:.2f}" for value in row)] for name, row in zip(names, cosines, strict=True)]
         shares = {number: [min(abs(value), 1.0) for value in row] for number, row in enumerate(cosines)}
         about = "Cosines of task vectors, over all layers that carry experts."
         yield Figures("Similarity of tasks", about, ["", *names], rows, shares, wide=True)

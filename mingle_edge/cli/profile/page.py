@@ -127,8 +127,9 @@ def _drawings(report: ProfileReport) -> Iterator[Drawing]:
         heading, legend = f"Resident and loaded bytes, up to {most}", [("blue", "resident"), ("green", "loaded in the run")]
         yield Drawing("Experts over time", runs("Bytes of experts", [resident, loaded], "MB"), heading, legend)
         stalls = [1e3 * run.stall_seconds for run in report.traffic]
-        chart = runs("Stalls", [Curve("stalled", "grey", stalls)], "ms")
-        yield Drawing("Experts over time", chart, f"Stalled, up to {ms(max(stalls) / 1e3)} ms")
+        if max(stalls) > 0:
+            chart = runs("Stalls", [Curve("stalled", "grey", stalls)], "ms")
+            yield Drawing("Experts over time", chart, f"Stalled, up to {ms(max(stalls) / 1e3)} ms")
     if compares_experts(report):
         yield Drawing("Where the time goes: operators", _pairs("Operators", breakdown.operators(report)), legend=_PAIR)
         yield Drawing("Where the time goes: layers", _pairs("Layers", breakdown.layer_kinds(report)), legend=_PAIR)

@@ -139,7 +139,7 @@ def _start(report: ProfileReport) -> str:
     imported, before = (report.memory.get(name) for name in ("imported", "before"))
     if imported is None or before is None:
         return "The bundle's includes ONNX Runtime's own start, as the report is of an earlier version; profile again."
-    return f"ONNX Runtime's own start, {size(before.since(imported).resident)}, comes before and is in none of them."
+    return f"ONNX Runtime's own start, {size(max(before.since(imported).resident, 0))}, comes before and is in none of them."
 
 
 def _latencies(by_prefix: Mapping[str, Mapping[str, Latency]], fold: str = "") -> Table:
