@@ -31,8 +31,8 @@ runtime runs it without torch and onnx, or an application in JavaScript does. An
 _INTEGERS = """## Integers
 What a device computes for a row of 64 x 255 by a column of 64 x 127, unsigned by signed; {exact} is right. A device that
 saturates cuts off sums that do not fit in 16 bits. Bundles hold no numbers as large as 127, so that such a device computes
-their products exactly, too. Each matrix is multiplied in two ways, which use different kernels: with activations that are given as
-integers, and with activations that are quantized during the run, as in bundles.
+their products exactly, too. Each matrix is multiplied in two ways, which use different kernels: with activations that are
+given as integers, and with activations that are quantized during the run, as in bundles.
 """
 _DETAILS = """## Device by device
 Cosines are the smallest of all images and experts, first with the golden outputs and then with this machine's answers. The
@@ -63,8 +63,8 @@ features = "fp asimd evtstrm crc32 cpuid"
 ```
 
 Emulation needs Debian's package `qemu-user-static`; JavaScript needs `nodejs` and `npm`. A Python for another machine is
-unpacked from Debian's packages into `devices/.cache`; nothing on the system changes. Where something is missing, cells are not measured,
-and the page says so. Delete `devices/.cache` to fetch the newest ONNX Runtime again.
+unpacked from Debian's packages into `devices/.cache`; nothing on the system changes. Where something is missing, cells are not
+measured, and the page says so. Delete `devices/.cache` to fetch the newest ONNX Runtime again.
 
 Labels of all test images on one device: `.venv/bin/python -m devices --labels --devices cortex_a72`.
 """
@@ -89,7 +89,7 @@ def render(devices: Sequence[Device], cells: Sequence[Cell], labels: Sequence[La
 def _matrix(devices: Sequence[Device], cells: Sequence[Cell]) -> Iterator[str]:
     bundles = [name for name in RECIPES if any(cell.bundle == name for cell in cells)]
     yield "## The matrix"
-    yield "The smallest cosine of each cell. Wrong cells are marked. Where one was not measured, the reason stands under its device."
+    yield "The smallest cosine of each cell. Wrong cells are marked. The reason why one was not measured is under its device."
     yield ""
     yield from _table_head("device", "ONNX Runtime", *(name.replace("-", " ") for name in bundles))
     for device, version, own in _groups(devices, cells):
