@@ -14,6 +14,7 @@ from mingle_edge.pages.labels import shorten, spread
 from mingle_edge.pages.vega import NARROW, Spec, color, draw, draw_both, layer, number
 
 _LINE = 16  # pixels between names at the right
+_FEW_STEPS = 6  # up to as many, each has a tick
 _END = {"value": "width"}
 _NAME = {"type": "text", "align": "left", "dx": 5, "aria": False}
 
@@ -127,7 +128,9 @@ def _curves(curves: Sequence[Curve], ends: tuple[float, float], across: str | No
             edges = {"from": max(mean - band, low), "to": min(mean + band, high)} if band and mean is not None else {}
             rows.append(look | {"step": step, "mean": mean, "from": mean, "to": mean} | edges)
     last = max((row["step"] for row in rows), default=2)
-    ticks: Spec = {"values": [1, last]} if across is None else {"tickMinStep": 1, "tickCount": 5, "format": "d"}
+    ticks: Spec = {"format": "d", "tickCount": 5}
+    if across is None or last <= _FEW_STEPS:
+        ticks |= {"values": [1, last] if across is None else list(range(1, last + 1))}
     x = number("step", {"domain": [1, max(last, 2)], "nice": False}, {"title": across, "grid": False} | ticks)
     y = number("mean", {"domain": [low, high], "nice": False}, {"title": up, "tickCount": 4 if across is None else 6})
     each = {"x": x, "detail": {"field": "curve"}}

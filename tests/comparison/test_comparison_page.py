@@ -262,6 +262,14 @@ def test_curves_and_bands_lie_where_the_ticks_say(compared, whole):
     assert all(len(marks(panel, "mark-line")) == 3 for panel in panels)
 
 
+@pytest.mark.parametrize(("tasks", "ticks"), [(2, ["1", "2"]), (3, ["1", "2", "3"]), (20, ["5", "10", "15", "20"])])
+def test_steps_are_counted_in_whole_tasks(tasks, ticks):
+    compared = results(tasks=TASKS[:tasks], labels=FEW, orders=1)
+    for svg in card(body(page(compared)), "After each step").iterfind("div/svg"):
+        labels = [group for group in svg.iter("g") if group.get("class") == "mark-text role-axis-label"]
+        assert [text.text for text in labels[0]] == ticks
+
+
 def test_tuning_times_and_how_it_was_made_are_told(compared, whole):
     trials = [
         (label, f"{trial['acc']:.1f}", trial["parameters"] == method["tuning"]["chosen"])
