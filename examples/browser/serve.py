@@ -2,13 +2,14 @@
 
     python examples/browser/serve.py BUNDLE [--port 8000] [--host 127.0.0.1]
 
-Needs `make javascript` (or `npm ci --ignore-scripts --prefix examples`) once, and Python alone. All that it does is hand out files: any
-static web server does as well, given the headers below (docs/browser.md).
+Needs `make javascript` (or `npm ci --ignore-scripts --prefix examples`) once, and Python alone. It hands out files and nothing
+else: any static web server does as well, given the headers below (docs/browser.md).
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import signal
 import sys
@@ -16,12 +17,14 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 RUNTIME = "node_modules/onnxruntime-web/dist"
 FOLDERS = ("browser", "javascript", RUNTIME)
 """of the examples, whose files are handed out"""
+TYPES = {".mjs": "text/javascript", ".wasm": "application/wasm"}  # which older Pythons do not know
 HEADERS = {
     # These two let a page use several threads (https://web.dev/articles/coop-coep).
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -82,13 +85,13 @@ class Handler(SimpleHTTPRequestHandler):
     """Hands out the page, the runtime and the files of one bundle, and nothing else."""
 
     protocol_version = "HTTP/1.1"
-    extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript", ".wasm": "application/wasm"}
 
     def __init__(self, *arguments: object, bundle: Path, files: frozenset[str]) -> None:
         self._bundle, self._files = bundle, files
+        self.extensions_map = {**self.extensions_map, **TYPES}
         super().__init__(*arguments)  # type: ignore[arg-type]
 
-    def send_head(self) -> object:
+    def send_head(self) -> io.BytesIO | BinaryIO | None:
         """Send the page's address from the root, headers of a file, or that there is none."""
         if urlsplit(self.path).path == "/":
             self.send_response(302)

@@ -8,24 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_clip
+from kinds import KINDS, LOOSE
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from mingle_edge_export import ExportOptions, export_bundle
-
-LOOSE = {"min_cosine": 0.0, "min_route_agreement": 0.0}  # random weights are harder to quantize than trained ones
-KINDS = {
-    "image-fp32": ("image", {}),
-    "image-fp16-two-experts": ("image", {"precision": "fp16", "top_k": 2}),
-    "image-int8": ("image", {"precision": "int8"}),
-    "image-int8-two-experts": ("image", {"precision": "int8", "top_k": 2}),
-    "image-int4": ("image", {"precision": "int4"}),
-    "layer-fp32": ("layer", {}),
-    "layer-int8": ("layer", {"precision": "int8"}),
-    "folded": ("image", {"fold": "task1"}),
-}
-"""name -> scope and options of the export"""
-LOSSLESS = ("image-fp32", "layer-fp32", "folded")
 
 
 @pytest.fixture(scope="session")

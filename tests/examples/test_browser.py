@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from answers import TOP, assert_python_s
-from conftest import LOSSLESS
 from javascript import EXAMPLES, node
-from PIL import Image
+from kinds import LOSSLESS
 from pictures import picture
+from PIL import Image
 
 from mingle_edge_runtime import EdgeModel
 

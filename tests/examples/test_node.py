@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 from answers import TOP, assert_python_s
-from conftest import KINDS, LOSSLESS
 from javascript import EXAMPLES, node
+from kinds import KINDS, LOSSLESS
 from PIL import Image
 
 CLASSIFY = EXAMPLES / "node/classify.mjs"

@@ -1,6 +1,6 @@
 """A camera that never stops: sustained frames per second and latency, minute by minute, with a cut to another task at times.
 
-    python examples/video_loop.py BUNDLE [FOLDER] [--minutes 10] [--cut 5] [--way submit|stream|named] [--threads N]
+    python -m benchmarks.video_loop BUNDLE [FOLDER] [--minutes 10] [--cut 5] [--way submit|stream|named] [--threads N]
 
 FOLDER holds the frames, taken in order of their names; a cut jumps elsewhere. Without it a moving picture per task is made up.
 Ways: "submit" routes every frame and decodes the next while one runs; "stream" keeps a route while the picture hardly moves;
@@ -18,11 +18,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from mingle_edge_runtime import EdgeModel, Prediction
@@ -30,6 +32,8 @@ from mingle_edge_runtime import EdgeModel, Prediction
 IN_FLIGHT = 2  # frames: one that runs, and one that is decoded meanwhile
 SIDE = 256  # pixels of made-up frames
 CPU = Path("/sys/devices/system/cpu")
+Shots: TypeAlias = Callable[[int], Iterator[Any]]
+"""frames of the shot of a number: paths, or arrays"""
 
 
 def main() -> None:
@@ -50,12 +54,12 @@ def main() -> None:
         run(model, shots, arguments.way, 60 * arguments.minutes, arguments.cut)
 
 
-def run(model: EdgeModel, shots: Callable[[int], Iterator[object]], way: str, seconds: float, cut: float) -> None:
+def run(model: EdgeModel, shots: Shots, way: str, seconds: float, cut: float) -> None:
     """Classify frames for `seconds`, with a new shot every `cut` seconds, and print a line per minute."""
     stream = model.stream(reuse=way == "stream" and model.bundle.index.scope == "image")
     print(f"{'minute':>6} {'frames':>7} {'per s':>7} {'p50 ms':>8} {'p99 ms':>8} {'MHz':>6} {'C':>5} {'cuts':>5} {'loaded':>9}")
-    throttled, rates, everything = throttle_count(), [], []
-    minute, number, latencies, waiting = 0, 0, [], deque()
+    throttled, rates, everything = throttle_count(), list[float](), list[float]()
+    minute, number, latencies, waiting = 0, 0, list[float](), deque[tuple[float, Future[list[Prediction]]]]()
     started = minute_started = time.perf_counter()
     frames, next_cut = shots(0), started + cut
     while (now := time.perf_counter()) < started + seconds:
@@ -81,10 +85,11 @@ def run(model: EdgeModel, shots: Callable[[int], Iterator[object]], way: str, se
     everything += latencies
     rate = len(everything) / (time.perf_counter() - started)
     full = rates[: int(seconds // 60)] or rates
+    after = throttle_count()
     print(
         f"all: {len(everything)} frames, {rate:.2f} per s, {percentiles(everything)} ms; "
         f"last full minute {full[-1] / full[0]:.3f} x the first; throttled "
-        + ("unknown" if throttled is None else f"{throttle_count() - throttled} times")
+        + ("unknown" if throttled is None or after is None else f"{after - throttled} times")
     )
     if way == "stream":
         print(f"route reuse: {stream.stats()}")
@@ -110,7 +115,7 @@ def percentiles(latencies: list[float]) -> str:
     return f"{p50:>8.1f} {p99:>8.1f}"
 
 
-def folder_shots(folder: Path) -> Callable[[int], Iterator[Path]]:
+def folder_shots(folder: Path) -> Shots:
     """Frames of a folder: shot n begins elsewhere than shot n - 1, and runs round and round."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in Image.registered_extensions())
     if not files:
@@ -125,10 +130,10 @@ def folder_shots(folder: Path) -> Callable[[int], Iterator[Path]]:
     return shot
 
 
-def made_up_shots(tasks: int) -> Callable[[int], Iterator[np.ndarray]]:
-    """A smooth coloured picture per task, under a camera that pans, with noise."""
+def made_up_shots(tasks: int) -> Shots:
+    """A smooth colored picture per task, under a camera that pans, with noise."""
 
-    def shot(number: int) -> Iterator[np.ndarray]:
+    def shot(number: int) -> Iterator[NDArray[np.uint8]]:
         random = np.random.default_rng(number % tasks)
         coarse = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8))
         world = np.asarray(coarse.resize((2 * SIDE, 2 * SIDE), Image.Resampling.BICUBIC), np.int16)
@@ -160,7 +165,7 @@ def throttle_count() -> int | None:
     return sum(counts) if counts else None
 
 
-def numbers(paths: Iterator[Path]) -> list[int]:
+def numbers(paths: Iterable[Path]) -> list[int]:
     """The integers in those files that can be read."""
     found = []
     for path in paths:

@@ -1,0 +1,72 @@
+"""A bundle with plain ONNX Runtime and no package of this project: from an image to its label.
+
+    python examples/onnxruntime_only.py BUNDLE IMAGE [IMAGE ...]
+
+Needs onnxruntime >= 1.20, numpy and Pillow. For bundles of the image scope with one expert a route, not in int4, and images
+prepared as open_clip does; `mingle_edge_runtime` serves all others, and checks what it reads (docs/onnxruntime.md).
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from PIL import Image, ImageOps
+
+
+def open_bundle(folder: Path) -> Callable[[Path], tuple[str, str, float, str]]:
+    """Return a function from an image to its label, the label's task, its probability, and the task whose expert ran."""
+    index = json.loads((folder / "bundle.json").read_text())
+    check(index)
+    spec, side, tasks = index["preprocess"], index["preprocess"]["image_size"], index["tasks"]
+    names = [(label, task["name"]) for task in tasks for label in task["labels"]]
+    heads = [task["logit_scale"] * np.load(folder / task["head"]) for task in tasks]
+    biases = [np.load(folder / task["bias"]) if task.get("bias") else 0 for task in tasks]
+    ort.set_default_logger_severity(3)  # it warns of every input that has a default
+    files = index["router"]["file"], index["tower"]
+    router, tower = (ort.InferenceSession(folder / file, providers=["CPUExecutionProvider"]) for file in files)
+
+    def classify(path: Path) -> tuple[str, str, float, str]:
+        picture = ImageOps.exif_transpose(Image.open(path))  # noqa: TID251
+        width, height = (side * length // min(picture.size) for length in picture.size)
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        picture = picture.resize((width, height), Image.Resampling[spec["interpolation"].upper()])
+        values = np.asarray(picture.crop((left, top, left + side, top + side)).convert("RGB"), np.float32) / 255
+        pixels = {"pixel_values": ((values - np.float32(spec["mean"])) / np.float32(spec["std"])).transpose(2, 0, 1)[None]}
+
+        posterior, confidence = (output[0] for output in router.run(["posterior", "confidence"], pixels))
+        routed = confidence >= np.float32(index["router"]["confidence_bound"])  # else no task claims the image
+        options, adapter, task = ort.RunOptions(), ort.LoraAdapter(), tasks[posterior.argmax()]
+        if routed:
+            adapter.Load(str(folder / task["expert"]))  # mapped, not read; keep it for the next image of this task
+            options.add_active_adapter(adapter)
+        (embed,) = tower.run(["image_embeds"], pixels, options)[0]
+
+        logits = [head @ embed + bias for head, bias in zip(heads, biases, strict=True)]
+        competing = logits if routed else [np.concatenate(logits)]  # a softmax for each task, or one for all labels
+        shares = posterior if routed else [1]
+        powers = [np.exp(scores - scores.max()) for scores in competing]
+        probabilities = np.concatenate([p * power / power.sum() for p, power in zip(shares, powers, strict=True)])
+        best = probabilities.argmax()
+        return *names[best], float(probabilities[best]), task["name"] if routed else "none, the plain backbone"
+
+    return classify
+
+
+def check(index: dict) -> None:
+    """Exit for a bundle that takes more than is written here."""
+    spec = index["preprocess"]
+    plain = spec["resize"] == "shortest_edge" and spec["rgb"] == "after_crop" and spec["crop_offset"] == "half_to_even"
+    plain = plain and spec.get("resized_side", spec["image_size"]) == spec["image_size"]
+    if not (index["scope"] == "image" and index["top_k"] == 1 and index["expert_precision"] != "int4" and plain):
+        sys.exit("error: this bundle takes more than plain ONNX Runtime and these lines: use mingle_edge_runtime")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    classify = open_bundle(Path(sys.argv[1]))
+    for image in sys.argv[2:]:
+        print(image, *classify(Path(image)), sep="\t")

@@ -1,0 +1,15 @@
+"""The bundles that the examples are tried on."""
+
+LOOSE = {"min_cosine": 0.0, "min_route_agreement": 0.0}  # random weights are harder to quantize than trained ones
+KINDS = {
+    "image-fp32": ("image", {}),
+    "image-fp16-two-experts": ("image", {"precision": "fp16", "top_k": 2}),
+    "image-int8": ("image", {"precision": "int8"}),
+    "image-int8-two-experts": ("image", {"precision": "int8", "top_k": 2}),
+    "image-int4": ("image", {"precision": "int4"}),
+    "layer-fp32": ("layer", {}),
+    "layer-int8": ("layer", {"precision": "int8"}),
+    "folded": ("image", {"fold": "task1"}),
+}
+"""name -> scope and options of the export"""
+LOSSLESS = ("image-fp32", "layer-fp32", "folded")
