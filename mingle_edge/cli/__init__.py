@@ -18,7 +18,7 @@ from mingle_edge.core.extras import advice, package_of
 
 COMMANDS = (
     *("init", "check", "merge", "evaluate", "compare", "export", "head"),
-    *("run", "serve", "verify", "inspect", "profile", "demo"),
+    *("run", "serve", "verify", "inspect", "profile", "card", "demo"),
 )
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = {
     "mingle_edge": (
         *("core", "files", "clip", "data", "checkpoints", "experts", "gates", "routing", "merging", "checking"),
-        *("evaluation", "pages", "comparison", "demo", "cli"),
+        *("evaluation", "pages", "comparison", "card", "demo", "cli"),
     ),
     "export/mingle_edge_export": ("graph", "precision", "tower", "check", "bundle"),
     "runtime/mingle_edge_runtime": ("bundle", "images", "ort", "experts", "scopes", "check", "serving", "profile"),
