@@ -16,6 +16,7 @@ from mingle_edge.cli.next_step import suggest, unused
 from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
+from mingle_edge.cli.text_table import text_table
 from mingle_edge.files.output_path import check_output_file, write_output
 
 if TYPE_CHECKING:
@@ -63,13 +64,11 @@ def command(ctx: click.Context, task_file: Path, json_path: Path | None, html_pa
 def _lines(report: CheckReport) -> Iterator[str]:
     """Yield the report as a terminal shows it: faults and warnings last, where one looks first."""
     from mingle_edge.cli.check.tables import figures, headline, said
-    from mingle_edge.cli.profile.tables import Table
-    from mingle_edge.cli.profile.terminal import table_lines
 
     for table in figures(report):
         if not table.wide:
             yield from wrap(f"{table.title}. {table.about}", _WIDTH)
-            yield from map(one_line, table_lines(Table(table.head, table.rows)))
+            yield from map(one_line, text_table(table.head, table.rows))
             yield ""
     yield from (f"warning: {_shown(said(finding))}" for finding in report.warnings)
     yield from (f"fault: {_shown(said(finding))}" for finding in report.faults)

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mingle_edge.cli.byte_size import format_bytes
-from mingle_edge.core.wording import count
+from mingle_edge.core.wording import MISSING, count
 
 if TYPE_CHECKING:
     from mingle_edge.checking.report import CheckReport, Finding, TaskFacts
 
-_UNKNOWN = "-"
 _NAMINGS = {"open_clip": "open_clip", "hugging_face": "Hugging Face", "timm": "timm"}
 _HEADS = {
     "text tower of the backbone": "backbone's text",
@@ -65,11 +64,11 @@ def _checkpoints(report: CheckReport) -> Iterator[Figures]:
     rows = []
     named = [
         ("backbone", report.backbone, ""),
-        *((task.name, task.checkpoint, _HEADS.get(task.head or _UNKNOWN, task.head or _UNKNOWN)) for task in report.tasks),
+        *((task.name, task.checkpoint, _HEADS.get(task.head or MISSING, task.head or MISSING)) for task in report.tasks),
     ]
     for name, facts, head in named:
         if facts is None:
-            rows.append([name, *[_UNKNOWN] * 5, head])
+            rows.append([name, *[MISSING] * 5, head])
         else:
             kind = [
                 _NAMINGS.get(facts.naming, facts.naming),
@@ -87,9 +86,9 @@ def _images(report: CheckReport) -> Iterator[Figures]:
     for task in report.tasks:
         if (facts := task.images) is not None:
             counts = sorted(set(facts.per_class.values()))
-            each = "-".join(map(str, counts)) if counts else _UNKNOWN
+            each = "-".join(map(str, counts)) if counts else MISSING
             seeds = facts.found.get("seeds")
-            found = [_UNKNOWN, _UNKNOWN] if seeds is None else [str(seeds.images), str(sum(seeds.skipped.values()))]
+            found = [MISSING, MISSING] if seeds is None else [str(seeds.images), str(sum(seeds.skipped.values()))]
             shared = [_overlap(facts.overlap, key) for key in ("test", "tune")]
             rows.append([task.name, str(task.classes), str(facts.count), *found, each, str(facts.duplicates), *shared])
     about = (
@@ -154,7 +153,7 @@ def _alike(report: CheckReport) -> Iterator[Figures]:
     for task in report.tasks:
         nearest, routed = _nearest(report, task), _routed(report, task)
         if nearest or routed:
-            rows.append([task.name, *(nearest or (_UNKNOWN, _UNKNOWN)), *(routed or (_UNKNOWN, _UNKNOWN, _UNKNOWN))])
+            rows.append([task.name, *(nearest or (MISSING, MISSING)), *(routed or (MISSING, MISSING, MISSING))])
     about = "Nearest: the task whose task vector has the largest cosine. Routed: left-out calibration images, rough."
     head = ["", "nearest", "cosine", "routed to itself", "most others to", "of all"]
     yield Figures("Likeness of tasks", about, head, rows)
@@ -174,7 +173,7 @@ def _routed(report: CheckReport, task: TaskFacts) -> tuple[str, str, str] | None
     shares = dict(zip(report.confusion.tasks, report.confusion.routed[task.name], strict=True))
     right = shares.pop(task.name)
     other = max(shares, key=shares.__getitem__)
-    return f"{right:.0%}", other if shares[other] else _UNKNOWN, f"{shares[other]:.0%}" if shares[other] else _UNKNOWN
+    return f"{right:.0%}", other if shares[other] else MISSING, f"{shares[other]:.0%}" if shares[other] else MISSING
 
 
 def _cosines(report: CheckReport) -> Iterator[Figures]:
@@ -235,7 +234,7 @@ def _kind(layer: str) -> str:
 
 def _overlap(overlap: Mapping[str, int | None], key: str) -> str:
     if key not in overlap:
-        return _UNKNOWN
+        return MISSING
     return "?" if overlap[key] is None else str(overlap[key])
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from mingle_edge.cli.profile.tables import Table, ms, notes, sections, size, summary, timed_once
-from mingle_edge.pages.labels import shorten
+from mingle_edge.cli.profile.tables import ms, notes, sections, size, summary, timed_once
+from mingle_edge.cli.text_table import text_table
 
 if TYPE_CHECKING:
     from mingle_edge_runtime.profile import Comparison, Figure, ProfileReport
 
-_NAME, _WIDTH = 31, 80  # characters
+_WIDTH = 80  # characters
 
 
 def profile_lines(report: ProfileReport) -> Iterator[str]:
@@ -28,7 +28,7 @@ def profile_lines(report: ProfileReport) -> Iterator[str]:
         yield from wrap(f"{section.title}. {section.about}", _WIDTH)
         for table in section.tables:
             if table.rows and not table.fold:
-                yield from table_lines(table)
+                yield from text_table(table.head, table.rows)
     yield from (f"note: {note}" for note in notes(report))
 
 
@@ -40,21 +40,12 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
         interval = f"{figure.interval[0]:.3f} to {figure.interval[1]:.3f}" if figure.interval else ""
         values = (_value(figure, value) for value in (figure.before, figure.after))
         rows.append([figure.name, *values, change, interval, figure.verdict])
-    yield from table_lines(Table(["", "before", "after", "change", "95% interval", "verdict"], rows))
+    yield from text_table(["", "before", "after", "change", "95% interval", "verdict"], rows)
     worse = [f"{figure.name} {figure.verdict}" for figure in comparison.regressions(percent=0)]
     yield f"\nregressions beyond the noise: {', '.join(worse) or 'none'}"
     if any(figure.verdict == "as dense" for figure in comparison.figures):
         yield "as dense: the time changed and its ratio to dense did not, so the machine did, not the bundle"
     yield from (f"warning: {warning}" for warning in comparison.warnings)
-
-
-def table_lines(table: Table) -> Iterator[str]:
-    """Yield the lines of a table, with columns as wide as their widest cell."""
-    rows = [[shorten(name, _NAME), *cells] for name, *cells in (table.head, *table.rows)]
-    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, *cells in rows:
-        line = "  ".join([f"  {name:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(cells, others, strict=True))])
-        yield line.rstrip()
 
 
 def _value(figure: Figure, value: float) -> str:
