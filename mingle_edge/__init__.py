@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mingle_edge.card.card import model_card
     from mingle_edge.checking.check import check
     from mingle_edge.checking.report import CheckReport
     from mingle_edge.checking.starting_task_file import StartingTaskFile, init
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from mingle_edge.merging.merged_model import MergedModel
 
 _MODULES = {
+    "card.card": ("model_card",),
     "checking.check": ("check",),
     "checking.report": ("CheckReport",),
     "checking.starting_task_file": ("StartingTaskFile", "init"),
@@ -113,6 +115,7 @@ __all__ = [
     "init",
     "inspect",
     "merge",
+    "model_card",
     "write_head",
 ]
 

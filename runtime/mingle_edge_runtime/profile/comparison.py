@@ -104,8 +104,8 @@ def compare(before: ProfileReport, after: ProfileReport) -> Comparison:
             figures += _latencies(f"{row.axis} {row.value}: ", row.latency, other.latency).values()
     figures += _once(before, after)
     for name in _both(before.residence, after.residence):
-        old, new = (report.residence[name].memory for report in (before, after))
-        figures += _memory(f"memory of {name}", old, new, of_baseline=name in BASELINES)
+        memory = [report.residence[name].memory for report in (before, after)]
+        figures += _memory(f"memory of {name}", memory[0], memory[1], of_baseline=name in BASELINES)
     return Comparison(tuple(figures), tuple(_warnings(before, after)))
 
 
