@@ -44,10 +44,11 @@ def error_messages(package: str) -> dict[str, list[str]]:
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef) and (name := _name(node.returns)).endswith("Error")
     }
+    within = {id(node) for _, maker in makers.values() for node in ast.walk(maker)}
     messages: dict[str, list[str]] = defaultdict(list)
     for tree in trees:
         for node in ast.walk(tree):
-            if not isinstance(node, ast.Call):
+            if not isinstance(node, ast.Call) or id(node) in within:
                 continue
             called = _name(node.func)
             raised, maker = makers.get(called, (called, None))
@@ -75,7 +76,7 @@ def error_tables() -> str:
                 "",
                 documented[raised].splitlines()[0],
                 "",
-                "| message | it says to |",
+                "| message | what to do |",
                 "| --- | --- |",
             ]
             lines += [f"| {_cell(what)} | {_cell(way_out)} |" for what, way_out in map(_parts, messages)]
@@ -96,7 +97,7 @@ def _parts(message: str) -> tuple[str, str]:
     """Split a message into what is wrong and the next step, which stands behind its last semicolon, or its last colon."""
     if "; " in message:
         what, _, way_out = message.rpartition("; ")
-        return what, way_out
+        return what, "as the message says" if way_out == VALUE else way_out
     what, _, way_out = message.rpartition(": ")
     return (what, way_out) if what and way_out.split()[0] in NEXT_STEPS else (message, "")
 
