@@ -15,6 +15,7 @@ from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
 from mingle_edge.core.errors import MingleError
+from mingle_edge.core.wording import count
 
 if TYPE_CHECKING:
     from mingle_edge.merging.merged_model import MergedModel
@@ -61,7 +62,7 @@ def summary(model: MergedModel) -> str:
     """Say what a merged model is: its tasks and size, what its experts keep, and what its router reads."""
     kept = {task.name: float(share) for task in model.tasks if (share := task.record.get("explained_norm")) is not None}
     parts = [
-        f"{model.path}: {len(model.tasks)} tasks, scope {model.scope}: {', '.join(model.task_names)}; "
+        f"{model.path}: {count(len(model.tasks), 'task')}, scope {model.scope}: {', '.join(model.task_names)}; "
         f"{format_bytes(model.stored_bytes)}"
     ]
     if kept:

@@ -21,6 +21,7 @@ from mingle_edge.demo import task_files, tiny_clip
 from mingle_edge.demo.baselines import BASELINES, evaluate_baseline
 from mingle_edge.demo.captions import captioned_images
 from mingle_edge.demo.classification import classify_test_images
+from mingle_edge.demo.cost import measure_cost
 from mingle_edge.demo.parallel import run_parts
 from mingle_edge.demo.splits import LabeledImages, make_split, write_labeled, write_unlabeled
 from mingle_edge.demo.tasks import TASKS, ImageTask
@@ -34,7 +35,6 @@ from mingle_edge.merging.merge import merge
 from mingle_edge_export import Parity, export_bundle
 from mingle_edge_runtime.check.verify import verify
 from mingle_edge_runtime.ort.machine import machine_record
-from mingle_edge_runtime.profile import profile
 
 SCOPES = ("image", "layer")
 MARK = "ABOUT.txt"
@@ -42,7 +42,6 @@ _MARK_TEXT = "Written by `mingle-edge demo`. A new demo in this folder replaces 
 SEED = 2
 """Of everything drawn and trained. Results of 0 and 1 were seen while the demonstration was made; of this one, nothing was."""
 CAPTIONED = 8000  # images for pretraining
-_PROFILE_RUNS = 200
 _PACKAGES = ("mingle-edge", "torch", "open_clip_torch", "onnx", "onnxruntime", "scikit-learn")
 
 
@@ -98,7 +97,9 @@ def _run(output: Path, seed: int, progress: Progress) -> dict[str, Any]:
     with _timed(seconds, "classify"):
         report["runtime"] = classify_test_images(output, progress)
     with _timed(seconds, "profile"):
-        report["latency"] = _profile(output / "image-bundle", progress)
+        progress("profile", 0, 1)
+        report["cost"] = measure_cost(output / "image-bundle")
+        progress("profile", 1, 1)
     report |= {"seconds": seconds, "machine": machine_record(), "versions": {name: version(name) for name in _PACKAGES}}
     write_text(output / "report.json", json.dumps(report, indent=1) + "\n")
     return report
@@ -183,20 +184,3 @@ def _verify(bundle: Path, progress: Progress) -> float:
     verification = verify(bundle, progress=lambda done, total: progress("verify", done, total))
     verification.check()
     return min(verification.cosines.values())
-
-
-def _profile(bundle: Path, progress: Progress) -> dict[str, float]:
-    """Profile a bundle at batch 1 and one thread; returns median milliseconds, and ratios to the tower without experts."""
-    profiled = profile(
-        bundle,
-        runs=_PROFILE_RUNS,
-        threads=1,
-        batch_sizes=(1,),
-        progress=lambda _, done, total: progress("profile", done, total),
-    )
-    ratios = profiled.ratios["dense"]
-    return {
-        "ratio_to_dense": ratios["named"].ratio,
-        "ratio_to_dense_routed": ratios["routed"].ratio,
-        **{f"milliseconds_{kind}": 1e3 * times.p50 for kind, times in profiled.latency.items()},
-    }

@@ -91,8 +91,12 @@ def test_help_and_documentation_list_the_codes() -> None:
 
 
 def test_a_defect_of_ours_shows_its_traceback_and_has_a_code_of_its_own() -> None:
-    code = "import click, mingle_edge.cli as cli\ncli.LazyGroup.get_command = lambda *given: click.Command('x', callback=lambda: 1 / 0)"
-    process = subprocess.run([sys.executable, "-c", f"{code}\ncli.main(['x'])"], capture_output=True, text=True, check=False)
+    code = """
+import click, mingle_edge.cli as cli
+cli.LazyGroup.get_command = lambda *given: click.Command("x", callback=lambda: 1 / 0)
+cli.main(["x"])
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert process.returncode == ExitCode.DEFECT
     assert process.stderr.startswith("Traceback ")
     assert process.stderr.endswith("ZeroDivisionError: division by zero\n")

@@ -55,7 +55,7 @@ SWAPPED = "the arguments are swapped; run: mingle-edge "
         ("evaluate TASKS.toml merged", f"{SWAPPED}evaluate merged TASKS.toml"),
         (
             "evaluate bundle TASKS.toml",
-            "bundle is a bundle, and evaluate needs a merged model there; name the merged model that",
+            "bundle is a bundle, and evaluate needs a merged model there; name the merged",
         ),
         ("evaluate photos TASKS.toml", "photos is a folder of images, and evaluate needs a merged model there; name a merged"),
         ("evaluate merged bundle", "bundle is a bundle, and evaluate needs a task file there; name a task file"),
@@ -64,7 +64,7 @@ SWAPPED = "the arguments are swapped; run: mingle-edge "
         ("merge TASKS.toml --into bundle", "bundle is a bundle, and merge --into needs a merged model there; name the merged"),
         (
             "export bundle -o new",
-            "bundle is a bundle, and export needs a merged model there; name the merged model that it was",
+            "bundle is a bundle, and export needs a merged model there; name the merged model",
         ),
         ("export TASKS.toml -o new", "and export needs a merged model there; merge it first: mingle-edge merge TASKS.toml -o"),
         ("export merged -o new --images merged", "merged is a merged model, and export --images needs a task file there; "),

@@ -7,6 +7,7 @@ from tiny_clip import first_tasks
 
 from mingle_edge.clip.head import Head
 from mingle_edge.clip.vision_tower import embed_images
+from mingle_edge.core.errors import OptionError
 from mingle_edge.data.images import load_images
 from mingle_edge.evaluation.answers import Answers, measure, predict_among, predict_within
 from mingle_edge.evaluation.evaluate import evaluate, read_test_images
@@ -99,3 +100,17 @@ def test_a_task_still_to_come_is_measured_by_its_head_alone():
     merged = measure(Answers(embeds), embeds.flip(0), [0, 1, 0, 1], 1, heads, merged=2)
     assert merged.right == {"P1": 75.0, "P2": 25.0, "P3": 50.0}
     assert merged.owners.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("scope", "options", "message"),
+    [
+        ("image", {"pooling": "batch"}, "pooling averages the gates of the layer scope, .* leave out --pooled"),
+        ("image", {"top_k": 4}, "top-k is 4, and the model has 3 experts; give at most 3"),
+        ("layer", {"top_k": 4}, "top-k is 4, and the model has 3 experts; give at most 3"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(request, scope, options, message):
+    model, file = (request.getfixturevalue(name) for name in (f"{scope}_model", f"{scope}_task_file".removeprefix("image_")))
+    with pytest.raises(OptionError, match=message):
+        evaluate(model.path, file, **options)

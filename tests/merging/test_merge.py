@@ -16,6 +16,7 @@ from tiny_clip import first_tasks, write_open_clip, write_task, write_task_file
 from mingle_edge.checkpoints import open_checkpoint
 from mingle_edge.clip.vision_tower import embed_images
 from mingle_edge.core.errors import MergedModelError, MingleError
+from mingle_edge.core.progress import WARNING
 from mingle_edge.data.images import load_images
 from mingle_edge.merging import merge as merging
 from mingle_edge.merging.merge import merge
@@ -222,3 +223,18 @@ def test_a_view_knows_only_its_tasks(image_model):
         view.expert("task0")
     assert dataclasses.replace(view, tasks=image_model.tasks) == image_model
     assert Path(view.path) == image_model.path
+
+
+@pytest.mark.parametrize(
+    ("rank", "said"), [(48, []), (49, ["rank 49 is more than the tower's width, 48, and brings nothing more"])]
+)
+def test_a_rank_above_the_width_is_said_to_bring_nothing(tmp_path, rank, said):
+    warnings = []
+
+    def progress(stage, done, total, detail=""):
+        if stage == WARNING:
+            warnings.append(detail)
+
+    model = merge(write_task_file(tmp_path / "tasks", tasks=1, rank=rank), tmp_path / "merged", progress=progress)
+    assert [warning.split(";")[0] for warning in warnings] == said
+    assert max(len(factor) for name, factor in model.expert("task0").items() if name.endswith(".A")) == 48
