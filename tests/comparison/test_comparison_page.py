@@ -240,6 +240,8 @@ def test_the_title_counts_the_methods_that_the_sentences_count():
     assert words(whole.find(".//p[@class='lead']")).startswith(
         "Of 5 methods (1 without a figure) on 3 tasks in 2 orders, image"
     )
+    alone = body(page(results(labels=FEW[:2], tasks=TASKS[:3], orders=2)))
+    assert words(alone.find(".//h1")) == "Comparison of the references on 3 tasks"
 
 
 def test_curves_and_bands_lie_where_the_ticks_say(compared, whole):

@@ -53,7 +53,7 @@ def page(results: Mapping[str, Any]) -> str:
     settings = results["settings"] | {"seconds in all": f"{results['seconds']:.1f}"}
     return render(
         "comparison.html",
-        title=f"Comparison of {count(len(compared(results)), 'method')} on {count(len(tasks), 'task')}",
+        title=f"Comparison of {_compared(results)} on {count(len(tasks), 'task')}",
         results=results,
         summary=f"{results['task_file']}, {count(len(results['orders']), 'task order')}, "
         f"{sum(task['test_images'] for task in tasks)} test images",
@@ -100,6 +100,11 @@ def page(results: Mapping[str, Any]) -> str:
         tasks=[[task[key] for key in ("name", "classes", "test_images", "tune_images", "seed_images")] for task in tasks],
         orders=[(i, ", ".join(order)) for i, order in enumerate(results["orders"], 1)],
     )
+
+
+def _compared(results: Mapping[str, Any]) -> str:
+    number = len(compared(results))
+    return count(number, "method") if number else "the references"
 
 
 def _missing(results: Mapping[str, Any], label: str) -> str:

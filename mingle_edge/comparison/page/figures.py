@@ -96,7 +96,11 @@ def after_steps(results: Results) -> dict[str, Any] | None:
     ends = curves_extent(chain.from_iterable(small.values()))
     return {
         "chart": steps("Accuracy after each step", [*quiet, *named], curves_extent(quiet + named)),
-        "legend": [*zip(_LEADING, shown, strict=False), ("grey", "references, dashed"), ("grey faint", "other methods")],
+        "legend": [
+            *zip(_LEADING, shown, strict=False),
+            ("grey", "references, dashed"),
+            *([("grey faint", "other methods")] if quiet else []),
+        ],
         "small": {label: small_steps(label, curves, ends) for label, curves in small.items()},
     }
 
