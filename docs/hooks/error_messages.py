@@ -79,7 +79,8 @@ def error_tables() -> str:
                 "| message | what to do |",
                 "| --- | --- |",
             ]
-            lines += [f"| {_cell(what)} | {_cell(way_out)} |" for what, way_out in map(_parts, messages)]
+            split = [(what, way_out) for what, way_out in map(_parts, messages) if re.search(r"\w", what)]
+            lines += [f"| {_cell(what)} | {_cell(way_out)} |" for what, way_out in split]
     return "\n".join(lines)
 
 
