@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from mingle_edge.cli.byte_size import byte_size
+from mingle_edge.cli.path_kind import PathKind, check_kinds
 
 
 @click.command(short_help="Serve a bundle over HTTP.")
@@ -40,6 +41,7 @@ def command(bundle: Path, host: str, queue: int | None, max_request: int | None,
     """
     from mingle_edge_server import Limits, serve
 
+    check_kinds("serve", [(bundle, PathKind.BUNDLE)])
     show_failures()
     sizes = {name: value for name, value in (("queue", queue), ("request_bytes", max_request)) if value is not None}
     answered = serve(

@@ -28,6 +28,7 @@ from benchmarks import (
     memory_account,
     route_reuse,
     router_depth,
+    server_throughput,
     submit,
     task_cost,
     weight_codes,
@@ -186,6 +187,12 @@ def test_router_depth(figures_of, monkeypatch) -> None:
 def test_submit(image_bundle, figures_of) -> None:
     figures = figures_of(submit, image_bundle, "--frames", 4, "--rounds", 1, "--size", "64x36", *ONE_THREAD)
     assert figures["submit_over_classify"] > 0
+
+
+def test_server_throughput(image_bundle, figures_of) -> None:
+    figures = figures_of(server_throughput, image_bundle, "--images", 8, "--rounds", 1, "--size", "64x36", *ONE_THREAD)
+    assert list(figures["ways"]) == ["classify", "submit", "1", "4", "16"]
+    assert all(way["images_per_second"] > 0 and way["p99_ms"] >= way["median_ms"] for way in figures["ways"].values())
 
 
 def test_task_cost(figures_of, tmp_path, capsys) -> None:

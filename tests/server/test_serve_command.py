@@ -46,6 +46,15 @@ def test_it_serves_until_it_is_told_to_stop(image_bundle, number: int) -> None:
         assert (process.returncode, rest, errors) == (0, "stopped; requests answered: 0\n", "")
 
 
+def test_the_model_is_called_as_the_link_to_it(image_bundle, tmp_path) -> None:
+    """As of a fleet that is updated: clients go on asking for the same name."""
+    (tmp_path / "current").symlink_to(image_bundle)
+    with start(tmp_path / "current", "--port", 0) as process:
+        port = int(process.stdout.readline().split()[2].rpartition(":")[2])
+        assert [status(port, f"/v2/models/{name}") for name in ("current", image_bundle.name)] == [200, 404]
+        process.terminate()
+
+
 def test_beyond_this_machine_it_says_what_is_not_protected(image_bundle) -> None:
     with start(image_bundle, "--host", "0.0.0.0", "--port", 0) as process:
         assert "serving on http://0.0.0.0:" in process.stdout.readline()
@@ -91,6 +100,8 @@ def test_mistakes_are_one_line(image_bundle, arguments, code: int, message: str)
     assert result.stdout == ""
 
 
-def test_what_is_no_bundle_is_told(tmp_path) -> None:
+def test_what_is_no_bundle_is_told(image_model, tmp_path) -> None:
+    result = CliRunner().invoke(main, ["serve", str(image_model.path), "--port", "0"])
+    assert (result.exit_code, "export it first: mingle-edge export" in result.stderr) == (3, True)
     result = CliRunner().invoke(main, ["serve", str(tmp_path / "missing"), "--port", "0"])
     assert (result.exit_code, "missing" in result.stderr) == (3, True)

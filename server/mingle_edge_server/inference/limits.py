@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from numbers import Real
 
 from mingle_edge_server.errors import LimitsError
 
@@ -35,6 +34,6 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            kinds = (int,) if field.type == "int" else (Real,)
+            kinds = (int,) if field.type == "int" else (int, float)
             if not isinstance(value, kinds) or isinstance(value, bool) or not value > 0:
                 raise LimitsError(f"the limit {field.name} is {value!r}, must be a number above 0")

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector, Metric
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from mingle_edge_runtime import EdgeError, EdgeModel, Prediction
 

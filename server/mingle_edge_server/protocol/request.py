@@ -39,7 +39,7 @@ class InferenceRequest:
     reject_below: float | None = None
 
 
-def read_request(body: bytes | memoryview, header_length: int | None, most_images: int) -> InferenceRequest:
+def read_request(body: bytes | bytearray | memoryview, header_length: int | None, most_images: int) -> InferenceRequest:
     """Read the body of a request.
 
     header_length: bytes of JSON at its beginning; None: all of it is JSON.

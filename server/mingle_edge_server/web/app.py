@@ -43,7 +43,7 @@ def create_app(
 
     Raises `LimitsError` where a name cannot be one, `UnknownTaskError`.
     """
-    name = model.bundle.root.resolve().name if name is None else name
+    name = model.bundle.root.name if name is None else name
     if not name or "/" in name or name in (".", ".."):
         raise LimitsError(f"{name!r} is no name of a model: it must fit between two / of a path")
     host_names = check_host_names(allowed_hosts)

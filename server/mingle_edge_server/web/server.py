@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import threading
@@ -46,7 +47,8 @@ def serve(
 
     host, port: where to listen; port 0: any that is free. No TLS, no authentication: beyond loopback, put a proxy before it.
     heads: files that `mingle-edge head` wrote, for requests to ask for by name; see `EdgeModel.load_head`.
-    task, name, limits, allowed_hosts: as in `create_app`. expert_budget, providers, threads, verify, check_hashes: as in
+    name: of the model in the protocol; the folder's, or the link's to it, when None.
+    task, limits, allowed_hosts: as in `create_app`. expert_budget, providers, threads, verify, check_hashes: as in
     `EdgeModel.open`.
     started: called with the server's address once it listens.
 
@@ -65,6 +67,8 @@ def serve(
     ):
         for head in heads:
             model.load_head(head)
+        if name is None:  # of a link its own, which stays where a fleet's bundle is replaced
+            name = os.path.basename(os.path.abspath(bundle))
         app = create_app(model, name=name, task=task, limits=limits, allowed_hosts=allowed_hosts)
         with _address_errors(host, port):  # where somebody else was faster, meanwhile
             listener.listen(_BACKLOG)
