@@ -198,7 +198,9 @@ class TestRelease:
 
 def test_nothing_says_that_the_package_is_on_an_index() -> None:
     """Until it is, somebody else may take the name, and whoever follows such a line installs what they put there."""
-    from_index = re.compile(r"(pip3?|uv|pipx) (install|add)\b[^\n#`&;|]*[\s\"']mingle[-_]edge(?![-.*\w/]*\.whl)|mingle[-_]edge\[")
+    from_index = re.compile(
+        r"(pip3?|uv|pipx) (install|add)\b[^\n#`&;|]*[\s\"']mingle[-_]edge(?![-.*\w/]*\.whl)|mingle[-_]edge\["
+    )
     assert from_index.search("pip install mingle-edge")
     assert from_index.search("pip install --upgrade 'mingle-edge[cpu]'")
     assert not from_index.search('pip install ".[cpu]"  # the device side of mingle-edge')
