@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -104,10 +103,14 @@ def written(page: str) -> str:
     """Return a page of docs/ with its tables as the code has them now."""
     text = (DOCS / page).read_text()
     for name, table in TABLES[page].items():
-        between = re.compile(f"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-        text, found = between.subn(lambda match, table=table: f"{match[1]}\n{table()}\n\n{match[2]}", text)
-        if found != 1:
-            raise ValueError(f"docs/{page} must have the table {name} once, and has it {found} times")
+        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, started, rest = text.partition(start)
+        _, ended, after = rest.partition(end)
+        if not (started and ended):
+            raise ValueError(
+                f"docs/{page}: there is no place for the table {name}; write {start.strip()} and {end} where it goes"
+            )
+        text = f"{before}{start}\n{table()}\n\n{end}{after}"
     return text
 
 

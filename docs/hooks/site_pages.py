@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # a hook is loaded by its path, 
 
 from error_messages import error_tables
 
-LOG = logging.getLogger("mkdocs.hooks.site")
+LOG = logging.getLogger("mkdocs.hooks.site_pages")
 ROOT = Path(__file__).parents[2]
 ROOT_PAGES = {
     "CHANGELOG.md": "changelog.md",
@@ -65,7 +65,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 def _prose(table: str) -> str:
     rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
     texts = [[re.sub(r"<[^>]+>", "", cell) for cell in row] for row in rows]
-    if max(len(cell) for row in texts[1:] for cell in row) <= LONG_CELL:
+    if max((len(cell) for row in texts[1:] for cell in row), default=0) <= LONG_CELL:
         return table
     columns = itertools.cycle(texts[0])
     marked = re.sub(r"<td", lambda _: f'<td data-column="{next(columns).replace(chr(34), "&quot;")}"', table)
