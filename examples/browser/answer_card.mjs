@@ -1,6 +1,6 @@
 // One answer, or what was wrong with an image, as an element of the page.
 
-const PERCENT = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1 });
+const PERCENT = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 
 // picture: address of a thumbnail, or null.
 export function answerCard(title, picture, { labels, tasks, probabilities, route, milliseconds }) {

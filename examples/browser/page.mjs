@@ -11,7 +11,7 @@ const $ = (id) => document.getElementById(id);
 const settings = new URLSearchParams(location.search);
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 const client = new ModelClient(({ loaded, total }) => { $("progress").value = loaded / total; });
-let camera = null;
+let camera = null; // { stream, stopped, stop }
 
 try {
   const base = new URL(settings.get("bundle") ?? "../bundle/", location.href).href;
@@ -82,38 +82,50 @@ function drop(item) {
 
 // One frame after the other, each the newest: what the camera takes meanwhile is never looked at.
 async function startCamera() {
+  let stream;
   try {
-    camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
   } catch (error) {
     $("live").replaceChildren(failed("Camera", { message: `The camera cannot be used: ${error.message}` }));
     return;
   }
-  $("camera").textContent = "Stop the camera";
-  $("camera").setAttribute("aria-pressed", "true");
-  $("video").srcObject = camera;
-  $("video").hidden = false;
+  camera = { stream };
+  camera.stopped = new Promise((resolve) => { camera.stop = resolve; });
+  showCamera();
   await $("video").play();
-  let last = performance.now();
-  while (camera) {
+  for (let last = performance.now(); camera;) {
     try {
+      await Promise.race([nextFrame(), camera.stopped]);
       const answer = await client.classify(await createImageBitmap($("video")), { task: $("task").value || null, top: TOP });
       const now = performance.now();
       $("live").replaceChildren(answerCard(`Camera, ${(1000 / (now - last)).toFixed(1)} frames a second`, null, answer));
       last = now;
     } catch (error) {
-      if (camera) stopCamera();
+      if (!camera) break; // the picture went with the camera
+      stopCamera();
       $("live").replaceChildren(failed("Camera", error));
     }
   }
   await showStatus();
 }
 
+function nextFrame() {
+  const video = $("video");
+  return new Promise((resolve) => { video.requestVideoFrameCallback ? video.requestVideoFrameCallback(resolve) : requestAnimationFrame(resolve); });
+}
+
 function stopCamera() {
-  for (const track of camera.getTracks()) track.stop();
+  for (const track of camera.stream.getTracks()) track.stop();
+  camera.stop();
   camera = null;
-  $("video").hidden = true;
-  $("camera").textContent = "Start the camera";
-  $("camera").setAttribute("aria-pressed", "false");
+  showCamera();
+}
+
+function showCamera() {
+  $("video").srcObject = camera?.stream ?? null;
+  $("video").hidden = !camera;
+  $("camera").textContent = camera ? "Stop the camera" : "Start the camera";
+  $("camera").setAttribute("aria-pressed", String(Boolean(camera)));
 }
 
 async function busy(button, work) {
@@ -134,7 +146,7 @@ async function showStatus() {
   if (experts) {
     const limit = experts.budget == null ? "" : `, of at most ${megabytes(experts.budget)}`;
     figures["Experts in memory"] = `${experts.resident.join(", ") || "none"} (${megabytes(experts.residentBytes)}${limit})`;
-    figures["Experts asked for"] = `${experts.hits} times there, ${experts.misses} times read, ${experts.evictions} given up`;
+    figures["Experts asked for"] = `read ${experts.misses} times, already in memory ${experts.hits} times; given up ${experts.evictions} times`;
     figures["Experts stored for use offline"] = `${expertsKept} of ${expertsTotal}${missingBytes ? `; the others are ${megabytes(missingBytes)}` : ""}`;
   }
   $("figures").replaceChildren(...Object.entries(figures).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));

@@ -21,11 +21,18 @@ const methods = {
       postMessage({ progress: { loaded: Math.min(loaded, total), total } });
     });
     bundle = await Bundle.open(source);
-    const { index } = bundle, experts = new Set(index.tasks.map((task) => task.expert));
-    const needed = [index.tower_required_inputs ?? index.tower, index.router?.file, ...bundle.weights,
-      ...index.tasks.flatMap((task) => [task.head, task.bias])].filter((name) => name && !experts.has(name));
-    total = needed.reduce((sum, name) => sum + index.files[name].size, 0);
-    model = await EdgeModel.open(bundle, ort, openSession, { expertBudget });
+    const { index } = bundle, heads = index.tasks.flatMap(({ head, bias }) => (bias ? [head, bias] : [head]));
+    total = [...bundle.graphs, ...bundle.weights, ...heads].reduce((sum, name) => sum + index.files[name].size, 0);
+    const weights = new Map(); // until the sessions have their own copies
+    for (const name of bundle.weights) weights.set(name, await bundle.read(name));
+    const externalData = [...weights].map(([path, data]) => ({ path, data }));
+    const options = { executionProviders: ["wasm"], logSeverityLevel: 3, externalData };
+    const host = {
+      ort,
+      openSession: async (name) => ort.InferenceSession.create(await bundle.read(name), options),
+      readWeights: async (name, from, to) => weights.get(name).subarray(from, to),
+    };
+    model = await EdgeModel.open(bundle, host, { expertBudget });
     await source.keepOnly(index);
     return {
       scope: index.scope, precision: index.precision, imageSize: index.preprocess.image_size, threads: ort.env.wasm.numThreads,
@@ -61,11 +68,6 @@ const methods = {
     await BundleCache.forget();
   },
 };
-
-async function openSession(name, weights) {
-  const externalData = [...weights].map(([path, data]) => ({ path, data }));
-  return ort.InferenceSession.create(await bundle.read(name), { executionProviders: ["wasm"], logSeverityLevel: 3, externalData });
-}
 
 addEventListener("message", async ({ data: { id, method, parameters } }) => {
   try {

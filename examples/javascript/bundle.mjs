@@ -37,6 +37,16 @@ export class Bundle {
     return this.index.tasks.map((task) => task.name);
   }
 
+  // The tower that JavaScript can run.
+  get tower() {
+    return this.index.tower_required_inputs ?? this.index.tower;
+  }
+
+  // The graphs that an image may need.
+  get graphs() {
+    return this.index.router ? [this.tower, this.index.router.file] : [this.tower];
+  }
+
   // Names of the files that graphs take their weights from.
   get weights() {
     return Object.keys(this.index.files).filter((name) => name.endsWith(".bin"));
@@ -49,12 +59,16 @@ export class Bundle {
     if (bytes.length !== record.size) {
       throw new BundleError(`${name} has ${bytes.length} bytes, ${INDEX} says ${record.size}: copy the bundle again`);
     }
-    const digest = hexadecimal(await crypto.subtle.digest("SHA-256", bytes));
-    if (digest !== record.sha256) {
-      throw new BundleError(`${name} has another sha256 than ${INDEX} says: it is damaged or of another bundle, copy it again`);
-    }
+    this.checkHash(name, hexadecimal(await crypto.subtle.digest("SHA-256", bytes)));
     await this.#source.keep?.(name, record, bytes);
     return bytes;
+  }
+
+  // Compares the hash of a file, in hexadecimal, with the recorded one.
+  checkHash(name, sha256) {
+    if (sha256 !== this.index.files[name].sha256) {
+      throw new BundleError(`${name} has another sha256 than ${INDEX} says: it is damaged or of another bundle, copy it again`);
+    }
   }
 
   // A task's head: `weight` [labels, dim], `bias` [labels] or null, `scale`.
@@ -71,14 +85,15 @@ export class Bundle {
     return this.#heads.get(name);
   }
 
-  // The plain backbone's vectors by name (image scope). `weights`: the files of weights by name.
-  defaults(weights) {
-    if (!this.index.defaults) return {};
-    const { file, tensors } = this.index.defaults;
-    return Object.fromEntries(Object.entries(tensors).map(([name, { offset, shape }]) => {
-      const bytes = weights.get(file).slice(offset, offset + 4 * product(shape));
-      return [name, { type: "float32", dims: shape, data: new Float32Array(bytes.buffer) }];
-    }));
+  // The plain backbone's vectors by name (image scope). `readWeights(name, from, to)`: gives bytes of a file of weights.
+  async defaults(readWeights) {
+    const { file, tensors } = this.index.defaults ?? { tensors: {} };
+    const values = {};
+    for (const [name, { offset, shape }] of Object.entries(tensors)) {
+      const bytes = await readWeights(file, offset, offset + 4 * product(shape));
+      values[name] = { type: "float32", dims: shape, data: new Float32Array(bytes.slice().buffer) };
+    }
+    return values;
   }
 
   async #array(name, shape) {

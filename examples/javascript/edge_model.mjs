@@ -24,29 +24,27 @@ export class EdgeModel {
   #experts;
   #last = Promise.resolve(); // sessions run one image at a time: bundles of 8 bits must, and WebAssembly cannot do more
 
-  // ort: the module of onnxruntime-web or onnxruntime-node. openSession(name, weights): a session of one graph of the bundle.
+  // host: what differs between Node and browsers: `ort`, the module of ONNX Runtime; `openSession(name)`, which opens a graph of the
+  // bundle; `readWeights(name, from, to)`, which gives bytes of a file of weights. All of files whose hashes were compared.
   // expertBudget: bytes of experts to keep; null keeps all that were used.
-  static async open(bundle, ort, openSession, { expertBudget = null } = {}) {
+  static async open(bundle, host, { expertBudget = null } = {}) {
     const model = new EdgeModel();
-    await model.#open(bundle, ort, openSession, expertBudget);
+    await model.#open(bundle, host, expertBudget);
     return model;
   }
 
-  async #open(bundle, ort, openSession, budget) {
+  async #open(bundle, host, budget) {
     const { index } = bundle;
     this.bundle = bundle;
-    this.#ort = ort;
-    const graph = index.tower_required_inputs ?? index.tower;
+    this.#ort = host.ort;
     if (index.scope === "image" && !index.tower_required_inputs) {
       throw new BundleError("the bundle has no tower for JavaScript (tower_required_inputs): export it again");
     }
-    const weights = new Map();
-    for (const name of bundle.weights) weights.set(name, await bundle.read(name));
-    this.#tower = await openSession(graph, weights);
-    this.#router = index.scope === "image" ? await openSession(index.router.file, weights) : null;
+    this.#tower = await host.openSession(bundle.tower);
+    this.#router = index.scope === "image" ? await host.openSession(index.router.file) : null;
     const described = this.#tower.inputMetadata.filter(({ name }) => name !== PIXELS);
     this.#inputs = Object.fromEntries(described.map(({ name, type, shape }) => [name, { type, shape }]));
-    this.#defaults = this.#defaultValues(bundle.defaults(weights));
+    this.#defaults = this.#defaultValues(await bundle.defaults(host.readWeights));
     const sizes = new Map(index.tasks.map((task) => [task.name, (index.expert_precision === "int4" ? 2 : 1) * task.expert_bytes]));
     if (this.#router) this.#experts = new ExpertStore(sizes, (task) => this.#readExpert(task), budget, index.top_k);
     for (const task of bundle.tasks) await bundle.head(task); // small, and a damaged one is found now

@@ -29,8 +29,11 @@ async function main() {
   const options = { task: values.task, head: values.head, top: Number(values.top) };
   for (const image of images) {
     try {
+      const began = performance.now();
       const picture = await decode(await readFile(image));
-      const prediction = await model.classify(picture, options);
+      const decoded = performance.now() - began;
+      const answer = await model.classify(picture, options);
+      const prediction = { ...answer, milliseconds: { decode: decoded, ...answer.milliseconds } };
       console.log(values.json ? asJson(image, prediction) : asText(image, prediction));
     } catch (error) {
       if (!(error instanceof ImageError || error.code)) throw error; // Node's own errors of files have a code

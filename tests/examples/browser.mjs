@@ -10,8 +10,9 @@ const [scenario, address, ...rest] = process.argv.slice(2);
 const scenarios = {
   // Answers of the model behind the page: OPTIONS (JSON) IMAGE...
   async answers(page, options, ...images) {
-    await page.goto(address);
+    if (page.url() !== address) await page.goto(address);
     await page.evaluate(async () => {
+      if (globalThis.client) return;
       const { ModelClient } = await import("/browser/model_client.mjs");
       globalThis.client = new ModelClient();
       await client.open({ base: new URL("/bundle/", location.href).href, expertBudget: null });
@@ -25,6 +26,16 @@ const scenarios = {
       }, readFileSync(image).toString("base64"), JSON.parse(options)));
     }
     return answers;
+  },
+
+  // Milliseconds by part of every image and round, the first round left out, and what the page tells of its memory: ROUNDS IMAGE...
+  async measure(page, rounds, ...images) {
+    const measured = [];
+    for (let round = 0; round <= Number(rounds); round++) {
+      const answers = await scenarios.answers(page, "{}", ...images);
+      if (round) measured.push(...answers.map(({ milliseconds }) => milliseconds));
+    }
+    return { milliseconds: measured, status: await page.evaluate(() => client.status()) };
   },
 
   // What a person sees: chooses all images but the last, and drops that one.

@@ -18,6 +18,7 @@ from kinds import LOSSLESS
 from pictures import picture
 from PIL import Image
 
+from benchmarks import languages
 from mingle_edge_runtime import EdgeModel
 
 SERVE = [sys.executable, str(EXAMPLES / "browser/serve.py")]
@@ -171,3 +172,13 @@ def test_a_bundle_that_no_page_can_run_is_refused(exported, tmp_path, change, me
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_benchmark_of_languages_tells_of_each(exported, fifty, capsys) -> None:
+    languages.main([str(exported("image-int8")), str(fifty[0]), "--rounds", "1"])
+    python, node_js, chromium = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [found["program"] for found in (python, node_js, chromium)] == ["Python", "Node", "Chromium"]
+    for found in (python, node_js, chromium):
+        assert found["milliseconds"] == found["least"] > 0
+        assert found.get("peak_mb", found.get("webassembly_mb")) > 10
+    assert {"decode", "preprocess", "route", "expert", "tower", "head"} <= node_js.keys() & chromium.keys()
