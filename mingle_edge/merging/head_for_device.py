@@ -6,22 +6,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mingle_edge.checkpoints import open_checkpoint, read_architecture
-from mingle_edge.checkpoints.class_names import with_class_names
-from mingle_edge.checkpoints.classifier import has_classifier
-from mingle_edge.clip.head import Head
 from mingle_edge.core.errors import CheckpointError, OutputError, TaskFileError, shown
 from mingle_edge.data.task_file import DEFAULT_TEMPLATES, TaskFile, TaskSource, read_task_file
 from mingle_edge.files.atomic_files import replacing, why_not_written
 from mingle_edge.files.output_path import check_output_file
-from mingle_edge.merging.task_heads import BACKBONE_TEXT, FROM_TEXT, TaskHeads
 from mingle_edge_runtime.bundle import head as stored
 from mingle_edge_runtime.bundle.head_file import FORMAT, FORMAT_VERSION, HeadFile, HeadIndex
 from mingle_edge_runtime.bundle.rules import fault_in_labels
 from mingle_edge_runtime.bundle.task_names import TASK_NAME
+
+if TYPE_CHECKING:
+    from mingle_edge.clip.head import Head
 
 
 def write_head(
@@ -65,6 +64,10 @@ def write_head(
         raise TaskFileError(f"the list of classes {fault}; give names that differ, one for each class")
     if wrong := [template for template in templates or () if "{}" not in template]:
         raise TaskFileError(f"the template {shown(wrong[0])} has no {{}}, where the class name goes; add it")
+    from mingle_edge.checkpoints import open_checkpoint, read_architecture  # torch, which mistakes need not wait for
+    from mingle_edge.checkpoints.classifier import has_classifier
+    from mingle_edge.merging.task_heads import BACKBONE_TEXT, FROM_TEXT, TaskHeads
+
     base = tasks.path.parent
     architecture = read_architecture(tasks.backbone.model, base, tasks.backbone.weights)
     weights = tasks.backbone.weights or tasks.backbone.model
@@ -110,6 +113,8 @@ def _find(tasks: TaskFile, name: str) -> TaskSource:
     """Return a task with its classes, which its checkpoint may be the one to name."""
     for task in tasks.tasks:
         if task.name == name:
+            from mingle_edge.checkpoints.class_names import with_class_names
+
             return with_class_names(replace(tasks, tasks=[task])).tasks[0]
     raise TaskFileError(f"{tasks.path} has no task {name!r}; it has {', '.join(task.name for task in tasks.tasks)}")
 

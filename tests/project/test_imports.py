@@ -149,7 +149,7 @@ def test_mistakes_are_told_before_anything_heavy_is_imported(image_model, task_f
         ("compare", task_file, "-o", tmp_path / "c", "--methods", "tie"): "there is no method 'tie'; did you mean 'ties'?",
         ("compare", task_file, "-o", tmp_path / "c", "--ablation", "step"): "did you mean 'steps'?",
         ("compare", task_file, "-o", tmp_path / "c", "--corruptions", "snow"): "there is no corruption 'snow'",
-        ("compare", task_file, "-o", tmp_path / "c", "--tune"): "not every task has some; add tune =",
+        ("compare", task_file, "-o", tmp_path / "c", "--tune"): "task 'task0' has none; add tune =",
         ("compare", "--list"): "mingle-exact-top1: ",
         (
             "merge",

@@ -146,7 +146,7 @@ def test_what_cannot_be_is_refused(image_bundle, layer_bundle) -> None:
             with pytest.raises(EdgeError, match=r"threshold is .* audit_every is"):
                 model.stream(reuse=True, **arguments)
         stream = model.stream(reuse=True)
-        with pytest.raises(UnknownTaskError, match="task 'rde'"):
+        with pytest.raises(UnknownTaskError, match="head 'rde'"):
             stream.classify(FRAMES[0], head="rde")
     with pytest.raises(EdgeError, match="is closed"):
         stream.embed(FRAMES[0])
