@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -42,16 +44,16 @@ def command(bundle: Path, host: str, queue: int | None, max_request: int | None,
     from mingle_edge_server import Limits, serve
 
     check_kinds("serve", [(bundle, PathKind.BUNDLE)])
-    show_failures()
     sizes = {name: value for name, value in (("queue", queue), ("request_bytes", max_request)) if value is not None}
-    answered = serve(
-        bundle,
-        host=host,
-        limits=Limits(**sizes),
-        providers=[provider] if provider else None,
-        started=lambda url: tell_started(url, host),
-        **options,
-    )
+    with shown_failures():
+        answered = serve(
+            bundle,
+            host=host,
+            limits=Limits(**sizes),
+            providers=[provider] if provider else None,
+            started=lambda url: tell_started(url, host),
+            **options,
+        )
     click.echo(f"stopped; requests answered: {answered}")
 
 
@@ -74,15 +76,28 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def show_failures() -> None:
-    """Print what the server logs, in a line each, on standard error; of uvicorn what is a mistake of ours."""
+class LineFormatter(logging.Formatter):
+    """Writes a record as the command line writes its own messages; with its traceback, where it has one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return f"{record.levelname.lower()}: {super().format(record)}"
+
+
+@contextmanager
+def shown_failures() -> Iterator[None]:
+    """Print within the block what the server and the model log, on standard error; of uvicorn, what is a mistake of ours."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    for name, level in (
-        ("mingle_edge_server", logging.WARNING),
-        ("mingle_edge_runtime", logging.WARNING),
-        ("uvicorn", logging.ERROR),
-    ):
-        logger = logging.getLogger(name)
+    handler.setFormatter(LineFormatter())
+    levels = {"mingle_edge_server": logging.WARNING, "mingle_edge_runtime": logging.WARNING, "uvicorn": logging.ERROR}
+    loggers = {logging.getLogger(name): level for name, level in levels.items()}
+    before = {logger: logger.level for logger in loggers}
+    for logger, level in loggers.items():
         logger.setLevel(level)
         logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger, level in before.items():
+            logger.removeHandler(handler)
+            logger.setLevel(level)

@@ -120,6 +120,17 @@ def test_what_the_model_raises_is_told_to_the_log_and_not_to_the_client(model, m
     assert "/srv/secret/experts/red was overwritten" in caplog.text
 
 
+def test_a_mistake_of_ours_is_logged_with_its_traceback_and_counted(model, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(model, "classify_pixels", lambda *arguments, **options: 1 // 0)
+    with running(model) as server:
+        reply = server.infer(RECORD, CONTENT)
+        assert (reply.status, reply.json) == (500, {"error": "the server failed; its log says why"})
+        assert 'mingle_edge_requests_total{status="500"} 1.0' in server.ask("GET", "/metrics").body.decode()
+        monkeypatch.undo()
+        assert server.infer(RECORD, CONTENT).status == 200
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_stopping_answers_what_was_accepted(model, monkeypatch) -> None:
     with (
         held(model, monkeypatch) as (go, _),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from running_server import until
 
 from mingle_edge.cli import main
-from mingle_edge.cli.serve import is_loopback
+from mingle_edge.cli.serve import is_loopback, shown_failures
 
 COMMAND = [sys.executable, "-c", "from mingle_edge.cli import main; main()", "serve"]
 
@@ -98,6 +99,15 @@ def test_mistakes_are_one_line(image_bundle, arguments, code: int, message: str)
     result = CliRunner().invoke(main, ["serve", str(image_bundle), "--port", "0", *arguments])
     assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
     assert result.stdout == ""
+
+
+def test_what_the_server_logs_is_shown_in_a_line(capsys) -> None:
+    with shown_failures():
+        logging.getLogger("mingle_edge_server.x").error("a request failed: %s", "why")
+        logging.getLogger("mingle_edge_runtime.x").info("expert read")
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("mingle_edge_server.x").error("later")
+    assert capsys.readouterr().err == "error: a request failed: why\n"
 
 
 def test_what_is_no_bundle_is_told(image_model, tmp_path) -> None:
