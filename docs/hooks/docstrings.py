@@ -12,7 +12,9 @@ from typing import Any
 
 import griffe
 
-ITEM = re.compile(r"(\w+): (.+)")
+ITEM = re.compile(r"((?:\w+, )*\w+): (.+)")
+
+ATTRIBUTES = re.compile(r"\nAttributes:\n(?:[ \t]+.*(?:\n|$)|\n)+")
 
 
 class NamedItems(griffe.Extension):
@@ -24,9 +26,14 @@ class NamedItems(griffe.Extension):
             func.docstring.value = sectioned(func.docstring.value, "Args", [parameter.name for parameter in func.parameters])
 
     def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
-        """Give a class's attributes a section."""
-        if cls.docstring:
-            cls.docstring.value = sectioned(cls.docstring.value, "Attributes", cls.members)
+        """Give each attribute what its class says of it, so that it is described in one place."""
+        if not cls.docstring:
+            return
+        for name, said in named_items(cls.docstring.value, cls.members).items():
+            if not cls.members[name].has_docstring:
+                cls.members[name].docstring = griffe.Docstring(said, parent=cls)
+        rest, _items = _split(ATTRIBUTES.sub("\n", cls.docstring.value), cls.members)
+        cls.docstring.value = "\n".join(rest)
 
 
 def sectioned(text: str, title: str, names: Iterable[str]) -> str:
@@ -42,17 +49,17 @@ def named_items(text: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def _split(text: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the lines of a docstring outside the items of these names, and each item on one line."""
-    known, rest, items = set(names), list[str](), list[str]()
+    """Return the lines of a docstring outside the items of these names, and each item on one line, one for each name."""
+    known, rest, found = set(names), list[str](), list[tuple[list[str], str]]()
     open_item = False
     for line in text.split("\n"):
         match = ITEM.fullmatch(line)
-        if match and match[1] in known:
-            items.append(line)
+        if match and known.issuperset(match[1].split(", ")):
+            found.append((match[1].split(", "), match[2]))
             open_item = True
-        elif open_item and line.strip():
-            items[-1] += f" {line.strip()}"
+        elif open_item and line.strip() and not (match and ", " in match[1]):
+            found[-1] = (found[-1][0], f"{found[-1][1]} {line.strip()}")
         else:
             open_item = False
             rest.append(line)
-    return rest, items
+    return rest, [f"{name}: {said}" for together, said in found for name in together]
