@@ -176,7 +176,7 @@ def test_the_contact_sheet_shows_every_image_and_marks_the_wrong_ones(tmp_path) 
 def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     result = CliRunner().invoke(main, ["demo", "-o", str(tmp_path)])
-    assert result.exit_code == 2
+    assert result.exit_code == 3
     assert "holds thesis.txt; name another with -o" in result.stderr
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     with pytest.raises(DemoFolderError, match="this is a file"):
