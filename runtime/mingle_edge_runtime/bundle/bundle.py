@@ -37,8 +37,8 @@ _LARGEST_READ = (1 << 31) - 1  # bytes; no graph is larger, as ONNX Runtime's ow
 class Bundle:
     """A bundle folder whose index has been read and whose files are present with the recorded sizes.
 
-    Whatever is read from it later is what was there when it was opened, or an error; the folder's descriptor is closed with
-    the last object that needs it.
+    A file that is read later is the one that was there when the bundle was opened; else it is an error. The folder's descriptor
+    is closed with the last object that needs it.
     """
 
     root: Path
@@ -46,8 +46,8 @@ class Bundle:
     digest: str
     """sha256 of `bundle.json` in hexadecimal"""
     check_hashes: bool = False
-    """whether every file's hash is compared with the recorded one when it is first opened; those of all but experts and
-    weights always are"""
+    """whether the hashes of experts and weights are compared when they are first opened; those of all other files always
+    are"""
     _folder: BundleFolder | None = field(default=None, repr=False, compare=False)
     _hashed: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     _weights: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -30,13 +30,13 @@ class Route:
     posterior: tuple[float, ...] | None = None
     """probability of every task of the bundle, in its order; None where the task was named, and in the layer scope"""
     confidence: float | None = None
-    """how well the most probable task claims the image, to compare with `confidence_bound`; None likewise"""
+    """how well the most probable task claims the image, to compare with `confidence_bound`; None without a router"""
     layers: tuple[LayerRoute, ...] = ()
     """layer scope"""
     candidates: tuple[str, ...] | None = None
-    """the task of each probability in `posterior`; None likewise"""
+    """the task of each probability in `posterior`; None without a router"""
     confidence_bound: float | None = None
-    """least confidence that claims an image, in float32; one with less runs on the plain backbone; None likewise"""
+    """least confidence that claims an image, in float32; with less it runs on the plain backbone; None without a router"""
 
     @property
     def claimed(self) -> bool | None:

@@ -30,7 +30,7 @@ class StreamStats:
     reused: int = 0
     """frames that ran with the route of an earlier one"""
     audited: int = 0
-    """frames that would have, and were routed all the same to compare"""
+    """frames that would have reused a route, and were routed all the same to compare"""
     disagreed: int = 0
     """audited frames whose own route has other experts"""
 

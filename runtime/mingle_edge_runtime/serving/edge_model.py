@@ -76,8 +76,8 @@ class EdgeModel(ServedBundle):
         check_hashes: compare the sha256 of weights and of each expert with the recorded one when it is first opened, which
         takes about as long as reading it (docs/memory.md). Those of graphs and heads are compared in any case.
 
-        The model serves exactly the bundle that it opened, or raises: what it opens later is opened in the folder that was
-        opened, wherever that was moved since, and is an error where it was replaced or overwritten.
+        The model serves exactly the bundle that it opened, or raises. Files that it needs later are opened in that same folder,
+        wherever it was moved since. A file that was replaced or overwritten is an error.
 
         Raises `BundleError` where the bundle is missing, damaged or, with `verify`, computes other outputs than it must here;
         `ProviderError` where ONNX Runtime or a provider is missing or too old; `BudgetError` naming the least that is possible
@@ -261,8 +261,8 @@ class EdgeModel(ServedBundle):
     ) -> list[Prediction] | list[Prediction | ImageError]:
         """Return what `classify` returns, for asyncio: submitted in the order of the calls, while the event loop goes on.
 
-        Never blocks the loop to be queued, so that as many calls may wait as are awaited. Where it is canceled before its first
-        image is decoded nothing of it runs; later, its work is finished and the result dropped.
+        The event loop is never blocked, so as many calls may wait as are awaited. A call that is canceled before its first image
+        is decoded does not run; one that is canceled later is finished, and its result is dropped.
 
         Arguments as in `classify`. Raises what `classify` raises.
         """
