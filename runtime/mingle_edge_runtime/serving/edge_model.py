@@ -261,8 +261,8 @@ class EdgeModel(ServedBundle):
     ) -> list[Prediction] | list[Prediction | ImageError]:
         """Return what `classify` returns, for asyncio: submitted in the order of the calls, while the event loop goes on.
 
-        The event loop is never blocked, so as many calls may wait as are awaited. A call that is canceled before its first image
-        is decoded does not run; one that is canceled later is finished, and its result is dropped.
+        The event loop is never blocked, so as many calls may wait as are awaited. A call that is canceled before its first
+        image is decoded does not run; one that is canceled later is finished, and its result is dropped.
 
         Arguments as in `classify`. Raises what `classify` raises.
         """
