@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
@@ -206,6 +207,18 @@ def test_verify_tells_a_damaged_bundle_from_another_device(tmp_path) -> None:
     assert result.exit_code == 4
     assert "backbone.bin has sha256 " in result.output
     assert result.output.rstrip().endswith("the file is damaged, copy or export it again")
+
+
+def test_a_bundle_that_is_intact_and_does_not_load_here_is_not_called_damaged(tmp_path) -> None:
+    bundle = write_image_bundle(tmp_path / "bundle", Weights())
+    graph = onnx.load(bundle / "tower.onnx", load_external_data=False)
+    graph.graph.node[-1].op_type = "OfALaterVersion"
+    (bundle / "tower.onnx").write_bytes(graph.SerializeToString())
+    relist(bundle, "tower.onnx")
+    result = call("verify", bundle)
+    assert result.exit_code == 6
+    assert "tower.onnx does not load in ONNX Runtime " in result.output
+    assert ". Every file is as it was exported: try another version of ONNX Runtime or another provider, or " in result.output
 
 
 def test_an_interrupted_verification_says_that_nothing_was_found(folder, monkeypatch) -> None:

@@ -11,7 +11,7 @@ from os import PathLike
 from mingle_edge_runtime.bundle.bundle import Bundle, Progress
 from mingle_edge_runtime.bundle.head import read_heads
 from mingle_edge_runtime.check.golden import golden_outputs, largest_differences, least_cosines, read_golden
-from mingle_edge_runtime.errors import DeviceDiffersError
+from mingle_edge_runtime.errors import BundleError, DeviceDiffersError
 from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.arithmetic import Arithmetic, measure_arithmetic
 from mingle_edge_runtime.ort.providers import resolve_providers
@@ -78,7 +78,8 @@ def verify(
     providers, threads: as in `EdgeModel.open`.
     progress: called with bytes hashed and their total.
 
-    Raises `BundleError` where the bundle is damaged, and leaves it to `Verification.check` to raise where outputs differ.
+    Raises `BundleError` where the bundle is damaged, `DeviceDiffersError` where it is intact and does not load or run here, and
+    leaves it to `Verification.check` to raise where outputs differ.
     """
     bundle = Bundle.open(path)
     full = resolve_providers(providers)
@@ -97,8 +98,17 @@ def verify_bundle(
     index = bundle.index
     heads = read_heads(bundle)
     golden = read_golden(bundle)
-    scope = opened()
-    actual = golden_outputs(bundle, scope, heads, preprocess(golden["images"], index.preprocess))
+    pixels = preprocess(golden["images"], index.preprocess)
+    try:
+        scope = opened()
+        actual = golden_outputs(bundle, scope, heads, pixels)
+    except BundleError as error:
+        if type(error) is not BundleError:
+            raise
+        raise DeviceDiffersError(
+            f"{error}. Every file is as it was exported: try another version of ONNX Runtime or another provider, or export the "
+            "bundle again"
+        ) from error
     return Verification(
         files=len(index.files),
         bytes=sum(file.size for file in index.files.values()),
