@@ -15,6 +15,7 @@ from mingle_edge_runtime.errors import BundleError, DeviceDiffersError
 from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.arithmetic import Arithmetic, measure_arithmetic
 from mingle_edge_runtime.ort.providers import resolve_providers
+from mingle_edge_runtime.ort.session import check_threads
 from mingle_edge_runtime.scopes.opening import open_scope
 from mingle_edge_runtime.scopes.scope import Scope
 
@@ -82,6 +83,7 @@ def verify(
     leaves it to `Verification.check` to raise where outputs differ.
     """
     bundle = Bundle.open(path)
+    check_threads(threads)
     full = resolve_providers(providers)
     return verify_bundle(bundle, partial(open_scope, bundle, None, full, threads), full, progress)
 
@@ -106,8 +108,8 @@ def verify_bundle(
         if type(error) is not BundleError:
             raise
         raise DeviceDiffersError(
-            f"{error}. Every file is as it was exported: try another version of ONNX Runtime or another provider, or export the "
-            "bundle again"
+            f"{error}. Every file is as it was exported: try another version of ONNX Runtime or another provider, or export "
+            "the bundle again"
         ) from error
     return Verification(
         files=len(index.files),

@@ -71,6 +71,12 @@ def check_version(minimum: str) -> None:
         raise ProviderError(f"the bundle needs onnxruntime {minimum} or newer, {installed} is installed: upgrade it")
 
 
+def check_threads(threads: int | None) -> None:
+    """Raise `ThreadsError` where a number of threads is none that ONNX Runtime can use."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ThreadsError(f"threads is {threads}, must be at least 1 and at most {MOST_THREADS}")
+
+
 class OptionalInput(NamedTuple):
     """What a run may override."""
 
@@ -114,8 +120,7 @@ class Session:
         Raises `BundleError` where the graph does not load, `ProviderError` where it does not load on the first provider.
         """
         ort = onnxruntime()
-        if threads is not None and not 1 <= threads <= MOST_THREADS:
-            raise ThreadsError(f"threads is {threads}, must be at least 1 and at most {MOST_THREADS}")
+        check_threads(threads)
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         options.inter_op_num_threads = 1
