@@ -63,6 +63,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def _prose(table: str) -> str:
+    table = re.sub(r"<code>[^<]*</code>", lambda match: match[0].replace("\\|", "|"), table)  # as GitHub shows it
     rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
     texts = [[re.sub(r"<[^>]+>", "", cell) for cell in row] for row in rows]
     if max((len(cell) for row in texts[1:] for cell in row), default=0) <= LONG_CELL:
