@@ -50,7 +50,7 @@ class ImageArguments:
 
 def _expand(argument: Path) -> list[Path]:
     """Return the files that an argument stands for. Raises `ImageFolderError` where there is none."""
-    if argument.is_dir():
+    if os.path.isdir(argument):
         from mingle_edge.data.image_folder import list_images
 
         unread: list[Path] = []

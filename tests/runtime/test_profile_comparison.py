@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mingle_edge.cli.profile.terminal import profile_lines
 from mingle_edge_runtime import EdgeError
 from mingle_edge_runtime.errors import RegressionError
 from mingle_edge_runtime.profile import Comparison, Figure, ProfileReport, compare
@@ -188,10 +189,13 @@ def test_a_busy_machine_is_warned_of(measured, others: float, stolen: float, sai
     machine = replace(measured.machine, usable_cores=4, load_average=(9.0, 9.0, 9.0))
     report = replace(measured, machine=machine, contention=Contention(others, stolen))
     warnings = [warning for warning in compare(measured, report).warnings if "usable_cores" not in warning]
+    shown = " ".join(profile_lines(report))
     if said is None:
         assert (report.busy, warnings) == (None, [])
+        assert "busy" not in shown
     else:
         assert said in report.busy
+        assert f"warning: {report.busy}" in shown
         assert warnings == [f"after: {report.busy}"]
 
 
