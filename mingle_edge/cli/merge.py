@@ -80,7 +80,7 @@ def _kept(target: Path, names: list[str]) -> str:
     there = _task_names(target)
     kept = [name for name in names if name in there]
     if not kept:
-        return f"no task was finished, and {target} holds none of {', '.join(names)}; the same command starts again"
+        return "no task was finished; the same command starts again"
     return f"{len(kept)} of {len(names)} tasks are kept in {target} ({', '.join(kept)}); the same command continues"
 
 

@@ -35,8 +35,7 @@ def interrupted(monkeypatch) -> Callable[..., str]:
 
 def test_a_merge_keeps_its_finished_tasks(interrupted, task_file, tmp_path) -> None:
     merged, arguments = tmp_path / "merged", ("merge", task_file, "-o", tmp_path / "merged")
-    said = f"interrupted; no task was finished, and {merged} holds none of task0, task1, task2; the same command starts again"
-    assert interrupted("check", 0, *arguments) == said
+    assert interrupted("check", 0, *arguments) == "interrupted; no task was finished; the same command starts again"
     said = f"interrupted; 2 of 3 tasks are kept in {merged} (task0, task1); the same command continues"
     assert interrupted("merge", 2, *arguments) == said
     assert MergedModel.open(merged).task_names == ["task0", "task1"]
