@@ -87,6 +87,7 @@ def test_no_page_loads_anything_from_outside(site) -> None:
         outside = [url for url in page.loaded if re.match(r"([a-z]+:)?//", url)]
         assert not outside, path
         assert "mermaid" not in page.classes, f"{path}: the theme fetches a script to draw it"
+        assert any(url.endswith("iframe-worker.js") for url in page.loaded), f"{path}: its search runs on a server alone"
 
 
 def test_every_link_of_the_site_leads_to_an_element_that_is_there(site) -> None:
