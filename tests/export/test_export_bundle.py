@@ -227,7 +227,7 @@ def test_the_command_line_exports_chosen_tasks_in_their_order(tmp_path):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert re.search(r"cosine at least (0\.99999|1\.0000)", result.output)
-    assert re.search(r"^experts: 2/2$", result.output, re.MULTILINE)  # progress
+    assert re.search(r"^experts: 2 of 2$", result.output, re.MULTILINE)  # progress
     index = json.loads((tmp_path / "bundle/bundle.json").read_text())
     assert [task["name"] for task in index["tasks"]] == ["task2", "task0"]
     assert sorted(path.name for path in (tmp_path / "bundle/heads").iterdir()) == ["task0.npy", "task2.npy"]
