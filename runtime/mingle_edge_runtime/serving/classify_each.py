@@ -49,9 +49,11 @@ def classify_each(
     """
     with closing(_Reader(images)) as reader:
         pending: deque[tuple[list[Picture], Future[list[Prediction | ImageError]]]] = deque()
+        size = 1  # so that the first answer is soon there
         try:
             while True:
-                while len(pending) < _IN_WORK and (group := reader.take(wait=not pending)):
+                while len(pending) < _IN_WORK and (group := reader.take(size, wait=not pending)):
+                    size = min(2 * size, _GROUP)
                     answers = model.submit(group, task, top, head, on_error="skip", reject_below=reject_below)
                     pending.append((group, answers))
                 if not pending:
@@ -74,10 +76,10 @@ class _Reader:
         # A daemon: the process may end while this waits for an image that never comes.
         threading.Thread(target=self._read, args=(images,), name="mingle-edge-images", daemon=True).start()
 
-    def take(self, wait: bool) -> list[Picture]:
-        """Return the images that are there, at most a group; wait for the first if asked. Then none at all is the end."""
+    def take(self, most: int, wait: bool) -> list[Picture]:
+        """Return the images that are there, `most` at most; wait for the first if asked. Then none at all is the end."""
         group: list[Picture] = []
-        while len(group) < _GROUP and self._end is None:
+        while len(group) < most and self._end is None:
             try:
                 item = self._ready.get(block=wait and not group)
             except Empty:
