@@ -58,6 +58,7 @@ def folders(tmp_path, monkeypatch):
     tiny_clip.write_task(tmp_path / "later/dtd/epoch_10.safetensors", runs / "backbone.safetensors", seed=2)
     write_task_images(tmp_path / "later/data/dtd", "dtd", 2)
     (tmp_path / "MORE.toml").write_text(MORE)
+    (tmp_path / "weather.txt").write_text("sunny\nrainy\n")
     for name in ("field.jpg", "sign.jpg"):
         Image.open(tmp_path / "data" / "eurosat" / "seeds" / "000.png").save(tmp_path / name)
     return tmp_path
@@ -88,7 +89,10 @@ def test_the_commands_run_in_order_as_they_are_written(folders):
                 Path(name).write_text(Path("report.json").read_text())
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f"{shlex.join(line)}: {result.output} {result.exception!r}"
+        if "--into" in line:
+            assert "next: mingle-edge evaluate merged TASKS.toml MORE.toml" in result.stderr
         if "MORE.toml" in line and "evaluate" in line:
             assert "merged: 3 tasks, 18 test images" in result.stdout
     assert json.loads(Path("report.json").read_text())
     assert (folders / "bundle-small" / "bundle.json").exists()
+    assert (folders / "CARD.md").read_text().startswith("---\n")
