@@ -69,9 +69,9 @@ def command(
     The bundle chooses the expert for each image, unless --task names it. With
     neither --task nor --head the labels of all tasks compete.
 
-    An image that cannot be read costs no other one its answer: it is named on
-    standard error, with --json in its line, too, as {"image": ..., "error":
-    ...}. Exit code 1 where some could not be read, 3 where none could.
+    An image that cannot be read is named on standard error, and with --json
+    also in its line, as {"image": ..., "error": ...}. All others get their
+    answers. Exit code 1 where some could not be read, 3 where none could.
     """
     _check_places(bundle, images)
     from mingle_edge_runtime import EdgeModel, ImageError, classify_each

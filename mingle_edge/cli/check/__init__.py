@@ -34,11 +34,11 @@ _WIDTH = 80  # characters
 def command(ctx: click.Context, task_file: Path, json_path: Path | None, html_path: Path | None) -> None:
     """Check everything that TASKS.toml names, all of it at once.
 
-    Faults are what merge would refuse; warnings are what it would take and what
-    is probably not meant, such as a task fine-tuned from another backbone. The
-    tables say what each checkpoint is, how far and in how many directions it
-    moved, how alike tasks are, which of them the router will confuse, and what
-    the result will take. Exit code 3 where merge would refuse.
+    Faults are what merge would refuse. Warnings are what it would accept, but
+    what is probably a mistake, such as a task fine-tuned from another backbone.
+    The tables say what each checkpoint is, how far and in how many directions it
+    moved, how alike tasks are, which of them the router will confuse, and how
+    large the result will be. Exit code 3 where merge would refuse.
     """
     check_kinds("check", [(task_file, PathKind.TASK_FILE)])
     for path in (json_path, html_path):
