@@ -5,7 +5,7 @@
 The images are JPEG files, one a request, routes not given. Each client has a connection of its own and sends its next request
 when the last one is answered. The server is a process of its own, the clients are threads of this one; `EdgeModel` answers the
 same files in a process without either, by `classify` in a loop and by `submit`. All ways take turns, round by round, and what
-the server answers is compared with `EdgeModel`'s answers.
+the server answers is compared with `EdgeModel`'s answers. On a busy machine, compare the processor time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,8 +41,7 @@ def main(options: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, "bundle", images=64, rounds=5, size="640x480", threads=int)
     arguments = parser.parse_args(options)
     ways: list[str | int] = ["classify", "submit", *CLIENTS]
-    rates: dict[str | int, list[float]] = {way: [] for way in ways}
-    latencies: dict[str | int, list[float]] = {way: [] for way in ways}
+    rounds: dict[str | int, list[Round]] = {way: [] for way in ways}
     bundle = str(arguments.bundle.resolve())
     with tempfile.TemporaryDirectory() as folder, serving(bundle, arguments.threads) as port:
         paths = write_frames(Path(folder), arguments.images, *map(int, arguments.size.split("x")))
@@ -52,43 +51,55 @@ def main(options: Sequence[str] | None = None) -> None:
         for round_ in range(arguments.rounds):
             for way in ways[round_ % len(ways) :] + ways[: round_ % len(ways)]:
                 if isinstance(way, int):
-                    answers, seconds, took = ask_all(port, way, files)
+                    measured = ask_all(port, way, files)
                 else:
-                    answers, seconds, took = apart.call(
-                        run_alone, way, bundle, [str(path) for path in paths], arguments.threads
-                    )
-                expected = expected or answers
-                if answers != expected:
+                    measured = Round(*apart.call(run_alone, way, bundle, list(map(str, paths)), arguments.threads))
+                expected = expected or measured.answers
+                if measured.answers != expected:
                     sys.exit(f"{way}: the answers differ")
-                rates[way].append(len(files) / took)
-                latencies[way] += seconds
+                rounds[way].append(measured)
     figures = {
         "threads": arguments.threads,
         "requests_of_each": arguments.rounds * arguments.images,
-        "ways": {str(way): figures_of(rates[way], latencies[way]) for way in ways},
+        "ways": {str(way): figures_of(rounds[way]) for way in ways},
         "answers_are_equal": True,
     }
     write_report(arguments.json, figures, show=True)
 
 
-def figures_of(rates: Sequence[float], latencies: Sequence[float]) -> dict[str, float]:
-    """Return the median of the rounds' images per second, and milliseconds of all requests."""
-    median, worst = 1e3 * np.percentile(latencies, (50, 99))
+class Round(NamedTuple):
+    """Every image answered once."""
+
+    answers: list[list[float]]
+    """probabilities of each image"""
+    seconds: list[float]
+    """of each image"""
+    took: float
+    """seconds of all images"""
+    computed: float
+    """seconds of processor time of the process with the model"""
+
+
+def figures_of(rounds: Sequence[Round]) -> dict[str, float]:
+    """Return medians of the rounds' images per second and processor time, and milliseconds of all requests."""
+    images = len(rounds[0].seconds)
+    median, worst = 1e3 * np.percentile([second for measured in rounds for second in measured.seconds], (50, 99))
     return {
-        "images_per_second": round(float(np.median(rates)), 2),
+        "images_per_second": round(float(np.median([images / measured.took for measured in rounds])), 2),
         "median_ms": round(float(median), 1),
         "p99_ms": round(float(worst), 1),
+        "processor_ms_per_image": round(1e3 * float(np.median([measured.computed / images for measured in rounds])), 2),
     }
 
 
-def run_alone(way: str, bundle: str, paths: list[str], threads: int | None) -> tuple[list[list[float]], list[float], float]:
-    """Return probabilities, seconds of each file and of all, by `EdgeModel` in this process."""
+def run_alone(way: str, bundle: str, paths: list[str], threads: int | None) -> Round:
+    """Answer every file by `EdgeModel` in this process."""
     with EdgeModel.open(bundle, threads=threads) as model:
         model.warm_up()
         model.classify(paths[:4])
         seconds = list[float]()
         answers = list[list[float]]()
-        started = time.perf_counter()
+        started, computed = time.perf_counter(), time.process_time()
         if way == "classify":
             for path in paths:
                 begun = time.perf_counter()
@@ -102,11 +113,11 @@ def run_alone(way: str, bundle: str, paths: list[str], threads: int | None) -> t
                 seconds.append(time.perf_counter() - begun)
                 if len(waiting) < len(paths):
                     waiting.append((time.perf_counter(), model.submit(paths[len(waiting)])))
-        return answers, seconds, time.perf_counter() - started
+        return Round(answers, seconds, time.perf_counter() - started, time.process_time() - computed)
 
 
-def ask_all(port: int, clients: int, files: Sequence[bytes]) -> tuple[list[list[float]], list[float], float]:
-    """Return probabilities, seconds of each file and of all, by so many clients of the server."""
+def ask_all(port: int, clients: int, files: Sequence[bytes]) -> Round:
+    """Answer every file by so many clients of the server."""
     answers: list[list[float]] = [[] for _ in files]
     seconds = [0.0] * len(files)
     todo = iter(range(len(files)))
@@ -120,12 +131,22 @@ def ask_all(port: int, clients: int, files: Sequence[bytes]) -> tuple[list[list[
         connection.close()
 
     threads = [threading.Thread(target=client) for _ in range(clients)]
-    started = time.perf_counter()
+    started, computed = time.perf_counter(), processor_seconds(port)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return answers, seconds, time.perf_counter() - started
+    return Round(answers, seconds, time.perf_counter() - started, processor_seconds(port) - computed)
+
+
+def processor_seconds(port: int) -> float:
+    """Return the seconds that the server has computed since its start, as it tells Prometheus."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
+    connection.request("GET", "/metrics")
+    found = re.search(r"^process_cpu_seconds_total (\S+)$", connection.getresponse().read().decode(), re.MULTILINE)
+    connection.close()
+    assert found is not None
+    return float(found[1])
 
 
 def ask(connection: HTTPConnection, file: bytes) -> list[float]:

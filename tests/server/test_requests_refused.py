@@ -65,6 +65,7 @@ REFUSED = {
     "parameters of another type": (*of_image(parameters=[1]), 400, "parameters must be a JSON object"),
     "no data": ({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1]}]}, None, 400, 'neither a list "data"'),
     "no base64": (*of_image(b"", data=["!"], parameters={}), 400, "element 0 is not base64"),
+    "another content type": (*of_image(b"", data=["AA=="], parameters={"content_type": "str"}), 400, "can only be base64"),
     "a number as a file": (*of_image(b"", data=[7], parameters={}), 400, "element 0 is not base64"),
     "fewer elements": (*of_image(b"", data=[], parameters={}), 400, "and the data are 0 elements"),
     "no picture": (*of_image(elements(b"GIF89a")), 400, "image 0 cannot be read as an image"),

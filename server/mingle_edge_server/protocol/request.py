@@ -21,6 +21,7 @@ MOST_JSON = 16 << 20
 """bytes of JSON in a request: reading it holds up every other request"""
 INPUTS = {"image": "BYTES", "pixels": "UINT8"}
 """name -> datatype; a request has one of them"""
+_BASE64 = "base64"  # what other servers of the protocol call BYTES in JSON that hold no text
 _LONGEST_NAME = 100  # characters of a client's text that an error message repeats
 
 
@@ -107,6 +108,9 @@ def _images(record: dict[str, Any], content: memoryview, most: int) -> Images:
     if shape[0] > most:
         raise RequestError(f"input {name!r}: {shape[0]} images, and a request may have {most}: send several requests", 413)
     parameters = _parameters(tensor, f"input {name!r}", ("binary_data_size", "content_type"))
+    content_type = parameters.get("content_type", _BASE64)
+    if content_type != _BASE64:
+        raise RequestError(f"input {name!r}: content_type is {_short(repr(content_type))}, and can only be {_BASE64}")
     size = parameters.get("binary_data_size")
     if size is None:
         if len(content):

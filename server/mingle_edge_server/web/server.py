@@ -21,7 +21,7 @@ from mingle_edge_server.inference.service import InferenceService
 from mingle_edge_server.web.app import create_app
 from mingle_edge_server.web.connection import timed_connection
 
-_KEEP_ALIVE = 30  # seconds between two requests on one connection
+_KEEP_ALIVE = 75  # seconds between two requests on one connection: longer than a proxy keeps it (nginx: 60)
 _BACKLOG = 128  # connections that the system holds until they are accepted
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -99,7 +99,7 @@ class InferenceServer(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                limit_concurrency=limits.connections,
+                limit_concurrency=limits.connections + 1,  # at which it refuses
                 timeout_keep_alive=_KEEP_ALIVE,
                 timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
             )
