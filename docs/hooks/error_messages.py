@@ -20,6 +20,26 @@ NEXT_STEPS = (
     *("measure", "merge", "name", "open", "profile", "run", "send", "start", "try", "upgrade", "use"),
 )
 """Words that the next step begins with."""
+RULE = re.compile(r"\b(must|needs|at most|at least|one of|paths are|is no name|can only|twice)\b")
+"""A message that states a rule: what to do is to follow it."""
+WAYS_OUT = {
+    "BundleError": "copy the bundle again, or export it again",
+    "BudgetError": "set a larger budget, or none",
+    "CheckpointError": "copy or save the checkpoint again",
+    "DeviceDiffersError": "do not serve this bundle on this device until `verify` ends with 0",
+    "ExpertError": "copy the bundle again, or free memory where the reason is memory",
+    "HeadError": "make the head again",
+    "HubError": "correct the name, or fill the cache",
+    "ImageError": "replace the image, or leave it out",
+    "ImageFolderError": "mend what the reason names",
+    "MergedModelError": "give the folder of a merged model, or restore it",
+    "OutputError": "name another file or folder",
+    "ProviderError": "install what the message names",
+    "RegressionError": "do not ship the bundle before you know why",
+    "RequestError": "correct the request",
+    "TaskFileError": "correct the task file where the reason says",
+}
+"""Error class -> what to do where a message of it names the reason alone."""
 FEWEST_WORDS = 3
 """A template with fewer words is one that a function fills in, whose calls have the words."""
 
@@ -79,8 +99,12 @@ def error_tables() -> str:
                 "| message | what to do |",
                 "| --- | --- |",
             ]
-            split = [(what, way_out) for what, way_out in map(_parts, messages) if re.search(r"\w", what)]
-            lines += [f"| {_cell(what)} | {_cell(way_out)} |" for what, way_out in split]
+            for what, way_out in map(_parts, messages):
+                usual = (
+                    "give what this rule allows" if RULE.search(what) else WAYS_OUT.get(raised, "mend what the message names")
+                )
+                if re.search(r"\w", what):
+                    lines.append(f"| {_cell(what)} | {_cell(way_out or usual)} |")
     return "\n".join(lines)
 
 

@@ -202,12 +202,18 @@ def refusal(path, rule) -> CutError:
 def read(path):
     if path == "a":
         raise CutError(f"{path} has {len(path)} bytes: export the bundle again")
+    if path == "b":
+        raise CutError(f"{path} ends within a picture")
     raise refusal(path, f"one of {1, 2} things")
 ''')
     monkeypatch.setattr(messages, "ROOT", tmp_path)
     monkeypatch.setattr(messages, "PACKAGES", ("package",))
     table = [line for line in messages.error_tables().splitlines() if line.startswith("| …")]
-    assert sorted(table) == ["| … has … bytes | export the bundle again |", "| … must be one of … things | copy it again |"]
+    assert sorted(table) == [
+        "| … ends within a picture | mend what the message names |",
+        "| … has … bytes | export the bundle again |",
+        "| … must be one of … things | copy it again |",
+    ]
 
 
 def test_the_drawings_of_the_rooms_have_the_arrows_of_the_code() -> None:
