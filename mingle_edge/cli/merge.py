@@ -101,7 +101,23 @@ def _suggest(model: MergedModel, task_file: Path, names: list[str]) -> None:
     others = [name for name in model.task_names if name not in names]
     if any(task.test is None for task in read_task_file(task_file).tasks):
         suggest("export", model.path, "-o", unused("bundle"))
-    elif others:
-        suggest("evaluate", model.path, "EARLIER.toml", task_file, note=f"EARLIER.toml: the file of {', '.join(others)}")
+    elif (earlier := _files_of(others, task_file)) is not None:
+        suggest("evaluate", model.path, *earlier, task_file)
     else:
-        suggest("evaluate", model.path, task_file)
+        suggest("evaluate", model.path, "EARLIER.toml", task_file, note=f"EARLIER.toml: the file of {', '.join(others)}")
+
+
+def _files_of(names: list[str], task_file: Path) -> list[Path] | None:
+    """Return the task files beside this one that hold these tasks and no others; None where there are none for all of them."""
+    from mingle_edge.data.task_file import read_task_file
+
+    missing, found = set(names), []
+    for path in sorted(task_file.parent.glob("*.toml")):
+        try:
+            held = {task.name for task in read_task_file(path).tasks}
+        except MingleError:  # of another use, or of a merge that is no more
+            continue
+        if held <= missing:
+            found.append(path)
+            missing -= held
+    return None if missing else found

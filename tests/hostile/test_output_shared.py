@@ -51,7 +51,7 @@ def test_a_second_merge_is_refused_and_told_who_the_first_is(task_file, tmp_path
     refused = []
 
     def second(stage, *_):
-        if stage == "task" and not refused:
+        if stage == "merge" and not refused:
             for into in (False, True):
                 with pytest.raises(MergedModelError) as caught:
                     merge(one_task(task_file, 1), tmp_path / "m", into=into)
