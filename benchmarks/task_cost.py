@@ -117,8 +117,8 @@ def merge_tasks(scope: str, inputs: str, model: str, tasks: int, threads: int | 
     meter = Meter()
 
     def progress(stage: str, done: int, total: int, detail: str = "") -> None:
-        if stage == "task":
-            (meter.start if done < total else meter.stop)()
+        if stage == "merge":  # with the task's name where it begins
+            (meter.start if detail else meter.stop)()
 
     with tempfile.TemporaryDirectory(dir=inputs) as output:
         task_file = write_task_file(Path(inputs), scope, tasks, RANK.get(model, 64))
