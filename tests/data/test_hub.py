@@ -27,7 +27,7 @@ from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_arch
 from mingle_edge.checkpoints.class_embeddings import class_embeddings
 from mingle_edge.checkpoints.text_tower import build_text_tower, logit_scale
 from mingle_edge.clip.vision_tower import embed_images
-from mingle_edge.core.errors import CheckpointError, HubError
+from mingle_edge.core.errors import CheckpointError, HubError, HubUnreachableError
 from mingle_edge.data.hub import HubReference, local_path, parse_hub_reference, rooted
 from mingle_edge.data.image_source import ImageSource
 from mingle_edge.merging.merge import merge
@@ -196,7 +196,7 @@ class TestRefusedWithoutNetwork:
     )
     def test_not_in_the_cache(self, hub: Path, tmp_path: Path, reference: str, message: str) -> None:
         write_repository(hub, "models/o/n", {"config.json": b"{}"})
-        with pytest.raises(HubError, match=message):
+        with pytest.raises(HubUnreachableError, match=message):
             local_path(reference, tmp_path)
 
     def test_a_part_of_a_model_is_not_taken_for_it(self, hub: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tiny_merged import ARCHITECTURE, write_merged
 import mingle_edge_export.bundle.output_folder
 from mingle_edge.cli import main
 from mingle_edge_export import OptionError, OutputError, export_bundle
+from mingle_edge_export.errors import DiskSpaceError
 from mingle_edge_runtime.bundle.bundle import Bundle
 
 
@@ -75,7 +76,7 @@ def test_a_read_only_place(merged):
 def test_too_little_space_is_seen_before_any_work(merged, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 10_000_000})()
     monkeypatch.setattr(mingle_edge_export.bundle.output_folder.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OutputError, match=r"the bundle needs 3\d MB and 10 MB are free; free some space"):
+    with pytest.raises(DiskSpaceError, match=r"the bundle needs 3\d MB and 10 MB are free; free some space"):
         export_bundle(merged.path, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 

@@ -15,7 +15,7 @@ from tiny_clip import first_tasks, write_open_clip, write_task, write_task_file
 
 from mingle_edge.checkpoints import open_checkpoint
 from mingle_edge.clip.vision_tower import embed_images
-from mingle_edge.core.errors import MergedModelError, MingleError
+from mingle_edge.core.errors import DiskSpaceError, MergeConflictError, MergedModelError, MingleError
 from mingle_edge.core.progress import WARNING
 from mingle_edge.data.images import load_images
 from mingle_edge.merging import merge as merging
@@ -151,13 +151,13 @@ def test_what_does_not_belong_to_the_merged_is_refused(image_model, copied, chan
 
 def test_an_output_folder_in_use_is_refused(task_file, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(MergedModelError, match=r"must be new or empty, and holds precious\.txt"):
+    with pytest.raises(MergeConflictError, match=r"must be new or empty, and holds precious\.txt"):
         merge(task_file, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
 
 
 def test_a_merge_of_other_tasks_is_not_continued_without_into(image_model, task_file):
-    with pytest.raises(MergedModelError, match="holds a merge of other tasks"):
+    with pytest.raises(MergeConflictError, match="holds a merge of other tasks"):
         merge(first_tasks(task_file, 1), image_model.path)
 
 
@@ -174,7 +174,7 @@ def test_nan_in_the_last_checkpoint_is_found_before_any_work(copied, tmp_path):
 def test_a_disk_without_room_is_refused_before_any_work(task_file, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(merging.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(MergedModelError, match=r"the merge needs about \d+ MB and the disk has 0 MB free"):
+    with pytest.raises(DiskSpaceError, match=r"the merge needs about \d+ MB and the disk has 0 MB free"):
         merge(task_file, tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
