@@ -104,7 +104,7 @@ def running(model: EdgeModel, limits: Limits | None = None, *, ready: bool = Tru
     assert not thread.is_alive()
 
 
-def until(is_so: Callable[[], bool], seconds: float = 20) -> None:
+def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
     """Wait until something is so."""
     end = time.monotonic() + seconds
     while not is_so():

@@ -27,7 +27,7 @@ def held(model, monkeypatch):
 
     def wait(*arguments, **options):
         began.append(1)
-        assert go.wait(20)
+        assert go.wait(60)
         return run(*arguments, **options)
 
     monkeypatch.setattr(model, "classify_pixels", wait)
