@@ -31,7 +31,6 @@ try {
   await tab.waitForFunction(() => document.getElementById("problem").textContent);
   seen.problem = await text(tab, "problem");
   seen.resultAfterProblem = await tab.evaluate(() => !document.getElementById("result").hidden);
-  await tab.keyboard.press("Tab"); // to the camera's button, from the one that chooses an image
   await tab.focus("#camera");
   await tab.keyboard.press("Enter");
   seen.camera = await answer(tab);
