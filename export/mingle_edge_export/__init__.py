@@ -4,6 +4,8 @@
 
     report = export_bundle("merged", "bundle", ExportOptions(precision="fp16", top_k=2))
     print(report.parity.cosine, sum(report.files.values()))
+
+A `ParityError` or an `AccuracyError` shows how far the result would be from PyTorch; nothing is written then.
 """
 
 from mingle_edge_export.errors import AccuracyError, ExportError, OptionError, OutputError, ParityError
