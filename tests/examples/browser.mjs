@@ -1,6 +1,6 @@
 // Drives the page of examples/browser for test_browser.py: `node browser.mjs SCENARIO ADDRESS [ARGUMENT...]`, prints JSON.
 
-import { readFileSync } from "node:fs";
+import { cpSync, readFileSync } from "node:fs";
 import { basename } from "node:path";
 import { launch } from "./chromium.mjs";
 
@@ -89,6 +89,21 @@ const scenarios = {
     const offline = await ask();
     await page.select("#task", await page.$eval("#task option:last-child", (option) => option.value));
     return { online, offline, isolated, another: await ask() };
+  },
+
+  // What the page keeps of a bundle, and what after FOLDER was replaced by ANOTHER and the page loaded again.
+  async replaced(page, folder, another) {
+    const kept = () => page.evaluate(async () => {
+      const addresses = (await (await caches.open("mingle-edge-bundle")).keys()).map(({ url }) => new URL(url));
+      return Object.fromEntries(addresses.map((url) => [url.pathname.replace("/bundle/", ""), url.searchParams.get("sha256")]));
+    });
+    await page.goto(address);
+    await ready(page);
+    const before = await kept();
+    cpSync(another, folder, { recursive: true });
+    await page.reload();
+    await ready(page);
+    return { before, after: await kept() };
   },
 
   // What stands where a model should be.

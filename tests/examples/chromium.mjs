@@ -1,5 +1,5 @@
-// Chromium for tests: the one of @sparticuz/chromium, unpacked into the system's folder for temporary files, which TMPDIR names;
-// libraries that the system lacks come with it.
+// Chromium for tests: the one of @sparticuz/chromium (x86-64), unpacked into the system's folder for temporary files, which TMPDIR
+// names; libraries that the system lacks come with it. MINGLE_CHROMIUM names another that is installed.
 
 import { execFileSync } from "node:child_process";
 import { createRequire } from "node:module";
@@ -13,7 +13,7 @@ const { default: chromium, inflate, setupLambdaEnvironment } = await load("@spar
 const { default: puppeteer } = await load("puppeteer-core");
 
 export async function launch(...more) {
-  const executablePath = await chromium.executablePath();
+  const executablePath = process.env.MINGLE_CHROMIUM ?? (await chromium.executablePath());
   if (!starts(executablePath)) {
     await inflate(join(packages.resolve("@sparticuz/chromium"), "../../bin/al2023.tar.br"));
     setupLambdaEnvironment(join(tmpdir(), "al2023", "lib"));
