@@ -28,7 +28,6 @@ MAX_ABS = 1e-4  # of embeddings, as a share of their length, in fp32
 POSTERIOR = 1e-3  # at most, of probabilities: so the most probable task is the same wherever it leads by twice that
 CONFIDENCE = 1e-3  # at most, relative
 _REPORT = "please report this with mingle.json"
-_LESS = "calibrate with --images, choose a higher precision, or allow it with {}"
 
 
 class Case(NamedTuple):
@@ -116,6 +115,7 @@ class Comparison:
         # Whether nothing but float rounding may tell outputs from their references.
         self.exact = (index.precision, index.expert_precision) == ("fp32", "fp32")
         self.exact_router = index.router is None or index.router.precision == "fp32"
+        self.calibrates = "int8" in (index.precision, index.expert_precision)
         self.max_abs, self.posterior, self.near_ties = 0.0, 0.0, 0
         self.parts: dict[str, _Worst] = {}
         self.faults: list[tuple[str, str]] = []
@@ -149,7 +149,7 @@ class Comparison:
         if not (cosine >= self.bounds.cosine and (max_abs <= MAX_ABS or not self.exact)):
             most = f" (at most {MAX_ABS})" if self.exact else ""
             figures = f"cosine {cosine:.7f} (at least {self.bounds.cosine}), largest difference {max_abs:.1e}{most}"
-            self.faults.append((f"{what}: {figures}", _REPORT if self.exact else _LESS.format("--min-cosine")))
+            self.faults.append((f"{what}: {figures}", _REPORT if self.exact else self._allow("--min-cosine")))
         worst.cosine, self.max_abs = float(np.minimum(worst.cosine, cosine)), max(self.max_abs, max_abs)
 
     def parity(self) -> Parity:
@@ -158,7 +158,7 @@ class Comparison:
         agreement = agreeing / routes if routes else 1.0
         if not ((self.exact and self.exact_router) or agreement >= self.bounds.route_agreement):
             figures = f"{agreement:.1%} of the routes agree (at least {self.bounds.route_agreement:.1%})"
-            self.faults.append((figures, _LESS.format("--min-route-agreement")))
+            self.faults.append((figures, self._allow("--min-route-agreement")))
         if self.faults:
             raise self.failed(*self.faults[0])
         cosine = min([1.0, *(worst.cosine for worst in self.parts.values())])
@@ -170,6 +170,11 @@ class Comparison:
         return ParityError(
             f"the graphs do not compute what PyTorch does: {figures}{more}; no bundle was written, {advice}", self._figures()
         )
+
+    def _allow(self, option: str) -> str:
+        """Return the next step where precision costs more than is allowed; int8 is what calibration helps."""
+        calibrate = "calibrate with --images, " if self.calibrates else ""
+        return f"{calibrate}choose a higher precision, or allow it with {option}"
 
     def _figures(self) -> list[PartParity]:
         return [
