@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
     ("image", ("files", "tower.onnx", "sha256"), "abc", "files.tower.onnx.sha256 is not 64"),
     ("image", ("files", "tower.onnx"), None, "files.tower.onnx must be an object, is missing"),
     ("image", ("tower",), "tower2.onnx", "tower names 'tower2.onnx', which files does not list"),
+    ("image", ("tower_required_inputs",), "tower2.onnx", "tower_required_inputs names 'tower2.onnx', which files does not"),
     ("image", ("router",), None, "router must be there in the image scope"),
     ("image", ("defaults", "tensors", "ln_post.bias", "offset"), 100, "offset is 100, no multiple of 4096"),
     ("image", ("defaults", "tensors", "ln_post.bias", "shape"), [1 << 40], "ends at byte"),
@@ -113,6 +115,15 @@ def test_mistakes_are_named_by_their_path(bundles, tmp_path, scope: str, path, v
     rewrite(tmp_path / "copy", change)
     with pytest.raises(BundleError, match=message):
         EdgeModel.open(tmp_path / "copy")
+
+
+def test_a_folded_bundle_has_no_second_tower(image_bundle) -> None:
+    index = Bundle.open(image_bundle).index
+    task = replace(index.tasks[0], expert=None, expert_bytes=0)
+    folded = replace(index, scope="folded", tasks=(task,), router=None, defaults=None)
+    check_rules(folded)
+    with pytest.raises(BundleError, match="tower_required_inputs must be absent in a folded bundle"):
+        check_rules(replace(folded, tower_required_inputs="tower.onnx"))
 
 
 JSON_VALUES = st.recursive(
