@@ -7,7 +7,7 @@ LATEST = .venv-latest
 BUILD = .venv-build
 PARALLEL = --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-latest devices javascript wheel lock clean
+.PHONY: demo test test-latest devices javascript docs wheel lock clean
 
 # The demo: trains, merges, exports and runs four tiny tasks; results in demo-output/.
 demo: $(VENV)/.installed
@@ -26,6 +26,11 @@ devices: $(VENV)/.installed
 
 # The packages of the examples in JavaScript. Their install scripts would fetch libraries for CUDA from elsewhere; none is needed.
 javascript: $(JAVASCRIPT)/.installed
+
+# The documentation as a site, in site/. First writes the tables of settings and commands that the code gives (docs/hooks).
+docs: $(VENV)/.installed
+	$(VENV)/bin/python docs/hooks/reference.py
+	$(VENV)/bin/mkdocs build --strict
 
 # The same with the newest release of every dependency instead of those in the lock file.
 test-latest:
@@ -77,4 +82,4 @@ lock:
 	$(COMPILE) --no-deps --output-file=locks/transformers-4.txt locks/transformers-4.in > /dev/null
 
 clean:
-	rm -rf $(VENV) $(ORT_OLD) $(TRANSFORMERS_4) $(JAVASCRIPT) $(LATEST) $(BUILD) .venv-lock dist demo-output devices/.cache
+	rm -rf $(VENV) $(ORT_OLD) $(TRANSFORMERS_4) $(JAVASCRIPT) $(LATEST) $(BUILD) .venv-lock dist site demo-output devices/.cache
