@@ -26,7 +26,9 @@ const index = JSON.parse(readFileSync(join(bundle, "bundle.json")));
 const spec = JSON.parse(readFileSync(join(caseFolder, "case.json")));
 const inputs = readSafetensors(readFileSync(join(caseFolder, "inputs.safetensors")));
 const defaults = Object.fromEntries(
-  Object.entries(inputs).filter(([name]) => name.startsWith("defaults/")).map(([name, value]) => [name.slice(9), value]),
+  Object.entries(inputs)
+    .filter(([name]) => name.startsWith("defaults/"))
+    .map(([name, value]) => [name.slice(9), value]),
 );
 const tasks = index.tasks.map((task) => task.name);
 
@@ -35,7 +37,8 @@ const readArray = (name) => readNpy(new Uint8Array(readFileSync(join(bundle, nam
 async function open(folder, file) {
   const options = { executionProviders: [web ? "wasm" : "cpu"], logSeverityLevel: 3, intraOpNumThreads: 1 };
   if (!web) return ort.InferenceSession.create(join(folder, file), options);
-  options.externalData = readdirSync(folder).filter((name) => name.endsWith(".bin"))
+  options.externalData = readdirSync(folder)
+    .filter((name) => name.endsWith(".bin"))
     .map((path) => ({ path, data: new Uint8Array(readFileSync(join(folder, path))) }));
   return ort.InferenceSession.create(new Uint8Array(readFileSync(join(folder, file))), options);
 }
@@ -47,10 +50,14 @@ async function run(session, feeds) {
 
 function experts() {
   const shapes = Object.fromEntries(Object.entries(defaults).map(([name, { dims }]) => [name, dims]));
-  return Object.fromEntries(index.tasks.filter((task) => task.expert).map((task) => {
-    const values = readAdapter(new Uint8Array(readFileSync(join(bundle, task.expert))), task.expert);
-    return [task.name, expandNibbles(values, shapes)];
-  }));
+  return Object.fromEntries(
+    index.tasks
+      .filter((task) => task.expert)
+      .map((task) => {
+        const values = readAdapter(new Uint8Array(readFileSync(join(bundle, task.expert))), task.expert);
+        return [task.name, expandNibbles(values, shapes)];
+      }),
+  );
 }
 
 function choose(posterior, confidence) {
@@ -59,16 +66,31 @@ function choose(posterior, confidence) {
 }
 
 function softmax(scores) {
-  const most = Math.max(...scores), shifted = scores.map((score) => Math.exp(score - most));
+  const most = Math.max(...scores),
+    shifted = scores.map((score) => Math.exp(score - most));
   const sum = shifted.reduce((a, b) => a + b);
   return shifted.map((value) => value / sum);
 }
 
 function label(embed, route, posterior, heads) {
-  const scores = heads.map(({ weight: { dims: [labels, dim], data }, bias, scale }) => Array.from({ length: labels }, (_, i) =>
-    scale * embed.reduce((sum, value, j) => sum + value * data[i * dim + j], 0) + (bias ? bias.data[i] : 0)));
+  const scores = heads.map(
+    ({
+      weight: {
+        dims: [labels, dim],
+        data,
+      },
+      bias,
+      scale,
+    }) =>
+      Array.from(
+        { length: labels },
+        (_, i) => scale * embed.reduce((sum, value, j) => sum + value * data[i * dim + j], 0) + (bias ? bias.data[i] : 0),
+      ),
+  );
   const weighted = heads.length > 1 && route.length && posterior;
-  const probabilities = weighted ? scores.flatMap((row, t) => softmax(row).map((p) => p * posterior[t])) : softmax(scores.flat());
+  const probabilities = weighted
+    ? scores.flatMap((row, t) => softmax(row).map((p) => p * posterior[t]))
+    : softmax(scores.flat());
   const names = index.tasks.flatMap((task) => task.labels.map((name) => [task.name, name]));
   return names[probabilities.indexOf(Math.max(...probabilities))];
 }
@@ -87,13 +109,18 @@ async function products() {
   return Object.fromEntries(Object.entries(digests).map(([name, digest]) => [name, digest.digest("hex")]));
 }
 
-const { dims: [count, ...sides], data: everything } = inputs.pixel_values;
+const {
+  dims: [count, ...sides],
+  data: everything,
+} = inputs.pixel_values;
 const size = everything.length / count;
 const images = Array.from({ length: count }, (_, i) => ({
   pixel_values: { type: "float32", dims: [1, ...sides], data: everything.slice(i * size, (i + 1) * size) },
 }));
 const heads = index.tasks.map(({ head, bias, logit_scale: scale }) => ({
-  weight: readArray(head), bias: bias && readArray(bias), scale,
+  weight: readArray(head),
+  bias: bias && readArray(bias),
+  scale,
 }));
 const tower = await open(bundle, index.tower_required_inputs ?? index.tower);
 const loaded = experts();
@@ -114,7 +141,9 @@ measured.seconds.named = (performance.now() - began) / 1000;
 began = performance.now();
 const router = index.scope === "image" ? await open(bundle, index.router.file) : null;
 for (const [i, image] of images.entries()) {
-  let posterior = null, route = tasks, expert = {};
+  let posterior = null,
+    route = tasks,
+    expert = {};
   if (router) {
     const scores = await run(router, image);
     posterior = Array.from(scores.posterior.data);

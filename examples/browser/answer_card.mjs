@@ -5,16 +5,25 @@ const PERCENT = new Intl.NumberFormat("en", { style: "percent", minimumFractionD
 // picture: address of a thumbnail, or null.
 export function answerCard(title, picture, { labels, tasks, probabilities, route, milliseconds }) {
   const several = new Set(tasks).size > 1;
-  const list = element("ul", {}, labels.map((label, i) => element("li", {}, [
-    element("span", {}, several || i === 0 ? `${label} (${tasks[i]})` : label),
-    element("span", {}, PERCENT.format(probabilities[i])),
-    element("meter", { value: probabilities[i], ariaHidden: "true" }),
-  ])));
+  const list = element(
+    "ul",
+    {},
+    labels.map((label, i) =>
+      element("li", {}, [
+        element("span", {}, several || i === 0 ? `${label} (${tasks[i]})` : label),
+        element("span", {}, PERCENT.format(probabilities[i])),
+        element("meter", { value: probabilities[i], ariaHidden: "true" }),
+      ]),
+    ),
+  );
   const total = Object.values(milliseconds).reduce((sum, part) => sum + part, 0);
-  const parts = Object.entries(milliseconds).map(([name, part]) => `${name} ${part.toFixed(1)}`).join(", ");
+  const parts = Object.entries(milliseconds)
+    .map(([name, part]) => `${name} ${part.toFixed(1)}`)
+    .join(", ");
+  const experts = route.tasks.map((task, i) => `${task} ${PERCENT.format(route.weights[i])}`).join(", ");
   return card(title, picture, [
     list,
-    element("p", {}, `Expert: ${route.tasks.map((task, i) => `${task} ${PERCENT.format(route.weights[i])}`).join(", ") || "none, the plain backbone"}`),
+    element("p", {}, `Expert: ${experts || "none, the plain backbone"}`),
     element("p", { className: "quiet" }, `${total.toFixed(1)} ms: ${parts}`),
   ]);
 }
@@ -31,6 +40,9 @@ export function element(name, properties = {}, content = []) {
 
 function card(title, picture, content) {
   const body = element("div", {}, [element("h3", {}, title), ...content]);
-  return element("article", { className: picture ? "card" : "card plain" },
-    picture ? [element("img", { src: picture, alt: "" }), body] : [body]);
+  return element(
+    "article",
+    { className: picture ? "card" : "card plain" },
+    picture ? [element("img", { src: picture, alt: "" }), body] : [body],
+  );
 }

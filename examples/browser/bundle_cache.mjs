@@ -35,7 +35,8 @@ export class BundleCache {
 
   // Called with a file whose hash is the recorded one.
   async keep(name, record, bytes) {
-    const address = this.#address(name, record), cache = await caches.open(CACHE);
+    const address = this.#address(name, record),
+      cache = await caches.open(CACHE);
     if (await cache.match(address)) return;
     try {
       await cache.put(address, new Response(bytes));

@@ -19,7 +19,7 @@ export async function decode(image) {
     const blob = new Blob([bytes], { type });
     const bitmap = await createImageBitmap(blob, AS_STORED);
     const drawn = draw(bitmap);
-    const pixels = isOpaque(drawn) ? drawn : texture(bitmap) ?? drawn;
+    const pixels = isOpaque(drawn) ? drawn : (texture(bitmap) ?? drawn);
     bitmap.close();
     return { ...pixels, indexed, alphaChannel };
   } catch (error) {
@@ -39,7 +39,8 @@ function isOpaque({ data }) {
   return true;
 }
 
-// A 2D canvas keeps colors multiplied by their alpha, and so loses those that can hardly be seen; a texture keeps them as they are.
+// A 2D canvas keeps colors multiplied by their alpha, and so loses those that can hardly be seen; a texture keeps them as they
+// are.
 function texture(bitmap) {
   const { width, height } = bitmap;
   const gl = new OffscreenCanvas(1, 1).getContext("webgl2");

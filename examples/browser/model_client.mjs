@@ -15,7 +15,8 @@ export class ModelClient {
     });
     this.#worker.addEventListener("error", (event) => {
       event.preventDefault();
-      for (const { reject } of this.#waiting.values()) reject(new Error(event.message || "the program of the model cannot be loaded"));
+      for (const { reject } of this.#waiting.values())
+        reject(new Error(event.message || "the program of the model cannot be loaded"));
       this.#waiting.clear();
     });
   }

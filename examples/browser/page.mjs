@@ -6,11 +6,14 @@ import { byteSize } from "../javascript/byte_size.mjs";
 import { answerCard, element, errorCard } from "./answer_card.mjs";
 import { ModelClient } from "./model_client.mjs";
 
-const TOP = 3, MOST_ANSWERS = 100; // labels of an image; images on the page
+const TOP = 3,
+  MOST_ANSWERS = 100; // labels of an image; images on the page
 const $ = (id) => document.getElementById(id);
 const settings = new URLSearchParams(location.search);
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
-const client = new ModelClient(({ loaded, total }) => { $("progress").value = loaded / total; });
+const client = new ModelClient(({ loaded, total }) => {
+  $("progress").value = loaded / total;
+});
 let camera = null; // { stream, stopped, stop }
 
 try {
@@ -20,7 +23,8 @@ try {
   const model = await client.open({ base, expertBudget });
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   const labels = model.tasks.reduce((sum, task) => sum + task.labels, 0);
-  $("model").textContent = `${model.tasks.length} task${model.tasks.length > 1 ? "s" : ""} with ${labels} labels, ${model.precision}, ready after ${seconds} s`;
+  const tasks = `${model.tasks.length} task${model.tasks.length > 1 ? "s" : ""}`;
+  $("model").textContent = `${tasks} with ${labels} labels, ${model.precision}, ready after ${seconds} s`;
   for (const { name } of model.tasks) $("task").append(element("option", { value: name }, name));
   for (const id of ["controls", "device"]) $(id).hidden = false;
   await showStatus();
@@ -49,18 +53,21 @@ $("drop").addEventListener("drop", (event) => {
 });
 $("camera").addEventListener("click", () => (camera ? stopCamera() : startCamera()));
 $("keep").addEventListener("click", () => busy($("keep"), () => client.keepAll()));
-$("forget").addEventListener("click", () => busy($("forget"), async () => {
-  await client.forget();
-  for (const name of await caches.keys()) await caches.delete(name);
-  for (const worker of await navigator.serviceWorker.getRegistrations()) await worker.unregister();
-}));
+$("forget").addEventListener("click", () =>
+  busy($("forget"), async () => {
+    await client.forget();
+    for (const name of await caches.keys()) await caches.delete(name);
+    for (const worker of await navigator.serviceWorker.getRegistrations()) await worker.unregister();
+  }),
+);
 
 async function classifyFiles(files) {
   $("answers").hidden = false;
   for (const file of files) {
     let card;
     try {
-      card = answerCard(file.name, URL.createObjectURL(file), await client.classify(file, { task: $("task").value || null, top: TOP }));
+      const answer = await client.classify(file, { task: $("task").value || null, top: TOP });
+      card = answerCard(file.name, URL.createObjectURL(file), answer);
     } catch (error) {
       card = error.name === "ImageError" ? errorCard(file.name, error.message) : failed(file.name, error);
     }
@@ -71,7 +78,10 @@ async function classifyFiles(files) {
 }
 
 function failed(name, { message }) {
-  return element("article", { className: "card plain" }, [element("h3", {}, name), element("p", { className: "bad" }, message)]);
+  return element("article", { className: "card plain" }, [
+    element("h3", {}, name),
+    element("p", { className: "bad" }, message),
+  ]);
 }
 
 function drop(item) {
@@ -90,7 +100,9 @@ async function startCamera() {
     return;
   }
   camera = { stream };
-  camera.stopped = new Promise((resolve) => { camera.stop = resolve; });
+  camera.stopped = new Promise((resolve) => {
+    camera.stop = resolve;
+  });
   showCamera();
   await $("video").play();
   for (let last = performance.now(); camera;) {
@@ -111,7 +123,9 @@ async function startCamera() {
 
 function nextFrame() {
   const video = $("video");
-  return new Promise((resolve) => { video.requestVideoFrameCallback ? video.requestVideoFrameCallback(resolve) : requestAnimationFrame(resolve); });
+  return new Promise((resolve) => {
+    video.requestVideoFrameCallback ? video.requestVideoFrameCallback(resolve) : requestAnimationFrame(resolve);
+  });
 }
 
 function stopCamera() {
@@ -146,10 +160,14 @@ async function showStatus() {
   if (experts) {
     const limit = experts.budget == null ? "" : `, of at most ${megabytes(experts.budget)}`;
     figures["Experts in memory"] = `${experts.resident.join(", ") || "none"} (${megabytes(experts.residentBytes)}${limit})`;
-    figures["Experts asked for"] = `read ${experts.misses} times, already in memory ${experts.hits} times; given up ${experts.evictions} times`;
-    figures["Experts stored for use offline"] = `${expertsKept} of ${expertsTotal}${missingBytes ? `; the others are ${megabytes(missingBytes)}` : ""}`;
+    figures["Experts asked for"] =
+      `read ${experts.misses} times, already in memory ${experts.hits} times; given up ${experts.evictions} times`;
+    figures["Experts stored for use offline"] =
+      `${expertsKept} of ${expertsTotal}${missingBytes ? `; the others are ${megabytes(missingBytes)}` : ""}`;
   }
-  $("figures").replaceChildren(...Object.entries(figures).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+  $("figures").replaceChildren(
+    ...Object.entries(figures).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
+  );
   $("keep").hidden = !missingBytes;
   $("notes").textContent = notes.join(" ");
 }

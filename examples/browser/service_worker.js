@@ -3,14 +3,42 @@
 const CACHE = "mingle-edge-page";
 const DIST = "../node_modules/onnxruntime-web/dist/";
 const FILES = [
-  "index.html", "style.css", "page.mjs", "answer_card.mjs", "model_client.mjs", "worker.mjs", "wasm_heap.mjs", "bundle_cache.mjs", "decode.mjs",
-  ...["adapter", "bundle", "byte_size", "edge_model", "errors", "expert_store", "float16", "image_file", "mixture", "npy", "preprocess",
-    "resize", "tensor"].map((name) => `../javascript/${name}.mjs`),
-  `${DIST}ort.wasm.min.mjs`, `${DIST}ort-wasm-simd-threaded.mjs`, `${DIST}ort-wasm-simd-threaded.wasm`,
+  "index.html",
+  "style.css",
+  "page.mjs",
+  "answer_card.mjs",
+  "model_client.mjs",
+  "worker.mjs",
+  "wasm_heap.mjs",
+  "bundle_cache.mjs",
+  "decode.mjs",
+  ...[
+    "adapter",
+    "bundle",
+    "byte_size",
+    "edge_model",
+    "errors",
+    "expert_store",
+    "float16",
+    "image_file",
+    "mixture",
+    "npy",
+    "preprocess",
+    "resize",
+    "tensor",
+  ].map((name) => `../javascript/${name}.mjs`),
+  `${DIST}ort.wasm.min.mjs`,
+  `${DIST}ort-wasm-simd-threaded.mjs`,
+  `${DIST}ort-wasm-simd-threaded.wasm`,
 ].map((name) => new URL(name, self.location).href);
 
 self.addEventListener("install", (event) => {
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES)).then(() => self.skipWaiting()));
+  event.waitUntil(
+    caches
+      .open(CACHE)
+      .then((cache) => cache.addAll(FILES))
+      .then(() => self.skipWaiting()),
+  );
 });
 
 self.addEventListener("activate", (event) => {

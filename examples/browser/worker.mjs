@@ -15,13 +15,15 @@ let source, bundle, model;
 const methods = {
   // base: address of the bundle. expertBudget: bytes, or null.
   async open({ base, expertBudget }) {
-    let loaded = 0, total = 0;
+    let loaded = 0,
+      total = 0;
     source = new BundleCache(base, (count) => {
       loaded += count;
       postMessage({ progress: { loaded: Math.min(loaded, total), total } });
     });
     bundle = await Bundle.open(source);
-    const { index } = bundle, heads = index.tasks.flatMap(({ head, bias }) => (bias ? [head, bias] : [head]));
+    const { index } = bundle,
+      heads = index.tasks.flatMap(({ head, bias }) => (bias ? [head, bias] : [head]));
     total = [...bundle.graphs, ...bundle.weights, ...heads].reduce((sum, name) => sum + index.files[name].size, 0);
     const weights = new Map(); // until the sessions have their own copies
     for (const name of bundle.weights) weights.set(name, await bundle.read(name));
@@ -35,7 +37,10 @@ const methods = {
     model = await EdgeModel.open(bundle, host, { expertBudget });
     await source.keepOnly(index);
     return {
-      scope: index.scope, precision: index.precision, imageSize: index.preprocess.image_size, threads: ort.env.wasm.numThreads,
+      scope: index.scope,
+      precision: index.precision,
+      imageSize: index.preprocess.image_size,
+      threads: ort.env.wasm.numThreads,
       tasks: index.tasks.map(({ name, labels }) => ({ name, labels: labels.length })),
     };
   },
@@ -53,8 +58,11 @@ const methods = {
     const experts = bundle.index.tasks.filter((task) => task.expert);
     const kept = await Promise.all(experts.map(({ expert }) => source.isKept(expert, bundle.index.files[expert])));
     return {
-      experts: model.stats, heapBytes: heapBytes(), notes: source.notes,
-      expertsKept: kept.filter(Boolean).length, expertsTotal: experts.length,
+      experts: model.stats,
+      heapBytes: heapBytes(),
+      notes: source.notes,
+      expertsKept: kept.filter(Boolean).length,
+      expertsTotal: experts.length,
       missingBytes: experts.reduce((sum, task, i) => sum + (kept[i] ? 0 : task.expert_bytes), 0),
     };
   },

@@ -1,21 +1,29 @@
 // An expert in ONNX Runtime's adapter format, a flatbuffer: its parameters as tensors by name.
 //
-// The schema (onnxruntime/lora/adapter_format): Adapter { format_version, adapter_version, model_version, parameters }, Parameter
-// { name, dims: [int64], data_type: int32, raw_data: [uint8] }. Field i of a table lies at entry 4 + 2 i of its vtable, and
-// offsets are relative to where they stand (https://flatbuffers.dev/internals).
+// The schema (onnxruntime/lora/adapter_format): Adapter { format_version, adapter_version, model_version, parameters },
+// Parameter { name, dims: [int64], data_type: int32, raw_data: [uint8] }. Field i of a table lies at entry 4 + 2 i of its
+// vtable, and offsets are relative to where they stand (https://flatbuffers.dev/internals).
 
 import { product } from "./bundle.mjs";
 import { ExpertError } from "./errors.mjs";
 import { halfToNumber } from "./float16.mjs";
 
 const IDENTIFIER = 0x54524f54; // "TORT"
-const PARAMETERS = 3, NAME = 0, DIMS = 1, DATA_TYPE = 2, RAW_DATA = 3;
+const PARAMETERS = 3,
+  NAME = 0,
+  DIMS = 1,
+  DATA_TYPE = 2,
+  RAW_DATA = 3;
 const BLOCK = 32; // 4-bit codes that share a scale
 const LARGEST_CODE = 64; // magnitude of an 8-bit code
 
-const TYPES = { // of onnx.TensorProto.DataType
-  1: ["float32", Float32Array], 2: ["uint8", Uint8Array], 3: ["int8", Int8Array],
-  7: ["int64", BigInt64Array], 10: ["float16", Uint16Array],
+const TYPES = {
+  // of onnx.TensorProto.DataType
+  1: ["float32", Float32Array],
+  2: ["uint8", Uint8Array],
+  3: ["int8", Int8Array],
+  7: ["int64", BigInt64Array],
+  10: ["float16", Uint16Array],
 };
 
 export function readAdapter(bytes, title) {
@@ -31,13 +39,15 @@ function readParameters(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const follow = (at) => at + view.getUint32(at, true);
   const field = (table, number) => {
-    const vtable = table - view.getInt32(table, true), entry = 4 + 2 * number;
+    const vtable = table - view.getInt32(table, true),
+      entry = 4 + 2 * number;
     const offset = entry < view.getUint16(vtable, true) ? view.getUint16(vtable + entry, true) : 0;
     if (!offset) throw new RangeError("a field is missing");
     return table + offset;
   };
   const vector = (at, itemBytes) => {
-    const start = follow(at), count = view.getUint32(start, true);
+    const start = follow(at),
+      count = view.getUint32(start, true);
     if (start + 4 + count * itemBytes > bytes.length) throw new RangeError("a vector ends beyond the file");
     return [start + 4, count];
   };
@@ -53,7 +63,8 @@ function readParameters(bytes) {
     const sides = Array.from({ length: rank }, (_, j) => Number(view.getBigInt64(dims + 8 * j, true)));
     if (product(sides) * Values.BYTES_PER_ELEMENT !== size) throw new RangeError("a tensor is not as large as it says");
     const aligned = (bytes.byteOffset + raw) % Values.BYTES_PER_ELEMENT === 0;
-    const data = aligned ? new Values(bytes.buffer, bytes.byteOffset + raw, size / Values.BYTES_PER_ELEMENT)
+    const data = aligned
+      ? new Values(bytes.buffer, bytes.byteOffset + raw, size / Values.BYTES_PER_ELEMENT)
       : new Values(bytes.slice(raw, raw + size).buffer);
     parameters[new TextDecoder().decode(bytes.subarray(name, name + length))] = { type, dims: sides, data };
   }
@@ -79,12 +90,17 @@ export function expandNibbles(values, shapes) {
 }
 
 function toBytes(values, name, columns) {
-  const { dims: [rank, bytes], data } = values[`${name}_nibbles`];
+  const {
+    dims: [rank, bytes],
+    data,
+  } = values[`${name}_nibbles`];
   const blockScales = values[`${name}_block_scales`].data;
   const blocks = blockScales.length / rank;
   delete values[`${name}_nibbles`];
   delete values[`${name}_block_scales`];
-  const codes = new Int8Array(rank * columns), scales = new Float32Array(rank), row = new Float32Array(columns);
+  const codes = new Int8Array(rank * columns),
+    scales = new Float32Array(rank),
+    row = new Float32Array(columns);
   for (let r = 0; r < rank; r++) {
     let peak = 0;
     for (let j = 0; j < columns; j++) {
@@ -104,18 +120,28 @@ export function checkFit(values, inputs, title) {
   const sides = new Map();
   for (const [name, { type, dims }] of Object.entries(values)) {
     const wanted = inputs[name];
-    const fits = wanted && wanted.type === type && wanted.shape.length === dims.length && wanted.shape.every((side, i) => {
-      if (typeof side === "string") {
-        if (!sides.has(side)) sides.set(side, dims[i]);
-        return sides.get(side) === dims[i];
-      }
-      return side === dims[i];
-    });
-    if (!fits) throw new ExpertError(`${title} holds ${name}, ${type} [${dims.join(", ")}], which the tower does not take: export the bundle again`);
+    const fits =
+      wanted &&
+      wanted.type === type &&
+      wanted.shape.length === dims.length &&
+      wanted.shape.every((side, i) => {
+        if (typeof side === "string") {
+          if (!sides.has(side)) sides.set(side, dims[i]);
+          return sides.get(side) === dims[i];
+        }
+        return side === dims[i];
+      });
+    if (!fits)
+      throw new ExpertError(
+        `${title} holds ${name}, ${type} [${dims.join(", ")}], which the tower does not take: export the bundle again`,
+      );
   }
   const layers = new Set(Object.keys(values).filter(isFactor).map(layerOf));
-  const missing = Object.keys(inputs).find((name) => isFactor(name) && layers.has(layerOf(name)) && !Object.hasOwn(values, name));
-  if (missing) throw new ExpertError(`${title} lacks ${missing}, without which the layer's others mean nothing: export it again`);
+  const missing = Object.keys(inputs).find(
+    (name) => isFactor(name) && layers.has(layerOf(name)) && !Object.hasOwn(values, name),
+  );
+  if (missing)
+    throw new ExpertError(`${title} lacks ${missing}, without which the layer's others mean nothing: export it again`);
 }
 
 function isFactor(name) {

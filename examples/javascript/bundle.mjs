@@ -3,7 +3,8 @@
 import { BundleError } from "./errors.mjs";
 import { readNpy } from "./npy.mjs";
 
-const FORMAT = "mingle-edge bundle", FORMAT_VERSION = 5;
+const FORMAT = "mingle-edge bundle",
+  FORMAT_VERSION = 5;
 const INDEX = "bundle.json";
 const SCOPES = ["image", "layer", "folded"];
 const TASK_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
@@ -18,9 +19,9 @@ export class Bundle {
     this.#source = source;
   }
 
-  // Reads and checks bundle.json; no other file is read. `source` has `read(name, record)`, which gives a file's bytes; `record`
-  // is the file's size and sha256, absent for bundle.json. Where it has `keep(name, record, bytes)`, that is called with each file
-  // whose hash was right.
+  // Reads and checks bundle.json; no other file is read. `source` has `read(name, record)`, which gives a file's bytes;
+  // `record` is the file's size and sha256, absent for bundle.json. Where it has `keep(name, record, bytes)`, that is called
+  // with each file whose hash was right.
   static async open(source) {
     const content = await source.read(INDEX);
     let index;
@@ -120,7 +121,8 @@ function checkIndex(index) {
     require(/^[0-9a-f]{64}$/.test(sha256), `files.${name}.sha256 is not 64 hexadecimal digits`);
   }
   const count = index.tasks.length;
-  require(count >= 1 && (index.scope !== "folded" || count === 1), `tasks has ${count}, a folded bundle has one, others have any`);
+  require(count >= 1 &&
+    (index.scope !== "folded" || count === 1), `tasks has ${count}, a folded bundle has one, others have any`);
   const names = new Set(index.tasks.map(({ name }) => name.toLowerCase()));
   require(names.size === count, "two tasks have the same name");
   for (const [i, { name, labels, head, bias, expert, expert_bytes: size, logit_scale: scale }] of index.tasks.entries()) {
@@ -128,18 +130,27 @@ function checkIndex(index) {
     require(labels.length > 0, `tasks[${i}].labels is empty`);
     require(scale > 0 && scale <= 1e6, `tasks[${i}].logit_scale is ${scale}, must be positive and at most 1e6`);
     require((expert != null) === (index.scope === "image"), `tasks[${i}].expert belongs to the image scope alone`);
-    for (const file of [head, bias, expert]) require(file == null || listed(index, file), `tasks[${i}]: ${file} is not in files`);
-    require(expert == null || index.files[expert].size === size, `tasks[${i}].expert_bytes is ${size}, files says another size`);
+    for (const file of [head, bias, expert])
+      require(file == null || listed(index, file), `tasks[${i}]: ${file} is not in files`);
+    require(expert == null ||
+      index.files[expert].size === size, `tasks[${i}].expert_bytes is ${size}, files says another size`);
   }
   require(Number.isInteger(index.top_k) && index.top_k >= 1 && index.top_k <= count, `top_k must be from 1 to ${count}`);
   const graphs = [index.tower, index.router?.file, index.defaults?.file, index.tower_required_inputs, index.page_bank?.file];
   for (const file of graphs) require(file == null || listed(index, file), `${file} is not in files`);
-  for (const [member, scope] of [["router", "image"], ["defaults", "image"], ["page_bank", "layer"]]) {
+  for (const [member, scope] of [
+    ["router", "image"],
+    ["defaults", "image"],
+    ["page_bank", "layer"],
+  ]) {
     require((index[member] != null) === (index.scope === scope), `${member} belongs to the ${scope} scope alone`);
   }
   for (const [name, { offset, shape }] of Object.entries(index.defaults?.tensors ?? {})) {
-    const end = offset + 4 * product(shape), size = index.files[index.defaults.file].size;
-    require(offset >= 0 && offset % ALIGNMENT === 0 && end <= size, `defaults.tensors.${name} lies outside ${index.defaults.file}`);
+    const end = offset + 4 * product(shape),
+      size = index.files[index.defaults.file].size;
+    require(offset >= 0 &&
+      offset % ALIGNMENT === 0 &&
+      end <= size, `defaults.tensors.${name} lies outside ${index.defaults.file}`);
   }
 }
 

@@ -24,9 +24,9 @@ export class EdgeModel {
   #experts;
   #last = Promise.resolve(); // sessions run one image at a time: bundles of 8 bits must, and WebAssembly cannot do more
 
-  // host: what differs between Node and browsers: `ort`, the module of ONNX Runtime; `openSession(name)`, which opens a graph of the
-  // bundle; `readWeights(name, from, to)`, which gives bytes of a file of weights. All of files whose hashes were compared.
-  // expertBudget: bytes of experts to keep; null keeps all that were used.
+  // host: what differs between Node and browsers: `ort`, the module of ONNX Runtime; `openSession(name)`, which opens a graph
+  // of the bundle; `readWeights(name, from, to)`, which gives bytes of a file of weights. All of files whose hashes were
+  // compared. expertBudget: bytes of experts to keep; null keeps all that were used.
   static async open(bundle, host, { expertBudget = null } = {}) {
     const model = new EdgeModel();
     await model.#open(bundle, host, expertBudget);
@@ -45,13 +45,15 @@ export class EdgeModel {
     const described = this.#tower.inputMetadata.filter(({ name }) => name !== PIXELS);
     this.#inputs = Object.fromEntries(described.map(({ name, type, shape }) => [name, { type, shape }]));
     this.#defaults = this.#defaultValues(await bundle.defaults(host.readWeights));
-    const sizes = new Map(index.tasks.map((task) => [task.name, (index.expert_precision === "int4" ? 2 : 1) * task.expert_bytes]));
+    const sizes = new Map(
+      index.tasks.map((task) => [task.name, (index.expert_precision === "int4" ? 2 : 1) * task.expert_bytes]),
+    );
     if (this.#router) this.#experts = new ExpertStore(sizes, (task) => this.#readExpert(task), budget, index.top_k);
     for (const task of bundle.tasks) await bundle.head(task); // small, and a damaged one is found now
   }
 
-  // A picture { width, height, data, indexed }, RGBA, to the `top` most probable labels. task: use this task's expert and labels.
-  // head: use this task's labels, whichever expert runs. With neither, the labels of all tasks compete.
+  // A picture { width, height, data, indexed }, RGBA, to the `top` most probable labels. task: use this task's expert and
+  // labels. head: use this task's labels, whichever expert runs. With neither, the labels of all tasks compete.
   classify(picture, options = {}) {
     const answer = this.#last.then(() => this.#classify(picture, options));
     this.#last = answer.catch(() => {});
@@ -72,7 +74,9 @@ export class EdgeModel {
     const { index } = this.bundle;
     for (const name of [task, head]) {
       if (name != null && !this.bundle.tasks.includes(name)) {
-        throw new UnknownTaskError(`there is no task ${JSON.stringify(name)} in the bundle, which has ${this.bundle.tasks.join(", ")}`);
+        throw new UnknownTaskError(
+          `there is no task ${JSON.stringify(name)} in the bundle, which has ${this.bundle.tasks.join(", ")}`,
+        );
       }
     }
     const clock = stopwatch();
@@ -85,7 +89,7 @@ export class EdgeModel {
     let feeds = {};
     if (this.#experts) {
       const experts = await this.#experts.use(route.tasks);
-      feeds = experts.length > 1 ? mix(experts, route.weights, this.#defaults) : experts[0] ?? {};
+      feeds = experts.length > 1 ? mix(experts, route.weights, this.#defaults) : (experts[0] ?? {});
     } else if (index.scope === "layer") {
       feeds = this.#layerFeeds(task);
     }
@@ -104,11 +108,19 @@ export class EdgeModel {
     return session.run(Object.fromEntries(session.inputNames.map((name) => [name, tensor(this.#ort, values[name])])));
   }
 
-  #choose({ posterior: { data }, confidence: { data: [confidence] } }) {
-    const posterior = Array.from(data), { index } = this.bundle;
+  #choose({
+    posterior: { data },
+    confidence: {
+      data: [confidence],
+    },
+  }) {
+    const posterior = Array.from(data),
+      { index } = this.bundle;
     const sum = posterior.reduce((all, p) => all + p, 0);
     if (!posterior.every((p) => p >= 0) || !(Math.abs(sum - 1) <= ALLOWANCE)) {
-      throw new BundleError(`${index.router.file} computes no probabilities of tasks: a weight is damaged; export the bundle again`);
+      throw new BundleError(
+        `${index.router.file} computes no probabilities of tasks: a weight is damaged; export the bundle again`,
+      );
     }
     const claimed = confidence >= Math.fround(index.router.confidence_bound);
     const best = claimed ? largest(posterior, index.top_k) : [];
@@ -121,11 +133,16 @@ export class EdgeModel {
     const { tasks, top_k: topK } = this.bundle.index;
     if (!this.#inputs.task_mask) {
       if (task == null) return {};
-      throw new BundleError("a task cannot be named with this bundle of the layer scope, which has no tower_required_inputs: export it again");
+      throw new BundleError(
+        "a task cannot be named with this bundle of the layer scope, which has no tower_required_inputs: export it again",
+      );
     }
     const allowed = Float32Array.from(tasks, ({ name }) => Number(task == null || name === task));
     const top = BigInt64Array.of(BigInt(task == null ? topK : 1));
-    return { top_k: { type: "int64", dims: [1], data: top }, task_mask: { type: "float32", dims: [tasks.length], data: allowed } };
+    return {
+      top_k: { type: "int64", dims: [1], data: top },
+      task_mask: { type: "float32", dims: [tasks.length], data: allowed },
+    };
   }
 
   #layerRoute({ route_tasks: { data } }) {
@@ -136,14 +153,16 @@ export class EdgeModel {
   }
 
   #defaultValues(vectors) {
-    return Object.fromEntries(Object.entries(this.#inputs).filter(([name]) => !["top_k", "task_mask"].includes(name)).map(
-      ([name, { type, shape }]) => {
-        if (vectors[name]) return [name, vectors[name]];
-        const rank = /\.[AB]$/.test(name) ? 0 : 1; // in codes one row of zeros, which quantization needs
-        const dims = shape.map((size) => (typeof size === "string" ? rank : size));
-        return [name, { type, dims, data: new EMPTY[type](product(dims)) }];
-      },
-    ));
+    return Object.fromEntries(
+      Object.entries(this.#inputs)
+        .filter(([name]) => !["top_k", "task_mask"].includes(name))
+        .map(([name, { type, shape }]) => {
+          if (vectors[name]) return [name, vectors[name]];
+          const rank = /\.[AB]$/.test(name) ? 0 : 1; // in codes one row of zeros, which quantization needs
+          const dims = shape.map((size) => (typeof size === "string" ? rank : size));
+          return [name, { type, dims, data: new EMPTY[type](product(dims)) }];
+        }),
+    );
   }
 
   async #readExpert(name) {
@@ -157,7 +176,10 @@ export class EdgeModel {
   #checked(embedding) {
     const length = Math.hypot(...embedding);
     const wanted = this.bundle.index.architecture.normalized ? Math.abs(length - 1) <= ALLOWANCE : Number.isFinite(length);
-    if (!wanted) throw new BundleError("the tower computes an embedding that is not finite or not of unit length: export the bundle again");
+    if (!wanted)
+      throw new BundleError(
+        "the tower computes an embedding that is not finite or not of unit length: export the bundle again",
+      );
     return embedding;
   }
 
@@ -167,7 +189,8 @@ export class EdgeModel {
     const scores = heads.map((one) => logits(one, embedding));
     const weighted = heads.length > 1 && route.tasks.length && route.posterior;
     const probabilities = weighted
-      ? scores.flatMap((row, t) => softmax(row).map((p) => p * route.posterior[t])) : softmax(scores.flat());
+      ? scores.flatMap((row, t) => softmax(row).map((p) => p * route.posterior[t]))
+      : softmax(scores.flat());
     const labels = new Map(this.bundle.index.tasks.map((task) => [task.name, task.labels]));
     const names = competing.flatMap((task) => labels.get(task).map((label) => [task, label]));
     const best = largest(probabilities, top);
@@ -198,7 +221,10 @@ function softmax(scores) {
 
 // Positions of the largest values, largest first; of equal ones the first.
 function largest(values, count) {
-  return values.map((_, i) => i).sort((a, b) => values[b] - values[a] || a - b).slice(0, count);
+  return values
+    .map((_, i) => i)
+    .sort((a, b) => values[b] - values[a] || a - b)
+    .slice(0, count);
 }
 
 function stopwatch() {

@@ -11,7 +11,10 @@ export class ExpertStore {
   constructor(sizes, load, budget, together) {
     this.#sizes = sizes;
     this.#load = load;
-    const least = [...sizes.values()].sort((a, b) => b - a).slice(0, together).reduce((sum, size) => sum + size, 0);
+    const least = [...sizes.values()]
+      .sort((a, b) => b - a)
+      .slice(0, together)
+      .reduce((sum, size) => sum + size, 0);
     if (budget != null && !(budget >= least)) {
       throw new BudgetError(`an expert budget of ${budget} bytes is too small: the largest experts of one image need ${least}`);
     }

@@ -11,7 +11,8 @@ export function mix(experts, weights, defaults) {
     const kind = name.slice(name.lastIndexOf(".") + 1);
     if (kind === "A_codes") mixed[name] = besideEachOther(parts);
     else if (kind === "A" || kind === "B_codes") mixed[name] = aboveEachOther(parts);
-    else if (kind === "B" || kind === "scale") mixed[name] = aboveEachOther(having.map(([weight, value]) => scaled(value, weight)));
+    else if (kind === "B" || kind === "scale")
+      mixed[name] = aboveEachOther(having.map(([weight, value]) => scaled(value, weight)));
     else mixed[name] = moved(defaults[name], having);
   }
   return mixed;
@@ -23,7 +24,8 @@ function scaled({ type, dims, data }, weight) {
   return { type, dims, data: values };
 }
 
-function aboveEachOther(parts) { // [r, ...] -> [sum r, ...]
+function aboveEachOther(parts) {
+  // [r, ...] -> [sum r, ...]
   const data = new parts[0].data.constructor(parts.reduce((sum, part) => sum + part.data.length, 0));
   let end = 0;
   for (const part of parts) {
@@ -33,11 +35,16 @@ function aboveEachOther(parts) { // [r, ...] -> [sum r, ...]
   return { type: parts[0].type, dims: [parts.reduce((sum, { dims }) => sum + dims[0], 0), ...parts[0].dims.slice(1)], data };
 }
 
-function besideEachOther(parts) { // [d, r] -> [d, sum r]
-  const rows = parts[0].dims[0], columns = parts.reduce((sum, { dims }) => sum + dims[1], 0);
+function besideEachOther(parts) {
+  // [d, r] -> [d, sum r]
+  const rows = parts[0].dims[0],
+    columns = parts.reduce((sum, { dims }) => sum + dims[1], 0);
   const data = new Int8Array(rows * columns);
   let first = 0;
-  for (const { dims: [, width], data: codes } of parts) {
+  for (const {
+    dims: [, width],
+    data: codes,
+  } of parts) {
     for (let i = 0; i < rows; i++) data.set(codes.subarray(i * width, (i + 1) * width), i * columns + first);
     first += width;
   }

@@ -12,7 +12,10 @@ export function readNpy(bytes, name) {
   const shape = header.match(/'shape': \(([\d, ]*)\)/);
   const known = header.includes("'descr': '<f4'") && header.includes("'fortran_order': False") && shape;
   if (text(0, MAGIC.length) !== MAGIC || !known) throw new BundleError(`${name} is no float32 array of numpy: export it again`);
-  const dims = shape[1].split(",").filter((side) => side.trim()).map(Number);
+  const dims = shape[1]
+    .split(",")
+    .filter((side) => side.trim())
+    .map(Number);
   const values = bytes.slice(end);
   if (values.length !== 4 * dims.reduce((all, side) => all * side, 1)) {
     throw new BundleError(`${name} has more or fewer values than its header says: copy it again`);

@@ -22,7 +22,9 @@ export function preprocess({ width, height, data, indexed = false, alphaChannel 
   const indices = indexed && spec.rgb === "after_crop";
   picture = resize(picture, newWidth, newHeight, indices ? "nearest" : spec.interpolation);
   if (indices && Math.min(newWidth, newHeight) < spec.image_size) {
-    throw new ImageError("it stores a palette, of which this bundle pads with one entry, and decoders do not tell which: convert it to RGB");
+    throw new ImageError(
+      "it stores a palette, of which this bundle pads with one entry, and decoders do not tell which: convert it to RGB",
+    );
   }
   return normalized(crop(pad(picture, spec), spec), spec);
 }
@@ -70,7 +72,8 @@ function onWhite(picture) {
 
 function pad(picture, { image_size: wanted, fill }) {
   const { width, height, channels, data } = picture;
-  const across = Math.max(0, wanted - width), down = Math.max(0, wanted - height);
+  const across = Math.max(0, wanted - width),
+    down = Math.max(0, wanted - height);
   if (!across && !down) return picture;
   const padded = new Uint8ClampedArray((width + across) * (height + down) * channels).fill(fill);
   for (let y = 0; y < height; y++) {
@@ -82,7 +85,8 @@ function pad(picture, { image_size: wanted, fill }) {
 
 function crop({ width, height, channels, data }, { image_size: wanted, crop_offset: rounding }) {
   const offset = (length) => (rounding === "down" ? Math.floor((length - wanted) / 2) : halfToEven((length - wanted) / 2));
-  const left = offset(width), top = offset(height);
+  const left = offset(width),
+    top = offset(height);
   const out = new Uint8ClampedArray(wanted * wanted * channels);
   for (let y = 0; y < wanted; y++) {
     const start = ((top + y) * width + left) * channels;
@@ -92,7 +96,8 @@ function crop({ width, height, channels, data }, { image_size: wanted, crop_offs
 }
 
 function normalized({ width, height, channels, data }, { mean, std }) {
-  const plane = width * height, values = new Float32Array(3 * plane);
+  const plane = width * height,
+    values = new Float32Array(3 * plane);
   for (let c = 0; c < 3; c++) {
     const [center, spread] = [Math.fround(mean[c]), Math.fround(std[c])];
     const table = Float32Array.from({ length: 256 }, (_, v) => Math.fround(Math.fround(v / 255) - center) / spread);

@@ -1,21 +1,29 @@
-// Resizing 8-bit pixels as Pillow 13 does, bit for bit: two passes of a filter that widens where an image shrinks, with weights of
-// 22 fractional bits, rounded to 8 bits after each pass (Pillow's src/libImaging/Resample.c).
+// Resizing 8-bit pixels as Pillow 13 does, bit for bit: two passes of a filter that widens where an image shrinks, with weights
+// of 22 fractional bits, rounded to 8 bits after each pass (Pillow's src/libImaging/Resample.c).
 //
 // A picture is { width, height, channels, data }: rows of `channels` interleaved bytes, 3 or 4 (RGB or RGBA).
 
 const FRACTION = 22; // bits
-const FILTERS = { // [support, weight of a distance]
+const FILTERS = {
+  // [support, weight of a distance]
   box: [0.5, (x) => (x > -0.5 && x <= 0.5 ? 1 : 0)],
   bilinear: [1, (x) => Math.max(0, 1 - Math.abs(x))],
-  hamming: [1, (x) => {
-    const y = Math.PI * Math.abs(x);
-    return y === 0 ? 1 : y >= Math.PI ? 0 : (Math.sin(y) / y) * (0.54 + 0.46 * Math.cos(y));
-  }],
-  bicubic: [2, (x) => {
-    const a = -0.5, y = Math.abs(x);
-    if (y < 1) return ((a + 2) * y - (a + 3)) * y * y + 1;
-    return y < 2 ? (((y - 5) * y + 8) * y - 4) * a : 0;
-  }],
+  hamming: [
+    1,
+    (x) => {
+      const y = Math.PI * Math.abs(x);
+      return y === 0 ? 1 : y >= Math.PI ? 0 : (Math.sin(y) / y) * (0.54 + 0.46 * Math.cos(y));
+    },
+  ],
+  bicubic: [
+    2,
+    (x) => {
+      const a = -0.5,
+        y = Math.abs(x);
+      if (y < 1) return ((a + 2) * y - (a + 3)) * y * y + 1;
+      return y < 2 ? (((y - 5) * y + 8) * y - 4) * a : 0;
+    },
+  ],
   lanczos: [3, (x) => (x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0)],
 };
 
@@ -41,7 +49,9 @@ function sinc(x) {
 
 // For each output position the first input position, and whole-number weights from there on.
 function weights(from, to, support, weight) {
-  const scale = from / to, stretch = Math.max(scale, 1), reach = support * stretch;
+  const scale = from / to,
+    stretch = Math.max(scale, 1),
+    reach = support * stretch;
   return Array.from({ length: to }, (_, i) => {
     const center = (i + 0.5) * scale;
     const first = Math.max(0, Math.trunc(center - reach + 0.5));

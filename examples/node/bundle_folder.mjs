@@ -36,13 +36,14 @@ export async function openModel(folder, { expertBudget = null, threads = null } 
   return EdgeModel.open(bundle, host, { expertBudget });
 }
 
-// The path of a plain file inside the folder: a bundle comes from elsewhere, and opening it must open nothing else, nor wait for
-// a pipe.
+// The path of a plain file inside the folder: a bundle comes from elsewhere, and opening it must open nothing else, nor wait
+// for a pipe.
 async function findPlain(folder, name, record) {
   try {
     const [root, path] = await Promise.all([realpath(folder), realpath(join(folder, name))]);
     const status = await stat(path);
-    if (!path.startsWith(root + sep) || !status.isFile()) throw new BundleError(`${name} is no plain file in ${folder}: copy the bundle again`);
+    if (!path.startsWith(root + sep) || !status.isFile())
+      throw new BundleError(`${name} is no plain file in ${folder}: copy the bundle again`);
     if (record && status.size !== record.size) {
       throw new BundleError(`${name} has ${status.size} bytes, bundle.json says ${record.size}: copy the bundle again`);
     }

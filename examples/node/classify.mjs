@@ -1,9 +1,10 @@
 // Classifies images with a bundle, under Node:
 //
-//     node examples/node/classify.mjs [--task NAME] [--head NAME] [--top 5] [--budget 64MB] [--threads N] [--json] BUNDLE IMAGE...
+//     node classify.mjs [--task NAME] [--head NAME] [--top 5] [--budget 64MB] [--threads N] [--json] BUNDLE IMAGE...
 //
-// Needs `npm ci --ignore-scripts --prefix examples` (or `make javascript`) once. A broken image costs the others nothing. Exit codes
-// are those of `mingle-edge`: 1 where some images were broken, 2 for usage, 3 for an input that is wrong, 4 for a damaged bundle.
+// Needs `npm ci --ignore-scripts --prefix examples` (or `make javascript`) once. A broken image costs the others nothing. Exit
+// codes are those of `mingle-edge`: 1 where some images were broken, 2 for usage, 3 for an input that is wrong, 4 for a damaged
+// bundle.
 
 import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
@@ -12,18 +13,33 @@ import { BudgetError, BundleError, ExpertError, ImageError, NoBundleError, Unkno
 import { openModel } from "./bundle_folder.mjs";
 import { decode } from "./decode.mjs";
 
-const USAGE = "usage: node classify.mjs [--task NAME] [--head NAME] [--top 5] [--budget 64MB] [--threads N] [--json] BUNDLE IMAGE...";
+const USAGE =
+  "usage: node classify.mjs [--task NAME] [--head NAME] [--top 5] [--budget 64MB] [--threads N] [--json] BUNDLE IMAGE...";
 const OPTIONS = {
-  task: { type: "string" }, head: { type: "string" }, top: { type: "string", default: "5" },
-  budget: { type: "string" }, threads: { type: "string" }, json: { type: "boolean", default: false },
+  task: { type: "string" },
+  head: { type: "string" },
+  top: { type: "string", default: "5" },
+  budget: { type: "string" },
+  threads: { type: "string" },
+  json: { type: "boolean", default: false },
 };
-const PARTLY = 1, USAGE_ERROR = 2, INPUT = 3, DAMAGED = 4;
+const PARTLY = 1,
+  USAGE_ERROR = 2,
+  INPUT = 3,
+  DAMAGED = 4;
 const EXIT_CODES = new Map([
-  [BudgetError, INPUT], [UnknownTaskError, INPUT], [NoBundleError, INPUT], [BundleError, DAMAGED], [ExpertError, DAMAGED],
+  [BudgetError, INPUT],
+  [UnknownTaskError, INPUT],
+  [NoBundleError, INPUT],
+  [BundleError, DAMAGED],
+  [ExpertError, DAMAGED],
 ]);
 
 async function main() {
-  const { values, positionals: [folder, ...images] } = parsed();
+  const {
+    values,
+    positionals: [folder, ...images],
+  } = parsed();
   const expertBudget = values.budget == null ? null : byteSize(values.budget);
   const model = await openModel(folder, { expertBudget, threads: values.threads && Number(values.threads) });
   const options = { task: values.task, head: values.head, top: Number(values.top) };
@@ -50,7 +66,8 @@ function parsed() {
     const { values, positionals } = parseArgs({ options: OPTIONS, allowPositionals: true });
     if (positionals.length < 2) throw new Error("name a bundle and at least one image");
     for (const name of ["top", "threads"]) {
-      if (values[name] != null && !/^[1-9]\d*$/.test(values[name])) throw new Error(`--${name} must be a whole number and at least 1`);
+      if (values[name] != null && !/^[1-9]\d*$/.test(values[name]))
+        throw new Error(`--${name} must be a whole number and at least 1`);
     }
     return { values, positionals };
   } catch (error) {
@@ -72,7 +89,8 @@ function asJson(image, { embedding, ...prediction }) {
 function summary({ stats }) {
   const memory = `${(process.memoryUsage.rss() / 1e6).toFixed(0)} MB of memory`;
   if (!stats) return memory;
-  return `experts: ${stats.hits} hits, ${stats.misses} misses, ${(stats.residentBytes / 1e6).toFixed(1)} MB resident; ${memory}`;
+  const resident = `${(stats.residentBytes / 1e6).toFixed(1)} MB resident`;
+  return `experts: ${stats.hits} hits, ${stats.misses} misses, ${resident}; ${memory}`;
 }
 
 try {

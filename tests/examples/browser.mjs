@@ -19,16 +19,23 @@ const scenarios = {
     });
     const answers = [];
     for (const image of images) {
-      answers.push(await page.evaluate(async (content, chosen) => {
-        const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
-        const { embedding, ...answer } = await client.classify(new Blob([bytes]), chosen);
-        return { ...answer, embedding: Array.from(embedding) };
-      }, readFileSync(image).toString("base64"), JSON.parse(options)));
+      answers.push(
+        await page.evaluate(
+          async (content, chosen) => {
+            const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+            const { embedding, ...answer } = await client.classify(new Blob([bytes]), chosen);
+            return { ...answer, embedding: Array.from(embedding) };
+          },
+          readFileSync(image).toString("base64"),
+          JSON.parse(options),
+        ),
+      );
     }
     return answers;
   },
 
-  // Milliseconds by part of every image and round, the first round left out, and what the page tells of its memory: ROUNDS IMAGE...
+  // Milliseconds by part of every image and round, the first round left out, and what the page tells of its memory: ROUNDS
+  // IMAGE...
   async measure(page, rounds, ...images) {
     const measured = [];
     for (let round = 0; round <= Number(rounds); round++) {
@@ -47,20 +54,28 @@ const scenarios = {
     await (await page.$("#files")).uploadFile(...images.slice(0, -1));
     await cards(page, images.length - 1);
     const dropped = images.at(-1);
-    await page.evaluate((content, name) => {
-      const data = new DataTransfer();
-      data.items.add(new File([Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0))], name));
-      for (const type of ["dragover", "drop"]) {
-        document.getElementById("drop").dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
-      }
-    }, readFileSync(dropped).toString("base64"), basename(dropped));
+    await page.evaluate(
+      (content, name) => {
+        const data = new DataTransfer();
+        data.items.add(new File([Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0))], name));
+        for (const type of ["dragover", "drop"]) {
+          document
+            .getElementById("drop")
+            .dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
+        }
+      },
+      readFileSync(dropped).toString("base64"),
+      basename(dropped),
+    );
     await cards(page, images.length);
     await page.waitForFunction(() => document.querySelectorAll("#figures dd").length > 1);
     const { children } = await page.accessibility.snapshot();
     const shown = await page.evaluate(() => ({
       isolated: crossOriginIsolated,
       cards: Array.from(document.querySelectorAll("#list .card"), (card) => card.innerText),
-      figures: Object.fromEntries(Array.from(document.querySelectorAll("#figures dt"), (name) => [name.innerText, name.nextSibling.innerText])),
+      figures: Object.fromEntries(
+        Array.from(document.querySelectorAll("#figures dt"), (name) => [name.innerText, name.nextSibling.innerText]),
+      ),
       wide: document.documentElement.scrollWidth > innerWidth,
     }));
     return { ...shown, requests, controls: controls(children) };
@@ -81,7 +96,12 @@ const scenarios = {
     await page.select("#task", task);
     const online = await ask();
     process.kill(Number(pid));
-    await page.waitForFunction(() => fetch("/bundle/golden.npz").then(() => false, () => true));
+    await page.waitForFunction(() =>
+      fetch("/bundle/golden.npz").then(
+        () => false,
+        () => true,
+      ),
+    );
     await page.reload();
     await ready(page);
     const isolated = await page.evaluate(() => crossOriginIsolated);
@@ -93,10 +113,13 @@ const scenarios = {
 
   // What the page keeps of a bundle, and what after FOLDER was replaced by ANOTHER and the page loaded again.
   async replaced(page, folder, another) {
-    const kept = () => page.evaluate(async () => {
-      const addresses = (await (await caches.open("mingle-edge-bundle")).keys()).map(({ url }) => new URL(url));
-      return Object.fromEntries(addresses.map((url) => [url.pathname.replace("/bundle/", ""), url.searchParams.get("sha256")]));
-    });
+    const kept = () =>
+      page.evaluate(async () => {
+        const addresses = (await (await caches.open("mingle-edge-bundle")).keys()).map(({ url }) => new URL(url));
+        return Object.fromEntries(
+          addresses.map((url) => [url.pathname.replace("/bundle/", ""), url.searchParams.get("sha256")]),
+        );
+      });
     await page.goto(address);
     await ready(page);
     const before = await kept();
@@ -110,7 +133,10 @@ const scenarios = {
   async opening(page) {
     await page.goto(address);
     await page.waitForSelector("#error:not([hidden])");
-    return page.evaluate(() => ({ error: document.getElementById("error").innerText, controls: !document.getElementById("controls").hidden }));
+    return page.evaluate(() => ({
+      error: document.getElementById("error").innerText,
+      controls: !document.getElementById("controls").hidden,
+    }));
   },
 
   // The camera's answers until there are five.
@@ -125,17 +151,23 @@ const scenarios = {
     }
     const running = await page.$eval("#camera", (button) => [button.innerText, button.ariaPressed]);
     await page.click("#camera");
-    return { titles: [...titles], running, stopped: await page.$eval("#camera", (button) => [button.innerText, button.ariaPressed]),
-      answer: await page.$eval("#live .card", (card) => card.innerText) };
+    return {
+      titles: [...titles],
+      running,
+      stopped: await page.$eval("#camera", (button) => [button.innerText, button.ariaPressed]),
+      answer: await page.$eval("#live .card", (card) => card.innerText),
+    };
   },
 };
 
 const ready = (page) => page.waitForSelector("#controls:not([hidden])");
-const cards = (page, count) => page.waitForFunction((wanted) => document.querySelectorAll("#list .card").length === wanted, {}, count);
+const cards = (page, count) =>
+  page.waitForFunction((wanted) => document.querySelectorAll("#list .card").length === wanted, {}, count);
 
 function controls(nodes) {
   return nodes.flatMap((node) => [
-    ...(["button", "combobox", "progressbar"].includes(node.role) ? [`${node.role}: ${node.name.trim()}`] : []), ...controls(node.children ?? []),
+    ...(["button", "combobox", "progressbar"].includes(node.role) ? [`${node.role}: ${node.name.trim()}`] : []),
+    ...controls(node.children ?? []),
   ]);
 }
 

@@ -1,5 +1,5 @@
-// Chromium for tests: the one of @sparticuz/chromium (x86-64), unpacked into the system's folder for temporary files, which TMPDIR
-// names; libraries that the system lacks come with it. MINGLE_CHROMIUM names another that is installed.
+// Chromium for tests: the one of @sparticuz/chromium (x86-64), unpacked into the system's folder for temporary files, which
+// TMPDIR names; libraries that the system lacks come with it. MINGLE_CHROMIUM names another that is installed.
 
 import { execFileSync } from "node:child_process";
 import { createRequire } from "node:module";

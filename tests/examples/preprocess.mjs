@@ -1,4 +1,5 @@
-// Preprocesses pictures for test_preprocess.py: `node preprocess.mjs FOLDER`, with <n>.rgba as cases.json describes; writes <n>.f32.
+// Preprocesses pictures for test_preprocess.py: `node preprocess.mjs FOLDER`, with <n>.rgba as cases.json describes; writes
+// <n>.f32.
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
