@@ -162,7 +162,7 @@ def test_a_signal_ends_it_after_the_frame_in_hand_and_metrics_tell_until_then(im
         families = {f.name: f for f in text_string_to_metric_families(urlopen(f"{address}/metrics").read().decode())}
         assert urlopen(f"{address}/healthz").read() == b"ok\n"
         running.send_signal(number)
-        rest, said = running.communicate(timeout=60)
+        rest, said = running.stdout.read(), running.stderr.read()  # not `communicate`, which forgets what is buffered
     answers = [json.loads(line) for line in (*lines, *rest.splitlines())]
     assert running.returncode == 0
     (summary,) = said.splitlines()
