@@ -1,4 +1,4 @@
-// Preprocesses pictures for test_preprocess.py: `node preprocess.mjs FOLDER`, with <n>.rgba as cases.json describes; writes
+// Preprocesses pictures for test_javascript_preprocess.py: `node preprocess.mjs FOLDER`, with <n>.rgba as cases.json describes; writes
 // <n>.f32.
 
 import { readFileSync, writeFileSync } from "node:fs";
