@@ -7,9 +7,8 @@ memory: anonymous (must stay), of files (given back when others need it), and at
 `named` names one task for every image, `routed` finds it, `all` names each in turn, `budget` does so under the smallest budget
 or the one given; `low` opens with low_memory, `dense low` is the tower without experts, likewise unpacked.
 
-"over dense" is steady resident memory beyond that of the dense tower of the same kind; the target for `named` is 1.1 x the
-expert's bytes + 8 MB. "experts" are bytes of expert files in the process's memory; Linux maps all of a folio where a page of
-it is touched. Images are the bundle's golden ones.
+"over dense" is steady resident memory beyond that of the dense tower of the same kind. "experts" are bytes of expert files in
+the process's memory; Linux maps all of a folio where a page of it is touched. Images are the bundle's golden ones.
 
 The latency price of low_memory is measured apart, interleaved in one process: the median and the quartiles of the ratios
 of neighboring runs.
@@ -56,8 +55,7 @@ def main(options: Sequence[str] | None = None) -> None:
             asked = str(arguments.bundle.resolve()), kind, arguments.threads, budgets.get(kind)
             accounts[kind].append(apart.call(account, *asked))
     middle = {kind: median(results) for kind, results in accounts.items()}
-    target = 1.1 * expert + 8e6
-    print(f"expert {expert / 1e6:.1f} MB; target over dense with one task in use: {target / 1e6:.1f} MB")
+    print(f"expert {expert / 1e6:.1f} MB")
     print(
         f"{'MB':<11}{'':<11}"
         + "".join(f"{step:>26}" for step in STEPS)
@@ -74,7 +72,7 @@ def main(options: Sequence[str] | None = None) -> None:
         )
     price = low_memory_price(arguments.bundle, arguments.threads, arguments.runs)
     print(f"latency of low_memory: {shown(price)}, {price['median_ms']:.1f} ms")
-    figures = {"expert_bytes": expert, "target_over_dense": target, "kinds": middle, "low_memory_price": price, "all": accounts}
+    figures = {"expert_bytes": expert, "kinds": middle, "low_memory_price": price, "all": accounts}
     write_report(arguments.json, figures)
 
 
