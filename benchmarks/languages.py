@@ -1,10 +1,13 @@
-"""One bundle by every way to serve it without a server: milliseconds an image and memory, one thread each.
+"""A bundle by every way to serve it without a server: milliseconds an image and memory, one thread each.
 
-    python -m benchmarks.languages BUNDLE IMAGE [IMAGE ...] [--turns 3] [--rounds 5]
+    python -m benchmarks.languages -o DIR [--model ViT-B-32] [--turns 4] [--rounds 5]
 
-These are Python's runtime, plain ONNX Runtime, Node and headless Chromium; the bundle is of the image scope, with one expert a
-route. Needs `make javascript`. The programs are started in turn. Each takes the files one by one, in rounds of which the first
-is left out, from the file to the labels. Memory is a process's peak; in Chromium that of WebAssembly, where the model is.
+Writes two bundles of random weights to DIR, with three tasks of rank 64 in the image scope, one in int8 and one whose router
+alone is in int8, and two photographs (scikit-learn's samples of 640 x 427); what is there already is kept.
+
+The ways are Python's runtime, plain ONNX Runtime, Node and headless Chromium, started in turn. Each takes the files one by one,
+in rounds of which the first is left out, from the file to the labels. Memory is a process's peak; in Chromium that of
+WebAssembly, where the model is. Needs `make javascript`.
 """
 
 from __future__ import annotations
@@ -19,32 +22,71 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from PIL import Image
 
 from benchmarks import apart
+from benchmarks.architectures import MODELS
+from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_runtime import EdgeModel
 
 ROOT = Path(__file__).parents[1]
 NODE = str(Path(sys.executable).with_name("node"))
 Taken: TypeAlias = tuple[list[dict[str, float]], int]
 """milliseconds by part of every image, and bytes of memory"""
+LOOSE: dict[str, Any] = {"min_cosine": 0.0, "min_route_agreement": 0.0}
+"""Random weights in int8 are farther from fp32 than trained ones, which an export would refuse."""
 PARTS = ("decode", "preprocess", "route", "expert", "tower", "head")
 
 
 def main(options: Sequence[str] | None = None) -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("images", type=Path, nargs="+")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--model", choices=MODELS, default="ViT-B-32")
+    parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args(options)
-    given = str(arguments.bundle.resolve()), [str(image.resolve()) for image in arguments.images], arguments.rounds
+    folder = arguments.output.resolve()
+    sys.path.insert(0, str(ROOT / "tests"))
+    images = photographs(folder)
+    for bundle in bundles(folder, arguments.model):
+        for figures in measure(str(bundle), images, arguments.turns, arguments.rounds):
+            print(json.dumps({"bundle": bundle.name} | figures), flush=True)
+
+
+def bundles(folder: Path, model: str) -> list[Path]:
+    """Return the bundles in a folder, written where they are not there."""
+    exports = {"int8": ExportOptions(precision="int8", **LOOSE), "fp32": ExportOptions(router_precision="int8", **LOOSE)}
+    for name, export in exports.items():
+        if not (folder / name).exists():
+            from tiny_merged import write_merged  # of the tests
+
+            if not (folder / "merged").exists():
+                write_merged(folder / "merged", tasks=3, rank=64, architecture=MODELS[model])
+            export_bundle(folder / "merged", folder / name, export)
+    return [folder / name for name in exports]
+
+
+def photographs(folder: Path) -> list[str]:
+    """Return the paths of the photographs in a folder, written where they are not there."""
+    from sklearn.datasets import load_sample_image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "china.jpg", folder / "flower.jpg"]
+    for path in paths:
+        if not path.exists():
+            Image.fromarray(load_sample_image(path.name)).save(path, quality=90)
+    return [str(path) for path in paths]
+
+
+def measure(bundle: str, images: Sequence[str], turns: int, rounds: int) -> Iterator[dict[str, Any]]:
+    """Run every way in turn, and yield the figures of each."""
     programs: dict[str, Callable[..., Taken]] = {
         "Python": partial(apart.call, python),
         "plain ONNX Runtime": partial(apart.call, plain),
@@ -53,13 +95,13 @@ def main(options: Sequence[str] | None = None) -> None:
     }
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in programs}
     memory = dict.fromkeys(programs, 0)
-    for _ in range(arguments.turns):
+    for _ in range(turns):
         for name, program in programs.items():
-            milliseconds, peak = program(*given)
+            milliseconds, peak = program(bundle, images, rounds)
             taken[name] += milliseconds
             memory[name] = max(memory[name], peak)
     for name, milliseconds in taken.items():
-        print(json.dumps({"program": name, **medians(milliseconds), "mb": round(memory[name] / 1e6)}), flush=True)
+        yield {"program": name, **medians(milliseconds), "mb": round(memory[name] / 1e6)}
 
 
 def python(bundle: str, images: Sequence[str], rounds: int) -> Taken:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -24,6 +25,7 @@ from benchmarks import (
     expert_construction,
     full_size,
     graph_variants,
+    languages,
     many_tasks,
     memory_account,
     route_reuse,
@@ -145,6 +147,16 @@ def test_graph_variants(figures_of, monkeypatch) -> None:
         monkeypatch.setattr(graph_variants, "BOUNDS", {"dense int8": bound})
         with stops:
             figures_of(graph_variants, *sizes, "--guard")
+
+
+def test_languages(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: None)  # which would last, in this process
+    languages.main(["-o", str(tmp_path), "--model", "tiny", "--turns", "1", "--rounds", "1"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    programs = ("Python", "plain ONNX Runtime", "Node", "Chromium")
+    assert [(line["bundle"], line["program"]) for line in lines] == [(b, p) for b in ("int8", "fp32") for p in programs]
+    assert all(0 < line["least"] <= line["milliseconds"] and line["mb"] > 0 for line in lines)
 
 
 def test_many_tasks(exported, figures_of) -> None:
