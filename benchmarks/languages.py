@@ -32,7 +32,6 @@ from PIL import Image
 
 from benchmarks import apart
 from benchmarks.architectures import MODELS
-from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_runtime import EdgeModel
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +61,8 @@ def main(options: Sequence[str] | None = None) -> None:
 
 def bundles(folder: Path, model: str) -> list[Path]:
     """Return the bundles in a folder, written where they are not there."""
+    from mingle_edge_export import ExportOptions, export_bundle  # here, as programs are measured with what this module imports
+
     exports = {"int8": ExportOptions(precision="int8", **LOOSE), "fp32": ExportOptions(router_precision="int8", **LOOSE)}
     for name, export in exports.items():
         if not (folder / name).exists():
