@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_bundle import images
 
 from mingle_edge_runtime import EdgeError, EdgeModel, HeadError
 from mingle_edge_runtime.bundle.head import Head
@@ -139,3 +140,20 @@ def test_names_that_differ_in_case_alone_and_closed_models_are_refused(image_bun
             model.load_head(path)
     with pytest.raises(EdgeError, match="is closed"):
         model.load_head(path)
+
+
+def test_a_head_that_is_loaded_while_a_call_begins_is_used_or_not_there(image_bundle, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "head"
+    with EdgeModel.open(image_bundle) as model:
+        bundle = model.bundle.index
+        index = HeadIndex(FORMAT, 1, "letters", ("a", "b", "c"), 20.0, bundle.source.backbone_sha256, "a test")
+        path.write_bytes(written(Head(np.eye(3, bundle.architecture.output_dim, dtype=np.float32), None, 20.0), index))
+        check = model._check_head
+
+        def load_meanwhile(head):
+            model.load_head(path)
+            return check(head)
+
+        monkeypatch.setattr(model, "_check_head", load_meanwhile)
+        (prediction,) = model.classify(images(0), head="letters", top=3)
+    assert set(prediction.labels) == {"a", "b", "c"}

@@ -339,7 +339,8 @@ class EdgeModel(ServedBundle):
         if reject_below is not None and not (_is_real(reject_below) and 0 <= reject_below <= 1):
             raise EdgeError(f"reject_below is {reject_below!r}, must be a probability, from 0 to 1, or None to reject nothing")
         self._check_tasks([task] if task is not None else [])
-        known, chosen = self._heads, task if head is None else self._check_head(head)
+        chosen = task if head is None else self._check_head(head)
+        known = self._heads  # once, so that labels and rows are of one head where another thread loads one
         asked = {name: known[name] for name in (self.tasks if chosen is None else (chosen,))}
         heads = {name: labeled.head for name, labeled in asked.items()}
         labels = {name: labeled.labels for name, labeled in asked.items()}
