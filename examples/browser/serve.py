@@ -24,6 +24,7 @@ EXAMPLES = Path(__file__).resolve().parents[1]
 RUNTIME = "node_modules/onnxruntime-web/dist"
 FOLDERS = ("browser", "javascript", RUNTIME)
 """of the examples, whose files are handed out"""
+NOTHING = EXAMPLES / "nothing"  # a file that does not exist
 TYPES = {".mjs": "text/javascript", ".wasm": "application/wasm"}  # which older Pythons do not know
 HEADERS = {
     # These two let a page use several threads (https://web.dev/articles/coop-coep).
@@ -104,12 +105,14 @@ class Handler(SimpleHTTPRequestHandler):
     def translate_path(self, path: str) -> str:
         """Return the file of an address; one that does not exist where nothing is to be had."""
         name = PurePosixPath(unquote(urlsplit(path).path).lstrip("/"))
-        if ".." not in name.parts:
-            if name.parts[:1] == ("bundle",) and str(name.relative_to("bundle")) in self._files:
-                return str(self._bundle / name.relative_to("bundle"))
-            if str(name.parent) in FOLDERS and (EXAMPLES / name).is_file():
-                return str(EXAMPLES / name)
-        return str(EXAMPLES / "nothing")
+        if name.parts[:1] == ("bundle",) and str(name.relative_to("bundle")) in self._files:
+            root, file = self._bundle, self._bundle / name.relative_to("bundle")
+        elif str(name.parent) in FOLDERS:
+            root, file = EXAMPLES, EXAMPLES / name
+        else:
+            return str(NOTHING)
+        # A bundle comes from elsewhere: neither its list of files nor a link in it leads out of its folder.
+        return str(file if file.is_file() and file.resolve().is_relative_to(root.resolve()) else NOTHING)
 
     def end_headers(self) -> None:
         """Add those that every answer has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,6 @@ from kinds import LOSSLESS
 from pictures import picture
 from PIL import Image
 
-from benchmarks import languages
 from mingle_edge_runtime import EdgeModel
 
 SERVE = [sys.executable, str(EXAMPLES / "browser/serve.py")]
@@ -148,30 +149,53 @@ def test_the_camera_is_answered_until_it_is_stopped(drive, exported) -> None:
     assert "Expert: task1" in seen["answer"]
 
 
-def test_only_the_page_and_the_bundle_are_handed_out(exported) -> None:
-    from http.client import HTTPConnection
+def statuses(address: str, paths: list[str]) -> dict[str, int]:
+    """Ask for each path as it is written."""
+    connection = HTTPConnection(address.split("/")[2], timeout=60)
+    found = {}
+    for path in paths:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        found[path] = response.status
+    connection.close()
+    return found
 
+
+def test_only_the_page_and_the_bundle_are_handed_out(exported) -> None:
     with served(exported("folded")) as (address, _):
-        connection = HTTPConnection(address.split("/")[2])
-        found = {}
-        for path in (
-            "/browser/index.html",
-            "/bundle/bundle.json",
-            "/bundle/other.json",
-            "/bundle/../serve.py",
-            "/browser/%2e%2e/node/classify.mjs",
-            "/browser/",
-            "/package.json",
-            "/node/classify.mjs",
-            "/bundle/heads",
-        ):
-            connection.request("GET", path)
-            response = connection.getresponse()
-            response.read()
-            found[path] = response.status
-        connection.close()
+        found = statuses(
+            address,
+            [
+                "/browser/index.html",
+                "/bundle/bundle.json",
+                "/bundle/other.json",
+                "/bundle/../serve.py",
+                "/browser/%2e%2e/node/classify.mjs",
+                "/browser/",
+                "/package.json",
+                "/node/classify.mjs",
+                "/bundle/heads",
+            ],
+        )
     assert [path for path, status in found.items() if status == 200] == ["/browser/index.html", "/bundle/bundle.json"]
     assert set(found.values()) == {200, 404}
+
+
+def test_a_bundle_does_not_have_other_files_handed_out(exported, tmp_path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(exported("folded"), bundle)
+    (tmp_path / "secret").write_text("not of the bundle")
+    (bundle / "link").symlink_to(tmp_path / "secret")
+    (bundle / "folder").symlink_to(tmp_path)
+    os.mkfifo(bundle / "pipe")
+    index = json.loads((bundle / "bundle.json").read_text())
+    names = ["link", "folder/secret", "../secret", "pipe", index["tower"]]
+    index["files"] |= {name: {"size": 1, "sha256": "0" * 64} for name in names}
+    (bundle / "bundle.json").write_text(json.dumps(index))
+    with served(bundle) as (address, _):
+        found = statuses(address, [f"/bundle/{name}" for name in names])
+    assert list(found.values()) == [404, 404, 404, 404, 200]
 
 
 @pytest.mark.parametrize(
@@ -192,18 +216,3 @@ def test_a_bundle_that_no_page_can_run_is_refused(exported, tmp_path, change, me
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_the_benchmark_of_languages_tells_of_each(exported, fifty, capsys) -> None:
-    languages.main([str(exported("image-int8")), str(fifty[0]), "--rounds", "1", "--turns", "1"])
-    python, plain, node_js, chromium = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert [one["program"] for one in (python, plain, node_js, chromium)] == [
-        "Python",
-        "plain ONNX Runtime",
-        "Node",
-        "Chromium",
-    ]
-    for found in (python, plain, node_js, chromium):
-        assert found["milliseconds"] == found["least"] > 0
-        assert found["mb"] > 10
-    assert {"decode", "preprocess", "route", "expert", "tower", "head"} <= node_js.keys() & chromium.keys()
