@@ -3,8 +3,8 @@
 //     node classify.mjs [--task NAME] [--head NAME] [--top 5] [--budget 64MB] [--threads N] [--json] BUNDLE IMAGE...
 //
 // Needs `npm ci --ignore-scripts --prefix examples` (or `make javascript`) once. A broken image costs the others nothing. Exit
-// codes are those of `mingle-edge`: 1 where some images were broken, 2 for usage, 3 for an input that is wrong, 4 for a damaged
-// bundle.
+// codes are those of `mingle-edge`: 1 where some images were broken, 2 for usage, 3 for an input that is wrong or where all
+// images were broken, 4 for a damaged bundle.
 
 import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
@@ -43,6 +43,7 @@ async function main() {
   const expertBudget = values.budget == null ? null : byteSize(values.budget);
   const model = await openModel(folder, { expertBudget, threads: values.threads && Number(values.threads) });
   const options = { task: values.task, head: values.head, top: Number(values.top) };
+  let answered = 0;
   for (const image of images) {
     try {
       const began = performance.now();
@@ -51,12 +52,13 @@ async function main() {
       const answer = await model.classify(picture, options);
       const prediction = { ...answer, milliseconds: { decode: decoded, ...answer.milliseconds } };
       console.log(values.json ? asJson(image, prediction) : asText(image, prediction));
+      answered += 1;
     } catch (error) {
       if (!(error instanceof ImageError || error.code)) throw error; // Node's own errors of files have a code
       console.error(`${image} cannot be read as an image: ${error.message}`);
-      process.exitCode = PARTLY;
     }
   }
+  if (answered < images.length) process.exitCode = answered ? PARTLY : INPUT;
   if (!values.json) console.log(summary(model));
   await model.close();
 }

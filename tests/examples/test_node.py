@@ -64,6 +64,7 @@ def test_a_broken_image_costs_the_others_nothing(exported, fifty, tmp_path) -> N
     for line, path, reason in zip(errors.splitlines(), broken, reasons, strict=True):
         assert line.startswith(f"{path} cannot be read as an image: ")
         assert reason in line
+    assert node(CLASSIFY, "--json", exported("folded"), *broken, status=3)[0] == ""
 
 
 def test_what_is_wrong_is_one_line_and_an_exit_code(exported, fifty, tmp_path) -> None:
