@@ -19,13 +19,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # also where it is loaded by its
 
 from docstrings import named_items
 
-from mingle_edge.cli import COMMANDS
+from mingle_edge.cli import COMMANDS, main
 from mingle_edge.data.settings import OFFICIAL, RANGES, Settings
 from mingle_edge_export import ExportOptions
 from mingle_edge_export.options import DEFAULT_BOUNDS
 from mingle_edge_runtime import EdgeModel
 
 DOCS = Path(__file__).parents[1]
+_WIDTH = 78  # characters of a line of help, whatever the terminal's
 
 
 def settings() -> str:
@@ -80,9 +81,10 @@ def open_arguments() -> str:
 def commands() -> str:
     """Return a section for every command: what it says of itself, its arguments and its options."""
     parts = []
+    group = click.Context(main, info_name="mingle-edge", terminal_width=_WIDTH, **main.context_settings)
     for name in COMMANDS:
         command = _command(name)
-        context = click.Context(command, info_name=f"mingle-edge {name}", max_content_width=100)
+        context = click.Context(command, group, info_name=name)
         parts += [f"## {name}", "", "```text", command.get_help(context), "```", ""]
     return "\n".join(parts).rstrip()
 
