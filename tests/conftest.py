@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_clip
 import torch
 from hypothesis import settings
+from javascript import node
 from threadpoolctl import threadpool_limits
 from tiny_bundle import Weights, write_image_bundle, write_kinds
 
@@ -69,6 +75,20 @@ def image_bundle(bundles):
 def layer_bundle(bundles):
     """The one of the layer scope with one expert a layer."""
     return bundles["layer", 1]
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory) -> Iterator[Callable[..., Any]]:
+    """A function that runs a script which opens Chromium, and reads its JSON; Chromium, some 200 MB, is unpacked once."""
+    folder = tmp_path_factory.mktemp("chromium")
+
+    def run(script: Path, *arguments: object) -> Any:
+        output, complaints = node(script, *arguments, environment={"TMPDIR": str(folder)})
+        assert complaints == ""
+        return json.loads(output)
+
+    yield run
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

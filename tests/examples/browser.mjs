@@ -2,7 +2,7 @@
 
 import { cpSync, readFileSync } from "node:fs";
 import { basename } from "node:path";
-import { launch } from "./chromium.mjs";
+import { open } from "../chromium.mjs";
 
 const FAKE_CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
 const [scenario, address, ...rest] = process.argv.slice(2);
@@ -171,11 +171,10 @@ function controls(nodes) {
   ]);
 }
 
-const browser = await launch(...(scenario === "camera" ? FAKE_CAMERA : []));
+const page = await open(...(scenario === "camera" ? FAKE_CAMERA : []));
 try {
-  const page = await browser.newPage();
   page.on("pageerror", ({ message }) => console.error(`error on the page: ${message}`));
   console.log(JSON.stringify(await scenarios[scenario](page, ...rest)));
 } finally {
-  await browser.close();
+  await page.browser().close();
 }

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def computed(tmp_path_factory):
         size = {"width": image.width, "height": image.height, "alphaChannel": False}
         described.append({"spec": asdict(spec), **size, **MODES[mode]})
     (folder / "cases.json").write_text(json.dumps(described))
-    node("preprocess.mjs", folder)
+    node(Path(__file__).with_name("preprocess.mjs"), folder)
     return drawn, [np.fromfile(folder / f"{i}.f32", "<f4") for i in range(len(drawn))]
 
 

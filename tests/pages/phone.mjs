@@ -3,14 +3,13 @@
 
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { launch } from "../examples/chromium.mjs";
+import { open } from "../chromium.mjs";
 
 const WIDTH = 360;
 const [folder, ...pages] = process.argv.slice(2);
-const browser = await launch("--allow-file-access-from-files");
+const tab = await open("--allow-file-access-from-files");
 const seen = [];
 try {
-  const tab = await browser.newPage();
   await tab.setViewport({ width: WIDTH, height: 800 });
   for (const page of pages) {
     await tab.goto(pathToFileURL(page).href);
@@ -42,6 +41,6 @@ try {
     await (await tab.$("img")).screenshot({ path: join(folder, `${scheme}.png`) });
   }
 } finally {
-  await browser.close();
+  await tab.browser().close();
 }
 console.log(JSON.stringify(seen));

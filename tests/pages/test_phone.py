@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,21 +13,18 @@ from mingle_edge.cli.profile.page import page as profile_page
 from mingle_edge.comparison.page import page as comparison_page
 from mingle_edge_runtime.profile import BASELINES, profile
 
-NODE = Path(sys.executable).with_name("node")
 OVERVIEW = Path(__file__).parents[2] / "docs/images/overview.svg"
 README = '<!DOCTYPE html><style>:root {{ color-scheme: light dark }} img {{ max-width: 100% }}</style><img src="{}">'
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Iterator[Path]:
-    """Where the pages and the unpacked browser lie, removed at the end."""
-    folder = tmp_path_factory.mktemp("phone")
-    yield folder
-    shutil.rmtree(folder)
+def folder(tmp_path_factory) -> Path:
+    """Where the pages and pictures of them lie."""
+    return tmp_path_factory.mktemp("phone")
 
 
 @pytest.fixture(scope="module")
-def seen(folder: Path, bundles) -> dict[str, dict[str, object]]:
+def seen(folder: Path, bundles, chromium) -> dict[str, dict[str, object]]:
     """What the browser saw, by page."""
     settings = {"against": BASELINES, "operators": True, "sweep": {"budget": [], "precision": [bundles["image", 2]]}}
     measured = profile(bundles["image", 1], images(0, 1), runs=6, threads=1, batch_sizes=(1, 3), **settings)
@@ -45,12 +36,8 @@ def seen(folder: Path, bundles) -> dict[str, dict[str, object]]:
     }
     for name, text in pages.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
-    command = [NODE, Path(__file__).with_name("phone.mjs"), folder, *(folder / f"{name}.html" for name in pages)]
-    done = subprocess.run(
-        command, env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(pages, json.loads(done.stdout), strict=True))
+    told = chromium(Path(__file__).with_name("phone.mjs"), folder, *(folder / f"{name}.html" for name in pages))
+    return dict(zip(pages, told, strict=True))
 
 
 @pytest.mark.parametrize("name", ["profile", "comparison", "small comparison"])

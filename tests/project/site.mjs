@@ -3,22 +3,24 @@
 
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { launch } from "../examples/chromium.mjs";
+import { open } from "../chromium.mjs";
 
 const [folder, ...names] = process.argv.slice(2);
-const browser = await launch();
-const page = await browser.newPage();
-const asked = [];
-page.on("request", (request) => /^(file|data|blob|about):/.test(request.url()) || asked.push(request.url()));
-await page.setViewport({ width: 360, height: 800 });
-const wide = [];
-for (const name of names) {
-  await page.goto(pathToFileURL(join(folder, name)).href);
-  if (await page.evaluate(() => document.documentElement.scrollWidth > innerWidth)) wide.push(name);
+const page = await open();
+try {
+  const asked = [];
+  page.on("request", (request) => /^(file|data|blob|about):/.test(request.url()) || asked.push(request.url()));
+  await page.setViewport({ width: 360, height: 800 });
+  const wide = [];
+  for (const name of names) {
+    await page.goto(pathToFileURL(join(folder, name)).href);
+    if (await page.evaluate(() => document.documentElement.scrollWidth > innerWidth)) wide.push(name);
+  }
+  await page.setViewport({ width: 1280, height: 800 });
+  await page.type(".md-search__input", "rank");
+  await page.waitForSelector(".md-search-result__link");
+  const found = await page.evaluate(() => document.querySelector(".md-search-result__link").getAttribute("href"));
+  console.log(JSON.stringify({ asked, wide, found }));
+} finally {
+  await page.browser().close();
 }
-await page.setViewport({ width: 1280, height: 800 });
-await page.type(".md-search__input", "rank");
-await page.waitForSelector(".md-search-result__link");
-const found = await page.evaluate(() => document.querySelector(".md-search-result__link").getAttribute("href"));
-await browser.close();
-console.log(JSON.stringify({ asked, wide, found }));

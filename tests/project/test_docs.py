@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import pytest
@@ -91,16 +90,11 @@ def test_no_page_loads_anything_from_outside(site) -> None:
         assert any(url.endswith("iframe-worker.js") for url in page.loaded), f"{path}: its search runs on a server alone"
 
 
-def test_the_site_read_from_a_disk_in_a_browser(site) -> None:
+def test_the_site_read_from_a_disk_in_a_browser(site, chromium) -> None:
     """Without a server nothing is asked of a network, no page is wider than a phone, and the search finds."""
     folder = next(path.parent for path in site if path.name == "index.html")
     names = [str(path.relative_to(folder)) for path in site]
-    command = [str(Path(sys.executable).with_name("node")), str(Path(__file__).with_name("site.mjs")), str(folder), *names]
-    with TemporaryDirectory() as unpacked:  # Chromium, some 200 MB
-        environment = os.environ | {"TMPDIR": unpacked}
-        opened = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
-    assert opened.returncode == 0, opened.stderr
-    told = json.loads(opened.stdout)
+    told = chromium(Path(__file__).with_name("site.mjs"), folder, *names)
     assert (told["asked"], told["wide"]) == ([], [])
     assert told["found"].partition("#")[0].endswith("choose.html?h=rank")
 

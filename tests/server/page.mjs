@@ -1,12 +1,11 @@
 // Uses the server's page in Chromium for test_page.py: `node page.mjs ADDRESS PICTURE BROKEN TASK`, prints what it saw as JSON.
 
-import { launch } from "../examples/chromium.mjs";
+import { open } from "../chromium.mjs";
 
 const [address, picture, broken, task] = process.argv.slice(2);
-const browser = await launch("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream");
+const tab = await open("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream");
 const seen = { outside: [], complaints: [], widths: [], keyboard: [] };
 try {
-  const tab = await browser.newPage();
   tab.on("request", (request) => {
     if (!/^(blob|data):/.test(request.url()) && !request.url().startsWith(address)) seen.outside.push(request.url());
   });
@@ -38,7 +37,7 @@ try {
   await tab.keyboard.press("Enter");
   seen.stopped = await tab.evaluate(() => document.getElementById("video").hidden);
 } finally {
-  await browser.close();
+  await tab.browser().close();
 }
 console.log(JSON.stringify(seen));
 

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from running_server import png
 from tiny_bundle import images
 
-NODE = Path(sys.executable).with_name("node")
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A green picture, one that is broken, and room for the unpacked browser; removed at the end."""
+    """A green picture, and one that is broken."""
     folder = tmp_path_factory.mktemp("page")
     (folder / "green.png").write_bytes(png(images(1)[0]))
     (folder / "broken.png").write_bytes(b"no picture")
-    yield folder
-    shutil.rmtree(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def seen(server, files):
-    command = [NODE, Path(__file__).with_name("page.mjs"), f"http://localhost:{server.port}/"]
-    command += [files / "green.png", files / "broken.png", "red"]
-    environment = os.environ | {"TMPDIR": str(files)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def seen(server, files, chromium):
+    address = f"http://localhost:{server.port}/"
+    return chromium(Path(__file__).with_name("page.mjs"), address, files / "green.png", files / "broken.png", "red")
 
 
 def test_its_answers_are_the_models(seen, model, files) -> None:

@@ -7,12 +7,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const packages = createRequire(new URL("../../examples/package.json", import.meta.url));
+const packages = createRequire(new URL("../examples/package.json", import.meta.url));
 const load = (name) => import(pathToFileURL(packages.resolve(name)));
 const { default: chromium, inflate, setupLambdaEnvironment } = await load("@sparticuz/chromium");
 const { default: puppeteer } = await load("puppeteer-core");
+const PATIENCE = 120_000; // milliseconds that a step may take, on a machine that does other things meanwhile
 
-export async function launch(...more) {
+// Opens a page in a browser of its own, which `page.browser().close()` ends. more: switches of Chromium.
+export async function open(...more) {
   const executablePath = process.env.MINGLE_CHROMIUM ?? (await chromium.executablePath());
   if (!starts(executablePath)) {
     await inflate(join(packages.resolve("@sparticuz/chromium"), "../../bin/al2023.tar.br"));
@@ -20,7 +22,11 @@ export async function launch(...more) {
   }
   // No sandbox, as tests may run as root, and no other of the package's switches, some of which weaken what is tested.
   const args = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", ...more];
-  return puppeteer.launch({ executablePath, args, headless: "shell", userDataDir: join(tmpdir(), `profile-${process.pid}`) });
+  const userDataDir = join(tmpdir(), `profile-${process.pid}`);
+  const browser = await puppeteer.launch({ executablePath, args, headless: "shell", userDataDir, timeout: PATIENCE });
+  const page = await browser.newPage();
+  page.setDefaultTimeout(PATIENCE);
+  return page;
 }
 
 function starts(program) {
