@@ -26,6 +26,8 @@ from mingle_edge_server.web.server import InferenceServer, listen
 NAME = "tiny"
 INFER = f"/v2/models/{NAME}/infer"
 LENGTH = "Inference-Header-Content-Length"
+PATIENCE = 120
+"""seconds that nothing takes on a working server, on a machine that does other things meanwhile"""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Running:
 
     def ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Reply:
         """Send one request on a connection of its own."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
@@ -73,7 +75,7 @@ class Running:
 
     def connect(self) -> socket.socket:
         """Open a connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
 
     def stop(self) -> None:
         """Tell it to stop, as a signal does."""
@@ -100,11 +102,11 @@ def running(model: EdgeModel, limits: Limits | None = None, *, ready: bool = Tru
         yield Running(port, model, app.state.service, server, thread)
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(PATIENCE)
     assert not thread.is_alive()
 
 
-def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+def until(is_so: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait until something is so."""
     end = time.monotonic() + seconds
     while not is_so():

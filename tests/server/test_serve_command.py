@@ -11,7 +11,7 @@ from http.client import HTTPConnection
 
 import pytest
 from click.testing import CliRunner
-from running_server import until
+from running_server import PATIENCE, until
 
 from mingle_edge.cli import main
 from mingle_edge.cli.serve import is_loopback, shown_failures
@@ -26,7 +26,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 
 def status(port: int, path: str) -> int:
-    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.request("GET", path)
     code = connection.getresponse().status
     connection.close()
@@ -43,7 +43,7 @@ def test_it_serves_until_it_is_told_to_stop(image_bundle, number: int) -> None:
         until(lambda: status(port, "/v2/health/ready") == 200)
         assert status(port, "/v2/models/colors") == 200
         process.send_signal(number)
-        rest, errors = process.communicate(timeout=30)
+        rest, errors = process.communicate(timeout=PATIENCE)
         assert (process.returncode, rest, errors) == (0, "stopped; requests answered: 0\n", "")
 
 
@@ -60,7 +60,7 @@ def test_beyond_this_machine_it_says_what_is_not_protected(image_bundle) -> None
     with start(image_bundle, "--host", "0.0.0.0", "--port", 0) as process:
         assert "serving on http://0.0.0.0:" in process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
         assert errors.startswith("warning: whoever reaches this port can use the model")
         assert "no TLS and no authentication" in errors
