@@ -69,7 +69,6 @@ def open_arguments() -> str:
     options = {
         parameter.name: parameter.opts[-1] for parameter in _command("run").params if isinstance(parameter, click.Option)
     }
-    options["providers"] = options.get("provider", "")
     rows = [["argument", "`mingle-edge run`", "default", "effect"]]
     for name, parameter in parameters.items():
         default = "" if parameter.default is inspect.Parameter.empty else f"`{parameter.default!r}`"

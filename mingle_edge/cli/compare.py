@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mingle_edge.cli import shared_options
 from mingle_edge.cli.exit_codes import ExitCode
 from mingle_edge.cli.interruption import if_interrupted
 from mingle_edge.cli.next_step import suggest, unused
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option("--address", metavar="HOST:PORT", help="Of a Ray cluster.  [default: Ray on this machine]")
 @click.option("--no-ray", is_flag=True, help="Cells one after another, in this process.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@shared_options.device
 @click.option(
     "--list",
     "listed",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mingle_edge.cli import shared_options
 from mingle_edge.cli.interruption import if_interrupted
 from mingle_edge.cli.next_step import suggest, unused
 from mingle_edge.cli.path_kind import PathKind, check_kinds
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.argument("task_files", metavar="TASKS.toml...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top-k", type=click.IntRange(min=1), help="Experts per image or layer.  [default: 1; layer scope: all]")
 @click.option("--pooled", is_flag=True, help="Layer scope: pool gates over batches of one task, as published.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@shared_options.device
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write all figures to this file.")
 def command(
     merged: Path, task_files: tuple[Path, ...], top_k: int | None, pooled: bool, device: str, json_path: Path | None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mingle_edge.cli import shared_options
 from mingle_edge.cli.byte_size import format_bytes
 from mingle_edge.cli.interruption import if_interrupted
 from mingle_edge.cli.next_step import suggest, unused
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 @click.argument("task_file", metavar="TASKS.toml", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="New folder for the merged model.")
 @click.option("--into", type=click.Path(path_type=Path), help="Merged model to add the tasks to.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@shared_options.device
 def command(task_file: Path, output: Path | None, into: Path | None, device: str) -> None:
     """Merge the tasks of TASKS.toml, one after another.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mingle_edge.cli.byte_size import byte_size
+from mingle_edge.cli import shared_options
 from mingle_edge.cli.exit_codes import ExitCode
 from mingle_edge.cli.image_arguments import ImageArguments
 from mingle_edge.cli.interruption import if_interrupted
@@ -25,14 +25,7 @@ if TYPE_CHECKING:
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--task", help="Use this task's expert and labels; the router is skipped.")
 @click.option("--head", help="Use the labels of this task, or of a loaded head, whichever expert is chosen.")
-@click.option(
-    "--load-head",
-    "heads",
-    metavar="FILE",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Written by `mingle-edge head`; repeatable.",
-)
+@shared_options.load_head
 @click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="Labels to show per image.")
 @click.option(
     "--reject-below",
@@ -40,23 +33,20 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1),
     help="Give no label to an image whose best one is less probable.",
 )
-@click.option(
-    "--expert-budget", metavar="SIZE", callback=byte_size, help="Experts to keep in memory, like 64MB.  [default: all]"
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime.  [default: one per core]")
-@click.option("--provider", help="Execution provider of ONNX Runtime.  [default: cpu]")
-@click.option("--low-memory", is_flag=True, help="Leave the weights in the files, mapped: less memory, slower.")
-@click.option("--check-hashes", is_flag=True, help="Compare the hash of each file of the bundle when it is first used.")
+@shared_options.expert_budget
+@shared_options.threads
+@shared_options.provider
+@shared_options.low_memory
+@shared_options.check_hashes
 @click.option("--json", "as_json", is_flag=True, help="Print JSON Lines: an object a line, for each image.")
 def command(
     bundle: Path,
     images: tuple[Path, ...],
     task: str | None,
     head: str | None,
-    heads: tuple[Path, ...],
+    heads: tuple[str, ...],
     top: int,
     reject_below: float | None,
-    provider: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -86,7 +76,7 @@ def command(
 
     with (
         if_interrupted(lambda: f"{asked.progress} done, and what was printed is complete"),
-        EdgeModel.open(bundle, providers=[provider] if provider else None, **options) as model,
+        EdgeModel.open(bundle, **options) as model,
     ):
         for file in heads:
             model.load_head(file)

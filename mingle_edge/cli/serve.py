@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from mingle_edge.cli import shared_options
 from mingle_edge.cli.byte_size import byte_size
 from mingle_edge.cli.path_kind import PathKind, check_kinds
 
@@ -21,18 +22,16 @@ from mingle_edge.cli.path_kind import PathKind, check_kinds
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
 @click.option("--task", help="Task of requests that name none.  [default: the router finds it]")
 @click.option("--name", help="Name of the model in the protocol.  [default: the folder's]")
-@click.option("--load-head", "heads", metavar="FILE", multiple=True, help="Written by `mingle-edge head`; repeatable.")
+@shared_options.load_head
 @click.option("--allow-host", "allowed_hosts", metavar="NAME", multiple=True, help="Name that clients may use; repeatable.")
 @click.option("--queue", metavar="N", type=click.IntRange(min=1), help="Requests accepted at a time.  [default: 32]")
 @click.option("--max-request", metavar="SIZE", callback=byte_size, help="Of a request's body.  [default: 16MiB]")
-@click.option(
-    "--expert-budget", metavar="SIZE", callback=byte_size, help="Experts to keep in memory, like 64MB.  [default: all]"
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime.  [default: one per core]")
-@click.option("--provider", help="Execution provider of ONNX Runtime.  [default: cpu]")
+@shared_options.expert_budget
+@shared_options.threads
+@shared_options.provider
 @click.option("--verify", is_flag=True, help="First check hashes and outputs, as `mingle-edge verify` does.")
-@click.option("--check-hashes", is_flag=True, help="Compare the hash of each file of the bundle when it is first used.")
-def command(bundle: Path, host: str, queue: int | None, max_request: int | None, provider: str | None, **options: Any) -> None:
+@shared_options.check_hashes
+def command(bundle: Path, host: str, queue: int | None, max_request: int | None, **options: Any) -> None:
     """Serve BUNDLE over HTTP by the Open Inference Protocol v2.
 
     A page to try it is at /, metrics for Prometheus at /metrics. Ctrl-C or
@@ -50,7 +49,6 @@ def command(bundle: Path, host: str, queue: int | None, max_request: int | None,
             bundle,
             host=host,
             limits=Limits(**sizes),
-            providers=[provider] if provider else None,
             started=lambda url: tell_started(url, host),
             **options,
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mingle_edge.cli import shared_options
 from mingle_edge.cli.byte_size import format_bytes
 from mingle_edge.cli.interruption import if_interrupted
 from mingle_edge.cli.path_kind import PathKind, check_kinds
@@ -14,9 +15,9 @@ from mingle_edge.cli.progress_bar import ProgressBar
 
 @click.command(short_help="Check a bundle's hashes and its outputs on this machine.")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime.  [default: one per core]")
-@click.option("--provider", help="Execution provider of ONNX Runtime.  [default: cpu]")
-def command(bundle: Path, threads: int | None, provider: str | None) -> None:
+@shared_options.threads
+@shared_options.provider
+def command(bundle: Path, threads: int | None, providers: str | None) -> None:
     """Check that BUNDLE is intact and computes right on this machine.
 
     Compares the hash of every file, checks heads and labels, and computes every
@@ -30,12 +31,7 @@ def command(bundle: Path, threads: int | None, provider: str | None) -> None:
     from mingle_edge_runtime.check.verify import verify
 
     with if_interrupted(lambda: "the bundle was not verified; nothing was changed"), ProgressBar() as progress:
-        verification = verify(
-            bundle,
-            [provider] if provider else None,
-            threads,
-            lambda done, total: progress("hashes", done, total),
-        )
+        verification = verify(bundle, providers, threads, lambda done, total: progress("hashes", done, total))
     click.echo(f"hashes: {verification.files} files, {format_bytes(verification.bytes)}, all as recorded")
     click.echo(f"heads: {verification.heads}, every value finite and bounded")
     click.echo(f"labels: {verification.labels}, none blank or twice in a task")

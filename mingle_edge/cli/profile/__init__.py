@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from mingle_edge.cli import shared_options
 from mingle_edge.cli.byte_size import byte_size
 from mingle_edge.cli.interruption import exit_code
 from mingle_edge.cli.path_kind import PathKind, check_kinds
@@ -83,12 +84,10 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 )
 @click.option("--operators", is_flag=True, help="Trace which operators and layers take the time.")
 @click.option("--sweep", metavar="AXES", multiple=True, callback=_sweep_axes, help="Settings to change one by one, see above.")
-@click.option(
-    "--expert-budget", metavar="SIZE", callback=byte_size, help="Experts to keep in memory, like 64MB.  [default: all]"
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime.  [default: one per core]")
-@click.option("--provider", help="Execution provider of ONNX Runtime.  [default: cpu]")
-@click.option("--low-memory", is_flag=True, help="Leave the weights in the files, mapped: less memory, slower.")
+@shared_options.expert_budget
+@shared_options.threads
+@shared_options.provider
+@shared_options.low_memory
 @click.option("--cool-down", metavar="SECONDS", default=0.0, type=click.FloatRange(min=0), help="Rest before each phase.")
 @click.option("--json", "json_path", type=_FILE, help="Also write all figures to this file.")
 @click.option("--html", "html_path", type=_FILE, help="Also write a page with charts to this file.")
@@ -118,7 +117,6 @@ def command(
     /,
     bundle: Path | None,
     images: Path | None,
-    provider: str | None,
     json_path: Path | None,
     html_path: Path | None,
     page_of: Path | None,
@@ -170,8 +168,7 @@ def command(
         pictures = list_images(images)
     try:
         with ProgressBar() as progress:
-            providers = [provider] if provider else None
-            report = profile(bundle, pictures, providers=providers, progress=progress, **settings)
+            report = profile(bundle, pictures, progress=progress, **settings)
     except ProfileInterrupted as interrupted:
         _show(interrupted.report, json_path, html_path)
         ctx.exit(exit_code(interrupted))
