@@ -7,6 +7,9 @@ from pathlib import Path
 import click
 
 from mingle_edge.cli.byte_size import format_bytes
+from mingle_edge.cli.path_kind import PathKind, check_kinds
+from mingle_edge.cli.terminal import one_line
+from mingle_edge.core.wording import count
 
 
 @click.command(short_help="Labels for bundles that are on devices already.")
@@ -31,6 +34,7 @@ def command(
       mingle-edge run BUNDLE IMAGE... --load-head FILE [--head NAME]
       EdgeModel.open(BUNDLE).load_head(FILE)
     """
+    check_kinds("head", [(task_file, PathKind.TASK_FILE)])
     from mingle_edge.data.class_list import read_class_list
     from mingle_edge.merging.head_for_device import write_head
 
@@ -42,5 +46,5 @@ def command(
         classes=None if classes is None else read_class_list(classes),
         templates=templates or None,
     )
-    size = format_bytes(output.stat().st_size)
-    click.echo(f"{output}: head {file.index.name}, {len(file.index.labels)} classes, from the {file.index.origin}, {size}")
+    labels, size = count(len(file.index.labels), "label"), format_bytes(output.stat().st_size)
+    click.echo(one_line(f"{output}: head {file.index.name}, {labels}, from the {file.index.origin}, {size}"))

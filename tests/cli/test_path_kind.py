@@ -68,6 +68,7 @@ SWAPPED = "the arguments are swapped; run: mingle-edge "
         ),
         ("export TASKS.toml -o new", "and export needs a merged model there; merge it first: mingle-edge merge TASKS.toml -o"),
         ("export merged -o new --images merged", "merged is a merged model, and export --images needs a task file there; "),
+        ("head merged -o new", "merged is a merged model, and head needs a task file there; name the file that lists the"),
         ("compare merged -o new", "merged is a merged model, and compare needs a task file there; name the file that lists"),
     ],
 )
