@@ -24,7 +24,7 @@ sys.meta_path.insert(0, Blocked())
 def python(code: str, blocked: list[str]) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter in which `blocked` cannot be imported."""
     script = BLOCK.format(names=set(blocked)) + code
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_runtime_runs_without_the_workstation_side(image_bundle) -> None:
@@ -73,6 +73,29 @@ main()
 """
     result = python(code, [name for name in WORKSTATION if name != "mingle_edge"])
     assert result.returncode == 0, result.stderr
+
+
+def test_an_application_of_the_server_needs_the_runtime_and_its_own_stack_alone(image_bundle) -> None:
+    code = f"""
+import mingle_edge_runtime, mingle_edge_server
+with mingle_edge_runtime.EdgeModel.open({str(image_bundle)!r}) as model:
+    print(mingle_edge_server.create_app(model).state.model_name)
+"""
+    result = python(code, WORKSTATION)
+    assert (result.stdout, result.stderr) == (f"{image_bundle.name}\n", "")
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn", "prometheus_client"])
+def test_a_package_that_serve_misses_names_the_extra(image_bundle, package: str) -> None:
+    code = f"""
+sys.argv = {["mingle-edge", "serve", str(image_bundle)]!r}
+from mingle_edge.cli import main
+main()
+"""
+    result = python(code, [package])
+    assert result.returncode == 7
+    assert f"this command needs the package {package}; " in result.stderr
+    assert "[serve]'" in result.stderr
 
 
 @pytest.mark.parametrize("imported_before", [True, False])
