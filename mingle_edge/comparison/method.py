@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mingle_edge.comparison.batches import ImageRows, TestBatch
 from mingle_edge.evaluation.answers import Answers
+from mingle_edge.experts.complete_expert import CompleteExpert
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
-from mingle_edge.merging.merged_tower import CompleteExpert
 from mingle_edge.routing.router import Router
 from mingle_edge.routing.statistics import RouterStatistics
 

@@ -29,6 +29,9 @@ class Settings:
             layer, as MINGLE* has it.
         seed: of everything random: which seed images are drawn, their variations, and the gates' adaptation.
         semantics: which defaults the other settings have: this project's, or those of the published code.
+        expert_steps: image scope. How many steps an expert is adapted for, on the seeds and without labels, towards its
+            fine-tuned model. 0 keeps it as the rank cuts it. 150 pays where the rank is small beside the width.
+        expert_learning_rate: image scope. Of the Adam optimizer that adapts an expert; it falls to 0.
         router_blocks: image scope. How many blocks of the plain backbone the router reads. `auto` chooses 0 to 3 by leaving out
             one seed image after the other. More blocks route better and take longer.
         router_augmentations: image scope. How many mild variations of each seed image the router learns from. 0 takes the seed
@@ -55,6 +58,8 @@ class Settings:
     layers: Literal["attn+mlp", "qkv+fc1"] = "attn+mlp"
     seed: int = 0
     semantics: Literal["mingle-edge", "official"] = "mingle-edge"
+    expert_steps: int = 0
+    expert_learning_rate: float = 5e-4
     router_blocks: int | Literal["auto"] = "auto"
     router_augmentations: int = 16
     interference_projection: bool = True
@@ -74,6 +79,10 @@ class Settings:
     def carrying(self) -> tuple[str, ...]:
         """Return the linear layers of a block that carry experts."""
         return ("q", "k", "v", "out", "fc1", "fc2") if self.layers == "attn+mlp" else ("q", "k", "v", "fc1")
+
+    def adaptation_of_experts(self) -> tuple[int, float, int]:
+        """Return what an expert's adaptation depends on."""
+        return self.expert_steps, self.expert_learning_rate, self.seed
 
     def expert_layers(self, architecture: VisionArchitecture) -> list[str]:
         """Return the linear layers of a tower that carry experts, by depth; in the image scope all outside the blocks, too."""
@@ -124,6 +133,8 @@ OFFICIAL = Settings(
 RANGES: dict[str, tuple[float, float]] = {
     "rank": (1, 1 << 16),
     "seed": (0, (1 << 63) - 1),
+    "expert_steps": (0, 1 << 20),
+    "expert_learning_rate": (1e-12, 10.0),
     "router_blocks": (0, 1 << 16),
     "router_augmentations": (0, 1 << 16),
     "steps": (1, 1 << 20),

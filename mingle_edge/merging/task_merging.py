@@ -19,6 +19,8 @@ from mingle_edge.clip.head import Head
 from mingle_edge.core.errors import CheckpointError
 from mingle_edge.core.progress import WARNING, Progress, silent
 from mingle_edge.data.settings import Settings
+from mingle_edge.experts.complete_expert import CompleteExpert
+from mingle_edge.experts.expert_adaptation import adapt_expert
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
 from mingle_edge.experts.low_rank import orthonormal
 from mingle_edge.experts.task_vectors import Factors, build_expert
@@ -27,7 +29,7 @@ from mingle_edge.gates.gate_training import GateLearner
 from mingle_edge.gates.gating import ExpertStack, GatedExperts
 from mingle_edge.merging.merge_inputs import TaskInputs
 from mingle_edge.merging.merged_model import MergedModel, TaskTensors
-from mingle_edge.merging.merged_tower import CompleteExpert, load_layer_experts
+from mingle_edge.merging.merged_tower import load_layer_experts
 from mingle_edge.merging.task_warnings import Kinship, task_warnings
 from mingle_edge.merging.tensor_file import Arrays
 from mingle_edge.routing.features import router_statistics
@@ -132,19 +134,25 @@ class TaskMerger:
             CheckpointError: some of it is not finite.
         """
         task, pretrained, settings = inputs.load(self.pretrained), self.pretrained, self.model.settings
+        warnings: list[str] = []
         if settings.scope == "layer":
             tensors, record = self._merge_into_layers(GateLearner(task, pretrained, settings, self.progress))
         else:
             expert, explained_norm = complete_expert(task, pretrained, settings, self.progress)
+            record = {"explained_norm": explained_norm, "losses": []}
+            if settings.expert_steps > 0:
+                adaptation = adapt_expert(expert, task, pretrained, settings, self.progress)
+                expert = adaptation.expert
+                record |= adaptation.record()
+                warnings = [adaptation.warning] if adaptation.warning else []
             tensors = TaskTensors(
                 expert=_factor_arrays(expert.factors) | {name: _array(value) for name, value in expert.unfactored.items()},
                 head=_head_arrays(task.head),
                 router=router_statistics(task.name, task.calibration_images, pretrained, settings, self.progress),
             )
-            record = {"explained_norm": explained_norm, "losses": []}
         _check_finite(task.name, tensors)
         kinship = Kinship.of(task.finetuned, pretrained.backbone, pretrained.architecture)
-        record["warnings"] = task_warnings(task.name, kinship, record["explained_norm"], settings.rank)
+        record["warnings"] = warnings + task_warnings(task.name, kinship, record["explained_norm"], settings.rank)
         for warning in record["warnings"]:
             self.progress(WARNING, 1, 1, warning)
         return tensors, record

@@ -18,7 +18,7 @@ import numpy as np
 from mingle_edge.data.calibration_images import task_generator
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.settings import Settings
-from mingle_edge.routing.features import mild_variations
+from mingle_edge.data.variations import mild_variations
 from research.studies.layer_merging import SeedsInMemory, merge_layers, percent_in_layers
 from research.studies.routes import own_route, p1, p2, route
 from research.studies.study import SEEDS_PER_CLASS, Study

@@ -32,14 +32,14 @@ from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.labeled_images import read_labeled
 from mingle_edge.data.settings import Settings
 from mingle_edge.data.task_file import read_task_file
+from mingle_edge.data.variations import mild_variations
 from mingle_edge.evaluation.answers import predict_within
+from mingle_edge.experts.complete_expert import CompleteExpert
 from mingle_edge.files.atomic_files import replacing
 from mingle_edge.merging.merge_inputs import read_merge_inputs
-from mingle_edge.merging.merged_tower import CompleteExpert
 from mingle_edge.merging.task_merging import complete_expert
 from mingle_edge.routing import features as library_features
 from mingle_edge.routing.depth import choose_depth, deepest
-from mingle_edge.routing.features import mild_variations
 from mingle_edge.routing.router import OWN_SHARE, Router, fit_router
 from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
 

@@ -11,7 +11,7 @@ import torch
 from mingle_edge.core.progress import silent
 from mingle_edge.data.settings import Settings
 from mingle_edge.demo.tiny_clip import Training
-from research.studies import overlap, rank_allocation, router, router_shift, seeds, trade_offs
+from research.studies import expert_adaptation, overlap, rank_allocation, router, router_shift, seeds, trade_offs
 from research.suite import suite
 from research.suite.scale import Scale
 from research.suite.tasks import TASKS
@@ -38,6 +38,7 @@ STUDIES = {  # the study, its options, what is made smaller, and how rows of its
         {"VARIATIONS": 2, "CORRUPTIONS": ("pixelate", "contrast")},
         ["none", "mean", "tasks' means"],
     ),
+    "expert_adaptation": (expert_adaptation, [], {"RANKS": (4,), "STEPS": 2}, ["4", "full"]),
     "seeds, image": (seeds, ["--scope", "image"], {"VARIATIONS": (0, 2)}, SEEDS),
     "seeds, layer": (
         seeds,

@@ -24,8 +24,9 @@ from mingle_edge.comparison.methods.towers import backbone_embeddings, embed_by_
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.settings import Settings
 from mingle_edge.evaluation.answers import Answers
+from mingle_edge.experts.complete_expert import CompleteExpert, expert_linear, expert_parameters
+from mingle_edge.experts.expert_adaptation import adapt_expert
 from mingle_edge.experts.finetuned_task import FinetunedTask
-from mingle_edge.merging.merged_tower import CompleteExpert, expert_linear, expert_parameters
 from mingle_edge.merging.task_merging import complete_expert
 
 MIXED_BYTES = 1 << 26  # of experts laid out per image at a time
@@ -58,9 +59,11 @@ class ImageScope:
 
         def expert() -> CompleteExpert:
             complete, _ = complete_expert(task, bench, settings)
+            if settings.expert_steps > 0:
+                complete = adapt_expert(complete, task, bench, settings).expert
             return complete if self.complete else _pairs_of_blocks(complete)
 
-        key = ("expert", task.name, self.complete, settings.rank, settings.layers)
+        key = ("expert", task.name, self.complete, settings.rank, settings.layers, *settings.adaptation_of_experts())
         self._experts[task.name] = (key, once(bench.kept.experts, key, expert))
 
     @torch.inference_mode()
