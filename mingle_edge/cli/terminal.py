@@ -38,7 +38,12 @@ class Terminal:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write all of `text`, escaped."""
+        """Write all of `text`, escaped.
+
+        Nothing is no write: click tries a stream with it and ignores what fails, so that the loss would be noticed there alone.
+        """
+        if text == "":  # of bytes, click expects a complaint
+            return 0
         start = "\r" if text.startswith("\r") else ""
         shown = start + _COMMANDS.sub(_escape, text.removeprefix("\r"))
         encoding = self._stream.encoding or "utf-8"

@@ -141,8 +141,11 @@ class TestReaders:
         pipe.flush()
         assert capfd.readouterr() == ("", "")
 
-    def test_a_full_disk_is_named(self, folder, monkeypatch, capfd) -> None:
-        with open("/dev/full", "w") as stream:
+    @pytest.mark.parametrize("unbuffered", [False, True])
+    def test_a_full_disk_is_named(self, folder, monkeypatch, capfd, unbuffered: bool) -> None:
+        """Also with PYTHONUNBUFFERED=1, as in most containers, where each write goes to the file at once."""
+        with open("/dev/full", "wb", buffering=0 if unbuffered else -1) as file:
+            stream = io.TextIOWrapper(file, write_through=unbuffered)
             monkeypatch.setattr(sys, "stdout", stream)
             assert ended("inspect", folder / "bundle") == 7
         assert capfd.readouterr().err == "error: standard output: No space left on device\n"
