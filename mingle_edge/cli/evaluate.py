@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from mingle_edge.cli.next_step import suggest, unused
 from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
+from mingle_edge.cli.text_table import text_table
 from mingle_edge.core.wording import count
 from mingle_edge.evaluation.protocols import PROTOCOLS
 from mingle_edge.files.output_path import check_output_file, write_output
@@ -55,7 +57,8 @@ def command(
             device=device,
             progress=progress,
         )
-    click.echo(table(report))
+    for line in table(report):
+        click.echo(one_line(line))
     depth = "" if report.router_blocks is None else f", router depth {report.router_blocks}"
     seconds = time.perf_counter() - started
     tasks, images = count(len(report.tasks), "task"), count(sum(report.images), "test image")
@@ -65,17 +68,15 @@ def command(
     suggest("export", merged, "-o", unused("bundle"))
 
 
-def table(report: EvaluationReport) -> str:
-    """Write accuracies in percent, a line per task, then ACC and BWT."""
+def table(report: EvaluationReport) -> Iterator[str]:
+    """Yield lines with accuracies in percent: one for each task, then ACC and BWT."""
     routed = bool(report.own_route)
-    width = max(len(name) for name in [*report.tasks, "task"])
-    head = f"{'task':<{width}}  images     P1     P2     P3" + ("  routed right  unclaimed" if routed else "")
-    lines = [head]
+    head = ["task", "images", *PROTOCOLS, *(["routed right", "unclaimed"] if routed else [])]
+    rows = []
     for i, name in enumerate(report.tasks):
-        figures = "  ".join(f"{report.final[p][i]:5.1f}" for p in PROTOCOLS)
-        tail = f"  {report.own_route[i]:11.1f}%  {report.unclaimed[i]:8.1f}%" if routed else ""
-        lines.append(f"{name:<{width}}  {report.images[i]:6d}  {figures}{tail}")
+        figures = [f"{report.final[protocol][i]:.1f}" for protocol in PROTOCOLS]
+        routes = [f"{report.own_route[i]:.1f}%", f"{report.unclaimed[i]:.1f}%"] if routed else []
+        rows.append([name, str(report.images[i]), *figures, *routes])
     for label, value in (("ACC", report.acc), ("BWT", report.bwt)):
-        figures = "  ".join(f"{value(p):5.1f}" for p in PROTOCOLS)
-        lines.append(f"{label:<{width}}          {figures}")
-    return "\n".join(lines)
+        rows.append([label, "", *(f"{value(protocol):.1f}" for protocol in PROTOCOLS), *[""] * (len(head) - 5)])
+    return text_table(head, rows)

@@ -15,10 +15,11 @@ from mingle_edge.cli.next_step import suggest
 from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
+from mingle_edge.cli.text_table import text_table
 from mingle_edge.core.wording import count
 
 if TYPE_CHECKING:
-    from mingle_edge_export import ExportReport, PairedAccuracy, PartParity, TaskAccuracy
+    from mingle_edge_export import ExportReport, PartParity, TaskAccuracy
     from mingle_edge_runtime.bundle.index import BundleIndex
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
@@ -97,35 +98,29 @@ def closeness(report: ExportReport) -> Iterator[str]:
 
 def parity_table(parts: Sequence[PartParity]) -> Iterator[str]:
     """Yield a line for each part that was compared, on images made from nothing."""
-    if not parts:
-        return
-    width = max(4, *(len(part.part) for part in parts))
-    yield f"{'part':<{width}}  least cosine  routes that agree"
+    rows = []
     for part in parts:
         cosine = "" if part.cosine is None else f"{part.cosine:.7f}"
         routes = f"{part.agreeing / part.routes:.1%} ({part.agreeing} of {part.routes})" if part.routes else ""
-        yield f"{part.part:<{width}}  {cosine:>12}  {routes}".rstrip()
+        rows.append([part.part, cosine, routes])
+    if rows:
+        yield from text_table(["part", "least cosine", "routes that agree"], rows)
 
 
 def accuracy_table(tasks: Sequence[TaskAccuracy]) -> Iterator[str]:
     """Yield a line for each task and protocol with what the precision costs, and their means; nothing without images."""
     from mingle_edge_export.report import accuracy_drop
 
-    if not tasks:
-        return
-    width = max(len("accuracy"), *(len(task.task) for task in tasks))
-    yield f"{'accuracy':<{width}}  images         PyTorch    ONNX    lost  (95% interval)"
-    rows: list[tuple[str, str, list[PairedAccuracy]]] = []
-    for task in tasks:
-        rows += [(task.task, "P1", [task.routed]), (task.task, "P2", [task.named])]
-    if len(tasks) > 1:
-        rows += [("mean", "P1", [task.routed for task in tasks]), ("mean", "P2", [task.named for task in tasks])]
-    for name, protocol, accuracies in rows:
-        before, after = (sum(each.percent[i] for each in accuracies) / len(accuracies) for i in (0, 1))
-        lost = accuracy_drop(accuracies)
-        images = sum(each.images for each in accuracies)
-        figures = f"{before:10.2f}  {after:6.2f}  {lost.estimate:6.2f}  ({lost.low:.2f} to {lost.high:.2f})"
-        yield f"{name:<{width}}  {images:6d}  {protocol:<2} {figures}"
+    means = [("mean", tasks)] if len(tasks) > 1 else []
+    rows = []
+    for name, of in [*((task.task, [task]) for task in tasks), *means]:
+        for protocol, accuracies in (("P1", [task.routed for task in of]), ("P2", [task.named for task in of])):
+            before, after = (sum(each.percent[i] for each in accuracies) / len(accuracies) for i in (0, 1))
+            images, lost = sum(each.images for each in accuracies), accuracy_drop(accuracies)
+            figures = [f"{value:.2f}" for value in (before, after, lost.estimate)]
+            rows.append([name, str(images), protocol, *figures, f"{lost.low:.2f} to {lost.high:.2f}"])
+    if rows:
+        yield from text_table(["accuracy", "images", "", "PyTorch", "ONNX", "lost", "95% interval"], rows)
 
 
 def _written(output: Path) -> str:

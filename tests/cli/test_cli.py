@@ -33,7 +33,7 @@ def test_merge_evaluate_inspect_in_a_user_s_order(task_file, tmp_path):
     assert "3 tasks, scope image: task0, task1, task2" in result.output
     result = run("evaluate", merged, task_file, "--json", tmp_path / "report.json")
     assert result.exit_code == 0, result.output
-    assert re.search(r"^ACC +\d+\.\d +\d+\.\d +\d+\.\d$", result.output, re.MULTILINE)
+    assert re.search(r"^ +ACC +\d+\.\d +\d+\.\d +\d+\.\d$", result.output, re.MULTILINE)
     table = result.stdout.splitlines()[:-1]  # the last line has a path in it
     assert max(map(len, table)) <= 80
     assert '"bwt"' in (tmp_path / "report.json").read_text()

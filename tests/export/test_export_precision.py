@@ -246,7 +246,7 @@ def test_the_reported_accuracy_is_that_of_both_implementations(task_file, image_
     result = CliRunner().invoke(main, ["export", str(image_model.path), "-o", str(tmp_path / "bundle"), *options])
     assert result.exit_code == 0, result.output
     pytorch = evaluate(image_model.path, task_file, device="cpu")
-    lines = re.findall(r"^(task\d) +(\d+)  (P1|P2) +([\d.]+) +([\d.]+) +(-?[\d.]+) ", result.output, re.MULTILINE)
+    lines = re.findall(r"^ +(task\d) +(\d+)  (P1|P2) +([\d.]+) +([\d.]+) +(-?[\d.]+) ", result.output, re.MULTILINE)
     table = [(*one[:2], *one[3:5], *other[3:5]) for one, other in zip(lines[::2], lines[1::2], strict=True)]
     assert [line[2] for line in lines] == ["P1", "P2"] * len(table)
     assert [float(line[5]) for line in lines] == pytest.approx([float(line[3]) - float(line[4]) for line in lines], abs=0.015)
@@ -333,7 +333,7 @@ def test_a_bundle_that_is_not_close_shows_every_part(image_model, tmp_path):
     options = ["--precision", "int4", "--min-cosine", "0.9999"]
     result = CliRunner().invoke(main, ["export", str(image_model.path), "-o", str(tmp_path / "bundle"), *options])
     assert result.exit_code == 5
-    parts = [re.split(r" {2,}", line) for line in result.stdout.splitlines()]
+    parts = [re.split(r" {2,}", line.strip()) for line in result.stdout.splitlines()]
     assert [part[0] for part in parts] == [
         *("part", "dense tower", "router", "tower without expert"),
         *("expert task0", "expert task1", "expert task2", "mixture of two"),
