@@ -18,7 +18,7 @@ from mingle_edge_runtime.bundle.head import LARGEST, Head
 from mingle_edge_runtime.bundle.index import BundleIndex
 from mingle_edge_runtime.bundle.json_record import RecordError, read_record, write_record
 from mingle_edge_runtime.bundle.npy_file import NpyError, read_npy
-from mingle_edge_runtime.bundle.rules import fault_in_labels
+from mingle_edge_runtime.bundle.rules import LARGEST_SCALE, fault_in_labels
 from mingle_edge_runtime.bundle.stored_archive import ArchiveError, read_stored
 from mingle_edge_runtime.bundle.task_names import TASK_NAME
 from mingle_edge_runtime.errors import HeadError
@@ -27,7 +27,6 @@ FORMAT = "mingle-edge head"
 FORMAT_VERSION = 1
 _INDEX, _WEIGHT, _BIAS = "head.json", "weight.npy", "bias.npy"
 _LARGEST_FILE = 1 << 30  # bytes: 250,000 labels of 1024 numbers
-_LARGEST_SCALE = 1e6
 _AGAIN = "write it again with `mingle-edge head`"
 
 
@@ -137,9 +136,9 @@ def _index(path: Path, value: Any) -> HeadIndex:
         raise HeadError(f"{path}: name is {index.name[:80]!r}, must match {TASK_NAME.pattern}; {_AGAIN}")
     if fault := fault_in_labels(index.labels):
         raise HeadError(f"{path}: labels {fault}; {_AGAIN}")
-    if not 0 < index.logit_scale <= _LARGEST_SCALE:
+    if not 0 < index.logit_scale <= LARGEST_SCALE:
         raise HeadError(
-            f"{path}: logit_scale is {index.logit_scale}, must be positive and at most {_LARGEST_SCALE:g}; {_AGAIN}"
+            f"{path}: logit_scale is {index.logit_scale}, must be positive and at most {LARGEST_SCALE:g}; {_AGAIN}"
         )
     return index
 

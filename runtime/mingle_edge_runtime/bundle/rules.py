@@ -15,7 +15,7 @@ _VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,5}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PAGE_BYTES = 4096  # alignment of mapped data
 _FLOAT_BYTES = 4
-_LARGEST_SCALE = 1e6  # CLIP's is 100; exponents of much larger ones overflow
+LARGEST_SCALE = 1e6  # CLIP's is 100; exponents of much larger ones overflow
 _LEAST_STD, _LARGEST_PIXEL = 1e-3, 1e3  # of values scaled to [0, 1]: far from where float32 ends
 _LARGEST_SIDE = 4096  # pixels
 _MOST_SIDES = 8
@@ -111,7 +111,7 @@ def _referenced(index: BundleIndex) -> Iterator[tuple[str, str]]:
 def _check_numbers(index: BundleIndex) -> None:
     _require(bool(_VERSION.fullmatch(index.minimum_onnxruntime)), "minimum_onnxruntime must be a dotted version")
     for where, scale in [("", index.logit_scale), *((f"tasks[{i}].", task.logit_scale) for i, task in enumerate(index.tasks))]:
-        _require(0 < scale <= _LARGEST_SCALE, f"{where}logit_scale is {scale}, must be positive and at most {_LARGEST_SCALE:g}")
+        _require(0 < scale <= LARGEST_SCALE, f"{where}logit_scale is {scale}, must be positive and at most {LARGEST_SCALE:g}")
     count = len(index.tasks)
     _require(1 <= index.top_k <= count, f"top_k is {index.top_k}, must be between 1 and the {count} tasks")
     if fault := fault_in_preprocess(index.preprocess):
