@@ -4,6 +4,7 @@ export class ModelClient {
   #worker = new Worker(new URL("worker.mjs", import.meta.url), { type: "module" });
   #waiting = new Map();
   #last = 0;
+  #failure = null; // why the worker answers no more
 
   // onProgress({ loaded, total }): called with bytes while a bundle is opened.
   constructor(onProgress = () => {}) {
@@ -15,8 +16,10 @@ export class ModelClient {
     });
     this.#worker.addEventListener("error", (event) => {
       event.preventDefault();
-      for (const { reject } of this.#waiting.values())
-        reject(new Error(event.message || "the program of the model cannot be loaded"));
+      this.#failure = new Error(
+        event.message || "the program of the model cannot be loaded: the server must hand out onnxruntime-web, too",
+      );
+      for (const { reject } of this.#waiting.values()) reject(this.#failure);
       this.#waiting.clear();
     });
   }
@@ -43,6 +46,7 @@ export class ModelClient {
   }
 
   #call(method, parameters, transfer = []) {
+    if (this.#failure) return Promise.reject(this.#failure);
     return new Promise((resolve, reject) => {
       this.#last += 1;
       this.#waiting.set(this.#last, { resolve, reject });

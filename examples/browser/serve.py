@@ -51,9 +51,12 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         files = bundle_files(arguments.bundle)
-        server = ThreadingHTTPServer((arguments.host, arguments.port), partial(Handler, bundle=arguments.bundle, files=files))
-    except (OSError, ValueError) as error:
+        server = Server((arguments.host, arguments.port), partial(Handler, bundle=arguments.bundle, files=files))
+    except ValueError as error:
         sys.exit(f"error: {error}")
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        sys.exit(f"error: cannot listen on {arguments.host}:{arguments.port} ({reason}): choose others by --host and --port")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
     host, port = server.server_address[:2]
@@ -75,11 +78,22 @@ def bundle_files(bundle: Path) -> frozenset[str]:
         scope, files = index["scope"], frozenset(index["files"])
     except FileNotFoundError as error:
         raise ValueError(f"{bundle}/bundle.json does not exist: name a folder that `mingle-edge export` wrote") from error
+    except OSError as error:
+        raise ValueError(f"{bundle}/bundle.json cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{bundle}/bundle.json is no index of a bundle: export it again") from error
     if scope == "image" and "tower_required_inputs" not in index:
         raise ValueError(f"{bundle} has no tower for JavaScript (tower_required_inputs): export it again")
     return files | {"bundle.json"}
+
+
+class Server(ThreadingHTTPServer):
+    """Answers each browser in a thread of its own."""
+
+    def handle_error(self, *arguments: object) -> None:
+        """Say nothing of a browser that went away, as every page does that is closed while it loads."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*arguments)  # type: ignore[arg-type]
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -106,13 +120,12 @@ class Handler(SimpleHTTPRequestHandler):
         """Return the file of an address; one that does not exist where nothing is to be had."""
         name = PurePosixPath(unquote(urlsplit(path).path).lstrip("/"))
         if name.parts[:1] == ("bundle",) and str(name.relative_to("bundle")) in self._files:
-            root, file = self._bundle, self._bundle / name.relative_to("bundle")
-        elif str(name.parent) in FOLDERS:
-            root, file = EXAMPLES, EXAMPLES / name
+            file = self._bundle / name.relative_to("bundle")
+            # A bundle comes from elsewhere: neither its list of files nor a link in it leads out of its folder.
+            allowed = file.resolve().is_relative_to(self._bundle.resolve())
         else:
-            return str(NOTHING)
-        # A bundle comes from elsewhere: neither its list of files nor a link in it leads out of its folder.
-        return str(file if file.is_file() and file.resolve().is_relative_to(root.resolve()) else NOTHING)
+            file, allowed = EXAMPLES / name, str(name.parent) in FOLDERS
+        return str(file if allowed and file.is_file() else NOTHING)
 
     def end_headers(self) -> None:
         """Add those that every answer has."""

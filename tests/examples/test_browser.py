@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +27,8 @@ from PIL import Image
 
 from mingle_edge_runtime import EdgeModel
 
-SERVE = [sys.executable, str(EXAMPLES / "browser/serve.py")]
+PROGRAM = EXAMPLES / "browser/serve.py"
+SERVE = [sys.executable, str(PROGRAM)]
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +38,10 @@ def drive(chromium):
 
 
 @contextmanager
-def served(bundle: Path) -> Iterator[tuple[str, int]]:
+def served(bundle: Path, program: Path = PROGRAM) -> Iterator[tuple[str, int]]:
     """The address of the page with a bundle, and the server's process."""
-    with subprocess.Popen([*SERVE, str(bundle), "--port", "0"], stdout=subprocess.PIPE, text=True) as server:
+    command = [sys.executable, str(program), str(bundle), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             yield re.match(r"http://localhost:\d+/", server.stdout.readline())[0], server.pid
         finally:
@@ -210,3 +214,35 @@ def test_a_bundle_that_no_page_can_run_is_refused(exported, tmp_path, change, me
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_address_that_cannot_be_had_is_named(exported) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        command = [*SERVE, str(exported("folded")), "--port", str(port)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    reason = "(Address already in use): choose others by --host and --port"
+    assert (done.returncode, done.stderr) == (1, f"error: cannot listen on 127.0.0.1:{port} {reason}\n")
+
+
+def test_a_browser_that_goes_away_is_no_error(exported) -> None:
+    command = [*SERVE, str(exported("folded")), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        address = re.match(r"http://localhost:\d+/", server.stdout.readline())[0]
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", int(address.split(":")[2][:-1]))) as gone:
+                gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
+                gone.sendall(b"GET /bundle/backbone.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        statuses(address, ["/bundle/bundle.json"])
+        server.terminate()
+        assert server.communicate(timeout=60)[1] == ""
+
+
+def test_packages_may_lie_behind_a_link(exported, tmp_path) -> None:
+    """As those of a workspace do; only a bundle comes from elsewhere."""
+    for name in ("browser", "javascript"):
+        shutil.copytree(EXAMPLES / name, tmp_path / name)
+    (tmp_path / "node_modules").symlink_to(EXAMPLES / "node_modules")
+    with served(exported("folded"), tmp_path / "browser/serve.py") as (address, _):
+        path = "/node_modules/onnxruntime-web/dist/ort.wasm.min.mjs"
+        assert statuses(address, [path]) == {path: 200}
