@@ -67,6 +67,9 @@ def check(index: dict) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    classify = open_bundle(Path(sys.argv[1]))
-    for image in sys.argv[2:]:
-        print(image, *classify(Path(image)), sep="\t")
+    try:
+        classify = open_bundle(Path(sys.argv[1]))
+        for image in sys.argv[2:]:
+            print(image, *classify(Path(image)), sep="\t")
+    except OSError as error:  # of Pillow, too
+        sys.exit(f"error: {error}")

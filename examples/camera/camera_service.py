@@ -109,9 +109,10 @@ def counted(model: EdgeModel, frames: NewestFrame) -> tuple[int, int, int, int, 
 def summary(metrics: Metrics, captured: int, dropped: int, resident_bytes: int, hits: int, misses: int) -> str:
     """Return a line for people."""
     milliseconds = ", ".join(f"p{100 * q:.0f} {1000 * seconds:.1f} ms" for q, seconds in metrics.quantiles().items())
+    times = f"from capture to answer {milliseconds}; " if metrics.answered else ""
     return (
-        f"{captured} frames: {metrics.answered} answered, {dropped} dropped, {metrics.broken} broken; from capture to answer "
-        f"{milliseconds}; experts {resident_bytes / 1e6:.1f} MB in memory, {hits} hits, {misses} misses"
+        f"{captured} frames: {metrics.answered} answered, {dropped} dropped, {metrics.broken} broken; "
+        f"{times}experts {resident_bytes / 1e6:.1f} MB in memory, {hits} hits, {misses} misses"
     )
 
 

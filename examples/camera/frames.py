@@ -33,7 +33,7 @@ def open_source(source: str, fps: float, loop: bool) -> Iterator[Any]:
     Raises `SourceError`.
     """
     if source == "-":
-        return mjpeg(lambda: os.read(sys.stdin.fileno(), CHUNK))
+        return standard_input()
     if Path(source).is_dir():
         return folder(Path(source), fps, loop)
     return opencv(source)
@@ -56,6 +56,16 @@ def folder(path: Path, fps: float, loop: bool) -> Iterator[Path]:
                 return
 
     return paced()
+
+
+def standard_input() -> Iterator[bytes]:
+    """Yield the JPEGs of standard input. Raises `SourceError` at its end where there was none, as of a program that failed."""
+    empty = True
+    for frame in mjpeg(lambda: os.read(sys.stdin.fileno(), CHUNK)):
+        empty = False
+        yield frame
+    if empty:
+        raise SourceError("standard input held no JPEG: pipe MJPEG in, as `ffmpeg -f mjpeg -` writes it")
 
 
 def mjpeg(read: Callable[[], bytes]) -> Iterator[bytes]:

@@ -79,7 +79,7 @@ class Metrics:
 
 
 def serve(text: Callable[[], str], host: str, port: int) -> ThreadingHTTPServer:
-    """Answer GET /metrics with `text()` and GET /healthz with 200, in a thread. Raises `OSError` where the port is taken."""
+    """Answer GET /metrics with `text()` and GET /healthz with 200, in a thread. Raises `OSError` where it cannot."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -95,7 +95,11 @@ def serve(text: Callable[[], str], host: str, port: int) -> ThreadingHTTPServer:
         def log_message(self, *_: object) -> None:
             """Say nothing: whoever reads metrics asks every few seconds."""
 
-    server = ThreadingHTTPServer((host, port), Handler)
+    try:
+        server = ThreadingHTTPServer((host, port), Handler)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"cannot listen on {host}:{port} ({reason}): choose another port by --metrics") from error
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server
 

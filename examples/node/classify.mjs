@@ -22,6 +22,7 @@ const OPTIONS = {
   budget: { type: "string" },
   threads: { type: "string" },
   json: { type: "boolean", default: false },
+  help: { type: "boolean", short: "h" },
 };
 const PARTLY = 1,
   USAGE_ERROR = 2,
@@ -34,6 +35,8 @@ const EXIT_CODES = new Map([
   [BundleError, DAMAGED],
   [ExpertError, DAMAGED],
 ]);
+
+const FILE_ERRORS = { ENOENT: "there is no such file", EISDIR: "it is a folder", EACCES: "it may not be read" };
 
 async function main() {
   const {
@@ -55,7 +58,7 @@ async function main() {
       answered += 1;
     } catch (error) {
       if (!(error instanceof ImageError || error.code)) throw error; // Node's own errors of files have a code
-      console.error(`${image} cannot be read as an image: ${error.message}`);
+      console.error(`error: ${image} cannot be read as an image: ${FILE_ERRORS[error.code] ?? error.message}`);
     }
   }
   if (answered < images.length) process.exitCode = answered ? PARTLY : INPUT;
@@ -66,6 +69,10 @@ async function main() {
 function parsed() {
   try {
     const { values, positionals } = parseArgs({ options: OPTIONS, allowPositionals: true });
+    if (values.help) {
+      console.log(USAGE);
+      process.exit();
+    }
     if (positionals.length < 2) throw new Error("name a bundle and at least one image");
     for (const name of ["top", "threads"]) {
       if (values[name] != null && !/^[1-9]\d*$/.test(values[name]))
@@ -73,7 +80,7 @@ function parsed() {
     }
     return { values, positionals };
   } catch (error) {
-    console.error(`${error.message}\n${USAGE}`);
+    console.error(`error: ${error.message}\n${USAGE}`);
     process.exit(USAGE_ERROR);
   }
 }

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -207,6 +208,26 @@ def cvtColor(frame, code):
     service(image_bundle, frames, "--fps", 1000, path=(tmp_path / "none",))
     _, said = service(image_bundle, 0, status=1, path=(tmp_path / "none",))
     assert said.startswith("error: 0 is no folder, and cameras need OpenCV, which is not installed: pip install")
+
+
+def test_standard_input_without_a_frame_is_an_error(image_bundle) -> None:
+    _, said = service(image_bundle, "-", stdin=b"ffmpeg found no camera", status=1)
+    assert said == "error: standard input held no JPEG: pipe MJPEG in, as `ffmpeg -f mjpeg -` writes it\n"
+
+
+def test_no_times_are_told_where_no_frame_was_answered(image_bundle, tmp_path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    _, said = service(image_bundle, tmp_path, "--fps", 1000)
+    assert "1 frames: 0 answered, 0 dropped, 1 broken; experts 0.0 MB" in said
+
+
+def test_a_port_of_metrics_that_is_taken_is_named(image_bundle, frames) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        _, said = service(image_bundle, frames, "--metrics", port, status=1)
+    reason = "(Address already in use): choose another port by --metrics"
+    assert said == f"error: cannot listen on 127.0.0.1:{port} {reason}\n"
+    assert "cannot listen on 127.0.0.1:65536 (" in service(image_bundle, frames, "--metrics", 65536, status=1)[1]
 
 
 def test_what_is_wrong_is_one_line(image_bundle, frames, tmp_path) -> None:

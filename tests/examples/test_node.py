@@ -57,12 +57,12 @@ def test_a_broken_image_costs_the_others_nothing(exported, fifty, tmp_path) -> N
     (tmp_path / "cut.png").write_bytes(whole[1][: len(whole[1]) // 2])
     Image.new("I;16", (40, 40)).save(tmp_path / "deep.png")
     Image.new("CMYK", (40, 40)).save(tmp_path / "cmyk.jpg")
-    broken = [tmp_path / name for name in ("missing.png", "text.png", "cut.png", "deep.png", "cmyk.jpg")]
+    broken = [tmp_path / name for name in ("missing.png", ".", "text.png", "cut.png", "deep.png", "cmyk.jpg")]
     output, errors = node(CLASSIFY, "--json", exported("folded"), broken[0], fifty[0], *broken[1:], fifty[1], status=1)
     assert [json.loads(line)["image"] for line in output.splitlines()] == list(map(str, fifty[:2]))
-    reasons = ["no such file", "is no image of a format", "is broken", "more than 8 bits", "in CMYK"]
+    reasons = ["there is no such file", "it is a folder", "is no image of a format", "is broken", "more than 8 bits", "in CMYK"]
     for line, path, reason in zip(errors.splitlines(), broken, reasons, strict=True):
-        assert line.startswith(f"{path} cannot be read as an image: ")
+        assert line.startswith(f"error: {path} cannot be read as an image: ")
         assert reason in line
     assert node(CLASSIFY, "--json", exported("folded"), *broken, status=3)[0] == ""
 
@@ -73,13 +73,24 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(exported, fifty, tmp_path) -
         ([], 2, "name a bundle and at least one image"),
         (["--top", "0", bundle, image], 2, "--top must be a whole number"),
         (["--budget", "some", bundle, image], 3, '"some" is no number of bytes: write 64MB'),
-        (["--budget", "1KB", bundle, image], 3, "an expert budget of 1000 bytes is too small"),
+        (
+            ["--budget", "1KB", bundle, image],
+            3,
+            "an expert budget of 1000 bytes is too small: the largest experts of one image",
+        ),
+        (["--bogus", bundle, image], 2, "Unknown option '--bogus'"),
         (["--task", "nothing", bundle, image], 3, 'there is no task "nothing" in the bundle, which has task0, task1, task2'),
         ([tmp_path, image], 3, "bundle.json does not exist: name a folder that `mingle-edge export` wrote"),
     ]:
         _, errors = node(CLASSIFY, *arguments, status=status)
         assert message in errors
+        assert errors.startswith("error: ")
         assert len(errors.splitlines()) == (2 if status == 2 else 1)
+
+
+def test_help_is_no_error() -> None:
+    output, errors = node(CLASSIFY, "--help")
+    assert (output.startswith("usage: node classify.mjs"), errors) == (True, "")
 
 
 @pytest.mark.parametrize("name", ["backbone.bin", "tower_required_inputs.onnx", "router.onnx", "heads/task1.npy"])

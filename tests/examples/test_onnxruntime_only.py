@@ -46,3 +46,16 @@ def test_a_bundle_that_takes_more_is_refused(exported, fifty, kind: str) -> None
     done = run(exported(kind), fifty[:1])
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: this bundle takes more than plain ONNX Runtime and these lines: use mingle_edge_runtime\n"
+
+
+def test_what_cannot_be_read_is_one_line(exported, tmp_path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    for bundle, image in [
+        (exported("image-fp32"), "missing.png"),
+        (exported("image-fp32"), "text.png"),
+        (tmp_path, "text.png"),
+    ]:
+        done = run(bundle, [tmp_path / image])
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+        assert done.stderr.startswith("error: ")
+        assert str(tmp_path) in done.stderr
