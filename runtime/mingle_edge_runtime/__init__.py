@@ -35,6 +35,7 @@ from mingle_edge_runtime.errors import (
     ImageError,
     NoBundleError,
     ProviderError,
+    ThreadsError,
     UnknownTaskError,
 )
 from mingle_edge_runtime.experts.budget import ExpertStats
@@ -66,6 +67,7 @@ __all__ = [
     "Route",
     "Stream",
     "StreamStats",
+    "ThreadsError",
     "UnknownTaskError",
     "classify_each",
 ]

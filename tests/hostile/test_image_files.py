@@ -203,10 +203,10 @@ class TestKindOfFile:
     @pytest.mark.parametrize(
         ("image", "message"),
         [
-            (None, "the image is a NoneType"),
-            (5, "the image is a int"),
+            (None, "the image is None"),
+            (5, "the image is of type int"),
             (b"photo.png", "the image cannot be read as an image: it is no intact image of a format"),
-            ([None], "image 0 is a NoneType"),
+            ([None], "image 0 is None"),
             ("photo\0.png", "cannot be read as an image"),
             ("caf\udce9.png", "No such file or directory"),
         ],

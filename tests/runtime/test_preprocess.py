@@ -191,7 +191,7 @@ def test_broken_files_are_named(tmp_path, keep: int) -> None:
         ("nowhere/none.png", "nowhere/none.png cannot be read as an image: No such file"),
         (np.zeros((4, 4, 4), np.uint8), r"\[4, 4, 4\]: its first and its last side could both be the channels"),
         (np.zeros((0, 4, 3), np.uint8), "has no pixels"),
-        ([np.zeros((4, 4, 3), np.uint8), 5], "image 1 is a int"),
+        ([np.zeros((4, 4, 3), np.uint8), 5], "image 1 is of type int"),
         (Image.new("I;16", (9, 9)), "more than 8 bits per channel"),
         (Image.new("F", (9, 9)), "more than 8 bits per channel"),
         (Image.new("I", (9, 9)), "more than 8 bits per channel"),

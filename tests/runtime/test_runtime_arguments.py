@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny_bundle import images
 
 from mingle_edge.cli.byte_size import byte_size
-from mingle_edge_runtime import BudgetError, BundleError, EdgeError, EdgeModel, ProviderError, UnknownTaskError
+from mingle_edge_runtime import BudgetError, BundleError, EdgeError, EdgeModel, ProviderError, ThreadsError, UnknownTaskError
 from mingle_edge_runtime.experts.byte_size import parse_byte_size
 from mingle_edge_runtime.ort.providers import resolve_providers
 
@@ -124,7 +124,7 @@ def test_what_is_no_provider_is_refused(image_bundle, providers, message: str) -
 
 @pytest.mark.parametrize("threads", ["2", 2.0, True, [2], 10**9, 0, -1])
 def test_what_is_no_number_of_threads_is_refused(image_bundle, threads) -> None:
-    with pytest.raises(ProviderError, match=r"threads is .*, must be"):
+    with pytest.raises(ThreadsError, match=r"threads is .*, must be"):
         EdgeModel.open(image_bundle, threads=threads)
 
 

@@ -74,4 +74,4 @@ def check_budget(
     least = least_budget(sizes, pinned, together)
     if budget is not None and budget < least:
         what = f"pinning {', '.join(sorted(pinned))} beside the others" if pinned else "the largest expert in use"
-        raise BudgetError(f"an expert budget of {budget} bytes is too small: {keeper or what} needs {least}")
+        raise BudgetError(f"an expert budget of {budget} bytes is too small: {keeper or what} needs {least} bytes")

@@ -77,9 +77,9 @@ def decode(image: Picture, name: str) -> Image.Image:
     if not isinstance(image, (str, PathLike, bytes, bytearray, memoryview, Image.Image)) and not hasattr(image, "read"):
         if not is_array(image):
             hint = ", as in item['image']" if isinstance(image, Mapping) else ""
+            what = "None" if image is None else f"of type {type(image).__name__}"
             raise ImageError(
-                f"{name} is a {type(image).__name__}: give a path, the bytes of an image file, an open file, a Pillow image or "
-                f"an array{hint}"
+                f"{name} is {what}: give a path, the bytes of an image file, an open file, a Pillow image or an array{hint}"
             )
         try:
             return from_array(to_array(image, name), name)

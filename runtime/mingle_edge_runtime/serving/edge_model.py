@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.bundle.head import Head, read_heads
 from mingle_edge_runtime.check.verify import verify_bundle
-from mingle_edge_runtime.errors import BundleError, EdgeError, ImageError, ProviderError
+from mingle_edge_runtime.errors import BundleError, EdgeError, ImageError, ThreadsError
 from mingle_edge_runtime.experts.byte_size import budget_bytes
 from mingle_edge_runtime.images.decoding import Pictures
 from mingle_edge_runtime.ort.providers import resolve_providers
@@ -85,7 +85,7 @@ class EdgeModel(ServedBundle):
         """
         budget = budget_bytes(expert_budget)
         if threads is not None and not _is_whole(threads):
-            raise ProviderError(f"threads is {threads!r}, must be a whole number, or None to let ONNX Runtime decide")
+            raise ThreadsError(f"threads is {threads!r}, must be a whole number, or None to let ONNX Runtime decide")
         if not isinstance(path, (str, PathLike, Bundle)):
             raise BundleError(f"a bundle is {path!r}, must be the path of its folder, or a Bundle that is open")
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
