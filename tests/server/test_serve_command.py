@@ -15,6 +15,7 @@ from running_server import PATIENCE, until
 
 from mingle_edge.cli import main
 from mingle_edge.cli.serve import is_loopback, shown_failures
+from mingle_edge_runtime import BundleError, EdgeModel
 
 COMMAND = [sys.executable, "-c", "from mingle_edge.cli import main; main()", "serve"]
 
@@ -83,7 +84,8 @@ def test_a_port_in_use_is_told_before_the_bundle_is_opened(tmp_path) -> None:
     ("arguments", "code", "message"),
     [
         (["--host", "no.such.host.invalid"], 7, "cannot listen on no.such.host.invalid:0 ("),
-        (["--host", "300.1.1.1"], 7, "cannot listen on 300.1.1.1:0 ("),
+        (["--host", "300.1.1.1"], 7, "): give an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"),
+        (["--host", "192.0.2.1"], 7, "(Cannot assign requested address): give an address of this machine"),
         (["--task", "mauve"], 3, "task 'mauve' is not in the bundle; it has red, green, blue"),
         (["--allow-host", "http://x"], 3, "'http://x' is no name of a host"),
         (["--name", "a/b"], 3, "'a/b' is no name of a model"),
@@ -99,6 +101,15 @@ def test_mistakes_are_one_line(image_bundle, arguments, code: int, message: str)
     result = CliRunner().invoke(main, ["serve", str(image_bundle), "--port", "0", *arguments])
     assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
     assert result.stdout == ""
+
+
+def test_a_model_that_cannot_run_is_told_once(image_bundle, monkeypatch) -> None:
+    def fail(model, tasks):
+        raise BundleError("tower.onnx does not run")
+
+    monkeypatch.setattr(EdgeModel, "warm_up", fail)
+    result = CliRunner().invoke(main, ["serve", str(image_bundle), "--port", "0"])
+    assert (result.exit_code, result.stderr) == (4, "error: tower.onnx does not run\n")
 
 
 def test_what_the_server_logs_is_shown_in_a_line(capsys) -> None:

@@ -117,6 +117,14 @@ def test_statistics_count_what_was_answered(model) -> None:
     assert counted["experts"]["hits"] == model.stats().hits
 
 
+def test_what_every_client_may_send_changes_no_answer(client, model) -> None:
+    """Hints for a scheduler, which there is none here, and what belongs to HTTP."""
+    sent = {"timeout": 1, "priority": 3, "request_id": "7", "headers": {"X-Trace": "a"}, "query_params": {"user": "b"}}
+    answer = client.infer(NAME, [files_input()], **sent)
+    assert answer.get_response()["id"] == "7"
+    assert labels(answer) == [list(p.labels) for p in model.classify(FILES)]
+
+
 @pytest.mark.parametrize(
     ("status", "message", "ask"),
     [
@@ -126,7 +134,8 @@ def test_statistics_count_what_was_answered(model) -> None:
         ("400", "head 'mauve'", {"parameters": {"head": "mauve"}}),
         ("400", "there is no output 'logits'; the outputs are labels, tasks", {"outputs": [InferRequestedOutput("logits")]}),
         ("400", "there is no parameter 'taks' here; there are binary_data_output, task", {"parameters": {"taks": "red"}}),
-        ("400", "there is no parameter 'priority' here", {"priority": 1}),
+        ("400", "there is no parameter 'sequence_id' here", {"sequence_id": 1}),
+        ("400", "parameter 'timeout' is -1, must be a whole number of at least 0", {"timeout": -1}),
         ("400", "there is no parameter 'classification' here", {"outputs": [InferRequestedOutput("labels", class_count=2)]}),
         ("400", "image 1 cannot be read as an image: ", {"inputs": [files_input([FILES[0], b"no image"])]}),
         ("400", "there is no input 'img'; the inputs are image, pixels", {"inputs": [InferInput("img", [1], "BYTES")]}),

@@ -46,6 +46,8 @@ class InferenceService:
         self.limits = limits
         self.failure: Exception | None = None
         """why the model could not be warmed up"""
+        self.tell_failure: Callable[[Exception], object] = lambda error: _LOG.error("the model cannot run: %s", error)
+        """what it is given to, once; whoever raises `failure` tells it there and not in the log, too"""
         self.statistics = Statistics()
         self._task = task
         self._warm = self._stopping = False
@@ -67,8 +69,8 @@ class InferenceService:
         try:
             await loop.run_in_executor(self._running, self.model.warm_up, [self._task] if self._task else [])
         except Exception as error:
-            _LOG.error("the model cannot run: %s", error)
             self.failure = error
+            self.tell_failure(error)
         else:
             self._warm = True
 

@@ -22,6 +22,7 @@ MOST_JSON = 16 << 20
 INPUTS = {"image": "BYTES", "pixels": "UINT8"}
 """name -> datatype; a request has one of them"""
 _BASE64 = "base64"  # what other servers of the protocol call BYTES in JSON that hold no text
+_HINTS = ("priority", "timeout")  # of Triton's clients for its scheduler, which ignores them too unless it is configured
 _LONGEST_NAME = 100  # characters of a client's text that an error message repeats
 
 
@@ -52,7 +53,9 @@ def read_request(body: bytes | bytearray | memoryview, header_length: int | None
     if length > len(content):
         raise RequestError(f"Inference-Header-Content-Length is {length}, and the body has {len(content)} bytes")
     record = _read_json(content[:length])
-    parameters = _parameters(record, "the request", ("binary_data_output", "task", "head", "top", "reject_below"))
+    parameters = _parameters(record, "the request", ("binary_data_output", "task", "head", "top", "reject_below", *_HINTS))
+    for hint in _HINTS:
+        _whole(parameters, hint, 0, least=0)
     request_id = record.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise RequestError("id must be a text")
@@ -62,7 +65,7 @@ def read_request(body: bytes | bytearray | memoryview, header_length: int | None
         id=request_id,
         task=_text(parameters, "task"),
         head=_text(parameters, "head") or None,
-        top=_top(parameters),
+        top=_whole(parameters, "top", InferenceRequest.top, least=1),
         reject_below=_probability(parameters, "reject_below"),
     )
 
@@ -189,10 +192,10 @@ def _text(parameters: dict[str, Any], name: str) -> str | None:
     return value
 
 
-def _top(parameters: dict[str, Any]) -> int:
-    value = parameters.get("top", InferenceRequest.top)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise RequestError(f"parameter 'top' is {_short(repr(value))}, must be a whole number of at least 1")
+def _whole(parameters: dict[str, Any], name: str, default: int, least: int) -> int:
+    value = parameters.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise RequestError(f"parameter {name!r} is {_short(repr(value))}, must be a whole number of at least {least}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -86,6 +87,7 @@ class InferenceServer(uvicorn.Server):
     def __init__(self, app: Starlette, started: Callable[[], object]) -> None:
         """Serve with the limits of `app`, and call `started` once requests are received."""
         self._service: InferenceService = app.state.service
+        self._service.tell_failure = lambda error: None  # the server ends, and `serve` raises it
         self._started = started
         limits = self._service.limits
         super().__init__(
@@ -160,9 +162,16 @@ def _address_errors(host: str, port: int) -> Iterator[None]:
         yield
     except (OSError, OverflowError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise AddressError(
-            f"cannot listen on {host}:{port} ({reason}): choose another port, or 0 for any that is free"
-        ) from error
+        raise AddressError(f"cannot listen on {_shown(host)}:{port} ({reason}): {_way_on(error)}") from error
+
+
+def _way_on(error: Exception) -> str:
+    """Return what to do about an address that cannot be had."""
+    if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        return "give an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+    if isinstance(error, PermissionError):
+        return "choose a port from 1024 on, or 0 for any that is free"
+    return "choose another port, or 0 for any that is free"
 
 
 def _shown(host: str) -> str:
