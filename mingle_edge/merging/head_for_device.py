@@ -64,6 +64,19 @@ def write_head(
         raise TaskFileError(f"the list of classes {fault}; give names that differ, one for each class")
     if wrong := [template for template in templates or () if "{}" not in template]:
         raise TaskFileError(f"the template {shown(wrong[0])} has no {{}}, where the class name goes; add it")
+    file = _make(tasks, source, name, classes, templates)
+    try:
+        with replacing(path) as written, open(written, "wb") as stream:
+            file.write(stream)
+    except OSError as error:
+        raise OutputError(f"{path}: {why_not_written(error)}") from error
+    return file
+
+
+def _make(
+    tasks: TaskFile, source: TaskSource | None, name: str, classes: Sequence[str] | None, templates: Sequence[str] | None
+) -> HeadFile:
+    """Return the head of a task, or with none that of the backbone's text tower. Raises `CheckpointError`, `TaskFileError`."""
     from mingle_edge.checkpoints import open_checkpoint, read_architecture  # torch, which mistakes need not wait for
     from mingle_edge.checkpoints.classifier import has_classifier
     from mingle_edge.merging.task_heads import BACKBONE_TEXT, FROM_TEXT, TaskHeads
@@ -73,7 +86,7 @@ def write_head(
     weights = tasks.backbone.weights or tasks.backbone.model
     backbone = open_checkpoint(weights, base=base, architecture=architecture, model=tasks.backbone.model)
     heads = TaskHeads(tasks.backbone, architecture, base)
-    checkpoint_sha256 = None
+    task = checkpoint_sha256 = None
     if source is None:
         chosen, prompts = list(classes or ()), list(templates or DEFAULT_TEMPLATES)
         head, origin = heads.of_backbone(chosen, prompts), BACKBONE_TEXT
@@ -87,7 +100,8 @@ def write_head(
         source = _with(source, classes, templates)
         head, origin = heads.read(source, checkpoint)
         chosen, prompts = source.classes, source.templates
-        checkpoint_sha256 = None if origin == BACKBONE_TEXT else checkpoint.sha256()
+        if origin != BACKBONE_TEXT:
+            task, checkpoint_sha256 = source.name, checkpoint.sha256()
     index = HeadIndex(
         format=FORMAT,
         format_version=FORMAT_VERSION,
@@ -96,17 +110,11 @@ def write_head(
         logit_scale=head.logit_scale,
         backbone_sha256=backbone.sha256(),
         origin=origin,
-        task=None if origin == BACKBONE_TEXT else task,
+        task=task,
         checkpoint_sha256=checkpoint_sha256,
         templates=tuple(prompts) if origin in FROM_TEXT else None,
     )
-    file = HeadFile(index, _stored(head))
-    try:
-        with replacing(path) as written, open(written, "wb") as stream:
-            file.write(stream)
-    except OSError as error:
-        raise OutputError(f"{path}: {why_not_written(error)}") from error
-    return file
+    return HeadFile(index, _stored(head))
 
 
 def _find(tasks: TaskFile, name: str) -> TaskSource:
