@@ -25,6 +25,12 @@ PRETRAINED = {"backbone", "base", "pretrained", "zeroshot", "original"}
 RIGHT_ANGLE, SHARP = 0.15, 0.35
 """Mean cosines of the differences from a model: at most the first from where all others came from, and at least the second from
 any of those."""
+_GENERIC = re.compile(
+    r"(model|pytorch_model|open_clip_(pytorch_)?model|finetuned|fine_?tuned|best|last|latest|final|weights|checkpoints?|ckpt|output|"
+    r"adapter(_model)?|visual|vision|encoder|image_encoder|state_dict|(checkpoint|step|epoch)[-_]?\d*)([-_](best|last|final|\d+))*",
+    re.IGNORECASE,
+)
+"""Names that say nothing of a task; the folder above says it."""
 _STEP = re.compile(r"(?:checkpoint|step|epoch)[-_]?(\d+)", re.IGNORECASE)
 _BESIDE = ("optimizer", "scheduler", "scaler", "random_states", "rng_state", "training_args")
 _HEADS = (*SUFFIXES, ".npz")
@@ -41,12 +47,19 @@ class FoundCheckpoint:
     tower: NamedTower | None  # None: an adapter
 
     @property
+    def called(self) -> str:
+        """Return the name of its file without suffixes, of its folder, or of what says more above it."""
+        path, says = self.path, self.path.name if self.path.is_dir() else self.path.name.split(".")[0]
+        while _GENERIC.fullmatch(says) and path.parent != path:
+            path = path.parent
+            says = path.name
+        return says
+
+    @property
     def called_pretrained(self) -> bool:
         """Say whether its name has a word of pretrained models."""
-        words = re.split(
-            r"[^a-z0-9]+", self.path.name.lower().replace("zero-shot", "zeroshot").replace("zero_shot", "zeroshot")
-        )
-        return bool(PRETRAINED & set(words))
+        names = f"{self.path.name} {self.called}".lower().replace("zero-shot", "zeroshot").replace("zero_shot", "zeroshot")
+        return bool(PRETRAINED & set(re.split(r"[^a-z0-9]+", names)))
 
     @property
     def base_model(self) -> str | None:
@@ -92,7 +105,7 @@ def find_checkpoints(paths: Sequence[Path]) -> FoundFiles:
             try:
                 _sort_in(path, files)
             except MingleError as error:
-                files.left_out[path] = str(error)
+                files.left_out[path] = str(error).removeprefix(str(path)).lstrip(": ")
     return files
 
 

@@ -16,12 +16,6 @@ from mingle_edge.checkpoints.class_names import stored_class_names
 from mingle_edge.core.errors import CheckpointError, MingleError
 from mingle_edge.data.task_file import SEEDS_PER_CLASS
 
-_GENERIC = re.compile(
-    r"(model|pytorch_model|open_clip_(pytorch_)?model|finetuned|fine_?tuned|best|last|latest|final|weights|checkpoints?|ckpt|output|"
-    r"adapter(_model)?|visual|vision|encoder|image_encoder|state_dict|(checkpoint|step|epoch)[-_]?\d*)([-_](best|last|final|\d+))*",
-    re.IGNORECASE,
-)
-"""Names that say nothing of a task; the folder above says it."""
 _LONGEST = 64  # characters of a task's name
 _CLASS_FILES = ("classes", "class_names", "classnames", "labels")
 
@@ -74,14 +68,9 @@ def _names(checkpoints: Sequence[FoundCheckpoint], source: BackboneLines) -> dic
     """Return the checkpoint of each task with its name: of the file or folder, or of what says more above it."""
     names: dict[Path, str] = {}
     for checkpoint in checkpoints:
-        path = checkpoint.path
-        if source.checkpoint is not None and path == source.checkpoint.path:
+        if source.checkpoint is not None and checkpoint.path == source.checkpoint.path:
             continue
-        says = path.name if path.is_dir() else path.name.split(".")[0]
-        while _GENERIC.fullmatch(says) and path.parent != path:
-            path = path.parent
-            says = path.name
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", says).strip("-._")[:_LONGEST] or "task"
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.called).strip("-._")[:_LONGEST] or "task"
         taken = {other.lower() for other in names.values()}
         number = 2
         unique = name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from mingle_edge.core.errors import ImageFolderError
 
 STDIN = Path("-")
 _CHUNK = 1 << 16  # bytes
+_URL = re.compile("(https?|ftps?|s3|gs|file):/", re.IGNORECASE)  # a path has no two slashes in a row
 
 
 class ImageArguments:
@@ -55,6 +57,9 @@ def _expand(argument: Path) -> list[Path]:
 
         unread: list[Path] = []
         return sorted(list_images(argument, unread=unread) + unread)
+    if not os.path.lexists(argument) and _URL.match(str(argument)):
+        url = _URL.sub(r"\1://", str(argument))
+        raise ImageFolderError(f"{url} is a URL, and nothing is downloaded here; download it, and name the file")
     if not os.path.lexists(argument) and glob.has_magic(str(argument)):
         found = sorted(Path(name) for name in glob.iglob(str(argument), recursive=True) if os.path.isfile(name))
         if not found:

@@ -79,7 +79,7 @@ def read_document(path: Path) -> dict[str, Any]:
     except FileError as error:
         raise TaskFileError(f"{path} cannot be read as TOML: it {error.reason}") from error
     except (ValueError, RecursionError) as error:
-        raise TaskFileError(f"{path} cannot be read as TOML: {error}") from error
+        raise TaskFileError(f"{path} cannot be read as TOML: {error}; correct it there, or name a task file") from error
 
 
 def parse_task_file(path: Path, document: Mapping[str, Any]) -> TaskFile:

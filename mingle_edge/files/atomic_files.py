@@ -13,6 +13,7 @@ from mingle_edge.files.partial_folder import partial_folder
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_TAKEN = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # by something that is no folder, or no file
 
 
 class RefusedFolderError(OSError):
@@ -80,6 +81,8 @@ def why_not_written(error: OSError) -> str:
         step = "free some space and run the same command again"
     elif error.errno in _FORBIDDEN:
         step = "check who may write there, or name another place"
+    elif error.errno in _TAKEN:
+        step = "name another place"
     else:
         step = "run the same command again, or name another place"
     return f"cannot be written ({error.strerror or error}); {step}"

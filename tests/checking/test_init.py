@@ -156,6 +156,24 @@ def test_the_one_in_the_middle_of_three_is_the_backbone(tmp_path: Path) -> None:
     assert "in directions of their own" in (tmp_path / "TASKS.toml").read_text()
 
 
+def test_a_folder_says_what_a_file_does_not(tmp_path: Path) -> None:
+    for number, folder in enumerate(("pretrained", "birds", "cars")):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "open_clip_model.safetensors"
+        write_open_clip(path) if not number else write_task(path, tmp_path / "pretrained" / path.name, seed=number)
+    write_config(tmp_path / "pretrained" / "model.json")
+    found = init([tmp_path], tmp_path / "TASKS.toml")
+    assert found.tasks == ["birds", "cars"]
+    assert "by its name" in found.path.read_text()
+
+
+def test_what_is_no_checkpoint_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "damaged.bin").write_text("nothing")
+    with pytest.raises(CheckpointError) as caught:
+        init([tmp_path], tmp_path / "TASKS.toml")
+    assert str(caught.value).count(str(tmp_path / "damaged.bin")) == 1
+
+
 def test_of_fine_tuned_models_alone_none_is_taken_for_the_backbone(tmp_path: Path) -> None:
     copies(tmp_path, 4)
     (tmp_path / "first.safetensors").unlink()

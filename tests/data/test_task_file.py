@@ -219,6 +219,7 @@ def test_task_refused(base: Path, changes: dict[str, str | None], message: str) 
         (BACKBONE + task(name='"a"') + task(name='"a"'), "task has two tasks called 'a' and 'a'"),
         (BACKBONE + task() + task(name='"SEA"'), "task has two tasks called 'sea' and 'SEA'; names must differ in more than"),
         ("[backbone", " cannot be read as TOML: "),
+        ('{"backbone": {}}', "(at line 1, column 1); correct it there, or name a task file"),
         pytest.param("x = " + "[" * 100_000, " cannot be read as TOML: ", id="nested"),
     ],
 )

@@ -66,6 +66,12 @@ def test_an_empty_folder_and_missing_parents_are_fine(merged, tmp_path):
     assert Bundle.open(tmp_path / "bundle").index == Bundle.open(tmp_path / "deep/down/bundle").index
 
 
+def test_below_a_file(merged, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"notes\.txt: .*; name another"):
+        export_bundle(merged.path, tmp_path / "notes.txt")
+
+
 def test_a_read_only_place(merged):
     with pytest.raises(
         OutputError, match=r"^/sys/bundle: cannot be written \(.+\); check who may write there, or name another place"

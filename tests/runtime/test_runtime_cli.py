@@ -351,6 +351,7 @@ def test_an_interrupted_profile_shows_and_writes_what_it_has(folder, tmp_path, m
         (3, ["profile", "{image}", "--sweep", "threads", "--threads", "1"], "error: threads is fixed at 1 and swept"),
         (2, ["profile", "{image}", "--fail-on-regression"], "needs two reports: add --compare BEFORE.json AFTER.json"),
         (3, ["profile", "{image}", "--json", "nowhere/a.json"], "nowhere/a.json cannot be written: there is no folder nowhere"),
+        (3, ["run", "{image}", "https://a.org/b.png"], "error: https://a.org/b.png is a URL, and nothing is downloaded here; "),
         (3, ["run", "{red}", "{image}"], "the arguments are swapped; run: mingle-edge run {image} {red}"),
         (3, ["run", "{pictures}", "{image}"], "{pictures} is a folder of images, and a bundle is needed in its place: the arg"),
         (3, ["run", "{red}", "{pictures}"], "error: {red} is an image, and run needs a bundle there; name a bundle"),

@@ -164,7 +164,7 @@ def _nearest(report: CheckReport, task: TaskFacts) -> tuple[str, str] | None:
         return None
     own = report.similarity.tasks.index(task.name)
     cosine, other = max((c, n) for n, c in enumerate(report.similarity.cosines[own]) if n != own)
-    return report.similarity.tasks[other], f"{cosine:.3f}"
+    return report.similarity.tasks[other], f"{cosine:z.3f}"
 
 
 def _routed(report: CheckReport, task: TaskFacts) -> tuple[str, str, str] | None:

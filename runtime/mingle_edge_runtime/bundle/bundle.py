@@ -159,9 +159,11 @@ def _read_index(folder: BundleFolder) -> bytes:
     except FileNotFoundError as error:
         raise NoBundleError(f"{path} does not exist: name a folder that `mingle-edge export` wrote") from error
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+        raise BundleError(
+            f"{path} cannot be read: {error.strerror}; copy the bundle again as a user who may read it"
+        ) from error
     if size > _LARGEST_INDEX:
-        raise BundleError(f"{path} has {size} bytes; an index has at most {_LARGEST_INDEX}")
+        raise BundleError(f"{path} has {size} bytes; an index has at most {_LARGEST_INDEX}: copy or export it again")
     return folder.open(INDEX_NAME, str(path)).read(0, size).tobytes()
 
 

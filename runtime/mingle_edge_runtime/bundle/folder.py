@@ -98,7 +98,8 @@ class BundleFolder:
                 size = self.find(name)
             except OSError as problem:
                 raise BundleError(
-                    f"{self.root / name} is listed in bundle.json but cannot be read: {problem.strerror}"
+                    f"{self.root / name} is listed in bundle.json but cannot be read: {problem.strerror}; "
+                    "copy or export it again"
                 ) from problem
             if size != record.size:
                 raise BundleError(
