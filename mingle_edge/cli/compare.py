@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--seed", default=42, show_default=True, type=int, help="Of the orders and of everything random.")
 @click.option("--tune", is_flag=True, help="Choose parameters on the validation images, 5 trials a method.")
 @click.option("--corruptions", metavar="LIST", help="Also on corrupted images: all, or names.")
-@click.option("--severity", default=5, show_default=True, type=click.IntRange(1, 5), help="Of the corruptions.")
+@click.option("--severity", type=click.IntRange(1, 5), help="Of the corruptions.  [default: 5]")
 @click.option(
     "--step-images",
     metavar="N",
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     help="Show all methods, their parameters and the ablations.",
 )
 def command(
-    task_files: tuple[Path, ...], output: Path, corruptions: str | None, severity: int, no_ray: bool, **options: Any
+    task_files: tuple[Path, ...], output: Path, corruptions: str | None, severity: int | None, no_ray: bool, **options: Any
 ) -> None:
     """Compare methods of merging on the tasks of TASKS.toml, as the paper does.
 
@@ -64,12 +64,16 @@ def command(
     DIR holds report.html, results.json, results.csv, and every finished cell:
     run the same command again to continue, or to add methods.
     """
+    if corruptions is None and severity is not None:
+        raise click.UsageError("--severity is that of --corruptions: add --corruptions, or leave it out")
+    if no_ray and options["address"] is not None:
+        raise click.UsageError("--address names a Ray cluster and --no-ray uses none: leave out one of them")
     check_kinds("compare", [(path, PathKind.TASK_FILE) for path in task_files])
     started = time.perf_counter()
     from mingle_edge.comparison.compare import ComparisonOptions, compare
     from mingle_edge.comparison.table import format_table
 
-    chosen = ComparisonOptions(**options, corruptions=_corruptions(corruptions, severity), parallel=not no_ray)
+    chosen = ComparisonOptions(**options, corruptions=_corruptions(corruptions, severity or 5), parallel=not no_ray)
     with if_interrupted(lambda: _kept(output)), ProgressBar() as progress:
         results = compare(task_files, output, chosen, progress=progress)
     click.echo(format_table(results))

@@ -44,7 +44,7 @@ def command(
     lost since their own merge.
     """
     check_kinds("evaluate", [(merged, PathKind.MERGED_MODEL), *((path, PathKind.TASK_FILE) for path in task_files)])
-    check_output_file(json_path)
+    check_output_file(json_path, *task_files)
     started = time.perf_counter()
     from mingle_edge.evaluation.evaluate import evaluate
 
@@ -57,14 +57,15 @@ def command(
             device=device,
             progress=progress,
         )
-    for line in table(report):
-        click.echo(one_line(line))
+    try:
+        if json_path is not None:
+            write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
+    finally:  # what was measured is not lost with a file that cannot be written
+        click.echo("\n".join(map(one_line, table(report))))
     depth = "" if report.router_blocks is None else f", router depth {report.router_blocks}"
     seconds = time.perf_counter() - started
     tasks, images = count(len(report.tasks), "task"), count(sum(report.images), "test image")
     click.echo(one_line(f"{merged}: {tasks}, {images}{depth}, {seconds:.1f} s"))
-    if json_path is not None:
-        write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
     suggest("export", merged, "-o", unused("bundle"))
 
 

@@ -34,7 +34,7 @@ _HEAD = 200  # bytes of a report before its format is named
 _WAYS = {
     (PathKind.BUNDLE, PathKind.MERGED_MODEL): "name the merged model that it was exported from",
     (PathKind.MERGED_MODEL, PathKind.BUNDLE): "export it first: mingle-edge export {path} -o BUNDLE",
-    (PathKind.MERGED_MODEL, PathKind.TASK_FILE): "name the file that lists the tasks, and this folder after -o or --into",
+    (PathKind.MERGED_MODEL, PathKind.TASK_FILE): "name the task file that it was merged from",
     (PathKind.TASK_FILE, PathKind.MERGED_MODEL): "merge it first: mingle-edge merge {path} -o MERGED",
     (PathKind.TASK_FILE, PathKind.BUNDLE): "merge and export it first: mingle-edge merge {path} -o MERGED",
 }

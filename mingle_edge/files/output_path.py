@@ -13,15 +13,21 @@ from mingle_edge.files.plain_file import find_file
 _EFFECTIVE = os.access in os.supports_effective_ids  # whose rights count when a file is opened
 
 
-def check_output_file(path: Path | None) -> None:
+def check_output_file(path: Path | None, *others: Path | None) -> None:
     """Check that a file can be written, also in place of one that is there; nothing is created. None is no file.
 
+    others: files that the same command reads or writes, and which this one must not be.
+
     Raises:
-        OutputError: it is a folder, the folder it is to lie in is missing, or this user may not write there.
+        OutputError: it is one of `others` or a folder, the folder it is to lie in is missing, or this user may not write there.
     """
     if path is None:
         return
     status = _status(path)
+    if status is None or stat.S_ISREG(status.st_mode):
+        real = os.path.realpath(path)
+        if any(other is not None and os.path.realpath(other) == real for other in others):
+            raise OutputError(f"{path} cannot be written: the same command reads or writes it for something else; name another")
     if status is not None and stat.S_ISDIR(status.st_mode):
         raise OutputError(f"{path} cannot be written: it is a folder; name a file in it")
     if status is not None and not stat.S_ISREG(status.st_mode):

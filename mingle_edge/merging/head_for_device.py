@@ -54,7 +54,7 @@ def write_head(
         OutputError: the file cannot be written.
     """
     path = Path(output)
-    check_output_file(path)
+    check_output_file(path, Path(task_file))
     tasks = read_task_file(Path(task_file))
     source = None if task is None else _find(tasks, task)
     name = _checked_name(name or task)

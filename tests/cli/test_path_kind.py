@@ -59,8 +59,8 @@ SWAPPED = "the arguments are swapped; run: mingle-edge "
         ),
         ("evaluate photos TASKS.toml", "photos is a folder of images, and evaluate needs a merged model there; name a merged"),
         ("evaluate merged bundle", "bundle is a bundle, and evaluate needs a task file there; name a task file"),
-        ("check merged", "merged is a merged model, and check needs a task file there; name the file that lists the tasks"),
-        ("merge merged -o new", "merged is a merged model, and merge needs a task file there; name the file that lists the"),
+        ("check merged", "merged is a merged model, and check needs a task file there; name the task file that it was"),
+        ("merge merged -o new", "merged is a merged model, and merge needs a task file there; name the task file that it was"),
         ("merge TASKS.toml --into bundle", "bundle is a bundle, and merge --into needs a merged model there; name the merged"),
         (
             "export bundle -o new",
@@ -68,8 +68,8 @@ SWAPPED = "the arguments are swapped; run: mingle-edge "
         ),
         ("export TASKS.toml -o new", "and export needs a merged model there; merge it first: mingle-edge merge TASKS.toml -o"),
         ("export merged -o new --images merged", "merged is a merged model, and export --images needs a task file there; "),
-        ("head merged -o new", "merged is a merged model, and head needs a task file there; name the file that lists the"),
-        ("compare merged -o new", "merged is a merged model, and compare needs a task file there; name the file that lists"),
+        ("head merged -o new", "merged is a merged model, and head needs a task file there; name the task file that it was"),
+        ("compare merged -o new", "merged is a merged model, and compare needs a task file there; name the task file that"),
     ],
 )
 def test_a_command_names_what_it_was_given_and_what_it_needs(there: Path, command: str, message: str) -> None:

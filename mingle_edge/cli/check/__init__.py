@@ -41,21 +41,23 @@ def command(ctx: click.Context, task_file: Path, json_path: Path | None, html_pa
     large the result will be. Exit code 3 where merge would refuse.
     """
     check_kinds("check", [(task_file, PathKind.TASK_FILE)])
-    for path in (json_path, html_path):
-        check_output_file(path)
+    check_output_file(json_path, task_file, html_path)
+    check_output_file(html_path, task_file)
     if html_path is not None:
         import mingle_edge.cli.check.page  # noqa: F401  # that it can be made is found out before the work
     from mingle_edge.checking.check import check
 
     with if_interrupted(lambda: "nothing was written; start again"), ProgressBar() as progress:
         report = check(task_file, progress=progress)
-    if json_path is not None:
-        write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
-    if html_path is not None:
-        from mingle_edge.cli.check.page import page
+    try:
+        if json_path is not None:
+            write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
+        if html_path is not None:
+            from mingle_edge.cli.check.page import page
 
-        write_output(html_path, page(report))
-    click.echo("\n".join(_lines(report)))
+            write_output(html_path, page(report))
+    finally:  # what was found is not lost with a file that cannot be written
+        click.echo("\n".join(_lines(report)))
     if report.refused:
         ctx.exit(ExitCode.INPUT)
     suggest("merge", task_file, "-o", unused("merged"))

@@ -159,8 +159,8 @@ def command(
         import mingle_edge.cli.profile.page  # noqa: F401  # that it can be made is found out before anything is measured
     from mingle_edge_runtime.profile import ProfileInterrupted, profile
 
-    for path in (json_path, html_path):
-        check_output_file(path)
+    check_output_file(json_path, html_path)
+    check_output_file(html_path)
     pictures = None
     if images is not None:
         from mingle_edge.data.image_folder import list_images
@@ -179,13 +179,15 @@ def _show(report: ProfileReport, json_path: Path | None, html_path: Path | None)
     """Write the files that were asked for, and print the report."""
     from mingle_edge.cli.profile.terminal import profile_lines
 
-    if json_path is not None:
-        write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
-    if html_path is not None:
-        from mingle_edge.cli.profile.page import page
+    try:
+        if json_path is not None:
+            write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
+        if html_path is not None:
+            from mingle_edge.cli.profile.page import page
 
-        write_output(html_path, page(report))
-    click.echo("\n".join(profile_lines(report)))
+            write_output(html_path, page(report))
+    finally:  # what was measured is not lost with a file that cannot be written
+        click.echo("\n".join(profile_lines(report)))
 
 
 def _compare(before: Path, after: Path, regression: float | None) -> None:

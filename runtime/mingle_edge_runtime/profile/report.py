@@ -333,7 +333,7 @@ class ProfileReport:
         except OSError as error:
             raise EdgeError(f"{path} cannot be read: {error.strerror}; write one with `mingle-edge profile --json`") from error
         except (ValueError, RecursionError) as error:
-            raise EdgeError(f"{path} is not valid JSON: {error}") from error
+            raise EdgeError(f"{path} is not valid JSON: {error}; write one with `mingle-edge profile --json`") from error
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise EdgeError(f'{path}: format must be "{FORMAT}"; write one with `mingle-edge profile --json`')
         version = value.get("format_version")
