@@ -16,7 +16,9 @@ export class ExpertStore {
       .slice(0, together)
       .reduce((sum, size) => sum + size, 0);
     if (budget != null && !(budget >= least)) {
-      throw new BudgetError(`an expert budget of ${budget} bytes is too small: the largest experts of one image need ${least} bytes`);
+      throw new BudgetError(
+        `an expert budget of ${budget} bytes is too small: the largest experts of one image need ${least} bytes`,
+      );
     }
     this.stats = { budget, residentBytes: 0, hits: 0, misses: 0, evictions: 0, bytesLoaded: 0 };
   }

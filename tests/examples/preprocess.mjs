@@ -1,5 +1,5 @@
-// Preprocesses pictures for test_javascript_preprocess.py: `node preprocess.mjs FOLDER`, with <n>.rgba as cases.json describes; writes
-// <n>.f32.
+// Preprocesses pictures for test_javascript_preprocess.py: `node preprocess.mjs FOLDER`, with <n>.rgba as cases.json describes;
+// writes <n>.f32.
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -16,7 +16,9 @@ try {
     seen.push(await tab.evaluate((width) => {
       for (const fold of document.querySelectorAll("details")) fold.open = true;
       const boxes = [...document.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth + 1);
-      const texts = [...document.querySelectorAll("svg text")].filter((text) => text.getClientRects().length && text.textContent);
+      const texts = [...document.querySelectorAll("svg text")].filter(
+        (text) => text.getClientRects().length && text.textContent,
+      );
       const outside = texts.filter((text) => {
         const { left, right } = text.getBoundingClientRect();
         return left < 0 || right > width;

@@ -1,5 +1,5 @@
-// Opens the pages of the site from a disk for test_docs.py: `node site.mjs FOLDER PAGE...`. Prints JSON: what the pages ask of a
-// network, those that are wider than a phone, and what the search finds for "rank".
+// Opens the pages of the site from a disk for test_docs.py: `node site.mjs FOLDER PAGE...`. Prints JSON: what the pages ask of
+// a network, those that are wider than a phone, and what the search finds for "rank".
 
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";

@@ -48,7 +48,9 @@ async function choose(tab, file) {
 async function answer(tab) {
   await tab.waitForFunction(() => !document.getElementById("result").hidden);
   return tab.evaluate(() => ({
-    ...Object.fromEntries(["answer", "route", "resident", "confidence"].map((id) => [id, document.getElementById(id).textContent])),
+    ...Object.fromEntries(
+      ["answer", "route", "resident", "confidence"].map((id) => [id, document.getElementById(id).textContent]),
+    ),
     labels: [...document.querySelectorAll("#labels li")].map((row) => row.textContent),
     posterior: document.querySelectorAll("#posterior li").length,
     background: getComputedStyle(document.body).backgroundColor,
