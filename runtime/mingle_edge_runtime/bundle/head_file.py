@@ -137,9 +137,7 @@ def _index(path: Path, value: Any) -> HeadIndex:
     if fault := fault_in_labels(index.labels):
         raise HeadError(f"{path}: labels {fault}; {_AGAIN}")
     if not 0 < index.logit_scale <= LARGEST_SCALE:
-        raise HeadError(
-            f"{path}: logit_scale is {index.logit_scale}, must be positive and at most {LARGEST_SCALE:g}; {_AGAIN}"
-        )
+        raise HeadError(f"{path}: logit_scale is {index.logit_scale}, must be positive and at most {LARGEST_SCALE:g}; {_AGAIN}")
     return index
 
 
