@@ -14,6 +14,8 @@ from mingle_edge.core.errors import ComparisonError, shown
 from mingle_edge.data.task_file import MOST_SEEDS_PER_CLASS
 
 SEEDS_PER_CLASS = "seeds_per_class"
+SHARES = ("keep", "share")
+"""Parameters of any method that are a part of a whole."""
 MOST = 1e12  # of a parameter, in absolute value; far below where a float32 ends
 ABLATIONS: dict[str, str] = {
     "components": ("static-experts,mingle(components=adaptation),mingle(components=frozen-gates),mingle(relaxation=0),mingle"),
@@ -107,6 +109,8 @@ def _value(method: str, key: str, text: str, published: Any) -> Any:
         value = text
     if isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) <= MOST:  # NaN is not, either
         raise ComparisonError(f"methods: {method}: {key} is {text:.60}, and must be a number of at most {MOST:g}")
+    if key in SHARES and not (isinstance(value, int | float) and 0 <= value <= 1):
+        raise ComparisonError(f"methods: {method}: {key} is {text:.60}, and must be a number from 0 to 1")
     if published is None or value is None:
         return value
     if isinstance(published, float) and isinstance(value, int) and not isinstance(value, bool):

@@ -236,6 +236,8 @@ def test_seeds_of_a_plain_folder_cannot_be_drawn_by_class(task_file, tmp_path):
         ("mingle(steps)", "mingle has no parameter 'steps'"),
         ("mingle(steps=many,", "cannot be read; write names with parameters in parentheses"),
         ("mingle(steps=[1])", "steps is [1], and must be of the kind of 50"),
+        ("ties(keep=20)", "ties: keep is 20, and must be a number from 0 to 1"),
+        ("opcm(share=half)", "opcm: share is half, and must be a number from 0 to 1"),
         ("image(seeds_per_class=-1)", "seeds_per_class is -1, and must be a whole number"),
         (" ", "none is named"),
     ],
