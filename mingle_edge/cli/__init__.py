@@ -94,5 +94,5 @@ def _message(error: Exception) -> str | None:
 def main() -> None:
     """Merge fine-tuned CLIP models into one bundle for a device.
 
-    On a workstation: init, check, merge, evaluate, export. On the device: run, verify, profile.
+    On a workstation: init, check, merge, evaluate, export. On the device: run, serve, verify, profile.
     """

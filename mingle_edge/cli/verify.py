@@ -31,7 +31,7 @@ def command(bundle: Path, threads: int | None, providers: str | None) -> None:
     from mingle_edge_runtime.check.verify import verify
 
     with if_interrupted(lambda: "the bundle was not verified; nothing was changed"), ProgressBar() as progress:
-        verification = verify(bundle, providers, threads, lambda done, total: progress("hashes", done, total))
+        verification = verify(bundle, providers, threads, lambda *counts: progress("MB hashed", *map(megabytes, counts)))
     click.echo(f"hashes: {verification.files} files, {format_bytes(verification.bytes)}, all as recorded")
     click.echo(f"heads: {verification.heads}, every value finite and bounded")
     click.echo(f"labels: {verification.labels}, none blank or twice in a task")
@@ -48,3 +48,8 @@ def command(bundle: Path, threads: int | None, providers: str | None) -> None:
     click.echo(f"seconds: {verification.seconds:.1f}")
     verification.check()
     click.echo("outputs: all as recorded")
+
+
+def megabytes(size: int) -> int:
+    """Return a size in units of 10^6 bytes, a part of one counted as one."""
+    return -(-size // 10**6)
