@@ -31,7 +31,12 @@ def command(bundle: Path, threads: int | None, providers: str | None) -> None:
     from mingle_edge_runtime.check.verify import verify
 
     with if_interrupted(lambda: "the bundle was not verified; nothing was changed"), ProgressBar() as progress:
-        verification = verify(bundle, providers, threads, lambda *counts: progress("MB hashed", *map(megabytes, counts)))
+        verification = verify(
+            bundle,
+            providers,
+            threads,
+            lambda done, total: progress("MB hashed", _whole_megabytes(done), _whole_megabytes(total)),
+        )
     click.echo(f"hashes: {verification.files} files, {format_bytes(verification.bytes)}, all as recorded")
     click.echo(f"heads: {verification.heads}, every value finite and bounded")
     click.echo(f"labels: {verification.labels}, none blank or twice in a task")
@@ -50,6 +55,6 @@ def command(bundle: Path, threads: int | None, providers: str | None) -> None:
     click.echo("outputs: all as recorded")
 
 
-def megabytes(size: int) -> int:
+def _whole_megabytes(size: int) -> int:
     """Return a size in units of 10^6 bytes, a part of one counted as one."""
     return -(-size // 10**6)
