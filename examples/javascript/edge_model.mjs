@@ -5,7 +5,7 @@
 
 import { checkFit, expandNibbles, readAdapter } from "./adapter.mjs";
 import { product } from "./bundle.mjs";
-import { BundleError, UnknownTaskError } from "./errors.mjs";
+import { BudgetError, BundleError, UnknownTaskError } from "./errors.mjs";
 import { ExpertStore } from "./expert_store.mjs";
 import { mix } from "./mixture.mjs";
 import { preprocess } from "./preprocess.mjs";
@@ -39,6 +39,14 @@ export class EdgeModel {
     this.#ort = host.ort;
     if (index.scope === "image" && !index.tower_required_inputs) {
       throw new BundleError("the bundle has no tower for JavaScript (tower_required_inputs): export it again");
+    }
+    if (index.scope === "layer" && budget != null) {
+      const all = index.tasks.reduce((sum, task) => sum + task.expert_bytes, 0); // of its tower, which is one graph
+      if (budget < all) {
+        throw new BudgetError(
+          `an expert budget of ${budget} bytes is too small: in the layer scope all experts are in memory here, ${all} bytes`,
+        );
+      }
     }
     this.#tower = await host.openSession(bundle.tower);
     this.#router = index.scope === "image" ? await host.openSession(index.router.file) : null;

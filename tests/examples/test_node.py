@@ -78,6 +78,7 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(exported, fifty, tmp_path) -
             3,
             "an expert budget of 1000 bytes is too small: the largest experts of one image",
         ),
+        (["--budget", "1KB", exported("layer-fp32"), image], 3, "in the layer scope all experts are in memory here"),
         (["--bogus", bundle, image], 2, "Unknown option '--bogus'"),
         (["--task", "nothing", bundle, image], 3, 'there is no task "nothing" in the bundle, which has task0, task1, task2'),
         ([tmp_path, image], 3, "bundle.json does not exist: name a folder that `mingle-edge export` wrote"),
