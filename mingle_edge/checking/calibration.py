@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mingle_edge.checking.report import ImageFacts
 from mingle_edge.core.errors import ImageFolderError
-from mingle_edge.data.hub import is_hub_reference
+from mingle_edge.data.hub import is_hub_reference, local_path
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.image_source import ImageSource
 from mingle_edge.data.labeled_images import read_labeled
@@ -49,9 +49,15 @@ def labeled_images(source: ImageSource, base: Path, classes: Sequence[str]) -> I
     Raises:
         ImageFolderError: as `read_labeled`.
     """
-    if source.kind in ("class folders", "list") and not is_hub_reference(source.files):
-        return read_labeled(source, base, classes)
-    return None
+    if source.kind not in ("class folders", "list", "folder") or is_hub_reference(source.files):
+        return None
+    if source.kind == "folder" and _holds_archives(local_path(source.files, base)):
+        return None
+    return read_labeled(source, base, classes)
+
+
+def _holds_archives(folder: Path) -> bool:
+    return any(path.suffix in (".tar", ".parquet") for path in folder.rglob("*"))
 
 
 def _size(path: Path) -> int:

@@ -37,7 +37,7 @@ from mingle_edge.data.task_file import BackboneSource, TaskFile, TaskSource
 from mingle_edge.merging.merge_inputs import check_router_blocks
 from mingle_edge.merging.merged_index import Backbone, MergedIndex, TaskRecord
 from mingle_edge.merging.task_heads import TaskHeads
-from mingle_edge.merging.task_warnings import rank_warning, task_warnings
+from mingle_edge.merging.task_warnings import settings_warnings, task_warnings
 
 CONFUSED = 0.2
 """Share of a task's left-out images at one other task from which on a warning says so."""
@@ -89,8 +89,9 @@ def check_inputs(file: ReadableTaskFile, faults: Findings, progress: Progress) -
         _warn_of_weights(names, comparison, settings, warnings)
     if confusion is not None:
         _warn_of_confusion(confusion, warnings)
-    if architecture is not None and (message := rank_warning(settings.rank, architecture.width)) is not None:
-        warnings.add(None, "settings", message)
+    if architecture is not None:
+        for message in settings_warnings(settings, architecture.width):
+            warnings.add(None, "settings", message)
     return CheckReport(
         path=file.path,
         faults=faults,

@@ -80,6 +80,12 @@ class Settings:
         """Return the linear layers of a block that carry experts."""
         return ("q", "k", "v", "out", "fc1", "fc2") if self.layers == "attn+mlp" else ("q", "k", "v", "fc1")
 
+    def idle(self) -> list[str]:
+        """Return the names of settings that were changed and do nothing in this scope."""
+        defaults = OFFICIAL if self.semantics == "official" else Settings()
+        names = LAYER_SCOPE if self.scope == "image" else IMAGE_SCOPE
+        return [name for name in names if getattr(self, name) != getattr(defaults, name)]
+
     def adaptation_of_experts(self) -> tuple[int, float, int]:
         """Return what an expert's adaptation depends on."""
         return self.expert_steps, self.expert_learning_rate, self.seed
@@ -129,6 +135,13 @@ OFFICIAL = Settings(
     relaxation=1.0,
 )
 """The published configuration: batch-pooled gates, relaxed gradient projection, QR basis of all tokens."""
+
+IMAGE_SCOPE = ("expert_steps", "expert_learning_rate", "router_blocks", "router_augmentations")
+LAYER_SCOPE = (
+    *("interference_projection", "gate_pooling", "gate_start", "steps", "learning_rate", "batch_size", "temperature"),
+    *("projected", "subspace_inputs", "subspace_basis", "subspace_directions", "relaxation", "relaxation_decay"),
+)
+"""Settings that do something in one scope alone."""
 
 RANGES: dict[str, tuple[float, float]] = {
     "rank": (1, 1 << 16),

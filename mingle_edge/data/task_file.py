@@ -108,7 +108,11 @@ def _backbone(table: Table) -> BackboneSource:
         table.existing("model", folder=True)
     if "weights" not in table.values:
         if not on_hub and not table.is_folder("model", table.path.parent / model):
-            raise table.error("weights", f"is missing; only a folder of a model brings its own, and model is {shown(model)}")
+            raise table.error(
+                "weights",
+                f"is missing; only a folder of a model brings its own, and model is {shown(model)}; name a file, a folder or a "
+                "tag of open_clip",
+            )
         return BackboneSource(model, None)
     weights = table.place("weights")
     if not table.on_hub("weights", weights) and _is_path(weights, SUFFIXES):

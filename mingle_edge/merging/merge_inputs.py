@@ -20,7 +20,7 @@ from mingle_edge.data.settings import Settings
 from mingle_edge.data.task_file import TaskFile, TaskSource
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
 from mingle_edge.merging.task_heads import FROM_TEXT, TaskHeads
-from mingle_edge.merging.task_warnings import rank_warning
+from mingle_edge.merging.task_warnings import settings_warnings
 
 KEPT_BYTES = 1 << 30  # of a task's preprocessed calibration images, which every step of adaptation reads
 
@@ -85,7 +85,7 @@ def read_merge_inputs(tasks: TaskFile, progress: Progress) -> MergeInputs:
     settings = Settings.from_mapping(tasks.settings, f"{tasks.path}: [settings]")
     architecture = read_architecture(tasks.backbone.model, base, tasks.backbone.weights)
     check_router_blocks(tasks.path, settings, architecture)
-    if (warning := rank_warning(settings.rank, architecture.width)) is not None:
+    for warning in settings_warnings(settings, architecture.width):
         progress(WARNING, 1, 1, warning)
     calibration_images = [read_calibration_images(task, base, settings.seed, progress) for task in tasks.tasks]
     check_images([path for images in calibration_images for path in images.paths], progress)

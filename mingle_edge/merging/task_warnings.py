@@ -8,6 +8,7 @@ import torch
 
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.clip.vision_tower import Parameters
+from mingle_edge.data.settings import Settings
 
 STRANGE = 0.5
 """A cosine of weights under this is of another model: fine-tuning that moves weights by half their length leaves 0.89."""
@@ -40,11 +41,19 @@ def cosine(product: float, square: float, other_square: float) -> float:
     return product / lengths if lengths > 0 else 0.0
 
 
-def rank_warning(rank: int, width: int) -> str | None:
-    """Return what is strange about a rank in a tower of this width, at most that of any of its layers; None if nothing."""
-    if rank <= width:
-        return None
-    return f"rank {rank} is more than the tower's width, {width}, and brings nothing more; set rank = {width} or less"
+def settings_warnings(settings: Settings, width: int) -> list[str]:
+    """Return a sentence for each thing that settings ask for in vain, in a tower of this width, at most that of any layer."""
+    warnings = []
+    if settings.rank > width:
+        warnings.append(
+            f"rank {settings.rank} is more than the tower's width, {width}, and brings nothing more; set rank = {width} or less"
+        )
+    if idle := settings.idle():
+        do, they = ("does", "it") if len(idle) == 1 else ("do", "them")
+        warnings.append(
+            f"{', '.join(idle)} {do} nothing in the {settings.scope} scope; leave {they} out, or choose the other scope"
+        )
+    return warnings
 
 
 def task_warnings(task: str, kinship: Kinship, explained_norm: float, rank: int) -> list[str]:

@@ -266,6 +266,16 @@ def test_test_images_of_other_classes_are_no_fault(task_file: Path) -> None:
     assert warned(report) == [("task0", "test images")]
 
 
+def test_test_images_in_a_folder_without_classes_are_no_fault(task_file: Path) -> None:
+    """Also where only the folder is named, which may hold class folders, splits or archives."""
+    change(task_file, 'test = "test/task0/<class>/*.png"', 'test = "seeds/task0"')
+    report = check(task_file)
+    assert not report.refused
+    assert warned(report) == [("task0", "test images")]
+    change(task_file, 'test = "seeds/task0"', 'test = "test/task0"')
+    assert warned(check(task_file)) == []
+
+
 def test_the_layer_scope_has_no_router_and_no_experts_outside_blocks(task_file: Path) -> None:
     change(task_file, f"rank = {RANK}", f'rank = {RANK}\nscope = "layer"\nlayers = "qkv+fc1"')
     report = check(task_file)

@@ -1,7 +1,9 @@
 """Merging: what must hold of the result, and that no interruption or bad input costs anything."""
 
 import dataclasses
+import inspect
 import os
+import re
 import resource
 import shutil
 import signal
@@ -18,10 +20,12 @@ from mingle_edge.clip.vision_tower import embed_images
 from mingle_edge.core.errors import DiskSpaceError, MergeConflictError, MergedModelError, MingleError
 from mingle_edge.core.progress import WARNING
 from mingle_edge.data.images import load_images
+from mingle_edge.data.settings import IMAGE_SCOPE, LAYER_SCOPE, Settings
 from mingle_edge.merging import merge as merging
 from mingle_edge.merging.merge import merge
 from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge.merging.merged_tower import GatedTower
+from mingle_edge.merging.task_warnings import settings_warnings
 
 
 @pytest.fixture
@@ -238,3 +242,25 @@ def test_a_rank_above_the_width_is_said_to_bring_nothing(tmp_path, rank, said):
     model = merge(write_task_file(tmp_path / "tasks", tasks=1, rank=rank), tmp_path / "merged", progress=progress)
     assert [warning.split(";")[0] for warning in warnings] == said
     assert max(len(factor) for name, factor in model.expert("task0").items() if name.endswith(".A")) == 48
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"router_augmentations": 2}, None),
+        ({"steps": 3}, "steps does nothing in the image scope; leave it out, or choose the other scope"),
+        (
+            {"scope": "layer", "router_blocks": 1, "router_augmentations": 2, "relaxation": 1.0},
+            "router_blocks, router_augmentations do nothing in the layer scope; leave them out, or choose the other scope",
+        ),
+        ({"semantics": "official", "scope": "image"}, None),
+    ],
+)
+def test_a_setting_of_the_other_scope_is_said_to_do_nothing(settings, said):
+    assert settings_warnings(Settings.from_mapping(settings), width=768) == ([said] if said else [])
+
+
+def test_every_setting_of_one_scope_says_so():
+    lines = re.findall(r"^(\w+): (image|layer) scope\.", inspect.getdoc(Settings).replace("    ", ""), re.MULTILINE)
+    assert [name for name, scope in lines if scope == "image"] == list(IMAGE_SCOPE)
+    assert [name for name, scope in lines if scope == "layer"] == list(LAYER_SCOPE)
