@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import socket
@@ -16,6 +17,8 @@ from running_server import PATIENCE, until
 from mingle_edge.cli import main
 from mingle_edge.cli.serve import is_loopback, shown_failures
 from mingle_edge_runtime import BundleError, EdgeModel
+from mingle_edge_server import AddressError
+from mingle_edge_server.web.server import listen
 
 COMMAND = [sys.executable, "-c", "from mingle_edge.cli import main; main()", "serve"]
 
@@ -78,6 +81,15 @@ def test_a_port_in_use_is_told_before_the_bundle_is_opened(tmp_path) -> None:
         result = CliRunner().invoke(main, ["serve", str(tmp_path / "no bundle"), "--port", str(port)])
     expected = f"error: cannot listen on 127.0.0.1:{port} (Address already in use): choose another port"
     assert (result.exit_code, result.stderr) == (7, f"{expected}, or 0 for any that is free\n")
+
+
+def test_a_port_without_the_right_to_it_is_told(monkeypatch) -> None:
+    def refuse(listener, address):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(AddressError, match=r"127\.0\.0\.1:80 \(Permission denied\): choose a port from 1024 on, or 0 for any"):
+        listen("127.0.0.1", 80)
 
 
 @pytest.mark.parametrize(
