@@ -7,11 +7,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mingle_edge.core.errors import DiskSpaceError, MergeConflictError
-from mingle_edge.core.progress import Progress, silent
+from mingle_edge.core.errors import DiskSpaceError, MergeConflictError, shown
+from mingle_edge.core.progress import WARNING, Progress, silent
 from mingle_edge.data.task_file import read_task_file
 from mingle_edge.files.atomic_files import why_not_written
 from mingle_edge.files.folder_lock import LOCK, locked
@@ -66,6 +67,7 @@ def merge(
         inputs = read_merge_inputs(tasks, progress)
         if existing is not None:
             _check_continues(existing, inputs, into)
+            _warn_of_other_seeds(existing, inputs, progress)
         _check_index(inputs, existing)
         _check_space(output, inputs, existing)
         model = existing if existing is not None else _create(output, inputs)
@@ -120,17 +122,42 @@ def _check_continues(model: MergedModel, inputs: MergeInputs, into: bool) -> Non
     given = {task.source.name: task for task in inputs.tasks}
     for record in model.tasks:
         task = given.get(record.name)
-        if task is not None and task.sha256 != record.source_sha256:
+        if task is None:
+            continue
+        if task.sha256 != record.source_sha256:
             raise MergeConflictError(
                 f"{model.path}: already holds a task {record.name!r} from another checkpoint (sha256 "
                 f"{record.source_sha256[:12]}, the task file's is {task.sha256[:12]}); give the new one another name"
             )
+        for what, there, here in (
+            ("classes", record.classes, task.source.classes),
+            ("templates", record.templates, task.templates),
+        ):
+            for old, new in zip_longest(there, here, fillvalue=""):
+                if old != new:
+                    raise MergeConflictError(
+                        f"{model.path}: already holds a task {record.name!r} with other {what} ({shown(old)} there, the task "
+                        f"file has {shown(new)}); for new labels write a head with `mingle-edge head --task {record.name}`, "
+                        "else merge into another folder"
+                    )
     order = list(given)
     if not into and model.task_names != order[: len(model.tasks)]:
         raise MergeConflictError(
             f"{model.path}: the output folder holds a merge of other tasks ({', '.join(model.task_names)}); "
             "use --into to add tasks to it, or name another folder"
         )
+
+
+def _warn_of_other_seeds(model: MergedModel, inputs: MergeInputs, progress: Progress) -> None:
+    """Warn of tasks that are merged already and whose number of seeds is another one now; their contents are not recorded."""
+    seeds = {task.source.name: len(task.calibration_images) for task in inputs.tasks}
+    for record in model.tasks:
+        if (now := seeds.get(record.name, record.seeds)) != record.seeds:
+            progress(
+                *(WARNING, 1, 1),
+                f"task {record.name!r} was merged with {record.seeds} seeds, which stay, and the task file has {now}; to use "
+                "these, merge into another folder",
+            )
 
 
 def _check_index(inputs: MergeInputs, existing: MergedModel | None) -> None:

@@ -145,12 +145,35 @@ def test_the_layer_setting_says_which_layers_carry_experts(tmp_path, layers):
             lambda file: write_task(file.parent / "task1.safetensors", file.parent / "backbone.safetensors", seed=77),
             "already holds a task 'task1' from another checkpoint",
         ),
+        (
+            lambda file: file.write_text(file.read_text().replace('"square 1"', '"box"')),
+            r"already holds a task 'task1' with other classes \('square 1' there, the task file has 'box'\); .*head",
+        ),
+        (
+            lambda file: file.write_text(file.read_text().replace('name = "task2"', 'name = "task2"\ntemplates = ["{}"]')),
+            r"already holds a task 'task2' with other templates \('a photo of a {}\.' there, the task file has '{}'\)",
+        ),
     ],
 )
 def test_what_does_not_belong_to_the_merged_is_refused(image_model, copied, change, message):
     change(copied)
     with pytest.raises(MergedModelError, match=message):
         merge(copied, image_model.path, into=True)
+
+
+def test_seeds_that_came_later_are_said_to_be_left_out(image_model, copied):
+    shutil.copy(copied.parent / "seeds/task0/000.png", copied.parent / "seeds/task1/another.png")
+    warnings = []
+    before = tensors(image_model.path)
+    merge(
+        copied,
+        image_model.path,
+        progress=lambda stage, done, total, detail="": warnings.append(detail) if stage == WARNING else None,
+    )
+    assert [text.split(";")[0] for text in warnings] == [
+        "task 'task1' was merged with 6 seeds, which stay, and the task file has 7"
+    ]
+    assert tensors(image_model.path) == before
 
 
 def test_an_output_folder_in_use_is_refused(task_file, tmp_path):
