@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -108,6 +109,23 @@ def test_a_model_that_cannot_run_ends_the_server(image_bundle, monkeypatch) -> N
             server.thread.join(PATIENCE)
             assert not server.thread.is_alive()
         assert str(server.service.failure) == "tower.onnx does not run"
+
+
+def test_a_server_of_ones_own_is_told_by_the_log_that_the_model_cannot_run(image_bundle, monkeypatch, caplog) -> None:
+    def fail(tasks):
+        raise BundleError("tower.onnx does not run")
+
+    with EdgeModel.open(image_bundle, threads=1) as model:
+        monkeypatch.setattr(model, "warm_up", fail)
+        app = create_app(model)
+
+        async def live() -> None:
+            async with app.router.lifespan_context(app):
+                while app.state.service.failure is None:
+                    await asyncio.sleep(0.001)
+
+        asyncio.run(live())
+    assert [record.getMessage() for record in caplog.records] == ["the model cannot run: tower.onnx does not run"]
 
 
 def test_what_the_model_raises_is_told_to_the_log_and_not_to_the_client(model, monkeypatch, caplog) -> None:
