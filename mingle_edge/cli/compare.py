@@ -12,7 +12,7 @@ from mingle_edge.cli import shared_options
 from mingle_edge.cli.exit_codes import ExitCode
 from mingle_edge.cli.interruption import if_interrupted
 from mingle_edge.cli.next_step import suggest, unused
-from mingle_edge.cli.path_kind import PathKind, check_kinds
+from mingle_edge.cli.path_kind import PathKind, PathKindError, check_kinds, kind_of
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
 from mingle_edge.core.wording import count
@@ -69,6 +69,8 @@ def command(
     if no_ray and options["address"] is not None:
         raise click.UsageError("--address names a Ray cluster and --no-ray uses none: leave out one of them")
     check_kinds("compare", [(path, PathKind.TASK_FILE) for path in task_files])
+    if (kind := kind_of(output)) in (PathKind.BUNDLE, PathKind.MERGED_MODEL):
+        raise PathKindError(f"{output} is {kind.value}, and the results need a folder of their own; name another after -o")
     started = time.perf_counter()
     from mingle_edge.comparison.compare import ComparisonOptions, compare
     from mingle_edge.comparison.table import format_table

@@ -66,6 +66,12 @@ def test_figures_are_written_where_nobody_reads_what_is_printed(image_model, tas
     assert json.loads(figures.read_text())["tasks"] == ["task0", "task1", "task2"]
 
 
+@pytest.mark.parametrize(("folder", "kind"), [("{merged}", "a merged model"), ("{bundle}", "a bundle")])
+def test_a_comparison_goes_into_no_folder_of_weights(call, folder: str, kind: str) -> None:
+    result = call(f"compare {{tasks}} -o {folder}")
+    assert (result.exit_code, f"is {kind}, and the results need a folder of their own" in result.stderr) == (3, True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
