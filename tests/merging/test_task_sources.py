@@ -111,6 +111,6 @@ def test_a_model_that_grows_is_evaluated_and_exported_with_both_files(
         assert result.stderr.splitlines()[-1].startswith(f"next: mingle-edge {then}")
         assert "next: " not in result.stdout
         if command.startswith("export"):
-            assert re.search(r"^mean +18  P2 ", result.stdout, re.MULTILINE)
+            assert re.search(r"^ *mean +18  P2 ", result.stdout, re.MULTILINE)
         if "nothing to do" in said or not command.startswith("merge"):
             assert {path: path.read_bytes() for path in before} == before
