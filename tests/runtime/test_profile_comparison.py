@@ -214,7 +214,7 @@ def test_what_else_differs_is_said(measured) -> None:
     for part in (
         f"machine differs: onnxruntime {measured.machine.onnxruntime} before, 1.20.1 after",
         "machine differs: instruction_sets AVX2, AVX-512 before, none after",
-        "settings differs: threads 1 before, 4 after",
+        "settings differ: threads 1 before, 4 after",
         "bundle differs: index_sha256",
         "after: the machine had a load of 9.0",
         "after: the profile was interrupted",

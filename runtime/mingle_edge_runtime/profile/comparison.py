@@ -181,10 +181,11 @@ def _memory(name: str, before: Memory, after: Memory, of_baseline: bool) -> Iter
 def _warnings(before: ProfileReport, after: ProfileReport) -> Iterator[str]:
     for what in ("bundle", "machine", "settings"):
         old, new = getattr(before, what), getattr(after, what)
+        verb = "differ" if what == "settings" else "differs"
         for field in fields(old):
             values = getattr(old, field.name), getattr(new, field.name)
             if values[0] != values[1] and field.name not in _UNEXPLAINED:
-                yield f"{what} differs: {field.name} {_shown(values[0])} before, {_shown(values[1])} after"
+                yield f"{what} {verb}: {field.name} {_shown(values[0])} before, {_shown(values[1])} after"
     if before.latency and after.latency and not ("dense" in before.ratios and "dense" in after.ratios):
         yield (
             "times alone are compared: the reports have no ratios to dense in common, so that a slower or busier machine looks "
@@ -203,5 +204,7 @@ def _warnings(before: ProfileReport, after: ProfileReport) -> Iterator[str]:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        value = tuple(f"{name} {member}" for name, member in value.items())
     text = ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -68,11 +68,15 @@ function show(answer, spent, experts) {
   text("phases", `decode ${decode.toFixed(1)}, wait ${queue.toFixed(1)}, run ${run.toFixed(1)}`);
   text("roundtrip", `${spent.toFixed(1)} ms`);
   text("resident", `${size(experts.resident_bytes)} of ${size(experts.all_bytes)}`);
-  text("cache", `${experts.hits} hits, ${experts.misses} misses, ${experts.evictions} evictions`);
+  text("cache", [counted(experts.hits, "hit"), counted(experts.misses, "miss"), counted(experts.evictions, "eviction")].join(", "));
   at("posterior-part").hidden = !found.posterior.length;
   const order = found.posterior.map((value, i) => [taskNames[i], "", value]).sort((a, b) => b[2] - a[2]);
   bars("posterior", order);
   at("result").hidden = false;
+}
+
+function counted(number, word) {
+  return `${number} ${word}${number === 1 ? "" : word.endsWith("s") ? "es" : "s"}`;
 }
 
 function bars(id, rows) {
