@@ -48,11 +48,12 @@ def command(output: Path) -> None:
     everything a user would have: images, checkpoints, task files, merged models,
     bundles; and the results, report.json and contact-sheet.png.
     """
-    click.echo(one_line(f"the demo takes two to three minutes on two cores, and writes about 80 MB into {output}"), err=True)
     import torch
 
-    from mingle_edge.demo.demo import run_demo
+    from mingle_edge.demo.demo import check_demo_folder, run_demo
 
+    check_demo_folder(output)
+    click.echo(one_line(f"the demo takes two to three minutes on two cores, and writes about 80 MB into {output}"), err=True)
     torch.set_num_threads(1)  # a model this small gains little from more, and loses much where the cores are busy
     with if_interrupted(lambda: f"{output} holds a part of a demo; the same command begins anew"), ProgressBar() as progress:
         report = run_demo(output, progress=progress)

@@ -55,14 +55,24 @@ def run_demo(output: Path, *, seed: int = SEED, progress: Progress = silent) -> 
     Returns what `report.json` holds: accuracies in percent, times in seconds. Raises `DemoFolderError`, or the error of the
     stage at fault.
     """
-    if output.exists() and not output.is_dir():
-        raise DemoFolderError(f"{output}: the output must be a folder, and this is a file; name another with -o")
-    check_output_folder(output)
     try:
+        check_demo_folder(output)
         with locked(output / LOCK, "demo"):
             return _run(output, seed, progress)
     except OSError as error:
         raise DemoFolderError(f"{output}: {why_not_written(error)}") from error
+
+
+def check_demo_folder(output: Path) -> None:
+    """Check that a demo can be written into a folder, which may be missing. Raises `DemoFolderError`, `OutputError`."""
+    if output.exists() and not output.is_dir():
+        raise DemoFolderError(f"{output}: the output must be a folder, and this is a file; name another with -o")
+    check_output_folder(output)
+    if output.exists() and not _is_demo(output) and (held := contents(output)):
+        raise DemoFolderError(
+            f"{output}: the output folder must be new, empty or an earlier demo, and holds {', '.join(held[:3])}; "
+            "name another with -o"
+        )
 
 
 def _run(output: Path, seed: int, progress: Progress) -> dict[str, Any]:
@@ -111,16 +121,16 @@ def _run(output: Path, seed: int, progress: Progress) -> dict[str, Any]:
 
 def _prepare_folder(output: Path) -> None:
     """Empty the folder of what an earlier demonstration left under its mark, and mark it."""
-    if (output / MARK).is_file() and (output / MARK).read_bytes() == _MARK_TEXT.encode():
+    check_demo_folder(output)  # again, now that no other process may write there
+    if _is_demo(output):
         for path in output.iterdir():  # the mark stays until the last: a demonstration killed here is replaced by the next
             if path.name not in (MARK, LOCK):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    elif output.exists() and (held := contents(output)):
-        raise DemoFolderError(
-            f"{output}: the output folder must be new, empty or an earlier demo, and holds {', '.join(held[:3])}; "
-            "name another with -o"
-        )
     write_text(output / MARK, _MARK_TEXT)
+
+
+def _is_demo(output: Path) -> bool:
+    return (output / MARK).is_file() and (output / MARK).read_bytes() == _MARK_TEXT.encode()
 
 
 @contextmanager

@@ -177,6 +177,7 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     result = CliRunner().invoke(main, ["demo", "-o", str(tmp_path)])
     assert result.exit_code == 3
+    assert len(result.stderr.splitlines()) == 1  # nothing is promised before
     assert "holds thesis.txt; name another with -o" in result.stderr
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     with pytest.raises(DemoFolderError, match="this is a file"):

@@ -22,6 +22,7 @@ from benchmarks import (
     cold_expert,
     cuda,
     eviction_policy,
+    expert_adaptation_time,
     expert_construction,
     full_size,
     graph_variants,
@@ -120,6 +121,11 @@ def test_expert_construction(figures_of, monkeypatch) -> None:
     figures = figures_of(expert_construction, "--layers", 1, "--earlier", 1)
     assert figures["largest_relative_difference"] < 1e-4
     assert figures["ratio"] > 0
+
+
+def test_expert_adaptation_time(figures_of) -> None:
+    figures = figures_of(expert_adaptation_time, "--model", "tiny", "--rank", "2", "--seeds", "10")
+    assert 0 < figures["seconds_a_step"] < 60 * figures["minutes_of_an_adaptation"]
 
 
 def test_full_size(tmp_path, monkeypatch, capsys) -> None:
