@@ -72,8 +72,9 @@ def command(merged: Path, output: Path, images: tuple[Path, ...], **options: Any
         for line in accuracy_table(error.accuracy) if isinstance(error, AccuracyError) else parity_table(error.parts):
             click.echo(one_line(line))
         raise
-    click.echo(one_line(made(report, Bundle.open(output).index, time.perf_counter() - started)))
-    for line in (*closeness(report), *accuracy_table(report.accuracy)):
+    index = Bundle.open(output).index
+    click.echo(one_line(made(report, index, time.perf_counter() - started)))
+    for line in (*closeness(report), *accuracy_table(report.accuracy), *unmeasured(report, index, images)):
         click.echo(one_line(line))
     suggest("verify", output, note="on the device, where the bundle was copied to")
 
@@ -94,6 +95,13 @@ def closeness(report: ExportReport) -> Iterator[str]:
     yield f"routes that agree: {parity.route_agreement:.1%}"
     if report.exact_layers:
         yield f"in fp32: {', '.join(report.exact_layers)}"
+
+
+def unmeasured(report: ExportReport, index: BundleIndex, images: Sequence[Path]) -> Iterator[str]:
+    """Yield a line that names the tasks whose accuracy was asked for and that have no test images."""
+    measured = {task.task for task in report.accuracy}
+    if images and (left := [name for name in index.task_names if name not in measured]):
+        yield f"not measured, as {', '.join(map(str, images))} gives no test images: {', '.join(left)}"
 
 
 def parity_table(parts: Sequence[PartParity]) -> Iterator[str]:

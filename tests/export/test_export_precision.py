@@ -264,6 +264,15 @@ def test_the_reported_accuracy_is_that_of_both_implementations(task_file, image_
     assert len(table) == len(image_model.tasks)
 
 
+def test_tasks_without_test_images_are_named(task_file, image_model, tmp_path):
+    some = task_file.with_name("SOME.toml")
+    some.write_text(task_file.read_text().replace('test = "test/task1/<class>/*.png"\n', ""))
+    result = CliRunner().invoke(main, ["export", str(image_model.path), "-o", str(tmp_path / "bundle"), "--images", str(some)])
+    assert result.exit_code == 0, result.output
+    assert f"not measured, as {some} gives no test images: task1\n" in result.stdout
+    assert re.findall(r"^ +(task\d) .* P1 ", result.stdout, re.MULTILINE) == ["task0", "task2"]
+
+
 def test_layers_return_to_fp32_until_labels_stay(task_file, image_model, tmp_path, monkeypatch):
     options = ExportOptions(precision="int8", images=task_file, min_cosine=0.5, max_accuracy_drop=100)
     shares = iter([0.5, 0.5, 1.0])
