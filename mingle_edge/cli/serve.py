@@ -16,6 +16,14 @@ from mingle_edge.cli.byte_size import byte_size
 from mingle_edge.cli.path_kind import PathKind, check_kinds
 
 
+def _request_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Callback of an option: a number of bytes that a request can have."""
+    size = byte_size(ctx, param, value)
+    if size == 0:
+        raise click.BadParameter("0 bytes hold no request; give a size such as 16MiB")
+    return size
+
+
 @click.command(short_help="Serve a bundle over HTTP.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -25,7 +33,7 @@ from mingle_edge.cli.path_kind import PathKind, check_kinds
 @shared_options.load_head
 @click.option("--allow-host", "allowed_hosts", metavar="NAME", multiple=True, help="Name that clients may use; repeatable.")
 @click.option("--queue", metavar="N", type=click.IntRange(min=1), help="Requests accepted at a time.  [default: 32]")
-@click.option("--max-request", metavar="SIZE", callback=byte_size, help="Of a request's body.  [default: 16MiB]")
+@click.option("--max-request", metavar="SIZE", callback=_request_size, help="Of a request's body.  [default: 16MiB]")
 @shared_options.expert_budget
 @shared_options.threads
 @shared_options.provider

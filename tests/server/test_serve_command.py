@@ -103,7 +103,7 @@ def test_a_port_without_the_right_to_it_is_told(monkeypatch) -> None:
         (["--name", "a/b"], 3, "'a/b' is no name of a model"),
         (["--expert-budget", "1kB"], 3, "an expert budget of 1000 bytes is too small"),
         (["--provider", "abacus"], 7, "abacus"),
-        (["--max-request", "0"], 3, "the limit request_bytes is 0, must be a number above 0"),
+        (["--max-request", "0"], 2, "0 bytes hold no request; give a size such as 16MiB"),
         (["--queue", "0"], 2, "Invalid value for '--queue'"),
         (["--port", "65536"], 2, "Invalid value for '--port'"),
         (["--load-head", "missing.head"], 3, "missing.head"),
