@@ -29,12 +29,13 @@ async function begin() {
   const count = `${taskNames.length} ${taskNames.length === 1 ? "task" : "tasks"}`;
   text("about", `${count}, ${parameters.scope.string_value} scope, ${parameters.precision.string_value}`);
   at("config").href = `${model}/config`;
-  for (const task of taskNames) at("task").add(new Option(task, task));
+  if (parameters.scope.string_value === "folded") at("task").form.remove(); // one task, in the weights: nothing is found
+  else for (const task of taskNames) at("task").add(new Option(task, task));
 }
 
 // The request: JSON, and behind it the file with its length in front, as the binary tensor data extension has it.
 async function ask(file) {
-  const task = at("task").value;
+  const task = at("task")?.value;
   const header = new TextEncoder().encode(JSON.stringify({
     inputs: [{ name: "image", datatype: "BYTES", shape: [1], parameters: { binary_data_size: 4 + file.size } }],
     outputs: outputs.map((name) => ({ name })),
@@ -67,8 +68,10 @@ function show(answer, spent, experts) {
   text("latency", `${(decode + queue + run).toFixed(1)} ms`);
   text("phases", `decode ${decode.toFixed(1)}, wait ${queue.toFixed(1)}, run ${run.toFixed(1)}`);
   text("roundtrip", `${spent.toFixed(1)} ms`);
-  text("resident", `${size(experts.resident_bytes)} of ${size(experts.all_bytes)}`);
-  text("cache", [counted(experts.hits, "hit"), counted(experts.misses, "miss"), counted(experts.evictions, "eviction")].join(", "));
+  const resident = `${size(experts.resident_bytes)} of ${size(experts.all_bytes)}`;
+  text("resident", experts.all_bytes ? resident : "none, the task is in the weights");
+  const { hits, misses, evictions } = experts;
+  text("cache", `${counted(hits, "hit")}, ${counted(misses, "miss")}, ${counted(evictions, "eviction")}`);
   at("posterior-part").hidden = !found.posterior.length;
   const order = found.posterior.map((value, i) => [taskNames[i], "", value]).sort((a, b) => b[2] - a[2]);
   bars("posterior", order);
