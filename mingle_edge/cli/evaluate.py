@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mingle_edge.cli import shared_options
+from mingle_edge.cli.figures_files import write_and_show
 from mingle_edge.cli.interruption import if_interrupted
 from mingle_edge.cli.next_step import suggest, unused
 from mingle_edge.cli.path_kind import PathKind, check_kinds
@@ -19,7 +19,7 @@ from mingle_edge.cli.terminal import one_line
 from mingle_edge.cli.text_table import text_table
 from mingle_edge.core.wording import count
 from mingle_edge.evaluation.protocols import PROTOCOLS
-from mingle_edge.files.output_path import check_output_file, write_output
+from mingle_edge.files.output_path import check_output_file
 
 if TYPE_CHECKING:
     from mingle_edge.evaluation.evaluate import EvaluationReport
@@ -57,11 +57,7 @@ def command(
             device=device,
             progress=progress,
         )
-    try:
-        if json_path is not None:
-            write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
-    finally:  # what was measured is not lost with a file that cannot be written
-        click.echo("\n".join(map(one_line, table(report))))
+    write_and_show(report, map(one_line, table(report)), json_path)
     depth = "" if report.router_blocks is None else f", router depth {report.router_blocks}"
     seconds = time.perf_counter() - started
     tasks, images = count(len(report.tasks), "task"), count(sum(report.images), "test image")

@@ -58,12 +58,10 @@ class Adaptation:
 
     def record(self) -> dict[str, Any]:
         """Return what a merged model records of it."""
-        return {
-            "losses": self.losses,
-            "truncated_loss": self.truncated_loss,
-            "adapted_loss": self.adapted_loss,
-            "adapted_steps": self.step,
-        }
+        if self.truncated_loss is None:
+            return {"losses": []}
+        left_out = {"truncated_loss": self.truncated_loss, "adapted_loss": self.adapted_loss, "adapted_steps": self.step}
+        return {"losses": self.losses} | left_out
 
 
 def adapt_expert(
@@ -71,10 +69,14 @@ def adapt_expert(
 ) -> Adaptation:
     """Adapt all parameters of an expert by Adam, and return it as it was where that was best on seeds left out of it.
 
+    With `expert_steps` of 0 nothing is adapted.
+
     An image's loss is one minus the cosine of its embedding with the fine-tuned model's, plus the divergence of its softmax
     under the task's head from the fine-tuned model's. The expert depends on no other task.
     """
-    count = len(task.calibration_images)
+    count, steps = len(task.calibration_images), settings.expert_steps
+    if steps == 0:
+        return Adaptation(expert, [], None, None, 0)
     if count < LEAST_SEEDS:
         return Adaptation(
             *(expert, [], None, None, 0),
@@ -89,7 +91,6 @@ def adapt_expert(
     truncated = student.mean_loss(test)
     if not truncated > EXACT:  # also where it is no number, which nothing can be learned from
         return Adaptation(expert, [], truncated, truncated, 0)
-    steps = settings.expert_steps
     looks = {math.ceil(steps * look / LOOKS) for look in range(1, LOOKS + 1)}
     kept, best, at, losses = expert, truncated, 0, list[float]()
     for step, loss in enumerate(student.learn(_batches(task, used, pretrained, steps, generator), settings), start=1):

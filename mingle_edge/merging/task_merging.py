@@ -139,12 +139,10 @@ class TaskMerger:
             tensors, record = self._merge_into_layers(GateLearner(task, pretrained, settings, self.progress))
         else:
             expert, explained_norm = complete_expert(task, pretrained, settings, self.progress)
-            record = {"explained_norm": explained_norm, "losses": []}
-            if settings.expert_steps > 0:
-                adaptation = adapt_expert(expert, task, pretrained, settings, self.progress)
-                expert = adaptation.expert
-                record |= adaptation.record()
-                warnings = [adaptation.warning] if adaptation.warning else []
+            adaptation = adapt_expert(expert, task, pretrained, settings, self.progress)
+            expert = adaptation.expert
+            record = {"explained_norm": explained_norm} | adaptation.record()
+            warnings = [adaptation.warning] if adaptation.warning else []
             tensors = TaskTensors(
                 expert=_factor_arrays(expert.factors) | {name: _array(value) for name, value in expert.unfactored.items()},
                 head=_head_arrays(task.head),

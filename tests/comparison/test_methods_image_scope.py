@@ -12,7 +12,9 @@ from mingle_edge.comparison.methods.image_router import Route
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.evaluation.evaluate import evaluate
+from mingle_edge.experts import expert_adaptation
 from mingle_edge.experts.finetuned_task import FinetunedTask
+from mingle_edge.merging.merge import merge
 from mingle_edge.merging.merged_tower import GatedTower
 from mingle_edge.routing.router import DIRECTIONS
 
@@ -33,6 +35,19 @@ def test_accuracies_equal_those_of_the_model_merged_into_a_folder(tiny, name, to
         answer = method.answer(tiny.batches[task.name])
         assert 100 * int((answer.routed == t).sum()) / len(answer.routed) == report.own_route[t]
         assert 100 * int((~answer.claimed).sum()) / len(answer.claimed) == report.unclaimed[t]
+
+
+def test_adapted_experts_are_those_of_the_merge(task_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(expert_adaptation, "LEAST_SEEDS", 5)
+    adapted = task_file.with_name("ADAPTED.toml")
+    adapted.write_text(task_file.read_text().replace("rank = 8", "rank = 2\nexpert_steps = 6"))
+    model = merge(adapted, tmp_path / "merged", device="cpu")
+    method = TinyComparison(task_file, rank=8).merged("image", rank=2, expert_steps=6)
+    assert any(model.task(name).record["adapted_steps"] for name in model.task_names)
+    for name in model.task_names:
+        stored, (_, expert) = model.expert(name), method._experts[name]
+        for layer, (B, A) in expert.factors.items():
+            torch.testing.assert_close(torch.from_numpy(stored[f"{layer}.B"] @ stored[f"{layer}.A"]), B @ A)
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3])

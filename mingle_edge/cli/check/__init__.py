@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import wrap
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from mingle_edge.cli.exit_codes import ExitCode
+from mingle_edge.cli.figures_files import write_and_show
 from mingle_edge.cli.interruption import if_interrupted
 from mingle_edge.cli.next_step import suggest, unused
 from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
 from mingle_edge.cli.text_table import text_table
-from mingle_edge.files.output_path import check_output_file, write_output
+from mingle_edge.files.output_path import check_output_file
 
 if TYPE_CHECKING:
     from mingle_edge.checking.report import CheckReport
@@ -49,18 +49,16 @@ def command(ctx: click.Context, task_file: Path, json_path: Path | None, html_pa
 
     with if_interrupted(lambda: "nothing was written; start again"), ProgressBar() as progress:
         report = check(task_file, progress=progress)
-    try:
-        if json_path is not None:
-            write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
-        if html_path is not None:
-            from mingle_edge.cli.check.page import page
-
-            write_output(html_path, page(report))
-    finally:  # what was found is not lost with a file that cannot be written
-        click.echo("\n".join(_lines(report)))
+    write_and_show(report, _lines(report), json_path, html_path, lambda: _page(report))
     if report.refused:
         ctx.exit(ExitCode.INPUT)
     suggest("merge", task_file, "-o", unused("merged"))
+
+
+def _page(report: CheckReport) -> str:
+    from mingle_edge.cli.check.page import page
+
+    return page(report)
 
 
 def _lines(report: CheckReport) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from click.core import ParameterSource
 
 from mingle_edge.cli import shared_options
 from mingle_edge.cli.byte_size import byte_size
+from mingle_edge.cli.figures_files import write_and_show
 from mingle_edge.cli.interruption import exit_code
 from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
@@ -179,15 +179,13 @@ def _show(report: ProfileReport, json_path: Path | None, html_path: Path | None)
     """Write the files that were asked for, and print the report."""
     from mingle_edge.cli.profile.terminal import profile_lines
 
-    try:
-        if json_path is not None:
-            write_output(json_path, json.dumps(report.to_json(), indent=1) + "\n")
-        if html_path is not None:
-            from mingle_edge.cli.profile.page import page
+    write_and_show(report, profile_lines(report), json_path, html_path, lambda: _page(report))
 
-            write_output(html_path, page(report))
-    finally:  # what was measured is not lost with a file that cannot be written
-        click.echo("\n".join(profile_lines(report)))
+
+def _page(report: ProfileReport) -> str:
+    from mingle_edge.cli.profile.page import page
+
+    return page(report)
 
 
 def _compare(before: Path, after: Path, regression: float | None) -> None:
@@ -203,7 +201,6 @@ def _compare(before: Path, after: Path, regression: float | None) -> None:
 
 def _make_page(path: Path, html_path: Path | None) -> None:
     """Write the page of the report at `path`, beside it unless another place is given."""
-    from mingle_edge.cli.profile.page import page
     from mingle_edge_runtime.profile import ProfileReport
 
     report = ProfileReport.read(path)
@@ -211,7 +208,7 @@ def _make_page(path: Path, html_path: Path | None) -> None:
     if html_path.resolve() == path.resolve():
         raise click.UsageError(f"the page would overwrite the report {path}: name another file with --html")
     check_output_file(html_path)
-    write_output(html_path, page(report))
+    write_output(html_path, _page(report))
     click.echo(f"page: {html_path}")
 
 

@@ -58,9 +58,8 @@ class ImageScope:
         self.router.add(task)
 
         def expert() -> CompleteExpert:
-            complete, _ = complete_expert(task, bench, settings)
-            if settings.expert_steps > 0:
-                complete = adapt_expert(complete, task, bench, settings).expert
+            truncated, _ = complete_expert(task, bench, settings)
+            complete = adapt_expert(truncated, task, bench, settings).expert
             return complete if self.complete else _pairs_of_blocks(complete)
 
         key = ("expert", task.name, self.complete, settings.rank, settings.layers, *settings.adaptation_of_experts())
