@@ -17,7 +17,7 @@ LARGEST_RANK = 1 << 16
 CODES_PER_SCALE = 32
 """4-bit codes of a rank row that share a scale"""
 _FLOAT, _HALF = 4, 2  # bytes
-_FILE, _TENSOR, _SIDE = 44, 32, 8  # bytes of an adapter file beside tensors, of a tensor's record, of each of its sides
+_FILE, _TENSOR, _SIDE = 48, 40, 8  # bytes of an adapter file beside tensors, of a tensor's record, of each of its sides
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,19 @@ def read_forms(record: Mapping[str, Any], where: str) -> tuple[ExpertForm, ...]:
 
 
 def form_bytes(shapes: Mapping[str, Sequence[int]], rank: int, precision: FormPrecision) -> int:
-    """Return the bytes of an expert's file in a form, to within a hundredth, without building it.
+    """Return the bytes that an expert's file has in a form at most, and to within a hundredth, without building it.
 
     shapes: of the stored arrays by name: `<layer>.A [r, d_in]`, `<layer>.B [d_out, r]`, and vectors.
     """
-    # The flatbuffer of ONNX Runtime's adapters (docs/bundle-format.md), where names are padded to 4 bytes and tensors to 8.
+    # The flatbuffer of ONNX Runtime's adapters (docs/bundle-format.md), where all that follows its length is padded to 4 bytes.
     return _FILE + sum(
-        _TENSOR + _SIDE * sides + -(-(len(name) + 5) // 4) * 4 + -(-size // 8) * 8
+        _TENSOR + _SIDE * sides + _padded(len(name) + 1) + _padded(size)
         for name, sides, size in _tensors(shapes, rank, precision)
     )
+
+
+def _padded(size: int) -> int:
+    return -(-size // 4) * 4
 
 
 def _tensors(shapes: Mapping[str, Sequence[int]], rank: int, precision: FormPrecision) -> Iterator[tuple[str, int, int]]:

@@ -12,6 +12,7 @@ from typing import Any
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.core.errors import FileError, MergedModelError, TaskFileError, shown
 from mingle_edge.data.settings import Settings
+from mingle_edge.experts.expert_form import ExpertForm, read_forms
 from mingle_edge.files.text_file import read_json
 from mingle_edge_runtime.bundle.head import LARGEST
 from mingle_edge_runtime.bundle.json_record import RecordError, read_record
@@ -42,7 +43,12 @@ class TaskRecord:
     source_sha256: str
     seeds: int  # unlabeled images it was adapted on
     logit_scale: float  # of its head
-    record: dict[str, Any] = field(default_factory=dict)  # head, seconds, losses, explained_norm
+    record: dict[str, Any] = field(default_factory=dict)  # head, seconds, losses, explained_norm, forms
+
+    @property
+    def forms(self) -> tuple[ExpertForm, ...]:
+        """Return the forms its expert can be exported in, with what was measured of them; none where nothing was."""
+        return read_forms(self.record, "record")
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,7 @@ def _check(stored: _Stored, settings: Settings) -> None:
         _require(task.seeds >= 0, f"{where}.seeds is {shown(task.seeds)}, must not be negative")
         if fault := _fault_in(task.record, f"{where}.record"):
             raise RecordError(fault)
+        read_forms(task.record, f"{where}.record")
 
 
 def _check_scale(scale: float, where: str) -> None:

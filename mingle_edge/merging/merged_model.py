@@ -23,7 +23,7 @@ from mingle_edge.files.new_folder import new_folder
 from mingle_edge.files.partial_folder import abandoned
 from mingle_edge.merging.merged_index import INDEX, Backbone, MergedIndex, read_index
 from mingle_edge.merging.merged_index import TaskRecord as TaskRecord
-from mingle_edge.merging.tensor_file import Arrays, check_tensors, find, length, read_tensors, save
+from mingle_edge.merging.tensor_file import Arrays, check_shapes, check_tensors, find, length, read_shapes, read_tensors, save
 from mingle_edge.routing.depth import choose_depth
 from mingle_edge.routing.router import Router, fit_router
 from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
@@ -112,17 +112,17 @@ class MergedModel:
 
         In the image scope, layers and vectors that are the backbone's own are absent.
         """
-        name = f"{EXPERTS}/{self.task(task).name}.safetensors"
-        tensors = read_tensors(self.path / name, "", empty=self.scope == "image")
-        layers = {key[:-2] for key in tensors if key.endswith((".A", ".B"))} & set(self.architecture.linear_layers())
-        vectors = self.architecture.vector_shapes() if self.scope == "image" else {}
-        shapes = {vector: shape for vector, shape in vectors.items() if vector in tensors}
-        for layer in layers:
-            d_out, d_in = self.architecture.linear_shape(layer)
-            rank = length(tensors, f"{layer}.A")
-            shapes |= {f"{layer}.A": (rank, d_in), f"{layer}.B": (d_out, rank)}
-        check_tensors(self.path / name, tensors, shapes)
+        path = self._expert_path(task)
+        tensors = read_tensors(path, "", empty=self.scope == "image")
+        check_tensors(path, tensors, self._shapes_of_expert({name: array.shape for name, array in tensors.items()}))
         return tensors
+
+    def expert_shapes(self, task: str) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of what `expert` returns, and read no tensor."""
+        path = self._expert_path(task)
+        shapes = read_shapes(path)
+        check_shapes(path, shapes, self._shapes_of_expert(shapes))
+        return shapes
 
     def head(self, task: str) -> Head:
         """Return the linear layer from embeddings to the logits of a task's classes."""
@@ -202,6 +202,20 @@ class MergedModel:
         shapes = {layer: (length(tensors, layer), d) for layer, d in inputs.items()}
         check_tensors(self.path / NULL_SPACE, tensors, shapes)
         return tensors
+
+    def _shapes_of_expert(self, found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes that the tensors of an expert must have, of the layers, ranks and vectors that it has."""
+        layers = {key[:-2] for key in found if key.endswith((".A", ".B"))} & set(self.architecture.linear_layers())
+        vectors = self.architecture.vector_shapes() if self.scope == "image" else {}
+        shapes = {vector: shape for vector, shape in vectors.items() if vector in found}
+        for layer in layers:
+            d_out, d_in = self.architecture.linear_shape(layer)
+            rank, *_ = *found.get(f"{layer}.A", ()), 0
+            shapes |= {f"{layer}.A": (rank, d_in), f"{layer}.B": (d_out, rank)}
+        return shapes
+
+    def _expert_path(self, task: str) -> Path:
+        return self.path / EXPERTS / f"{self.task(task).name}.safetensors"
 
     def _read(self, name: str, shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> Arrays:
         tensors = read_tensors(self.path / name, prefix)

@@ -35,6 +35,12 @@ def read_tensors(path: Path, prefix: str, *, empty: bool = False) -> Arrays:
     return tensors
 
 
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a file's tensors by name, and read no tensor. Raises `MergedModelError` where it cannot be read."""
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open a file of tensors; what goes wrong within the block is a `MergedModelError`."""
@@ -73,18 +79,25 @@ def check_tensors(path: Path, tensors: Arrays, shapes: Mapping[str, tuple[int, .
     Raises:
         MergedModelError: naming the file and the first tensor that is wrong.
     """
-    for name in sorted(shapes.keys() | tensors.keys()):
-        array, shape = tensors.get(name), shapes.get(name)
-        if array is None:
-            raise MergedModelError(f"{path}: holds no tensor {name}; restore it or merge again")
-        if shape is None:
-            raise MergedModelError(f"{path}: holds a tensor {name}, which does not belong there; restore it or merge again")
-        if array.shape != shape or array.dtype != np.float32:
-            raise MergedModelError(
-                f"{path}: {name} is {array.dtype} {list(array.shape)}, must be float32 {list(shape)}; restore it or merge again"
-            )
+    check_shapes(path, {name: array.shape for name, array in tensors.items()}, shapes)
+    for name, array in sorted(tensors.items()):
+        if array.dtype != np.float32:
+            raise MergedModelError(f"{path}: {name} is {array.dtype}, must be float32; restore it or merge again")
         if not np.isfinite(array).all():
             raise MergedModelError(f"{path}: {name} holds values that are not finite; restore it or merge again")
+
+
+def check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that tensors of a file have these names and shapes. Raises `MergedModelError` naming the first that is wrong."""
+    for name in sorted(shapes.keys() | found.keys()):
+        if name not in found:
+            raise MergedModelError(f"{path}: holds no tensor {name}; restore it or merge again")
+        if name not in shapes:
+            raise MergedModelError(f"{path}: holds a tensor {name}, which does not belong there; restore it or merge again")
+        if found[name] != shapes[name]:
+            raise MergedModelError(
+                f"{path}: {name} is {list(found[name])}, must be {list(shapes[name])}; restore it or merge again"
+            )
 
 
 def save(path: Path, tensors: Arrays) -> None:

@@ -54,5 +54,5 @@ def test_a_malformed_form_is_named(change, message) -> None:
 
 @pytest.mark.parametrize("value", [{}, "int8", 3])
 def test_forms_are_a_list(value) -> None:
-    with pytest.raises(RecordError, match="^it.forms must be a list$"):
+    with pytest.raises(RecordError, match=r"^it\.forms must be a list$"):
         read_forms({"forms": value}, "it")
