@@ -99,6 +99,7 @@ def results(
             "tuning": {"trials": trials, "chosen": best} if tuned and parameter else None,
             "stored_bytes": int(BACKBONE * (len(tasks) if label == "individual" else 1 + per_task * len(tasks))),
             "active_bytes": int(BACKBONE * (1 if label == "individual" else 1 + min(per_task, 0.15))),
+            "bytes_per_task": int(BACKBONE * per_task),
             "latency_ratio": latency,
             "seconds_per_task": [rng.uniform(2.9, 3.2) * (1 + 9 * per_task) for _ in tasks],
         }

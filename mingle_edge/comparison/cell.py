@@ -14,7 +14,7 @@ from mingle_edge.data.corruptions import Corruption
 if TYPE_CHECKING:
     from mingle_edge.comparison.material import Material
 
-VERSION = 2  # of what a cell computes; another one makes all kept cells worthless
+VERSION = 3  # of what a cell computes; another one makes all kept cells worthless
 
 Part = Literal["test", "tune"]
 PARTS: tuple[Part, ...] = ("test", "tune")
@@ -51,6 +51,7 @@ class CellResult:
     seconds: list[float]  # to add each task
     stored_bytes: int = 0
     active_bytes: int = 0
+    bytes_per_task: int = 0
     latency_ratio: float | None = None  # one image, over the plain backbone; interleaved
     routes: list[list[float]] | None = None  # last state, percent: row task, column task routed to, then the plain backbone
     confusion: list[list[float]] = field(default_factory=list)  # P3, last state, percent: row task, column task of the label

@@ -38,6 +38,7 @@ def run_cell(cell: Cell, spec: MethodSpec, material: Material, workbench: Workbe
             result.seconds.append(_seconds(workbench, method.add, task))
         run.evaluate(merged)
     result.stored_bytes, result.active_bytes = method.stored_bytes(), method.active_bytes()
+    result.bytes_per_task = method.bytes_per_task()
     if cell.part == "test" and cell.corruption is None:
         result.latency_ratio = latency_ratio(method, material, cell.order[0], workbench)
     return result

@@ -26,8 +26,14 @@ ABLATIONS: dict[str, str] = {
     "gamma": "mingle(relaxation=0),mingle(relaxation=0.5),mingle(relaxation=1),mingle(relaxation=5)",
     "subspace": "mingle(subspace_directions=1),mingle(subspace_directions=3),mingle(subspace_directions=10)",
     "budgets": "mingle-star(rank=8),mingle-star(rank=16),mingle-star(rank=32),mingle-star(rank=64),mingle",
+    "compression": (
+        "bit-delta(steps=0),bit-delta,tsv-compress,tall-masks,tvq(bits=2),tvq(bits=3),tvq(bits=4),rtvq,smile,"
+        "image(expert_precision=int4),image(expert_precision=int8),image"
+    ),
 }
-"""The paper's ablation tables as lists of methods with parameters (arXiv 2505.11883, section 4.3 and appendix)."""
+"""The paper's ablation tables as lists of methods with parameters (arXiv 2505.11883, section 4.3 and appendix); and what each
+way to store a task keeps for its bytes.
+"""
 
 _ENTRY = re.compile(r"\s*(?P<name>[A-Za-z0-9-]+)\s*(?:\((?P<parameters>[^()]*)\))?\s*(?:,|$)")
 

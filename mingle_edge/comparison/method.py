@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -26,6 +26,7 @@ class Kept:
     statistics: dict[Hashable, RouterStatistics] = field(default_factory=dict)
     routers: dict[Hashable, Router] = field(default_factory=dict)
     experts: dict[Hashable, CompleteExpert] = field(default_factory=dict)
+    scales: dict[Hashable, Mapping[str, float]] = field(default_factory=dict)
 
 
 def once(kept: dict[Hashable, T], key: Hashable, compute: Callable[[], T]) -> T:
@@ -59,7 +60,16 @@ class ContinualMethod(Protocol):
         """
 
     def stored_bytes(self) -> int:
-        """Return what a device has to store for the tasks so far, at 4 bytes a parameter: backbone, experts, gates, router."""
+        """Return what a device has to store for the tasks so far: backbone, experts, gates, router.
+
+        At 4 bytes a parameter, unless the method itself stores it in fewer.
+        """
 
     def active_bytes(self) -> int:
-        """Return what is read for one image, at 4 bytes a parameter."""
+        """Return what of that is read for one image."""
+
+    def bytes_per_task(self) -> int:
+        """Return what one more task adds to what is stored, mean of those so far, without what only finds an image's task.
+
+        0 where tasks add nothing, as in one set of weights.
+        """

@@ -216,9 +216,54 @@ _LAYER_SCOPE = (
     ),
 )
 
+# Compressed models with the image router, whose parameters these are.
+_ROUTER: dict[str, Any] = {"router_blocks": "auto", "router_augmentations": 16}
+_COMPRESSED = (
+    MethodSpec(
+        "bit-delta",
+        "of each matrix of a task vector the signs and one scale, distilled on the seeds (BitDelta, arXiv 2402.10193)",
+        "bit_delta:bit_delta",
+        _always(**_ROUTER, steps=200, learning_rate=1e-4, batch_size=4),
+        _grid("learning_rate", 1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
+    ),
+    MethodSpec(
+        "tsv-compress",
+        "of each matrix of a task vector one in T singular components, T the number of tasks (TSV-C, arXiv 2412.00081)",
+        "task_singular_vectors:tsv_compress",
+        lambda tasks: {**_ROUTER, "share": 1 / tasks},
+    ),
+    MethodSpec(
+        "tall-masks",
+        "the sum of the task vectors and for each task the entries of it that it uses (TALL-masks, arXiv 2405.07813)",
+        "tall_masks:tall_masks",
+        _always(**_ROUTER, threshold=0.4),
+        _grid("threshold", 0.2, 0.3, 0.4, 0.5, 0.6),
+    ),
+    MethodSpec(
+        "tvq",
+        "task vectors in 4, 3 or 2 bits an entry (task vector quantization, arXiv 2503.06921)",
+        "task_vector_quantization:quantized",
+        _always(**_ROUTER, bits=4),
+    ),
+    MethodSpec(
+        "rtvq",
+        "the mean of the task vectors in 3 bits and what each differs by in 2 (residual TVQ, arXiv 2503.06921)",
+        "task_vector_quantization:quantized_residually",
+        _always(**_ROUTER, base_bits=3, bits=2),
+    ),
+    MethodSpec(
+        "smile",
+        "low-rank experts of the linear layers, each token's chosen by its projections on their directions (arXiv 2408.10174)",
+        "smile:Smile",
+        _always(rank=32, gate_rank=16),
+        _grid("gate_rank", 1, 4, 8, 16, 32),
+    ),
+)
+
 # Nothing is tuned where nothing is learned: experts are truncated task vectors, the router is in closed form, and its depth is
 # chosen on the seeds. Rank and top_k trade bytes for accuracy and are not the tuner's to choose.
-_IMAGE: dict[str, Any] = {"rank": 64, "layers": "attn+mlp", "router_blocks": "auto", "router_augmentations": 16, "top_k": 1}
+_EXPERT = {"rank": 64, "layers": "attn+mlp", "expert_steps": 0, "expert_learning_rate": 5e-4, "expert_precision": "fp32"}
+_IMAGE: dict[str, Any] = {**_EXPERT, **_ROUTER, "top_k": 1}
 
 
 def _image(name: str, summary: str, **changes: Any) -> MethodSpec:
@@ -235,7 +280,9 @@ _IMAGE_SCOPE = (
     ),
 )
 
-SPECS: dict[str, MethodSpec] = {spec.name: spec for spec in (*_STATIC, *_ADAPTIVE, *_LAYER_SCOPE, *_IMAGE_SCOPE)}
+SPECS: dict[str, MethodSpec] = {spec.name: spec for spec in (*_STATIC, *_ADAPTIVE, *_COMPRESSED, *_LAYER_SCOPE, *_IMAGE_SCOPE)}
+IMAGE_METHODS = tuple(spec.name for spec in _IMAGE_SCOPE)
+"""Those that serve the experts of `mingle-edge merge`."""
 REFERENCES = ("pretrained", "individual")
 """Compared whatever is asked for: what there is to lose and to win."""
 DEFAULT = (

@@ -93,6 +93,7 @@ def method_figures(cells: Sequence[Finished]) -> dict[str, Any]:
     return {
         "stored_bytes": cells[0].result.stored_bytes,
         "active_bytes": cells[0].result.active_bytes,
+        "bytes_per_task": cells[0].result.bytes_per_task,
         "latency_ratio": 1.0 if cells[0].cell.method == PRETRAINED else measured,
         "seconds_per_task": [fmean(values) for values in zip(*(f.result.seconds for f in cells), strict=True)],
     }

@@ -17,7 +17,8 @@ from mingle_edge.pages.labels import shorten
 
 _WIDTH = 100  # characters
 FIGURES = ("acc", "acc_std", "bwt", "bwt_std", "fwt", "fwt_std")
-COLUMNS = ("method", "protocol", "corruption", *FIGURES, "stored_bytes", "active_bytes", "latency_ratio", "parameters")
+SIZES = ("stored_bytes", "active_bytes", "bytes_per_task")
+COLUMNS = ("method", "protocol", "corruption", *FIGURES, *SIZES, "latency_ratio", "parameters")
 """The columns of the CSV file; `corruption` is empty on clean images, a figure that was not measured too."""
 
 
@@ -42,7 +43,7 @@ def write_csv(results: Mapping[str, Any], path: Path) -> None:
 def _row(results: Mapping[str, Any], label: str, protocol: str, corruption: str, figures: Mapping[str, Any]) -> list[Any]:
     method = results["methods"][label]
     measured = [finite(figures.get(name)) for name in FIGURES]
-    costs = [method.get("stored_bytes"), method.get("active_bytes"), finite(method.get("latency_ratio"))]
+    costs = [*(method.get(name) for name in SIZES), finite(method.get("latency_ratio"))]
     return [label, protocol, corruption, *measured, *costs, json.dumps(method["parameters"], sort_keys=True)]
 
 
@@ -60,7 +61,7 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
     yield "; ".join(f"{protocol}: {GIVEN[protocol]}" for protocol in results["protocols"]) + "."
     orders = len(results["orders"])
     yield "ACC, BWT, FWT in percent" + (f", mean and deviation of {orders} task orders." if spread else ", one task order.")
-    yield "MB stored, MB read per image, at 4 bytes a parameter."
+    yield "MB stored for all tasks and the backbone; of that a task's own."
     yield f"time: of an image in {timed_in(results)}, over the plain backbone's, which is 1."
     if failed := len(results["failed"]):
         yield f"{count(failed, 'cell')} failed; figures are of the orders that finished."
@@ -86,5 +87,5 @@ def _accuracies(results: Mapping[str, Any], protocol: str, labels: Sequence[str]
 def _costs(results: Mapping[str, Any], labels: Sequence[str]) -> Iterator[list[str]]:
     methods = [results["methods"][label] for label in labels]
     yield ["cost", "MB", *(megabytes(method.get("stored_bytes")) for method in methods)]
-    yield ["", "read", *(megabytes(method.get("active_bytes")) for method in methods)]
+    yield ["", "task", *(megabytes(method.get("bytes_per_task")) for method in methods)]
     yield ["", "time", *(times(method.get("latency_ratio")) for method in methods)]

@@ -211,6 +211,42 @@ def test_points_lie_where_the_ticks_say(compared, whole, title, cost):
         assert names == [shorten(label, 17 if plot.get("class") == "narrow" else 30) for label in compared["methods"]]
 
 
+def test_what_a_task_takes_and_keeps_equals_the_results(compared, whole):
+    section = card(whole, "What a task takes and keeps")
+    stored = {label: method for label, method in compared["methods"].items() if method["bytes_per_task"]}
+    acc = {label: compared["accuracy"][label]["P2"]["acc"] for label in stored}
+    shown = rows(section.find(".//table"))
+    assert list(shown) == sorted(stored, key=lambda label: -stored[label]["bytes_per_task"])
+    assert next(iter(shown)) == "individual"
+    for label, (size, share, accuracy, lost) in shown.items():
+        own = stored[label]["bytes_per_task"]
+        assert float(size) == pytest.approx(own / 1e6, rel=5e-3)
+        assert float(share) == pytest.approx(100 * own / stored["individual"]["bytes_per_task"], rel=5e-3)
+        assert accuracy == f"{acc[label]:.1f}"
+        assert lost == signed(acc["individual"] - acc[label])
+    for svg in section.iterfind("div/svg"):
+        x, y = axis(svg, across=True), axis(svg, across=False)
+        points = {point.find("title").text.split(":")[0]: point for point in marks(svg, "mark-symbol")}
+        assert points.keys() == stored.keys()
+        for label, point in points.items():
+            across, down = place(point)
+            assert x(across) == pytest.approx(stored[label]["bytes_per_task"] / 1e6, rel=5e-3)
+            assert y(down) == pytest.approx(100 * acc[label] / acc["individual"], abs=0.1)
+            own = label.startswith("image")
+            assert point.get("fill") == f"var(--{'grey' if label == 'individual' else 'blue' if own else 'orange'})"
+
+
+@pytest.mark.parametrize("missing", ["individual", "every method"])
+def test_without_something_to_compare_what_a_task_takes_is_left_out(missing):
+    compared = results(labels=FEW, tasks=TASKS[:3], orders=2)
+    if missing == "individual":
+        del compared["accuracy"]["individual"]
+    else:
+        for label in FEW[2:]:
+            compared["methods"][label]["bytes_per_task"] = 0
+    assert card(body(page(compared)), "What a task takes and keeps") is None
+
+
 def test_sizes_that_differ_by_much_lie_on_a_logarithmic_axis(whole):
     svg = card(whole, "Accuracy and storage").find("div[@class='wide']/svg")
     ticks = {text.text: place(text)[0] for text in svg.iter("text") if text.get("text-anchor") == "middle"}
@@ -343,7 +379,7 @@ def test_failures_are_told_and_a_method_of_which_nothing_finished_is_still_named
     compared = results(labels=(*FEW, "ties"), tasks=TASKS[:3], orders=2)
     for key in ("accuracy", "steps", "matrix", "by_task", "confusion", "corrupted"):
         del compared[key]["opcm"]
-    for key in ("stored_bytes", "active_bytes", "latency_ratio", "seconds_per_task"):
+    for key in ("stored_bytes", "active_bytes", "bytes_per_task", "latency_ratio", "seconds_per_task"):
         del compared["methods"]["opcm"][key]
     first, second = compared["orders"]
     failures = [("opcm", first, None), ("opcm", second, None), ("ties", second, None), ("ties", [*TASKS], "jpeg")]

@@ -262,8 +262,10 @@ def test_bytes_are_those_of_the_tensors_a_device_would_hold(bench):
     width, mlp, rank = tiny_clip.WIDTH, 4 * tiny_clip.WIDTH, 6
     tower = sum(p.numel() for p in bench.pretrained.parameters())
     assert bench.method("adamerging", [0, 1]).stored_bytes() == 4 * tower
+    assert bench.method("adamerging", [0, 1]).bytes_per_task() == 0
     pair = 2 * rank * (width + mlp)  # fc1 and fc2
     corrected, published = pair + (width + mlp) + (width + 1), pair + (width + 1)  # biases; the gate's row
     for name, of_a_task in (("wemoe", corrected), ("wemoe-published", published)):
         method = bench.method(name, [0, 1], rank=rank, **({"later_rank": rank} if name == "wemoe-published" else {}))
         assert method.stored_bytes() == method.active_bytes() == 4 * (tower + 2 * tiny_clip.LAYERS * of_a_task)
+        assert method.bytes_per_task() == 4 * tiny_clip.LAYERS * of_a_task

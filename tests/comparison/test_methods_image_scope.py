@@ -107,6 +107,7 @@ def test_bytes_are_those_of_the_files(tiny, image_model):
     router = 4 * (features * (T + 1 + directions) + 2 * directions + T + 2 * T * T + 1)
     assert method.stored_bytes() == backbone + sum(experts) + router
     assert method.active_bytes() == backbone + experts[0] + router
+    assert method.bytes_per_task() == sum(experts) / 3
     assert tiny.merged("image-weighted").active_bytes() == backbone + sum(experts[:2]) + router
 
 

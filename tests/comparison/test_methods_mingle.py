@@ -106,6 +106,7 @@ def test_bytes_add_up(tiny, name):
     assert method.stored_bytes() == backbone + 3 * (expert + gates) + router
     read = {"mingle-top1": (1, 3), "mingle-exact-top1": (1, 3), "mingle-routed": (1, 1)}.get(name, (3, 3))
     assert method.active_bytes() == backbone + read[0] * expert + read[1] * gates + router
+    assert method.bytes_per_task() == expert + gates
 
 
 def test_the_router_names_the_one_expert_whose_gates_are_used(tiny):

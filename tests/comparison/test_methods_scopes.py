@@ -44,6 +44,7 @@ def test_before_any_task_it_is_the_plain_backbone(tiny, name):
     torch.testing.assert_close(answer.embeds, plain)
     assert answer.posterior is None
     assert method.stored_bytes() == method.active_bytes() == 4 * sum(tensor.numel() for tensor in tiny.backbone.values())
+    assert method.bytes_per_task() == 0
 
 
 @pytest.mark.parametrize("name", METHODS)

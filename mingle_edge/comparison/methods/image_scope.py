@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +26,9 @@ from mingle_edge.data.settings import Settings
 from mingle_edge.evaluation.answers import Answers
 from mingle_edge.experts.complete_expert import CompleteExpert, expert_linear, expert_parameters
 from mingle_edge.experts.expert_adaptation import adapt_expert
+from mingle_edge.experts.expert_form import LARGEST_RANK, FormPrecision, form_bytes
 from mingle_edge.experts.finetuned_task import FinetunedTask
+from mingle_edge.experts.rounding import rounded_expert
 from mingle_edge.merging.task_merging import complete_expert
 
 MIXED_BYTES = 1 << 26  # of experts laid out per image at a time
@@ -37,7 +39,8 @@ class ImageScope:
     """See the module. Parameters: those of `Settings` for the image scope, and
 
     - `top_k`: experts mixed per image, by their posteriors renormalized; 1 takes the most probable alone;
-    - `complete`: whether an expert carries the vectors and the stem besides the low-rank pairs of the blocks.
+    - `complete`: whether an expert carries the vectors and the stem besides the low-rank pairs of the blocks;
+    - `expert_precision`: `fp32`, `int8` or `int4`, to which experts are rounded as the exporter rounds them.
     """
 
     def __init__(self, workbench: Workbench, parameters: Mapping[str, Any]) -> None:
@@ -45,8 +48,12 @@ class ImageScope:
         settings = dict(parameters)
         self.top_k: int = settings.pop("top_k", 1)
         self.complete: bool = settings.pop("complete", True)
+        self.precision: FormPrecision = settings.pop("expert_precision", "fp32")
         if not isinstance(self.top_k, int) or self.top_k < 1:
             raise TaskFileError(f"image scope: top_k must be a whole number of at least 1, not {self.top_k!r}")
+        if self.precision not in get_args(FormPrecision):
+            allowed = ", ".join(map(repr, get_args(FormPrecision)))
+            raise TaskFileError(f"image scope: expert_precision must be one of {allowed}, not {self.precision!r}")
         self.settings = Settings.from_mapping({"scope": "image", "seed": workbench.seed} | settings, "image scope")
         self.workbench = workbench
         self.router = ImageRouter(workbench, self.settings)
@@ -57,13 +64,20 @@ class ImageScope:
         bench, settings = self.workbench, self.settings
         self.router.add(task)
 
-        def expert() -> CompleteExpert:
+        def adapted() -> CompleteExpert:
             truncated, _ = complete_expert(task, bench, settings)
-            complete = adapt_expert(truncated, task, bench, settings).expert
-            return complete if self.complete else _pairs_of_blocks(complete)
+            return adapt_expert(truncated, task, bench, settings).expert
 
-        key = ("expert", task.name, self.complete, settings.rank, settings.layers, *settings.adaptation_of_experts())
-        self._experts[task.name] = (key, once(bench.kept.experts, key, expert))
+        def served() -> CompleteExpert:
+            complete = once(bench.kept.experts, key, adapted)
+            complete = complete if self.complete else _pairs_of_blocks(complete)
+            return rounded_expert(complete, bench.backbone, self.precision)
+
+        adaptation = settings.adaptation_of_experts()
+        seeds = tuple(task.calibration_images.paths) if settings.expert_steps else ()
+        key: Hashable = ("expert", task.name, settings.rank, settings.layers, *adaptation, *seeds)
+        own_key = (key, self.complete, self.precision)
+        self._experts[task.name] = (own_key, once(bench.kept.experts, own_key, served))
 
     @torch.inference_mode()
     def answer(self, batch: TestBatch) -> Answers:
@@ -80,13 +94,19 @@ class ImageScope:
 
     def stored_bytes(self) -> int:
         """See `ContinualMethod`."""
-        experts = sum(_bytes(expert) for _, expert in self._experts.values())
-        return self._shared_bytes() + experts
+        return self._shared_bytes() + sum(self._sizes())
 
     def active_bytes(self) -> int:
         """Count the largest experts; the router's features are those of the backbone's first blocks, which are read anyway."""
-        largest = sorted((_bytes(expert) for _, expert in self._experts.values()), reverse=True)
-        return self._shared_bytes() + sum(largest[: self.top_k])
+        return self._shared_bytes() + sum(sorted(self._sizes(), reverse=True)[: self.top_k])
+
+    def bytes_per_task(self) -> int:
+        """See `ContinualMethod`."""
+        return round(sum(self._sizes()) / max(len(self._experts), 1))
+
+    def _sizes(self) -> list[int]:
+        """Return the bytes of every expert in its precision."""
+        return [_bytes(expert, self.precision) for _, expert in self._experts.values()]
 
     def _shared_bytes(self) -> int:
         return tower_bytes(self.workbench.backbone) + (self.router.stored_bytes() if self._experts else 0)
@@ -159,6 +179,9 @@ def _pairs_of_blocks(expert: CompleteExpert) -> CompleteExpert:
     return replace(expert, factors=inside, unfactored={})
 
 
-def _bytes(expert: CompleteExpert) -> int:
-    tensors = [tensor for pair in expert.factors.values() for tensor in pair]
-    return 4 * sum(tensor.numel() for tensor in (*tensors, *expert.unfactored.values()))
+def _bytes(expert: CompleteExpert, precision: FormPrecision = "fp32") -> int:
+    tensors = {f"{layer}.{side}": one for layer, (B, A) in expert.factors.items() for side, one in (("A", A), ("B", B))}
+    tensors |= expert.unfactored
+    if precision == "fp32":
+        return 4 * sum(tensor.numel() for tensor in tensors.values())
+    return form_bytes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, LARGEST_RANK, precision)

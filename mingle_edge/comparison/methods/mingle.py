@@ -116,6 +116,14 @@ class LayerScope:
         """Count all gates, which are read in every layer, and the experts they choose."""
         return self._bytes(1 if self.router is not None else self.top_k)
 
+    def bytes_per_task(self) -> int:
+        """See `ContinualMethod`. Gates are part of it: they say how much of the task's expert is used."""
+        shared = tower_bytes(self.workbench.backbone) + self._router_bytes()
+        return round((self.stored_bytes() - shared) / max(len(self._names), 1))
+
+    def _router_bytes(self) -> int:
+        return self.router.stored_bytes() if self.router is not None and self._names else 0
+
     def _bytes(self, experts: int | None) -> int:
         numbers = 0
         for gated in self.state.experts.values():
@@ -124,8 +132,7 @@ class LayerScope:
             merged = len(gated.gate_bias)
             read = merged if experts is None else min(experts, merged)
             numbers += read * each + (gates if self.router is None else read * gates // merged)
-        router = self.router.stored_bytes() if self.router is not None and self._names else 0
-        return tower_bytes(self.workbench.backbone) + 4 * numbers + router
+        return tower_bytes(self.workbench.backbone) + 4 * numbers + self._router_bytes()
 
     def _embed(self, images: Tensor, experts: Mapping[str, GatedExperts], top_k: int | None) -> Tensor:
         workbench = self.workbench

@@ -65,3 +65,7 @@ class Individual:
     def active_bytes(self) -> int:
         """Return the bytes of one tower."""
         return tower_bytes(self._workbench.backbone)
+
+    def bytes_per_task(self) -> int:
+        """Return the bytes of one tower."""
+        return self.active_bytes()

@@ -37,6 +37,10 @@ class OneTower:
         """Count all that is stored: nothing is left out for any image."""
         return self.stored_bytes()
 
+    def bytes_per_task(self) -> int:
+        """Return 0: a task adds nothing to one set of weights."""
+        return 0
+
 
 def embed_by_task(batch: TestBatch, tasks: Tensor, embed: Callable[[int, list[int]], Tensor], workbench: Workbench) -> Tensor:
     """Return embeddings `[n, output_dim]` of images under the task that each is given to, `tasks [n]`.

@@ -212,6 +212,11 @@ class WeightEnsemblingMixture(OneTower):
                 parameters += experts.A.numel() + experts.B.numel() + (0 if self.published else experts.bias.numel())
         return super().stored_bytes() + BYTES * parameters
 
+    def bytes_per_task(self) -> int:
+        """See `ContinualMethod`. Gates are part of it: they say how much of the task's expert is used."""
+        tasks = max((len(mlp.gate_bias) for mlp in self.mlps.values()), default=1)
+        return round((self.stored_bytes() - super().stored_bytes()) / tasks)
+
 
 def _no_experts(like: Tensor) -> ExpertSum:
     d_out, d_in = like.shape

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mingle_edge.comparison.page import figures, headline, tables
+from mingle_edge.comparison.page import compression, figures, headline, tables
 from mingle_edge.comparison.ranking import accuracy, order_name, ordered, orders_finished, timed_in
 from mingle_edge.comparison.ranking import methods as compared
 from mingle_edge.comparison.registry import REFERENCES
@@ -24,9 +24,13 @@ _MEANINGS = {
     "FWT": "Mean over all tasks but the first of accuracy right before the task's own merge minus the pretrained backbone's.",
 }
 _FORGETTING = "BWT is the change on earlier tasks since their own merge. Up and to the right is better."
+_COMPRESSION = (
+    "Head and task are given (P2), so nothing is lost to a router. MB a task: what one more task adds; what all tasks share "
+    "beside the backbone is in MB stored."
+)
 _COSTS_ARE = (
-    "Sizes at 4 bytes a parameter, read: for one image. Time: of one image in {}, over the plain backbone's, which is 1; "
-    "mingle-edge profile measures what a bundle takes on a device."
+    "MB stored for all tasks and the backbone, read for one image. Time: of one image in {}, over the plain backbone's, "
+    "which is 1; mingle-edge profile measures what a bundle takes on a device."
 )
 _BY_TASK = "Final accuracy in percent, mean over orders, tasks in the order of the task file."
 _MATRIX = (
@@ -76,6 +80,10 @@ def page(results: Mapping[str, Any]) -> str:
                 for title, chart in figures.costs(results).items()
             ),
         ],
+        compression=compression.compression(results),
+        compression_is=_COMPRESSION,
+        compression_kinds=compression.KINDS,
+        compression_head=compression.HEAD,
         steps=figures.after_steps(results),
         acc={label: percentage(accuracy(results, label, protocols[0])) for label in labels},
         colors=[(figures.COLORS[protocol], protocol) for protocol in protocols],
