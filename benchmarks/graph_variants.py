@@ -197,7 +197,7 @@ class Bench:
                 loaded.Load(str(adapter))
                 call.add_active_adapter(loaded)
             else:  # in 4 bits
-                feeds |= adapter_values(np.fromfile(adapter, np.uint8), optional, str(adapter))
+                feeds |= adapter_values(np.fromfile(adapter, np.uint8), optional, {}, str(adapter))
         return lambda: (session.run(None, feeds, call), loaded)
 
     def _reduce_mean(self) -> Run:
@@ -256,7 +256,7 @@ class Bench:
         if blocks:
             (folder / f"{BLOCK_SCALES}.bin").write_bytes(np.concatenate(blocks).tobytes())
         rows = {layer: np.stack([task.rows[layer] for task in scales]) for layer in scales[0].rows}
-        values = expert_values(a, expert, carrying, expert_precision)
+        values = expert_values(a, expert, backbone, carrying, expert_precision)
         write_adapter(folder / "expert", values)
         with (folder / "backbone.bin").open("wb") as file:
             exact = STEM if precision in ("int8", "int4") else ()

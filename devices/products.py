@@ -55,7 +55,7 @@ def integer_matrices(bundle: Bundle) -> tuple[Arrays, Arrays]:
         }
     codes: Arrays = {}
     for task in index.tasks:
-        if task.expert is not None and index.expert_precision in ("int8", "int4"):
+        if task.expert is not None and task.precision in ("int8", "int4"):
             arrays = read_adapter(bundle, task, optional)
             codes |= {f"codes/{task.name}/{name}": array.copy() for name, array in arrays.items() if array.dtype == np.int8}
     return constants, codes | _page_bank(bundle)

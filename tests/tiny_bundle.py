@@ -136,7 +136,6 @@ class BundleWriter:
             format=fmt.FORMAT,
             format_version=fmt.FORMAT_VERSION,
             precision="fp32",
-            expert_precision="fp32",
             exact_layers=(),
             fidelity=fmt.Fidelity(0.9999, 1e-3),
             minimum_onnxruntime="1.20.0",
@@ -173,7 +172,7 @@ def optional_input(tensor: TensorProto, shape: list[Any]) -> Any:
 def tasks(expert_bytes: list[int], experts: list[str | None]) -> tuple[fmt.Task, ...]:
     """Task records with four labels each."""
     return tuple(
-        fmt.Task(name, tuple(f"{name} {i}" for i in range(4)), f"heads/{name}.npy", LOGIT_SCALE, size, RANK, expert)
+        fmt.Task(name, tuple(f"{name} {i}" for i in range(4)), f"heads/{name}.npy", LOGIT_SCALE, size, RANK, "fp32", expert)
         for name, size, expert in zip(TASKS, expert_bytes, experts, strict=True)
     )
 

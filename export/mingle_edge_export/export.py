@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mingle_edge.core.progress import Progress, silent
@@ -12,6 +13,7 @@ from mingle_edge_export.bundle.layer_scope import LayerScopeWriter
 from mingle_edge_export.bundle.output_folder import bundle_folder
 from mingle_edge_export.bundle.writer import BundleWriter
 from mingle_edge_export.cached_model import CachedModel
+from mingle_edge_export.expert_choice import choose_experts
 from mingle_edge_export.options import ExportOptions
 from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_export.report import ExportReport, TaskAccuracy
@@ -37,10 +39,14 @@ def export_bundle(
     `ImageFolderError` for the images, `ProviderError` for a missing or old ONNX Runtime.
     """
     merged = options.select(CachedModel.open(merged_path))
+    choices = choose_experts(merged, options)
+    merged = replace(merged, ranks={name: choice.rank for name, choice in choices.items() if choice.rank is not None})
+    precisions = {choice.precision for choice in choices.values()}
+    bounds, lossless = options.bounds(precisions), options.lossless(precisions)
     per_task = 0 if options.fold else sum(array.nbytes for array in merged.expert(merged.task_names[0]).values())
     needed = MARGIN + sum(array.nbytes for array in merged.backbone().values()) + len(merged.tasks) * per_task
     with bundle_folder(Path(bundle_path), needed) as folder:
-        writer = WRITERS["folded" if options.fold else merged.scope](folder, merged, options)
+        writer = WRITERS["folded" if options.fold else merged.scope](folder, merged, options, choices)
         # These load PyTorch, which takes seconds.
         from mingle_edge.merging.merged_tower import GatedTower
         from mingle_edge_export.check.calibration import calibrate, choose_exact_layers
@@ -53,17 +59,17 @@ def export_bundle(
         images = None if options.images is None else read_task_images(options.images, merged, progress)
         tower = GatedTower(merged)
         reference = compute_reference(tower, options.fold, options.top_k, progress)
-        calibrated = images is not None and "int8" in (options.precision, options.experts)
+        calibrated = images is not None and "int8" in {options.precision, *precisions}
         calibration = calibrate(tower, images.calibration_images, progress) if images is not None and calibrated else None
         writer.write_experts(Smoothing() if calibration is None else calibration.smoothing, progress)
         exact = STEM if {options.precision, options.router} & {"int8", "int4"} else frozenset()
         if calibration is not None and options.precision == "int8":
             exact = choose_exact_layers(calibration, merged, exact, writer.trial)
         bundle = writer.write_graphs(exact, progress)
-        parity = check_parity(bundle, reference, writer.norms, options.bounds, progress)
+        parity = check_parity(bundle, reference, writer.norms, bounds, progress)
         accuracy: Sequence[TaskAccuracy] = ()
         if images is not None and images.tests:
             accuracy = measure_accuracy(bundle, tower, images.tests, options.top_k, progress)
-            check_accuracy(accuracy, options.bounds.accuracy_drop)
-        files = writer.publish(bundle, reference.golden if options.lossless else own_golden(bundle, reference), parity)
-    return ExportReport(Path(bundle_path), parity, files, accuracy, bundle.index.exact_layers)
+            check_accuracy(accuracy, bounds.accuracy_drop)
+        files = writer.publish(bundle, reference.golden if lossless else own_golden(bundle, reference), parity)
+    return ExportReport(Path(bundle_path), parity, files, accuracy, bundle.index.exact_layers, bundle.index.tasks)

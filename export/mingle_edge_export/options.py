@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mingle_edge.data.task_files import TaskFilePaths
 from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export.errors import OptionError
 from mingle_edge_runtime.bundle.index import Precision
+
+M = TypeVar("M", bound=MergedModel)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class ExportOptions:
     fold: name of the one task to export, merged into the weights: a plain tower without experts and router.
     precision: of the backbone's weights, "fp32", "fp16", "int8" or "int4".
     expert_precision: of experts; the backbone's where None.
+    keep: points of accuracy that an expert may lose (image scope): the smallest form of each task's expert that loses no more,
+        by what was measured on seeds when it was merged, in int8 or int4 unless expert_precision is given.
+    expert_bytes: bytes that the file of an expert may have (image scope): the form that loses least in no more, likewise.
     router_precision: of the blocks that the router reads (image scope); the backbone's where None.
     images: a task file, or a sequence of those that the merged model grew by. Their calibration images decide how a model
         becomes int8; their test images tell what that costs.
@@ -49,7 +55,8 @@ class ExportOptions:
     min_route_agreement: fail where a smaller share of routes is PyTorch's; between 0 and 1, by precision where None.
     max_accuracy_drop: fail where more points of accuracy are lost on test images, in the mean over tasks; 0.5 where None.
 
-    Raises `OptionError` where a bound is out of its range, or asks for accuracy that is measured on no images.
+    Raises `OptionError` where a bound is out of its range, asks for accuracy that is measured on no images, or contradicts
+    another.
     """
 
     top_k: int = 1
@@ -57,6 +64,8 @@ class ExportOptions:
     fold: str | None = None
     precision: Precision = "fp32"
     expert_precision: Precision | None = None
+    keep: float | None = None
+    expert_bytes: int | None = None
     router_precision: Precision | None = None
     images: TaskFilePaths | None = None
     min_cosine: float | None = None
@@ -64,16 +73,31 @@ class ExportOptions:
     max_accuracy_drop: float | None = None
 
     def __post_init__(self) -> None:
-        for name, high in (("min_cosine", 1), ("min_route_agreement", 1), ("max_accuracy_drop", 100)):
+        for name, high in (("min_cosine", 1), ("min_route_agreement", 1), ("max_accuracy_drop", 100), ("keep", 100)):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= high:
                 raise OptionError(f"{name} is {value}, must be between 0 and {high}")
         if self.max_accuracy_drop is not None and self.images is None:
             raise OptionError("max_accuracy_drop: accuracy is measured on the test images of a task file; give images, too")
 
+        if self.expert_bytes is not None and self.expert_bytes < 1:
+            raise OptionError(f"expert_bytes is {self.expert_bytes}, must be at least 1")
+        if self.keep is not None and self.expert_bytes is not None:
+            raise OptionError("keep and expert_bytes both choose what experts are exported in; give one of them")
+        if self.chooses and self.expert_precision == "fp16":
+            raise OptionError(
+                f"expert_precision: what experts keep in fp16 is not measured, and {self.chooses} cannot choose among them; "
+                "leave it out, or give fp32, int8 or int4"
+            )
+
+    @property
+    def chooses(self) -> str | None:
+        """Return the option by which forms of experts are chosen; None where they are exported whole."""
+        return "keep" if self.keep is not None else "expert_bytes" if self.expert_bytes is not None else None
+
     @property
     def experts(self) -> Precision:
-        """Return the precision of experts."""
+        """Return the precision of experts where none is chosen for them."""
         return self.expert_precision or self.precision
 
     @property
@@ -81,15 +105,16 @@ class ExportOptions:
         """Return the precision of the router's blocks."""
         return self.router_precision or self.precision
 
-    @property
-    def lossless(self) -> bool:
-        """Return whether all weights stay as they are."""
-        return {self.precision, self.experts, self.router} == {"fp32"}
+    def lossless(self, experts: Iterable[Precision]) -> bool:
+        """Return whether all weights stay as they are, with experts in these precisions."""
+        return {self.precision, *experts, self.router} == {"fp32"}
 
-    @property
-    def bounds(self) -> Bounds:
-        """Return the bounds that are given, and those of the least precise part for the others."""
-        stored = [self.precision] if self.fold else [self.precision, self.experts, self.router]
+    def bounds(self, experts: Iterable[Precision]) -> Bounds:
+        """Return the bounds that are given, and those of the least precise part for the others.
+
+        experts: the precisions of experts.
+        """
+        stored = [self.precision] if self.fold else [self.precision, *experts, self.router]
         default = DEFAULT_BOUNDS[max(stored, key=list(DEFAULT_BOUNDS).index)]
         return Bounds(
             default.cosine if self.min_cosine is None else self.min_cosine,
@@ -97,7 +122,7 @@ class ExportOptions:
             default.accuracy_drop if self.max_accuracy_drop is None else self.max_accuracy_drop,
         )
 
-    def select(self, merged: MergedModel) -> MergedModel:
+    def select(self, merged: M) -> M:
         """Return the tasks to export of a merged model. Raises `OptionError` where an option does not fit it."""
         if not merged.tasks:
             raise OptionError(f"{merged.path}: there are no tasks in it yet; merge one first")
@@ -113,7 +138,11 @@ class ExportOptions:
                 )
             if self.expert_precision is not None:
                 raise OptionError("expert_precision: a folded task has no expert beside the weights; leave it out")
+            if self.chooses:
+                raise OptionError(f"{self.chooses}: a folded task has no expert beside the weights; leave it out")
             tasks = [self.fold]
+        if self.chooses and merged.scope == "layer":
+            raise OptionError(f"{self.chooses}: the experts of scope 'layer' are exported whole; leave it out")
         if self.router_precision is not None and (self.fold is not None or merged.scope == "layer"):
             raise OptionError(
                 "router_precision: only bundles of scope 'image' with all their tasks have a router; leave it out"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mingle_edge_export.confidence_interval import Interval, mean_paired_difference
+from mingle_edge_runtime.bundle.index import Task
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,5 @@ class ExportReport:
     """of the tasks with labeled images"""
     exact_layers: Sequence[str]
     """layers whose weights stayed in fp32"""
+    tasks: Sequence[Task]
+    """as the bundle's index has them: rank, precision and bytes of each expert, and what was measured of it"""

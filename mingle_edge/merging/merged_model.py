@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class MergedModel:
     backbone_sha256: str
 
     @classmethod
-    def open(cls, path: str | Path) -> MergedModel:
+    def open(cls, path: str | Path) -> Self:
         """Read the index of a merged model. Raises `MergedModelError` naming the file and the reason."""
         path = Path(path)
         if find(path / INDEX) is None:
@@ -99,7 +99,7 @@ class MergedModel:
                 return task
         raise NoMergedModelError(f"{self.path}: there is no task {name!r}; tasks are: {', '.join(self.task_names)}")
 
-    def select(self, names: Sequence[str]) -> MergedModel:
+    def select(self, names: Sequence[str]) -> Self:
         """Return a view with these tasks in this order; the state after task t is `select(task_names[:t])`."""
         return replace(self, tasks=tuple(self.task(name) for name in names))
 

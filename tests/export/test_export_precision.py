@@ -163,7 +163,7 @@ def test_expanded_nibbles_are_the_stored_values(rank, seed):
         stored |= {f"q.{name}_nibbles": pack_int4(codes), f"q.{name}_block_scales": scales}
         exact = codes.reshape(rank, -1, 32) * scales[:, :, None].astype(np.float32)
         values[name] = exact.reshape(rank, -1)[:, : value.shape[1]]
-    expanded = expand(stored, {"q.A_codes": [70, "rank"], "q.B_codes": ["rank", 45]}, "it")
+    expanded = expand(stored, {"q.A_codes": [70, "rank"], "q.B_codes": ["rank", 45]}, {}, "it")
     assert set(expanded) == {"ln.bias", "q.A_codes", "q.B_codes", "q.scale"}
     product = (expanded["q.A_codes"] * expanded["q.scale"]) @ (expanded["q.B_codes"] / np.float32(64))
     expected = values["A"].T @ values["B"]
@@ -171,13 +171,14 @@ def test_expanded_nibbles_are_the_stored_values(rank, seed):
 
 
 def test_experts_in_4_bits_are_accounted_for_as_they_are_in_memory(tmp_path):
-    merged = write_merged(tmp_path / "merged")
+    architecture = dataclasses.replace(ARCHITECTURE, width=192, mlp_width=768)
+    merged = write_merged(tmp_path / "merged", architecture=architecture, rank=16)
     report = export_bundle(merged.path, tmp_path / "bundle", ExportOptions(expert_precision="int4", **LOOSE))
     with EdgeModel.open(report.path) as model:
         model.embed(IMAGES[0], task="task0")
-        stored = model.bundle.index.tasks[0].expert_bytes
         with model.scope.experts.use("task0") as held:
-            assert sum(array.nbytes for array in held.arrays.values()) <= model.stats().resident_bytes <= 2 * stored
+            size = sum(array.nbytes for array in held.arrays.values())
+            assert size <= model.stats().resident_bytes <= 1.25 * size
 
 
 def test_what_experts_cost_in_bits_does_not_touch_the_plain_backbone(tmp_path):

@@ -126,7 +126,7 @@ def _codes(path: Path) -> Iterator[np.ndarray]:
                 yield onnx.numpy_helper.to_array(tensor)
     for adapter in path.glob("experts/*"):
         values = ort.AdapterFormat.read_adapter(str(adapter)).get_parameters()
-        yield from (value.numpy().copy() for name, value in values.items() if name.endswith("_codes"))
+        yield from (value.numpy().copy() for name, value in values.items() if name.endswith((".A_codes", ".B_codes")))
 
 
 def _joined_experts(model: EdgeModel) -> Iterator[np.ndarray]:

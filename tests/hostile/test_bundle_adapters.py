@@ -97,7 +97,7 @@ def test_tensors_are_those_that_onnxruntime_reads(tmp_path_factory, data) -> Non
 def test_any_bytes_are_an_adapter_or_an_expert_error(content: bytes) -> None:
     for start in (b"", b"\x18\0\0\0TORT"):
         with pytest.raises(ExpertError):
-            adapter_values(np.frombuffer(start + content, np.uint8), {"a": OptionalInput((1,), np.dtype("<f4"))}, "it")
+            adapter_values(np.frombuffer(start + content, np.uint8), {"a": OptionalInput((1,), np.dtype("<f4"))}, {}, "it")
 
 
 def parameters(rank_A: int = RANK, rank_B: int = RANK, fill: float = 0) -> dict[str, np.ndarray]:
@@ -131,7 +131,7 @@ def with_green(request, tmp_path):
         ),
         (
             parameters() | {"projection.A_nibbles": np.zeros((2, 8), np.uint8)},
-            "(holds 'projection.A_nib|projection: 4-bit codes)",
+            "(holds 'projection.A_nib|projection: what is in few bits)",
         ),
     ],
 )

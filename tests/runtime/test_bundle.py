@@ -49,7 +49,12 @@ MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
     ("image", ("format",), "bundle", "this is not a bundle"),
     ("image", ("format_version",), 99, r"format_version is 99, this runtime reads up to \d: upgrade"),
     ("image", ("format_version",), "1", "format_version must be an integer, is '1'"),
-    ("image", ("format_version",), 2, r"format_version is 2, this runtime reads \d: export again \(8-bit weights of older"),
+    (
+        "image",
+        ("format_version",),
+        2,
+        r"format_version is 2, this runtime reads \d: export again \(older bundles have one precision",
+    ),
     ("image", ("scope",), "block", "scope must be one of image, layer, folded, is 'block'"),
     ("image", ("top_k",), True, "top_k must be a number, is True"),
     ("image", ("top_k",), 4, "top_k is 4, must be between 1 and the 3 tasks"),

@@ -36,14 +36,14 @@ class ImageScopeWriter(BundleWriter):
             expert = smoothing.parameters(self.merged.expert(name))
             rank = max((len(value) for key, value in expert.items() if key.endswith(".A")), default=0)
             path = f"{EXPERTS}/{name}.onnx_adapter"
-            values = expert_values(architecture, expert, self.carrying, self.options.experts)
+            values = expert_values(architecture, expert, self.parameters, self.carrying, self.choices[name].precision)
             write_adapter(self.folder / path, values)
             self.experts[name] = StoredExpert((self.folder / path).stat().st_size, rank, path)
         progress("experts", len(names), len(names))
 
     def add_graphs(self, backbone: Backbone) -> None:
         """Write dense tower, router and tower; the backbone's vectors are the defaults of experts."""
-        router, depth, file = self.merged.router(), self.merged.router_depth, backbone.file
+        router, depth = self.merged.router(), self.merged.router_depth
         Tower(pixel_graph("dense", backbone.architecture), backbone).write(self.folder / DENSE)
         with (self.folder / ROUTER_WEIGHTS).open("wb") as own:
             stored = replace(backbone, precision=self.options.router)
@@ -51,10 +51,14 @@ class ImageScopeWriter(BundleWriter):
             write_router(self.folder / ROUTER, stored, depth, router, weights)
         self.write_tower(self.tower(backbone))
         self.router = fmt.Router(ROUTER, depth, self.options.router, router.confidence_bound)
-        places = {name: file.location(name) for name in backbone.architecture.vector_shapes()}
-        self.defaults = fmt.Defaults(file.name, {name: fmt.DefaultTensor(*place) for name, place in places.items()})
 
     def tower(self, backbone: Backbone) -> ExpertInputs:
         """Build the tower with optional inputs."""
         graph = pixel_graph("tower", backbone.architecture)
-        return ExpertInputs(graph, backbone, self.carrying, self.options.experts)
+        return ExpertInputs(graph, backbone, self.carrying, self.expert_precision)
+
+    def note_defaults(self, backbone: Backbone) -> None:
+        """Note where the backbone's vectors lie, which experts replace or change."""
+        file = backbone.file
+        places = {name: file.location(name) for name in backbone.architecture.vector_shapes()}
+        self.defaults = fmt.Defaults(file.name, {name: fmt.DefaultTensor(*place) for name, place in places.items()})

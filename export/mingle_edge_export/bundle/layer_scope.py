@@ -22,7 +22,7 @@ class LayerScopeWriter(BundleWriter):
     @property
     def minimum_onnxruntime(self) -> str:
         """Return the oldest version that runs the bundle."""
-        return "1.23.0" if self.options.experts == "int4" else "1.20.0"  # GatherBlockQuantized of two codes a byte
+        return "1.23.0" if self.expert_precision == "int4" else "1.20.0"  # GatherBlockQuantized of two codes a byte
 
     def write_experts(self, smoothing: Smoothing, progress: Progress) -> None:
         """Write the page bank."""
@@ -31,7 +31,7 @@ class LayerScopeWriter(BundleWriter):
         self.parameters = smoothing.parameters(merged.backbone())
         first = merged.expert(names[0])  # PyTorch stacks the experts of a layer: they are of one rank
         self._layout = layout = PageLayout.of(
-            merged.architecture, {layer: len(first[f"{layer}.A"]) for layer in layers}, self.options.experts
+            merged.architecture, {layer: len(first[f"{layer}.A"]) for layer in layers}, self.expert_precision
         )
         self.norms = np.zeros((len(layers), len(names)), dtype=np.float32)
         scales = []
@@ -67,6 +67,6 @@ class LayerScopeWriter(BundleWriter):
 
     def tower(self, backbone: Backbone, gate_file: WeightFile | None = None) -> RoutedExperts:
         """Build the tower that routes; its gates go to the backbone's file unless another is given."""
-        graph, scales = pixel_graph("tower", backbone.architecture), SCALES if self.options.experts == "int4" else None
+        graph, scales = pixel_graph("tower", backbone.architecture), SCALES if self.expert_precision == "int4" else None
         gate_file = gate_file or backbone.file
         return RoutedExperts(graph, backbone, self._layout, self._gates, gate_file, BANK, self.options.top_k, scales)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import mingle_edge
 from mingle_edge.core.progress import Progress
 from mingle_edge.merging.merged_model import MergedModel, TaskRecord
+from mingle_edge_export.expert_choice import ExpertChoice
 from mingle_edge_export.graph.builder import Array, WeightFile
 from mingle_edge_export.options import ExportOptions
 from mingle_edge_export.precision.smoothing import Smoothing
@@ -25,6 +26,7 @@ from mingle_edge_export.report import Parity
 from mingle_edge_export.tower.vision_tower import Backbone, Tower
 from mingle_edge_runtime import Bundle
 from mingle_edge_runtime.bundle import index as fmt
+from mingle_edge_runtime.bundle.index import Precision
 from mingle_edge_runtime.bundle.rules import check_rules
 from mingle_edge_runtime.ort.session import check_version
 
@@ -51,11 +53,15 @@ class BundleWriter(ABC):
     dense = DENSE
     """path of the tower without experts"""
 
-    def __init__(self, folder: Path, merged: MergedModel, options: ExportOptions) -> None:
-        """Begin in an empty folder. Raises `ProviderError` where the ONNX Runtime installed here does not run such a bundle."""
+    def __init__(self, folder: Path, merged: MergedModel, options: ExportOptions, choices: Mapping[str, ExpertChoice]) -> None:
+        """Begin in an empty folder. Raises `ProviderError` where the ONNX Runtime installed here does not run such a bundle.
+
+        choices: task -> how its expert is exported; `merged` has experts of these ranks.
+        """
         self.folder = folder
         self.merged = merged
         self.options = options
+        self.choices = choices
         check_version(self.minimum_onnxruntime)
         self.parameters: dict[str, Array] = {}
         """of the plain tower that the graphs store, by internal name"""
@@ -67,6 +73,11 @@ class BundleWriter(ABC):
         self.norms: Array | None = None
         """layer scope: `||B_t A_t||_F` `[layers, T]`"""
         self._records: dict[str, fmt.FileRecord] = {}
+
+    @property
+    def expert_precision(self) -> Precision:
+        """Return the precision of the first expert. In the image scope the tower of int8 is that of int4, too."""
+        return next(iter(self.choices.values())).precision
 
     @property
     def minimum_onnxruntime(self) -> str:
@@ -85,6 +96,9 @@ class BundleWriter(ABC):
     def tower(self, backbone: Backbone) -> Tower:
         """Build the tower with its experts; all of its own weights go to the backbone's file."""
 
+    def note_defaults(self, backbone: Backbone) -> None:  # noqa: B027  # in two scopes of three there are none
+        """Note, of a tower that was written, where what experts change of the backbone lies."""
+
     def write_tower(self, tower: Tower) -> None:
         """Write a tower with optional inputs, and once more with all of them required, as JavaScript must feed them."""
         tower.write(self.folder / TOWER)
@@ -97,7 +111,9 @@ class BundleWriter(ABC):
         progress("backbone", 0, 1)
         with (self.folder / BACKBONE).open("wb") as file:
             weights = WeightFile(file, BACKBONE)
-            self.add_graphs(Backbone(self.merged.architecture, self.parameters, weights, self.options.precision, exact))
+            backbone = Backbone(self.merged.architecture, self.parameters, weights, self.options.precision, exact)
+            self.add_graphs(backbone)
+            self.note_defaults(backbone)
         for task in self.merged.task_names:
             self._write_head(task)
         progress("backbone", 1, 1)
@@ -110,6 +126,7 @@ class BundleWriter(ABC):
             weights = WeightFile(file, TRIAL_WEIGHTS)
             backbone = Backbone(self.merged.architecture, self.parameters, weights, self.options.precision, exact)
             self.tower(backbone).write(self.folder / TRIAL)
+            self.note_defaults(backbone)
         yield self._open(exact, TRIAL)
         for name in (TRIAL, TRIAL_WEIGHTS):
             (self.folder / name).unlink()
@@ -137,7 +154,7 @@ class BundleWriter(ABC):
                 np.save(self.folder / folder / f"{task}.npy", array)
 
     def _task(self, task: TaskRecord) -> fmt.Task:
-        expert, bias = self.experts[task.name], f"{BIASES}/{task.name}.npy"
+        expert, choice, bias = self.experts[task.name], self.choices[task.name], f"{BIASES}/{task.name}.npy"
         return fmt.Task(
             name=task.name,
             labels=tuple(task.classes),
@@ -145,8 +162,13 @@ class BundleWriter(ABC):
             logit_scale=task.logit_scale,
             expert_bytes=expert.size,
             rank=expert.rank,
+            precision=choice.precision,
             expert=expert.path,
             bias=bias if bias in self._records else None,
+            points_lost=None if choice.form is None else choice.form.points_lost,
+            agreement=None if choice.form is None else choice.form.agreement,
+            smaller=choice.smaller,
+            larger=choice.larger,
         )
 
     def _open(self, exact: frozenset[str], tower: str) -> Bundle:
@@ -160,9 +182,8 @@ class BundleWriter(ABC):
             format_version=fmt.FORMAT_VERSION,
             scope="folded" if options.fold else merged.scope,
             precision=options.precision,
-            expert_precision=options.experts,
             exact_layers=tuple(sorted(exact)),
-            fidelity=LOSSLESS if options.lossless else FEWER_BITS,
+            fidelity=LOSSLESS if options.lossless(choice.precision for choice in self.choices.values()) else FEWER_BITS,
             minimum_onnxruntime=self.minimum_onnxruntime,
             producer={"mingle-edge": mingle_edge.__version__, "onnx": onnx.__version__},
             source=fmt.Source(merged.backbone_sha256, {task.name: task.source_sha256 for task in merged.tasks}),

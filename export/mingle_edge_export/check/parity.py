@@ -91,7 +91,7 @@ def expert_inputs(bundle: Bundle, task: Task, tower: Session) -> tuple[Outputs, 
     if index.scope == "layer":
         mask = np.array([name == task.name for name in index.task_names], np.float32)
         return {"task_mask": mask, "top_k": np.array([1], np.int64)}, None
-    if index.expands:
+    if index.expands(task):
         return read_adapter(bundle, task, tower.optional_inputs), None
     return {}, map_adapter(bundle, task, tower.optional_inputs).ready if index.scope == "image" else None
 
@@ -113,9 +113,10 @@ class Comparison:
         self.bounds = bounds
         self.norms = norms
         # Whether nothing but float rounding may tell outputs from their references.
-        self.exact = (index.precision, index.expert_precision) == ("fp32", "fp32")
+        stored = {index.precision, *(task.precision for task in index.tasks)}
+        self.exact = stored == {"fp32"}
         self.exact_router = index.router is None or index.router.precision == "fp32"
-        self.calibrates = "int8" in (index.precision, index.expert_precision)
+        self.calibrates = "int8" in stored
         self.max_abs, self.posterior, self.near_ties = 0.0, 0.0, 0
         self.parts: dict[str, _Worst] = {}
         self.faults: list[tuple[str, str]] = []

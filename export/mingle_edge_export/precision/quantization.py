@@ -14,6 +14,7 @@ BLOCK = 32  # 4-bit codes that share a scale: the one block size every MatMulNBi
 CODE_UNIT = np.float32(1 / LARGEST_CODE)
 """What a code of an expert's B stands for in int8: the scales of its rank rows are multiplied into those of A."""
 _LARGEST = {8: LARGEST_CODE, 4: 7}  # codes are symmetric: the smallest one of two's complement is not used
+_LARGEST_CHANGE = 127  # nothing is multiplied by the codes of a vector's change, which may use all of a byte
 
 Codes = NDArray[np.int8]
 
@@ -23,9 +24,7 @@ def quantize(weights: Array, axis: int, bits: int = 8) -> tuple[Codes, Array]:
 
     Codes reach 7 (4 bits) or `LARGEST_CODE`. weights = codes * scales to within half a scale; a group of zeros has the scale 1.
     """
-    peaks = np.abs(weights).max(axis=axis, keepdims=True)
-    scales = np.where(peaks > 0, peaks / np.float32(_LARGEST[bits]), np.float32(1)).astype(np.float32)
-    return np.rint(weights / scales).astype(np.int8), scales
+    return _rounded(weights, axis, _LARGEST[bits])
 
 
 def quantize_pair(A: Array, B: Array) -> tuple[Codes, Codes, Array]:
@@ -43,6 +42,22 @@ def quantize_blocks(rows: Array, bits: int) -> tuple[Codes, Array]:
     padded = np.pad(rows, ((0, 0), (0, -d % BLOCK))).reshape(n, -1, BLOCK)
     codes, scales = quantize(padded, axis=2, bits=bits)
     return codes.reshape(n, -1), scales[:, :, 0]
+
+
+def quantize_change(vector: Array, default: Array) -> tuple[Codes, Array]:
+    """Round what a vector `[d]`, or a matrix `[rows, d]`, differs from the backbone's by to int8 codes and scales `[rows]`.
+
+    Codes have the shape of the vector and reach 127; vector = default + scale * codes to within half a scale.
+    """
+    rows = (vector - default).reshape(-1, vector.shape[-1])
+    codes, scales = _rounded(rows, 1, _LARGEST_CHANGE)
+    return codes.reshape(vector.shape), scales[:, 0]
+
+
+def _rounded(weights: Array, axis: int, largest: int) -> tuple[Codes, Array]:
+    peaks = np.abs(weights).max(axis=axis, keepdims=True)
+    scales = np.where(peaks > 0, peaks / np.float32(largest), np.float32(1)).astype(np.float32)
+    return np.rint(weights / scales).astype(np.int8), scales
 
 
 def pack_int4(codes: Codes) -> NDArray[np.uint8]:

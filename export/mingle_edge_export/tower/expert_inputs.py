@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge_export.graph.builder import Array, Graph
-from mingle_edge_export.precision.quantization import CODE_UNIT, pack_int4, quantize_blocks, quantize_pair
+from mingle_edge_export.precision.quantization import CODE_UNIT, pack_int4, quantize_blocks, quantize_change, quantize_pair
 from mingle_edge_export.tower.vision_tower import Backbone, Tokens, Tower
 from mingle_edge_runtime.bundle.index import Precision
 
@@ -64,15 +64,21 @@ class ExpertInputs(Tower):
 def expert_values(
     architecture: VisionArchitecture,
     expert: Mapping[str, Array],
+    backbone: Mapping[str, Array],
     carrying: Collection[str],
     precision: Precision = "fp32",
 ) -> dict[str, NDArray[Any]]:
     """Return the values of optional inputs for one task's expert, as docs/bundle-format.md stores it.
 
     expert: `<layer>.A [r, d_in]`, `<layer>.B [d_out, r]`, and vectors, as in docs/merged-model-format.md; what is absent, and a
-    pair of rank 0, is the plain backbone, and stays absent.
+        pair of rank 0, is the plain backbone, and stays absent.
+    backbone: by internal name, at least its vectors, whose differences are stored in 4 bits' stead.
     """
     values: dict[str, NDArray[Any]] = {name: expert[name] for name in architecture.vector_shapes() if name in expert}
+    if precision == "int4":
+        changes = {name: quantize_change(value, backbone[name]) for name, value in values.items()}
+        values = {f"{name}.change_codes": codes for name, (codes, _) in changes.items()}
+        values |= {f"{name}.change_scale": scale for name, (_, scale) in changes.items()}
     for layer in carrying:
         if not len(expert.get(f"{layer}.A", ())):
             continue

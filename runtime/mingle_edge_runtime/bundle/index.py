@@ -14,7 +14,7 @@ from mingle_edge_runtime.bundle.json_record import RecordError, read_record, wri
 from mingle_edge_runtime.errors import BundleError
 
 FORMAT = "mingle-edge bundle"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 INDEX_NAME = "bundle.json"
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -100,6 +100,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class SizedForm:
+    """A form that a task's expert can be exported in, with what it takes and what it keeps of the fine-tuned model."""
+
+    rank: int
+    """directions of each layer; a layer that has fewer keeps those"""
+    precision: Precision
+    bytes: int
+    """at most, of its file"""
+    points_lost: float
+    """points of accuracy that the fine-tuned model itself expects this form to lose"""
+    agreement: float
+    """share of left-out images that get the fine-tuned model's label"""
+
+
+@dataclass(frozen=True)
 class Task:
     """One task: its labels, its head, its expert."""
 
@@ -114,10 +129,20 @@ class Task:
     """bytes: the adapter file (image scope), or the task's pages (layer scope)"""
     rank: int
     """largest rank among the layers"""
+    precision: Precision
+    """of its expert"""
     expert: str | None = None
     """path of the adapter (image scope)"""
     bias: str | None = None
     """path of the head's bias `[labels]`, float32; zeros where there is none"""
+    points_lost: float | None = None
+    """points of accuracy that the fine-tuned model expects this expert to lose, on left-out images; None: not measured"""
+    agreement: float | None = None
+    """share of left-out images that get the fine-tuned model's label with this expert; None: not measured"""
+    smaller: SizedForm | None = None
+    """the next step down: what its expert could be exported in that takes less and loses more"""
+    larger: SizedForm | None = None
+    """the next step up: what takes more and loses less"""
 
 
 @dataclass(frozen=True)
@@ -204,8 +229,6 @@ class BundleIndex:
     scope: Literal["image", "layer", "folded"]
     precision: Precision
     """of the backbone's weights"""
-    expert_precision: Precision
-    """of experts"""
     exact_layers: tuple[str, ...]
     """layers whose weights are fp32 whatever the precision"""
     fidelity: Fidelity
@@ -238,12 +261,16 @@ class BundleIndex:
     @property
     def one_by_one(self) -> bool:
         """Return whether images must run one at a time: int8 activations share one scale with all that is in the run."""
-        return self.precision == "int8" or self.expert_precision == "int8" or self.expands
+        return self.precision == "int8" or any(task.precision == "int8" or self.expands(task) for task in self.tasks)
+
+    def expands(self, task: Task) -> bool:
+        """Return whether a task's expert is stored in 4 bits and multiplied in 8, so that it is expanded when it is opened."""
+        return self.scope == "image" and task.precision == "int4"
 
     @property
-    def expands(self) -> bool:
-        """Return whether experts are stored in 4 bits and multiplied in 8, so that they are expanded when they are opened."""
-        return self.scope == "image" and self.expert_precision == "int4"
+    def expert_precision(self) -> str:
+        """Return the precisions of experts, as in `int8` or `int8, int4`."""
+        return ", ".join(dict.fromkeys(task.precision for task in self.tasks))
 
     @property
     def golden_top_k(self) -> tuple[int, ...]:
@@ -273,8 +300,8 @@ class BundleIndex:
             )
         if isinstance(version, int) and version < FORMAT_VERSION:
             raise BundleError(
-                f"{INDEX_NAME}: format_version is {version}, this runtime reads {FORMAT_VERSION}: export again (8-bit weights "
-                "of older bundles overflow on some processors, and their golden outputs leave out classification)"
+                f"{INDEX_NAME}: format_version is {version}, this runtime reads {FORMAT_VERSION}: export again (older bundles "
+                "have one precision for the experts of all tasks)"
             )
         try:
             return read_record(cls, value)

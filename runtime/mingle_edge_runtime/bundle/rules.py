@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from mingle_edge_runtime.bundle.index import INDEX_NAME, BundleIndex, Defaults, PageBank, Preprocess
+from mingle_edge_runtime.bundle.index import INDEX_NAME, BundleIndex, Defaults, PageBank, Preprocess, SizedForm
 from mingle_edge_runtime.bundle.task_names import fault_in_names
 from mingle_edge_runtime.errors import BundleError
 
@@ -128,14 +128,35 @@ def _check_numbers(index: BundleIndex) -> None:
 def _check_tasks(index: BundleIndex) -> None:
     if fault := fault_in_names(index.task_names):
         raise BundleError(f"{INDEX_NAME}: {fault}")
+    _check_precisions(index)
     for i, task in enumerate(index.tasks):
         where = f"tasks[{i}]"
         if fault := fault_in_labels(task.labels):
             raise BundleError(f"{INDEX_NAME}: {where}.labels of task {task.name!r} {fault}")
         _require(task.rank >= 0, f"{where}.rank is {task.rank}, must not be negative")
+        _check_measured(task.points_lost, task.agreement, where)
+        for name in ("smaller", "larger"):
+            form: SizedForm | None = getattr(task, name)
+            if form is not None:
+                _require(form.rank >= 1, f"{where}.{name}.rank is {form.rank}, must be at least 1")
+                _require(form.bytes >= 1, f"{where}.{name}.bytes is {form.bytes}, must be at least 1")
+                _check_measured(form.points_lost, form.agreement, f"{where}.{name}")
         _require((task.expert is not None) == (index.scope == "image"), f"{where}.expert belongs to the image scope alone")
         size = index.files[task.expert].size if task.expert else _bank_bytes(index.page_bank)
         _require(task.expert_bytes == size, f"{where}.expert_bytes is {task.expert_bytes}, the files say {size}")
+
+
+def _check_measured(points_lost: float | None, agreement: float | None, where: str) -> None:
+    _require((points_lost is None) == (agreement is None), f"{where} must have both points_lost and agreement, or neither")
+    for name, value, most in (("points_lost", points_lost, 100), ("agreement", agreement, 1)):
+        _require(value is None or 0 <= value <= most, f"{where}.{name} is {value}, must be between 0 and {most}")
+
+
+def _check_precisions(index: BundleIndex) -> None:
+    """One tower takes the experts of all tasks; that of the image scope multiplies codes of 8 bits, which both kinds become."""
+    found = {task.precision for task in index.tasks}
+    together = len(found) <= 1 or (index.scope == "image" and found <= {"int8", "int4"})
+    _require(together, f"tasks have experts in {' and '.join(sorted(found))}, which no tower takes together")
 
 
 def _bank_bytes(bank: PageBank | None) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.bundle.index import Task
 from mingle_edge_runtime.errors import BundleError, DeviceMemoryError, ExpertError
-from mingle_edge_runtime.experts.adapter import map_adapter, read_adapter
+from mingle_edge_runtime.experts.adapter import map_adapter, read_adapter, resident_bytes
 from mingle_edge_runtime.experts.mixture import mix
 from mingle_edge_runtime.experts.store import ExpertStore
 from mingle_edge_runtime.ort.bound_inputs import BoundInputs
@@ -83,17 +83,18 @@ class ImageScope:
         )
         self._defaults = bundle.read_defaults() if self._joins else {}
         device = None if self._joins else device or DEVICES.get(providers[0])
-        load, notes = _mapped, list[str]()  # serves one expert without a copy
+        expanded = [task.name for task in index.tasks if index.expands(task)]
+        load, notes = _mapped_or_expanded, list[str]()
         if self._joins:
             load, notes = _read, ["experts are copied to memory to be joined, not mapped"]
         elif device is not None:
             load, notes = partial(_bound, device), [f"experts are copied to memory of the {device} device, not mapped"]
-        elif index.expands:
-            load, notes = _read, ["experts are expanded from 4 bits to 8 in memory, not mapped"]
+        elif expanded:
+            which = "experts" if len(expanded) == len(index.tasks) else f"{len(expanded)} of {len(index.tasks)} experts"
+            notes = [f"{which} are expanded from 4 bits to 8 in memory, not mapped"]
         if providers[0] != CPU and device is None:
             notes.append(f"experts stay in this machine's memory: {providers[0]} copies what it needs of them in every run")
-        expansion = 2 if index.expands else 1  # a code of 4 bits becomes one of 8; what goes with the codes is a few percent
-        parts = {task.name: {task.name: expansion * task.expert_bytes} for task in index.tasks}
+        parts = {task.name: {task.name: resident_bytes(index, task)} for task in index.tasks}
         # Loaded by functions, not methods, of the scope: a scope that is let go is then freed at once.
         opened, tasks = partial(load, bundle, self._tower), {task.name: task for task in index.tasks}
         self.experts = ExpertStore(
@@ -209,7 +210,10 @@ class ImageScope:
         return self._tower.run({**inputs, **expert.arrays}, expert.adapter, expert.bound)
 
 
-def _mapped(bundle: Bundle, tower: Session, task: Task) -> ExpertInputs:
+def _mapped_or_expanded(bundle: Bundle, tower: Session, task: Task) -> ExpertInputs:
+    """Serve one expert without a copy, unless it is stored in another form than the tower takes."""
+    if bundle.index.expands(task):
+        return _read(bundle, tower, task)
     return ExpertInputs(adapter=map_adapter(bundle, task, tower.optional_inputs).ready)
 
 
