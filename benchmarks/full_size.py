@@ -1,11 +1,12 @@
 """Merge, export and run at full size: time, memory and latency of a whole CLIP vision tower with N tasks.
 
-    python -m benchmarks.full_size --model ViT-B-32 --tasks 8 -o DIR [--scope image|layer|both]
+    python -m benchmarks.full_size --model ViT-B-32 --tasks 8 -o DIR [--scope image|layer|both] [--rank 64]
+                                   [--keep POINTS | --expert-bytes SIZE]
 
 Writes a random but realistically scaled backbone and N fine-tuned copies in Hugging Face's format, heads and seed images,
 and then runs the same commands a user would: `mingle-edge merge` and `export` in processes of their own (their peak memory
 is what the system says), `profile` with one thread. Figures go to DIR/full_size.json after each step; what is there already
-is kept, so an interrupted run continues.
+is kept, so an interrupted run continues. `--keep` and `--expert-bytes` are those of `mingle-edge export`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -36,7 +39,8 @@ from mingle_edge.demo import task_files as demo
 
 CLASSES, SEEDS_PER_CLASS = 10, 5
 SHIFT = 0.05  # size of a fine-tuned difference, as a share of the weight's own size
-SIGNAL_RANK = 16  # half of a difference is of this rank, half is noise
+DECAY = 0.13, 1.8
+"""x and a of the law that task vectors decay by; measured by task_vector_spectra.py on the suite's fine-tuned models."""
 
 
 def main(options: Sequence[str] | None = None) -> None:
@@ -44,6 +48,9 @@ def main(options: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, tasks=8, rank=64, runs=60)
     parser.add_argument("--model", default="ViT-B-32", choices=list(MODELS))
     parser.add_argument("--scope", default="both", choices=["image", "layer", "both"])
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--keep", type=float, help="the accuracy points that an expert may lose")
+    size.add_argument("--expert-bytes", help="the bytes that an expert may have, such as 3M")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args(options)
     folder: Path = arguments.output
@@ -63,14 +70,21 @@ def measure(folder: Path, scope: str, arguments: argparse.Namespace, known: Mapp
     figures = dict(known)
     if "merge" not in figures or not merged.exists():
         figures["merge"] = command("merge", str(tasks), "-o", str(merged))
-    if "export" not in figures or not bundle.exists():
-        figures["export"] = command("export", str(merged), "-o", str(bundle))
+    given = {"--keep": arguments.keep, "--expert-bytes": arguments.expert_bytes}
+    size = [text for option, value in given.items() if value is not None for text in (option, str(value))]
+    if "export" not in figures or figures.get("size") != size or not bundle.exists():
+        shutil.rmtree(bundle, ignore_errors=True)  # of another size
+        figures |= {"export": command("export", str(merged), "-o", str(bundle), *size), "size": size}
     report = folder / f"profile-{scope}.json"
     options = ["--threads", "1", "--against", "dense", "--runs", str(arguments.runs), "--json", str(report)]
     command("profile", str(bundle), *options)
     profile = json.loads(report.read_text())
     figures["minutes_merge_and_export"] = (figures["merge"]["seconds"] + figures["export"]["seconds"]) / 60
     figures["peak_gib"] = max(figures["merge"]["peak_gib"], figures["export"]["peak_gib"])
+    figures["experts"] = [
+        {name: task.get(name) for name in ("rank", "precision", "expert_bytes", "points_lost", "agreement")}
+        for task in json.loads((bundle / "bundle.json").read_text())["tasks"]
+    ]
     figures["ratio_to_dense"] = profile["ratios"]["dense"]
     figures["open_seconds"] = profile["seconds"]["open"]
     figures["expert_bytes_read_by_open"] = apart.call(account, str(bundle.resolve()), "named", 1)["read_by_open"]
@@ -136,13 +150,21 @@ def write_inputs(inputs: Path, a: VisionArchitecture, tasks: int) -> None:
 
 
 def difference(value: Tensor) -> Tensor:
-    """Draw a difference of `SHIFT` times the size of a parameter, half of it of low rank."""
+    """Draw a difference of `SHIFT` times the size of a parameter; a matrix has singular values that decay by `DECAY`."""
     noise = torch.randn_like(value)
     if value.ndim > 1:
-        left = torch.randn(len(noise), SIGNAL_RANK)
-        noise += (left @ torch.randn(SIGNAL_RANK, noise[0].numel()) / SIGNAL_RANK**0.5).view_as(noise)
+        rows, columns = len(value), value[0].numel()
+        count = min(rows, columns)
+        left, right = (torch.linalg.qr(torch.randn(side, count))[0] for side in (rows, columns))
+        noise = (left * torch.from_numpy(decaying(count, *DECAY)).float() @ right.T).view_as(value)
     moved: Tensor = SHIFT * value.norm() / noise.norm() * noise
     return moved
+
+
+def decaying(count: int, start: float, exponent: float) -> NDArray[np.float64]:
+    """Return `count` singular values that fall as `(1 + i / (count * start))^-exponent`."""
+    values: NDArray[np.float64] = (1 + np.arange(count) / (count * start)) ** -exponent
+    return values
 
 
 def write_seeds(folder: Path, size: int, random: np.random.Generator) -> None:
