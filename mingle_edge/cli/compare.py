@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.argument("task_files", metavar="TASKS.toml...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder of the results.")
 @click.option("--methods", metavar="LIST", help="Such as ties,'mingle(steps=10)'.  [default: one of each kind]")
-@click.option("--ablation", "ablations", metavar="NAME", multiple=True, help="Also the rows of a table of the paper.")
+@click.option("--ablation", "ablations", metavar="NAME", multiple=True, help="Also a table of the paper, or compression.")
 @click.option("--orders", default=10, show_default=True, type=click.IntRange(1, 1000), help="Task orders to average over.")
 @click.option("--seed", default=42, show_default=True, type=int, help="Of the orders and of everything random.")
 @click.option("--tune", is_flag=True, help="Choose parameters on the validation images, 5 trials a method.")

@@ -48,7 +48,7 @@ class ComparisonOptions:
 
     Attributes:
         methods: such as `ties,mingle(steps=10)`; None: one of each kind, unless ablations are named.
-        ablations: the rows of tables of the paper, by name.
+        ablations: the rows of tables of the paper, by name; `compression` is the table of ways to store a task.
         orders: task orders to average over.
         seed: of the orders and of everything random.
         tune: choose parameters on the validation images, 5 trials a method.
