@@ -42,14 +42,15 @@ class SingularComponents:
 
 
 def compress(task: FinetunedTask, workbench: Workbench, *, share: float) -> SingularComponents:
-    """Keep of every matrix the share of its singular components that is told, rounded down."""
+    """Keep of every matrix a share of its singular components, rounded down; it may be none of them."""
     changed = changed_parameters([task], workbench.backbone)
     weights = {f"{layer}.weight" for layer in workbench.architecture.linear_layers()}
     factors = {}
     for name in changed:
         if name in weights:
             difference = task.finetuned[name] - workbench.backbone[name]
-            factors[name] = truncated_svd(difference, int(share * min(difference.shape)))
+            if rank := int(share * min(difference.shape)):
+                factors[name] = truncated_svd(difference, rank)
     return SingularComponents(factors, {name: task.finetuned[name] for name in changed if name not in weights})
 
 
