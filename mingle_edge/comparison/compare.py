@@ -27,6 +27,7 @@ from mingle_edge.core.errors import ComparisonError
 from mingle_edge.core.extras import install_command
 from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.corruptions import Corruption
+from mingle_edge.data.settings import AUTOMATIC
 from mingle_edge.data.task_files import TaskFilePaths, check_same_settings, read_task_files
 from mingle_edge.evaluation.protocols import HEAD_GIVEN, PROTOCOLS
 from mingle_edge.files.output_path import check_output_folder, write_output
@@ -143,7 +144,7 @@ def compare(
     files = read_task_files(task_files)
     check_same_settings(files)
     names = [task.name for file in files for task in file.tasks]
-    given = {key: value for key, value in files[0].settings.items() if key in CARRIED}
+    given = {key: value for key, value in files[0].settings.items() if key in CARRIED and value != AUTOMATIC}
     entries = parse_entries(f"{','.join(REFERENCES)},{with_ablations(plan.methods, plan.ablations)}", SPECS, len(names), given)
     counts = tuple(sorted({entry.seeds_per_class for entry in entries if entry.seeds_per_class is not None}))
     untuned = next(((file, task) for file in files for task in file.tasks if task.tune is None), None)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from mingle_edge.comparison.ranking import INDIVIDUAL, accuracy
 from mingle_edge.comparison.registry import IMAGE_METHODS
-from mingle_edge.core.wording import difference, digits, finite, megabytes, percentage
+from mingle_edge.core.wording import digits, finite, megabytes, percentage
 from mingle_edge.evaluation.protocols import TASK_GIVEN
 from mingle_edge.pages.curve_charts import scatter
 
@@ -44,7 +44,7 @@ def compression(results: Mapping[str, Any]) -> dict[str, Any] | None:
     if len(rows) < 2:
         return None
     shown = [
-        [row.label, megabytes(row.size), digits(row.of_model), percentage(row.acc), difference(row.individual - row.acc)]
+        [row.label, megabytes(row.size), digits(row.of_model), percentage(row.acc), percentage(row.individual - row.acc)]
         for row in rows
     ]
     return {"chart": _chart(rows), "rows": shown}
@@ -63,7 +63,7 @@ def _stored(results: Mapping[str, Any]) -> list[Stored]:
 
 
 def _chart(rows: list[Stored]) -> Markup:
-    across, up = "MB a task", f"{TASK_GIVEN} of the models' own ACC, %"
+    across, up = "MB a task", f"of the models' own ACC in {TASK_GIVEN}, %"
     points = [
         {
             "name": row.label,
