@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from typing import cast, get_args
 
 from mingle_edge.experts.expert_form import FormPrecision
-from mingle_edge.experts.form_choice import best_within, sized_forms, smallest_that_keeps, steps_from
+from mingle_edge.experts.form_choice import RUN_AS_CODES, best_within, sized_forms, smallest_that_keeps, steps_from
 from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export.errors import OptionError
 from mingle_edge_export.options import ExportOptions
 from mingle_edge_runtime.bundle.index import Precision, SizedForm
-
-RUN_AS_CODES: tuple[FormPrecision, ...] = ("int8", "int4")
-"""The precisions that one tower takes together."""
 
 
 @dataclass(frozen=True)

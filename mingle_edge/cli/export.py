@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mingle_edge.cli.byte_size import format_bytes
+from mingle_edge.cli.byte_size import byte_size, format_bytes
+from mingle_edge.cli.expert_table import expert_table
 from mingle_edge.cli.interruption import if_interrupted
 from mingle_edge.cli.next_step import suggest
 from mingle_edge.cli.path_kind import PathKind, check_kinds
@@ -38,6 +39,10 @@ PRECISIONS = ("fp32", "fp16", "int8", "int4")
 @click.option("--fold", metavar="TASK", help="Merge one task into the weights; export it alone.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS), help="Of the backbone.")
 @click.option("--expert-precision", type=click.Choice(PRECISIONS), help="Of experts.  [default: the backbone's]")
+@click.option(
+    "--keep", metavar="POINTS", type=click.FloatRange(0, 100), help="Smallest experts that lose no more points of accuracy."
+)
+@click.option("--expert-bytes", metavar="SIZE", callback=byte_size, help="Best experts of at most that size each, like 3MB.")
 @click.option("--router-precision", type=click.Choice(PRECISIONS), help="Of the blocks it reads.  [default: the backbone's]")
 @click.option(
     "--images",
@@ -57,6 +62,8 @@ def command(merged: Path, output: Path, images: tuple[Path, ...], **options: Any
     ONNX Runtime from 1.20 on (layer scope with experts in int4: from 1.23 on).
 
     fp16 halves files and experts in memory; int8 is fastest; int4 is smallest.
+    --keep and --expert-bytes choose a rank and int8 or int4 for each task, by
+    what was measured on seeds that its expert was not adapted on.
     """
     check_kinds("export", [(merged, PathKind.MERGED_MODEL)])
     check_kinds("export --images", [(path, PathKind.TASK_FILE) for path in images])
@@ -74,7 +81,8 @@ def command(merged: Path, output: Path, images: tuple[Path, ...], **options: Any
         raise
     index = Bundle.open(output).index
     click.echo(one_line(made(report, index, time.perf_counter() - started)))
-    for line in (*closeness(report), *accuracy_table(report.accuracy), *unmeasured(report, index, images)):
+    tables = (*expert_table(report.tasks), *accuracy_table(report.accuracy))
+    for line in (*closeness(report), *tables, *unmeasured(report, index, images)):
         click.echo(one_line(line))
     suggest("verify", output, note="on the device, where the bundle was copied to")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mingle_edge.cli.byte_size import format_bytes
+from mingle_edge.cli.expert_table import expert_table, form_table
 from mingle_edge.cli.path_kind import PathKind, PathKindError, kind_of
 from mingle_edge.cli.terminal import one_line
 
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 @click.command(short_help="What is in a bundle or a merged model.")
 @click.argument("path", type=click.Path(path_type=Path))
 def command(path: Path) -> None:
-    """Show tasks, ranks, sizes, router and provenance of PATH.
+    """Show tasks, experts, sizes, router and provenance of PATH.
 
-    PATH is a bundle or a merged model. Nothing but its index is read; `verify`
-    checks the contents of a bundle.
+    PATH is a bundle or a merged model. No weights are read; `verify` checks the
+    contents of a bundle. Where it was measured what experts keep of their
+    fine-tuned models, that is shown with the next steps down and up: `export
+    --keep` and `--expert-bytes` choose among them.
     """
     if (kind := kind_of(path)) not in (PathKind.BUNDLE, PathKind.MERGED_MODEL, None):
         raise PathKindError(f"{path} is {kind.value}, and inspect needs a bundle or a merged model; name one of them")
@@ -57,12 +60,14 @@ def describe_bundle(index: BundleIndex) -> list[str]:
             task.name,
             str(len(task.labels)),
             str(task.rank),
+            task.precision,
             format_bytes(task.expert_bytes),
             checkpoints.get(task.name, "unknown"),
         )
         for task in index.tasks
     ]
-    return [*lines, "", *_table(("task", "labels", "rank", "expert", "checkpoint"), rows)]
+    table = _table(("task", "labels", "rank", "precision", "expert", "checkpoint"), rows)
+    return [*lines, "", *table, *_after_a_blank(expert_table(index.tasks))]
 
 
 def _routing(index: BundleIndex) -> str:
@@ -76,7 +81,9 @@ def _routing(index: BundleIndex) -> str:
 
 
 def describe_merged_model(model: MergedModel) -> list[str]:
-    """Describe the index of a merged model in words, line by line."""
+    """Describe a merged model in words, line by line, without its weights."""
+    from mingle_edge.merging.inspection import forms_worth_their_bytes
+
     shape, settings = model.architecture, model.settings
     lines = [
         f"merged model, {model.scope} scope, rank {settings.rank}, layers {settings.layers}",
@@ -87,7 +94,9 @@ def describe_merged_model(model: MergedModel) -> list[str]:
         f"backbone: {model.backbone_source}, sha256 {model.backbone_sha256[:16]}",
     ]
     rows = [(task.name, str(len(task.classes)), str(task.seeds), task.source, task.source_sha256[:16]) for task in model.tasks]
-    return [*lines, "", *_table(("task", "classes", "seeds", "checkpoint", "sha256"), rows)]
+    table = _table(("task", "classes", "seeds", "checkpoint", "sha256"), rows)
+    forms = {name: forms_worth_their_bytes(model, name) for name in model.task_names}
+    return [*lines, "", *table, *_after_a_blank(form_table(forms))]
 
 
 def _router(model: MergedModel) -> str:
@@ -100,6 +109,11 @@ def _router(model: MergedModel) -> str:
     return f"router: {most} blocks of the plain backbone" + (
         " at most, as many as the seeds ask for" if blocks == "auto" else ""
     )
+
+
+def _after_a_blank(lines: Iterable[str]) -> list[str]:
+    shown = list(lines)
+    return ["", *shown] if shown else []
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from mingle_edge.experts.expert_form import ExpertForm, FormPrecision, form_bytes
 from mingle_edge_runtime.bundle.index import SizedForm
 
+RUN_AS_CODES: tuple[FormPrecision, ...] = ("int8", "int4")
+"""The precisions that one tower takes together: it multiplies 8-bit codes, which 4-bit ones are expanded to."""
+
 
 def sized_forms(
     forms: Iterable[ExpertForm], shapes: Mapping[str, Sequence[int]], precisions: Collection[FormPrecision]

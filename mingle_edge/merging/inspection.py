@@ -9,7 +9,7 @@ from mingle_edge.core.errors import FileError
 
 if TYPE_CHECKING:
     from mingle_edge.merging.merged_model import MergedModel
-    from mingle_edge_runtime.bundle.index import BundleIndex
+    from mingle_edge_runtime.bundle.index import BundleIndex, SizedForm
 
 
 def inspect(path: str | Path) -> MergedModel | BundleIndex:
@@ -30,3 +30,17 @@ def inspect(path: str | Path) -> MergedModel | BundleIndex:
 
         return MergedModel.open(path)
     raise FileError(path, "holds neither bundle.json nor mingle.json; give a bundle or a merged model")
+
+
+def forms_worth_their_bytes(model: MergedModel, task: str) -> list[SizedForm]:
+    """Return the forms a task's expert can be exported in together with int8, the smallest first, each better than all smaller.
+
+    What they keep was measured when the task was merged; none where nothing was. Of the expert, shapes alone are read.
+
+    Raises:
+        MergedModelError: there is no such task, or its expert cannot be read.
+    """
+    from mingle_edge.experts.form_choice import RUN_AS_CODES, frontier, sized_forms
+
+    forms = model.task(task).forms
+    return frontier(sized_forms(forms, model.expert_shapes(task), RUN_AS_CODES)) if forms else []

@@ -8,14 +8,18 @@ from decimal import Decimal
 
 from mingle_edge_runtime.errors import BudgetError
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+_UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
 _MOST = 1 << 63
 """bytes that no address space has"""
 
 
 def parse_byte_size(text: str) -> int:
-    """Return the bytes of `64MB` (10^6), `64MiB` (2^20), `1.5 GB` or a plain number, rounded down. Raises `BudgetError`."""
+    """Return the bytes of `64MB` or `64M` (10^6), `64MiB` (2^20), `1.5 GB` or a plain number, rounded down.
+
+    Raises `BudgetError`.
+    """
     match = _PATTERN.fullmatch(text.strip())
     unit = _UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None:
