@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 CELLS, RESULTS, CSV, PAGE = "cells", "results.json", "results.csv", "report.html"
 CARRIED = ("rank",)
-"""Settings of the task file that methods with a parameter of that name take over: a rank belongs to the width of a tower."""
+"""Settings of the task file that methods with a parameter of that name take over: a rank belongs to the width of a tower. Not
+"auto", which each has in its own way.
+"""
 _PACKAGES = ("mingle-edge", "torch", "open_clip_torch", "numpy")
 
 

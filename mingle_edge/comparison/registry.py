@@ -162,7 +162,7 @@ _ADAPTIVE = (
     ),
 )
 
-_SETTINGS = ("semantics", "rank", "layers", "interference_projection", "steps", "learning_rate", "batch_size", "temperature")
+_SETTINGS = ("semantics", "layers", "interference_projection", "steps", "learning_rate", "batch_size", "temperature")
 _CONSTRAINT = ("subspace_directions", "relaxation", "relaxation_decay")
 _EVALUATION = {"pooling": "image", "top_k": None, "components": "null-space", "constant": CONSTANT_START, "routing": "gates"}
 _EXACT = Settings(scope="layer")
@@ -171,7 +171,7 @@ _LEARNING_RATES = _grid("learning_rate", 1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
 def _mingle(name: str, summary: str, settings: Settings, grid: Grid = _LEARNING_RATES, **changes: Any) -> MethodSpec:
-    values = {setting: getattr(settings, setting) for setting in (*_SETTINGS, *_CONSTRAINT)}
+    values = {setting: getattr(settings, setting) for setting in (*_SETTINGS, *_CONSTRAINT)} | {"rank": settings.largest_rank}
     return MethodSpec(name, summary, "mingle:LayerScope", _always(**values | _EVALUATION | changes), grid)
 
 
@@ -260,10 +260,10 @@ _COMPRESSED = (
     ),
 )
 
-# Nothing is tuned where nothing is learned: experts are truncated task vectors, the router is in closed form, and its depth is
-# chosen on the seeds. Rank and top_k trade bytes for accuracy and are not the tuner's to choose.
-_EXPERT = {"rank": 64, "layers": "attn+mlp", "expert_steps": 0, "expert_learning_rate": 5e-4, "expert_precision": "fp32"}
-_IMAGE: dict[str, Any] = {**_EXPERT, **_ROUTER, "top_k": 1}
+# Nothing is tuned: the router is in closed form, and its depth, the rank of experts and where their adaptation stops are chosen
+# on the seeds. Precision and top_k trade bytes for accuracy and are not the tuner's to choose.
+_EXPERT = {name: getattr(Settings(), name) for name in ("rank", "keep", "layers", "expert_steps", "expert_learning_rate")}
+_IMAGE: dict[str, Any] = {**_EXPERT, "expert_precision": "fp32", **_ROUTER, "top_k": 1}
 
 
 def _image(name: str, summary: str, **changes: Any) -> MethodSpec:

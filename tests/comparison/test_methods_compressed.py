@@ -22,7 +22,7 @@ from mingle_edge.comparison.methods.task_vector_quantization import QuantizedTen
 from mingle_edge.comparison.registry import SPECS
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.image_set import ImageSet
-from mingle_edge.experts import expert_adaptation
+from mingle_edge.experts import expert_size
 from mingle_edge.experts.finetuned_task import FinetunedTask
 
 CPU = torch.device("cpu")
@@ -455,7 +455,7 @@ def test_fewer_bits_take_fewer_bytes_and_are_what_is_stored_and_read(tiny):
 
 
 def test_adapted_experts_of_other_seeds_are_not_mistaken_for_each_other(tiny, monkeypatch):
-    monkeypatch.setattr(expert_adaptation, "LEAST_SEEDS", 3)
+    monkeypatch.setattr(expert_size, "LEAST_SEEDS", 3)
     workbench, task = tiny.workbench(), tiny.tasks[0]
     seeds = task.calibration_images.paths
     answers = []

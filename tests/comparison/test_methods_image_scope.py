@@ -12,7 +12,7 @@ from mingle_edge.comparison.methods.image_router import Route
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.evaluation.evaluate import evaluate
-from mingle_edge.experts import expert_adaptation
+from mingle_edge.experts import expert_size
 from mingle_edge.experts.finetuned_task import FinetunedTask
 from mingle_edge.merging.merge import merge
 from mingle_edge.merging.merged_tower import GatedTower
@@ -38,7 +38,7 @@ def test_accuracies_equal_those_of_the_model_merged_into_a_folder(tiny, name, to
 
 
 def test_adapted_experts_are_those_of_the_merge(task_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(expert_adaptation, "LEAST_SEEDS", 5)
+    monkeypatch.setattr(expert_size, "LEAST_SEEDS", 5)
     adapted = task_file.with_name("ADAPTED.toml")
     adapted.write_text(task_file.read_text().replace("rank = 8", "rank = 2\nexpert_steps = 6"))
     model = merge(adapted, tmp_path / "merged", device="cpu")

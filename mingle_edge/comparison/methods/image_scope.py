@@ -25,8 +25,8 @@ from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.settings import Settings
 from mingle_edge.evaluation.answers import Answers
 from mingle_edge.experts.complete_expert import CompleteExpert, expert_linear, expert_parameters
-from mingle_edge.experts.expert_adaptation import adapt_expert
 from mingle_edge.experts.expert_form import LARGEST_RANK, FormPrecision, form_bytes
+from mingle_edge.experts.expert_size import size_expert
 from mingle_edge.experts.finetuned_task import FinetunedTask
 from mingle_edge.experts.rounding import rounded_expert
 from mingle_edge.merging.task_merging import complete_expert
@@ -64,18 +64,16 @@ class ImageScope:
         bench, settings = self.workbench, self.settings
         self.router.add(task)
 
-        def adapted() -> CompleteExpert:
+        def sized() -> CompleteExpert:
             truncated, _ = complete_expert(task, bench, settings)
-            return adapt_expert(truncated, task, bench, settings).expert
+            return size_expert(truncated, task, bench, settings).expert
 
         def served() -> CompleteExpert:
-            complete = once(bench.kept.experts, key, adapted)
+            complete = once(bench.kept.experts, key, sized)
             complete = complete if self.complete else _pairs_of_blocks(complete)
             return rounded_expert(complete, bench.backbone, self.precision)
 
-        adaptation = settings.adaptation_of_experts()
-        seeds = tuple(task.calibration_images.paths) if settings.expert_steps else ()
-        key: Hashable = ("expert", task.name, settings.rank, settings.layers, *adaptation, *seeds)
+        key: Hashable = ("expert", task.name, *settings.of_experts(), *task.calibration_images.paths)
         own_key = (key, self.complete, self.precision)
         self._experts[task.name] = (own_key, once(bench.kept.experts, own_key, served))
 
