@@ -26,6 +26,9 @@ _KINDS = ("A_nibbles", "A_block_scales", "B_nibbles", "B_block_scales", "change_
 _ARCHIVED = tuple(f".{kind}" for kind in _KINDS)
 """Ends of the names of what is stored in few bits and not read by the tower."""
 _BLOCK = 32  # codes that share a scale
+_BYTES = np.arange(256)
+_TWO_CODES = np.stack([(_BYTES & 15) - 8, (_BYTES >> 4) - 8], axis=1).astype(np.float32).view(np.float64)[:, 0]
+"""The two codes of each byte as two float32 side by side: one look-up of 8 bytes is twice as fast as taking bits apart."""
 
 
 @dataclass(frozen=True)
@@ -155,15 +158,12 @@ def _codes(packed: NDArray[np.uint8], scales: NDArray[Any], columns: int) -> tup
     rank, blocks = len(packed), -(-columns // _BLOCK)
     _check(packed, np.uint8, (rank, blocks * _BLOCK // 2))
     _check(scales, np.float16, (rank, blocks))
-    codes = np.empty((rank * blocks, _BLOCK // 2, 2), np.int8)
-    codes[..., 0] = (packed & 15).reshape(codes.shape[:2])
-    codes[..., 1] = (packed >> 4).reshape(codes.shape[:2])
-    codes -= 8
-    values = np.multiply(codes.reshape(-1, _BLOCK), scales.reshape(-1, 1), dtype=np.float32)
+    values = np.take(_TWO_CODES, packed).view(np.float32).reshape(-1, _BLOCK)
+    values *= scales.astype(np.float32).reshape(-1, 1)
     values = values.reshape(rank, -1)[:, :columns]
     peaks = np.maximum(values.max(axis=1), -values.min(axis=1))
     row_scales = np.where(peaks > 0, peaks / np.float32(LARGEST_CODE), np.float32(1)).astype(np.float32)
-    values = values / row_scales[:, None]
+    values /= row_scales[:, None]
     return np.rint(values, out=values).astype(np.int8), row_scales
 
 
