@@ -28,8 +28,7 @@ ABLATIONS: dict[str, str] = {
     "budgets": "mingle-star(rank=8),mingle-star(rank=16),mingle-star(rank=32),mingle-star(rank=64),mingle",
     "compression": (
         "bit-delta(steps=0),bit-delta,tsv-compress,tall-masks,tvq(bits=2),tvq(bits=3),tvq(bits=4),rtvq,smile,"
-        "image(expert_steps=0),image,image(expert_precision=int8),image(expert_precision=int4),"
-        "image(rank=auto,expert_precision=int4)"
+        "image-truncated,image,image-int8,image-int4,image-int4(rank=auto)"
     ),
 }
 """The paper's ablation tables as lists of methods with parameters (arXiv 2505.11883, section 4.3 and appendix); and what each
