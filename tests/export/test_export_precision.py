@@ -32,7 +32,7 @@ from mingle_edge_export import (
 )
 from mingle_edge_export.check import calibration, labeled_accuracy, task_images
 from mingle_edge_export.check.synthetic_images import smooth_images
-from mingle_edge_export.precision.quantization import pack_int4, quantize, quantize_blocks
+from mingle_edge_export.precision.quantization import pack_int4, quantize, quantize_blocks, quantize_change
 from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_runtime import Bundle, EdgeModel
 from mingle_edge_runtime.bundle.index import LARGEST_CODE
@@ -168,6 +168,24 @@ def test_expanded_nibbles_are_the_stored_values(rank, seed):
     product = (expanded["q.A_codes"] * expanded["q.scale"]) @ (expanded["q.B_codes"] / np.float32(64))
     expected = values["A"].T @ values["B"]
     assert np.linalg.norm(product - expected) <= 0.02 * np.linalg.norm(expected)
+
+
+@given(
+    hnp.array_shapes(min_dims=1, max_dims=2, max_side=9).flatmap(
+        lambda shape: hnp.arrays(np.float32, (2, *shape), elements=st.floats(-4, 4, width=32))
+    )
+)
+def test_a_vector_s_change_is_expanded_to_within_half_a_step(pair):
+    vector, default = pair
+    codes, scale = quantize_change(vector, default)
+    assert np.abs(codes.astype(int)).max() <= 127
+    expanded = expand({"ln.change_codes": codes, "ln.change_scale": scale}, {}, {"ln": default}, "it")["ln"]
+    assert (expanded.shape, expanded.dtype) == (vector.shape, np.float32)
+    rows, away = scale.reshape(-1, 1), np.abs(expanded.astype(float) - vector).reshape(len(scale), -1)
+    assert (away <= rows / 2 * (1 + 1e-5) + 1e-6).all()
+    np.testing.assert_allclose(
+        expanded, default + rows.astype(float).reshape(*scale.shape[: codes.ndim - 1], 1) * codes, atol=1e-6
+    )
 
 
 def test_experts_in_4_bits_are_accounted_for_as_they_are_in_memory(tmp_path):

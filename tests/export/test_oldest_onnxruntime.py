@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from measured_forms import with_forms
 from tiny_merged import write_merged
 
 import mingle_edge_runtime
+from mingle_edge.experts.expert_form import ExpertForm
 from mingle_edge_export import ExportOptions, export_bundle
 from mingle_edge_export.check.synthetic_images import smooth_images
 
@@ -119,6 +121,22 @@ def test_the_runtime_computes_the_same_on_both(tmp_path, scope, top_k):
     )
     for name, embeds in new.items():
         np.testing.assert_allclose(old[name], embeds, atol=1e-5, err_msg=name)
+
+
+def test_a_bundle_of_experts_in_8_and_in_4_bits_runs_on_both(tmp_path):
+    forms = {"task0": [ExpertForm(5, "int8", 0.0, 1.0)], "task1": [ExpertForm(5, "int4", 0.0, 1.0)]}
+    merged = with_forms(write_merged(tmp_path / "merged", tasks=2), tmp_path / "measured", forms)
+    loose = {"min_cosine": 0, "min_route_agreement": 0}
+    np.save(tmp_path / "images.npy", smooth_images(6, 40))
+    for top_k in (1, 2):
+        bundle = tmp_path / f"bundle{top_k}"
+        export_bundle(merged.path, bundle, ExportOptions(top_k, keep=0.0, **loose))
+        old, new = (
+            outputs(interpreter, SERVED, bundle, tmp_path / "images.npy", tmp_path / "embeds.npz")
+            for interpreter in (OLD, sys.executable)
+        )
+        for name, embeds in new.items():  # but for codes that rounding decides for
+            np.testing.assert_allclose(old[name], embeds, atol=2e-2, err_msg=name)
 
 
 def test_a_missing_interpreter_fails_with_the_command_that_makes_it(tmp_path):

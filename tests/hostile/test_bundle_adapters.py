@@ -5,6 +5,7 @@ Processes of their own, as a signal would end them.
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -140,6 +141,69 @@ def test_an_adapter_of_another_tower_is_refused_before_it_runs(with_green, array
         with pytest.raises(ExpertError, match=rf"expert 'green' in .*{GREEN}[, ]+{message}"):
             model.embed(images(1), task="green")
         assert np.isfinite(model.embed(images(0), task="red")).all()
+
+
+IN_FEW_BITS = {
+    "q.A_nibbles": np.full((2, 16), 0x9A, np.uint8),
+    "q.A_block_scales": np.ones((2, 1), np.float16),
+    "q.B_nibbles": np.full((2, 16), 0x9A, np.uint8),
+    "q.B_block_scales": np.ones((2, 1), np.float16),
+    "ln.change_codes": np.ones((3, 4), np.int8),
+    "ln.change_scale": np.ones(3, np.float32),
+}
+TOWER = {
+    "q.A_codes": OptionalInput((8, "q.rank"), np.dtype(np.int8)),
+    "q.B_codes": OptionalInput(("q.rank", 6), np.dtype(np.int8)),
+    "q.scale": OptionalInput(("q.rank",), np.dtype(np.float32)),
+    "ln": OptionalInput((3, 4), np.dtype(np.float32)),
+}
+
+
+def expanded(tmp_path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a file with these arrays is expanded to."""
+    write_adapter(tmp_path / "adapter", arrays)
+    return adapter_values(np.fromfile(tmp_path / "adapter", np.uint8), TOWER, {"ln": np.ones((3, 4), np.float32)}, "it")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ln.change_scale": None}, "it, ln: what is in few bits does not fit the tower ('change_scale'): export it again"),
+        ({"ln.change_codes": None}, "it, ln: what is in few bits does not fit the tower ('change_codes')"),
+        ({"ln.change_scale": np.ones(2, np.float32)}, "(float32 [2] instead of float32 [3])"),
+        ({"ln.change_scale": np.ones((3, 1), np.float32)}, "(float32 [3, 1] instead of float32 [3])"),
+        ({"ln.change_scale": np.ones(3, np.float16)}, "(float16 [3] instead of float32 [3])"),
+        ({"ln.change_scale": np.float32([1, np.nan, 1])}, "(a scale is not finite)"),
+        ({"ln.change_scale": np.float32([1, np.inf, 1])}, "(a scale is not finite)"),
+        (
+            {"ln.change_scale": np.float32([1, 3e38, 1]), "ln.change_codes": np.full((3, 4), 127, np.int8)},
+            "(a value is not finite)",
+        ),
+        ({"ln.change_codes": np.ones((4, 3), np.int8)}, "(int8 [4, 3] instead of int8 [3, 4])"),
+        ({"ln.change_codes": np.ones((3, 4), np.uint8)}, "(uint8 [3, 4] instead of int8 [3, 4])"),
+        (
+            {"q.bias.change_codes": np.ones(4, np.int8), "q.bias.change_scale": np.ones(1, np.float32)},
+            "it, q.bias: what is in few bits does not fit the tower ('q.bias')",
+        ),
+        ({"ln": np.ones((3, 4), np.float32)}, "it holds ln twice, in two forms: export it again"),
+        ({"q.scale": np.ones(2, np.float32)}, "it holds q.scale twice, in two forms"),
+        ({"q.A_nibbles": None}, "it, q: what is in few bits does not fit the tower ('A_nibbles')"),
+        ({"q.B_nibbles": None}, "('B_nibbles')"),
+        ({"q.A_block_scales": None}, "('A_block_scales')"),
+        ({"q.B_block_scales": np.float16([[1], [np.inf]])}, "(a scale is not finite)"),
+        ({"q.B_block_scales": np.ones((2, 2), np.float16)}, "(float16 [2, 2] instead of float16 [2, 1])"),
+        ({"q.A_nibbles": np.zeros((2, 15), np.uint8)}, "(uint8 [2, 15] instead of uint8 [2, 16])"),
+        (
+            {"k.A_nibbles": np.zeros((2, 16), np.uint8), "k.A_block_scales": np.ones((2, 1), np.float16)},
+            "it, k: what is in few bits does not fit the tower ('k.A_codes')",
+        ),
+    ],
+)
+def test_what_is_in_few_bits_and_does_not_fit_is_named(tmp_path, change, message: str) -> None:
+    assert set(expanded(tmp_path, IN_FEW_BITS)) == set(TOWER)
+    arrays = {name: array for name, array in (IN_FEW_BITS | change).items() if array is not None}
+    with pytest.raises(ExpertError, match=re.escape(message)):
+        expanded(tmp_path, arrays)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
