@@ -60,7 +60,8 @@ def check(index: dict) -> None:
     spec = index["preprocess"]
     plain = spec["resize"] == "shortest_edge" and spec["rgb"] == "after_crop" and spec["crop_offset"] == "half_to_even"
     plain = plain and spec.get("resized_side", spec["image_size"]) == spec["image_size"]
-    if not (index["scope"] == "image" and index["top_k"] == 1 and index["expert_precision"] != "int4" and plain):
+    plain = plain and all(task["precision"] != "int4" for task in index["tasks"])
+    if not (index["scope"] == "image" and index["top_k"] == 1 and plain):
         sys.exit("error: this bundle takes more than plain ONNX Runtime and these lines: use mingle_edge_runtime")
 
 

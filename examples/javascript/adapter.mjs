@@ -71,8 +71,33 @@ function readParameters(bytes) {
   return parameters;
 }
 
-// Codes of 4 bits as codes of 8 with one scale a rank row (docs/bundle-format.md). `shapes`: the sides of the tower's inputs.
-export function expandNibbles(values, shapes) {
+// An expert in 4 bits as the tower takes it: codes of 8 bits with one scale a rank row, and vectors (docs/bundle-format.md).
+// `shapes`: the sides of the tower's inputs. `defaults`: the backbone's vectors, which such an expert changes.
+export function expand(values, shapes, defaults, title) {
+  try {
+    changeVectors(values, defaults);
+    expandNibbles(values, shapes);
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error; // what a part that is missing raises
+    throw new ExpertError(`${title}: what is in few bits does not fit the tower: export it again`);
+  }
+  return values;
+}
+
+function changeVectors(values, defaults) {
+  for (const name of Object.keys(values).filter((name) => name.endsWith(".change_codes"))) {
+    const vector = name.slice(0, -".change_codes".length);
+    const { dims, data: codes } = values[name],
+      { data: scale } = values[`${vector}.change_scale`];
+    const columns = dims.at(-1);
+    delete values[name];
+    delete values[`${vector}.change_scale`];
+    const data = defaults[vector].data.map((value, i) => value + Math.fround(scale[Math.floor(i / columns)] * codes[i]));
+    values[vector] = { type: "float32", dims, data };
+  }
+}
+
+function expandNibbles(values, shapes) {
   for (const name of Object.keys(values).filter((name) => name.endsWith(".A_nibbles"))) {
     const layer = name.slice(0, -".A_nibbles".length);
     const A = toBytes(values, `${layer}.A`, shapes[`${layer}.A_codes`][0]);
@@ -86,7 +111,6 @@ export function expandNibbles(values, shapes) {
     values[`${layer}.B_codes`] = { type: "int8", dims: [B.rank, B.columns], data: B.codes };
     values[`${layer}.scale`] = { type: "float32", dims: [A.rank], data: scale };
   }
-  return values;
 }
 
 function toBytes(values, name, columns) {

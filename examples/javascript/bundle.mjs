@@ -4,9 +4,10 @@ import { BundleError } from "./errors.mjs";
 import { readNpy } from "./npy.mjs";
 
 const FORMAT = "mingle-edge bundle",
-  FORMAT_VERSION = 5;
+  FORMAT_VERSION = 6;
 const INDEX = "bundle.json";
 const SCOPES = ["image", "layer", "folded"];
+const PRECISIONS = ["fp32", "fp16", "int8", "int4"];
 const TASK_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 const ALIGNMENT = 4096; // bytes, of what lies in a file of weights
 
@@ -125,8 +126,9 @@ function checkIndex(index) {
     (index.scope !== "folded" || count === 1), `tasks has ${count}, a folded bundle has one, others have any`);
   const names = new Set(index.tasks.map(({ name }) => name.toLowerCase()));
   require(names.size === count, "two tasks have the same name");
-  for (const [i, { name, labels, head, bias, expert, expert_bytes: size, logit_scale: scale }] of index.tasks.entries()) {
+  for (const [i, { name, labels, head, bias, expert, expert_bytes: size, logit_scale: scale, precision }] of index.tasks.entries()) {
     require(TASK_NAME.test(name), `tasks[${i}].name must match ${TASK_NAME.source}`);
+    require(PRECISIONS.includes(precision), `tasks[${i}].precision must be one of ${PRECISIONS.join(", ")}`);
     require(labels.length > 0, `tasks[${i}].labels is empty`);
     require(scale > 0 && scale <= 1e6, `tasks[${i}].logit_scale is ${scale}, must be positive and at most 1e6`);
     require((expert != null) === (index.scope === "image"), `tasks[${i}].expert belongs to the image scope alone`);

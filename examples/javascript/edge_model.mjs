@@ -3,7 +3,7 @@
 // The bindings of ONNX Runtime for JavaScript have no call for adapters and no optional inputs, so that the tower is the one
 // whose inputs are all required, and every run feeds an expert or the backbone's own values.
 
-import { checkFit, expandNibbles, readAdapter } from "./adapter.mjs";
+import { checkFit, expand, readAdapter } from "./adapter.mjs";
 import { product } from "./bundle.mjs";
 import { BudgetError, BundleError, UnknownTaskError } from "./errors.mjs";
 import { ExpertStore } from "./expert_store.mjs";
@@ -53,9 +53,7 @@ export class EdgeModel {
     const described = this.#tower.inputMetadata.filter(({ name }) => name !== PIXELS);
     this.#inputs = Object.fromEntries(described.map(({ name, type, shape }) => [name, { type, shape }]));
     this.#defaults = this.#defaultValues(await bundle.defaults(host.readWeights));
-    const sizes = new Map(
-      index.tasks.map((task) => [task.name, (index.expert_precision === "int4" ? 2 : 1) * task.expert_bytes]),
-    );
+    const sizes = new Map(index.tasks.map((task) => [task.name, residentBytes(index, task)]));
     if (this.#router) this.#experts = new ExpertStore(sizes, (task) => this.#readExpert(task), budget, index.top_k);
     for (const task of bundle.tasks) await bundle.head(task); // small, and a damaged one is found now
   }
@@ -176,7 +174,7 @@ export class EdgeModel {
   async #readExpert(name) {
     const { expert } = this.bundle.index.tasks.find((task) => task.name === name);
     const shapes = Object.fromEntries(Object.entries(this.#inputs).map(([input, { shape }]) => [input, shape]));
-    const values = expandNibbles(readAdapter(await this.bundle.read(expert), expert), shapes);
+    const values = expand(readAdapter(await this.bundle.read(expert), expert), shapes, this.#defaults, expert);
     checkFit(values, this.#inputs, expert);
     return values;
   }
@@ -211,6 +209,12 @@ export class EdgeModel {
       probabilities: best.map((i) => probabilities[i]),
     };
   }
+}
+
+// Of an expert in 4 bits, the bytes of what it is expanded to: codes of 8 bits, and vectors of float32.
+function residentBytes({ defaults }, { precision, expert_bytes: size }) {
+  if (precision !== "int4") return size;
+  return 2 * size + 2 * Object.values(defaults?.tensors ?? {}).reduce((sum, { shape }) => sum + product(shape), 0);
 }
 
 function logits({ weight, bias, scale }, embedding) {

@@ -9,21 +9,32 @@ import numpy as np
 import pytest
 import tiny_clip
 from kinds import KINDS, LOOSE
+from measured_forms import with_forms
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from mingle_edge.experts.expert_form import ExpertForm
 from mingle_edge_export import ExportOptions, export_bundle
+
+FORMS = {
+    "task0": [ExpertForm(8, "int8", 0.5, 0.99)],
+    "task1": [ExpertForm(8, "int4", 0.7, 0.98), ExpertForm(8, "int8", 0.1, 1.0)],
+    "task2": [ExpertForm(4, "int4", 0.9, 0.97), ExpertForm(8, "int4", 0.5, 0.98)],
+}
+"""What experts keep, made up."""
 
 
 @pytest.fixture(scope="session")
 def exported(image_model, layer_model, tmp_path_factory):
     """A function from a name in `KINDS` to its bundle, exported once."""
-    folder, models = tmp_path_factory.mktemp("exported"), {"image": image_model, "layer": layer_model}
+    folder = tmp_path_factory.mktemp("exported")
+    measured = with_forms(image_model, folder / "measured", FORMS)
+    models = {"image": image_model, "layer": layer_model, "measured": measured}
 
     @cache
     def bundle(kind: str) -> Path:
-        scope, options = KINDS[kind]
-        export_bundle(models[scope].path, folder / kind, ExportOptions(**options, **LOOSE))
+        model, options = KINDS[kind]
+        export_bundle(models[model].path, folder / kind, ExportOptions(**options, **LOOSE))
         return folder / kind
 
     return bundle

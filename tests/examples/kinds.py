@@ -7,9 +7,11 @@ KINDS = {
     "image-int8": ("image", {"precision": "int8"}),
     "image-int8-two-experts": ("image", {"precision": "int8", "top_k": 2}),
     "image-int4": ("image", {"precision": "int4"}),
+    "image-experts-int8-and-int4": ("measured", {"keep": 1.0}),
+    "image-experts-int8-and-int4-two": ("measured", {"keep": 1.0, "top_k": 2}),
     "layer-fp32": ("layer", {}),
     "layer-int8": ("layer", {"precision": "int8"}),
     "folded": ("image", {"fold": "task1"}),
 }
-"""name -> scope and options of the export"""
+"""name -> merged model and options of the export"""
 LOSSLESS = ("image-fp32", "layer-fp32", "folded")
