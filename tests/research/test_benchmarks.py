@@ -23,6 +23,7 @@ from benchmarks import (
     cuda,
     eviction_policy,
     expert_adaptation_time,
+    expert_archive,
     expert_construction,
     full_size,
     graph_variants,
@@ -141,6 +142,17 @@ def test_full_size(tmp_path, monkeypatch, capsys) -> None:
     assert measured["expert_bytes_read_by_open"] == 0
     assert measured["peak_gib"] == 0.5
     assert measured["ratio_to_dense"]["named"]["ratio"] > 0
+
+
+def test_expert_archive(figures_of) -> None:
+    experts = figures_of(expert_archive, "--models", "tiny", "--ranks", 4, "--rounds", 2)["experts"]
+    found = {(row["precision"], row["by"]): row for row in experts}
+    assert {precision for precision, _ in found} == {"int8", "int4"}
+    assert found["int4", "nothing"]["bytes"] < found["int8", "nothing"]["bytes"]
+    for row in found.values():
+        assert row["share"] == row["bytes"] / found[row["precision"], "nothing"]["bytes"]
+        assert row["open_ms"] > 0
+    assert all(found[precision, "zlib"]["share"] < 1 for precision in ("int8", "int4"))
 
 
 def test_graph_variants(figures_of, monkeypatch) -> None:
