@@ -37,21 +37,25 @@ def backbone_product(codes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def expert_product(codes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """x -> `x codes` as experts multiply, with weights that only a run knows; the same as one of a stack of matrices."""
+    """x -> `x codes` as experts multiply, with weights that only a run knows; the same as one of a stack, and with a bias."""
     graph = Graph("product")
     graph.input("x", ["n", len(codes)])
     graph.input("codes", ["d_in", "d_out"], np.zeros((len(codes), 1), np.int8))
     graph.input("stack", ["k", "d_in", "d_out"], np.zeros((1, len(codes), 1), np.int8))
+    bias = graph.input("bias", ["d_out"], np.zeros(1, np.float32))
     layer = WeightPrecision(graph, WeightFile(io.BytesIO(), "weights.bin"), "int8")
     one = graph.constant(np.ones(1, np.float32))
     for name, output in (("codes", "y"), ("stack", "stacked")):
         graph.output(output, layer.integer_product("x", name, one), ["n", "d_out"] if name == "codes" else ["k", "n", "d_out"])
+    graph.output("biased", layer.integer_product("x", "codes", one, bias), ["n", "d_out"])
     session = _session(graph, {})
-    stack = np.stack([codes, -codes])
+    stack, biases = np.stack([codes, -codes]), np.arange(codes.shape[1], dtype=np.float32)
 
     def run(x: np.ndarray) -> np.ndarray:
-        y, stacked = session.run(["y", "stacked"], {"x": x, "codes": codes, "stack": stack})
+        feeds = {"x": x, "codes": codes, "stack": stack, "bias": biases}
+        y, stacked, biased = session.run(["y", "stacked", "biased"], feeds)
         np.testing.assert_array_equal(stacked, [y, -y])
+        np.testing.assert_array_equal(biased, y + biases)
         return np.asarray(y)
 
     return run
@@ -92,16 +96,19 @@ def test_two_products_fit_16_bits():
     assert np.iinfo(np.int16).min <= 2 * 255 * -LARGEST_CODE
 
 
-def test_onnxruntime_cannot_know_the_weight_zero_point_beforehand():
+@pytest.mark.parametrize(("operator", "zero_point"), [("MatMulInteger", 3), ("MatMulIntegerToFloat", 5)])
+def test_onnxruntime_cannot_know_the_weight_zero_point_beforehand(operator, zero_point):
     """Else its kernel for SME quantizes activations by row: other integers than everywhere else (docs/method.md)."""
     graph = Graph("product")
     graph.input("x", ["n", 8])
     layer = WeightPrecision(graph, WeightFile(io.BytesIO(), "weights.bin"), "int8")
     graph.output("y", layer.linear("layer", "x", np.ones((4, 8), np.float32), None), ["n", 4])
+    codes, bias = graph.input("codes", [8, "m"], np.zeros((8, 1), np.int8)), graph.input("bias", ["m"], np.zeros(1, np.float32))
+    graph.output("z", layer.integer_product("x", codes, graph.constant(np.ones(1, np.float32)), bias), ["n", "m"])
     model = graph.model()
-    product = next(node for node in model.graph.node if node.op_type == "MatMulInteger")
+    product = next(node for node in model.graph.node if node.op_type == operator)
     computed = {output for node in model.graph.node for output in node.output}
-    assert product.input[3] in computed
+    assert product.input[zero_point] in computed
 
 
 # Of the layer scope in 4 bits, nothing is multiplied in integers that a bundle could say.

@@ -32,18 +32,22 @@ class WeightPrecision:
         self._quantized: dict[str, list[str]] = {}
         self._weight_zero_point = ""
 
-    def linear(self, layer: str, x: str, weight: Array, bias: str | None) -> str:
-        """Return the output `[n, d_out]` of a layer for `x [n, d_in]`; weight `[d_out, d_in]`, bias the name of a vector."""
+    def linear(self, layer: str, x: str, weight: Array, addend: str | None) -> str:
+        """Return the output `[n, d_out]` of a layer for `x [n, d_in]`.
+
+        weight: `[d_out, d_in]`.
+        addend: the name of what is added, a bias `[d_out]` or a matrix `[n, d_out]`.
+        """
         precision = "fp32" if layer in self._exact else self._precision
         if precision in ("int8", "int4"):
             y = self._int8(layer, x, weight) if precision == "int8" else self._int4(layer, x, weight)
-            return self._graph.op("Add", y, bias) if bias else y
+            return self._graph.op("Add", y, addend) if addend else y
         value = weight.T if precision == "fp32" else weight.T.astype(np.float16)
         # Stored [d_in, d_out]: ONNX Runtime prepacks only what needs no transposing.
         name = self._graph.weight(f"{layer}.weight", value, self._file)
         if precision == "fp16":
             name = self._graph.op("Cast", name, to=_FLOAT)
-        return self._graph.op("Gemm", x, name, *([bias] if bias else []))
+        return self._graph.op("Gemm", x, name, *([addend] if addend else []))
 
     def quantized(self, x: str) -> list[str]:
         """Return the codes of x in uint8, their scale and their zero point, computed once however many layers read x."""
@@ -51,8 +55,12 @@ class WeightPrecision:
             self._quantized[x] = self._graph.ops("DynamicQuantizeLinear", x, outputs=3)
         return self._quantized[x]
 
-    def integer_product(self, x: str, codes: str, scale: str) -> str:
-        """Multiply x `[..., n, d_in]`, quantized when it arrives, by `codes [..., d_in, d_out]` of int8 and by `scale`."""
+    def integer_product(self, x: str, codes: str, scale: str, optional_bias: str | None = None) -> str:
+        """Multiply x `[..., n, d_in]`, quantized when it arrives, by `codes [..., d_in, d_out]` of int8 and by `scale`.
+
+        optional_bias: the name of a vector `[d_out]` to add that a run may replace. ONNX Runtime fuses an integer product with
+            the addition of a constant alone; for any other its own operator has to be asked for.
+        """
         graph = self._graph
         values, x_scale, zero_point = self.quantized(x)
         if not self._weight_zero_point:
@@ -61,6 +69,9 @@ class WeightPrecision:
             # computed in the run, from a scale, which is never negative.
             negative = graph.op("Less", x_scale, graph.constant(np.array(0, dtype=np.float32)))
             self._weight_zero_point = graph.op("Cast", negative, to=_INT8)
+        if optional_bias:
+            factors = (values, codes, x_scale, scale, zero_point, self._weight_zero_point, optional_bias)
+            return graph.op("MatMulIntegerToFloat", *factors, domain=MICROSOFT)
         product = graph.op("MatMulInteger", values, codes, zero_point, self._weight_zero_point)
         return graph.op("Mul", graph.op("Cast", product, to=_FLOAT), graph.op("Mul", x_scale, scale))
 

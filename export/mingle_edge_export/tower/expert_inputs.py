@@ -33,14 +33,25 @@ class ExpertInputs(Tower):
         self._integer = precision in ("int8", "int4")
         self._stored: type[np.floating[Any]] = np.float16 if precision == "fp16" else np.float32
 
+    def addend(self, layer: str, x: Tokens) -> str | None:
+        """Add the bias, and where the layer carries experts of 8-bit codes `(x A') B + bias` `[batch * count, d_out]`.
+
+        Their product adds a bias at no cost, and the layer's own product accumulates into theirs, so that no pass over the
+        output is needed to add one to the other. Experts in floating point follow in `add_experts`.
+        """
+        bias = super().addend(layer, x)
+        if not (self._integer and layer in self._carrying):
+            return bias
+        with self.graph.part(f"{layer}.expert"):
+            return self._integer_product(layer, x.value, bias)
+
     def add_experts(self, layers: Sequence[str], x: Tokens, tokens: Tokens, outputs: list[str]) -> list[str]:
-        """Return `y + (x A') B` where the layer carries experts, y elsewhere."""
+        """Return `y + (x A') B` where the layer carries an expert in floating point, y elsewhere."""
         added = dict(zip(layers, outputs, strict=True))
         for layer in layers:
-            if layer in self._carrying:
+            if not self._integer and layer in self._carrying:
                 with self.graph.part(f"{layer}.expert"):
-                    product = self._integer_product if self._integer else self._float_product
-                    added[layer] = product(layer, x.value, added[layer])
+                    added[layer] = self._float_product(layer, x.value, added[layer])
         return list(added.values())
 
     def _float_product(self, layer: str, x: str, y: str) -> str:
@@ -52,13 +63,13 @@ class ExpertInputs(Tower):
             factors.append(factor if self._stored is np.float32 else graph.op("Cast", factor, to=_FLOAT))
         return graph.op("Gemm", graph.op("Gemm", x, factors[0], transB=1), factors[1], y)  # [n, rank], [n, d_out]
 
-    def _integer_product(self, layer: str, x: str, y: str) -> str:
+    def _integer_product(self, layer: str, x: str, bias: str | None) -> str:
         graph, rank, (d_out, d_in) = self.graph, f"{layer}.rank", self.architecture.linear_shape(layer)
         A = graph.input(f"{layer}.A_codes", [d_in, rank], np.zeros((d_in, 1), dtype=np.int8))
         B = graph.input(f"{layer}.B_codes", [rank, d_out], np.zeros((1, d_out), dtype=np.int8))
         scale = graph.input(f"{layer}.scale", [rank], np.zeros(1, dtype=np.float32))
         h = self.weights.integer_product(x, A, scale)  # [n, rank]
-        return graph.op("Add", y, self.weights.integer_product(h, B, graph.constant(np.array([CODE_UNIT]))))
+        return self.weights.integer_product(h, B, graph.constant(np.array([CODE_UNIT])), bias)  # [n, d_out]
 
 
 def expert_values(

@@ -161,12 +161,17 @@ class Tower:
 
         tokens: the input of all tokens `[batch * N, d_in]`, which gates read, where x is not that.
         """
-        parameters, outputs = self.backbone.parameters, []
+        outputs = []
         for layer in layers:
+            addend, weight = self.addend(layer, x), self.backbone.parameters[f"{layer}.weight"]
             with self.graph.part(layer):
-                bias = self.vector(f"{layer}.bias") if f"{layer}.bias" in parameters else None
-                outputs.append(self.weights.linear(layer, x.value, parameters[f"{layer}.weight"], bias))
+                outputs.append(self.weights.linear(layer, x.value, weight, addend))
         return [Tokens(y, x.count) for y in self.add_experts(layers, x, tokens or x, outputs)]
+
+    def addend(self, layer: str, x: Tokens) -> str | None:
+        """Add what a layer adds to its product with `x [batch * count, d_in]`: its bias `[d_out]`, None where it has none."""
+        bias = f"{layer}.bias"
+        return self.vector(bias) if bias in self.backbone.parameters else None
 
     def add_experts(self, layers: Sequence[str], x: Tokens, tokens: Tokens, outputs: list[str]) -> list[str]:
         """Return outputs of `layers` with what experts add to each; see `linear`. A plain tower has none."""
