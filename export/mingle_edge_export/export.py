@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,13 @@ from mingle_edge_export.bundle.layer_scope import LayerScopeWriter
 from mingle_edge_export.bundle.output_folder import bundle_folder
 from mingle_edge_export.bundle.writer import BundleWriter
 from mingle_edge_export.cached_model import CachedModel
-from mingle_edge_export.expert_choice import choose_experts
+from mingle_edge_export.expert_choice import ExpertChoice, choose_experts
 from mingle_edge_export.options import ExportOptions
 from mingle_edge_export.precision.smoothing import Smoothing
 from mingle_edge_export.report import ExportReport, TaskAccuracy
 
 MARGIN = 32 << 20  # bytes of disk for everything but weights
+FLOAT = 4  # bytes
 STEM = frozenset({"patch_embedding"})  # stays in fp32: it reads pixels, and is a few percent of the work
 WRITERS: dict[str, type[BundleWriter]] = {"folded": FoldedScopeWriter, "image": ImageScopeWriter, "layer": LayerScopeWriter}
 
@@ -43,8 +45,8 @@ def export_bundle(
     merged = replace(merged, ranks={name: choice.rank for name, choice in choices.items() if choice.rank is not None})
     precisions = {choice.precision for choice in choices.values()}
     bounds, lossless = options.bounds(precisions), options.lossless(precisions)
-    per_task = 0 if options.fold else sum(array.nbytes for array in merged.expert(merged.task_names[0]).values())
-    needed = MARGIN + sum(array.nbytes for array in merged.backbone().values()) + len(merged.tasks) * per_task
+    experts = 0 if options.fold else sum(_most_bytes(merged, name, choice) for name, choice in choices.items())
+    needed = MARGIN + sum(array.nbytes for array in merged.backbone().values()) + experts
     with bundle_folder(Path(bundle_path), needed) as folder:
         writer = WRITERS["folded" if options.fold else merged.scope](folder, merged, options, choices)
         # These load PyTorch, which takes seconds.
@@ -73,3 +75,10 @@ def export_bundle(
             check_accuracy(accuracy, bounds.accuracy_drop)
         files = writer.publish(bundle, reference.golden if lossless else own_golden(bundle, reference), parity)
     return ExportReport(Path(bundle_path), parity, files, accuracy, bundle.index.exact_layers, bundle.index.tasks)
+
+
+def _most_bytes(merged: CachedModel, task: str, choice: ExpertChoice) -> int:
+    """Return the bytes that a task's expert takes of the disk at most."""
+    if choice.form is not None:
+        return choice.form.bytes
+    return FLOAT * sum(math.prod(shape) for shape in merged.expert_shapes(task).values())

@@ -53,7 +53,8 @@ class ExportOptions:
         becomes int8; their test images tell what that costs.
     min_cosine: fail where an embedding's cosine with PyTorch's is less; between 0 and 1, by precision where None.
     min_route_agreement: fail where a smaller share of routes is PyTorch's; between 0 and 1, by precision where None.
-    max_accuracy_drop: fail where more points of accuracy are lost on test images, in the mean over tasks; 0.5 where None.
+    max_accuracy_drop: fail where more points of accuracy are lost on test images, in the mean over tasks, than in PyTorch with
+        experts of the same rank; 0.5 where None.
 
     Raises `OptionError` where a bound is out of its range, asks for accuracy that is measured on no images, or contradicts
     another.

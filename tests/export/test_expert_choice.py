@@ -28,6 +28,7 @@ from mingle_edge_runtime.check.verify import verify
 from mingle_edge_runtime.experts.adapter import read_adapter
 from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.session import CPU, Session
+from mingle_edge_runtime.scopes.image_scope import ImageScope
 
 LOOSE = {"min_cosine": 0.0, "min_route_agreement": 0.0}  # random weights are harder to round than trained ones
 RANK = 6
@@ -332,6 +333,14 @@ def test_what_is_in_8_bits_is_mapped_and_what_is_in_4_expanded(mixed_bundle) -> 
                 size = sum(array.nbytes for array in held.arrays.values()) or task.expert_bytes
                 assert size <= edge.stats().resident_bytes - before
                 assert task.precision == "int4" or edge.stats().resident_bytes - before == task.expert_bytes
+
+
+def test_experts_on_a_device_are_those_in_memory(mixed_bundle) -> None:
+    pixels = preprocess(IMAGES, Bundle.open(mixed_bundle).index.preprocess)
+    mapped, bound = (ImageScope(Bundle.open(mixed_bundle), None, [CPU], 1, device=device) for device in (None, "cpu"))
+    for task in ("task0", "task1", "task2"):
+        np.testing.assert_array_equal(bound.embed(pixels, task)[0], mapped.embed(pixels, task)[0])
+    assert bound.experts.stats().resident_bytes == mapped.experts.stats().resident_bytes
 
 
 def test_answers_do_not_depend_on_the_budget_nor_on_what_ran_before(mixed_bundle) -> None:

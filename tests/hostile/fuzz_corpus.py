@@ -15,10 +15,13 @@ import numpy as np
 import tiny_bundle
 import tiny_clip
 import torch
+from measured_forms import with_forms
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_merged import write_merged
 
+from mingle_edge.experts.expert_form import ExpertForm
+from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export import ExportOptions, export_bundle
 
 CLASSES = ["sea", "river", "lake"]
@@ -53,6 +56,9 @@ def write_exported(root: Path) -> None:
         options = ExportOptions(precision=backbone, expert_precision=experts, **bounds)
         export_bundle(root / "merged" / kind, root / "bundles" / f"exported-{kind}-{experts}", options)
     export_bundle(root / "merged" / "image", root / "bundles" / "exported-folded", ExportOptions(fold="task1"))
+    forms = {f"task{t}": [ExpertForm(3, precision, 0.5, 0.9)] for t, precision in enumerate(("int8", "int4", "int4"))}
+    measured = with_forms(MergedModel.open(root / "merged" / "image"), root / "merged" / "measured", forms)
+    export_bundle(measured.path, root / "bundles" / "exported-image-forms", ExportOptions(keep=1.0, **bounds))
 
 
 def write_pictures(folder: Path) -> None:

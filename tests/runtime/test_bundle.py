@@ -43,6 +43,7 @@ def test_unknown_members_are_ignored(bundles) -> None:
     assert BundleIndex.from_json(record) == Bundle.open(bundles["image", 1]).index
 
 
+FORM = {"rank": 2, "precision": "int4", "bytes": 9, "points_lost": 0.5, "agreement": 0.9}
 INSIDE = r"paths must be relative, use '/', and stay inside the bundle|no control chara"
 ESCAPES = ["../secret", "/etc/passwd", "heads/../../secret", "..\\secret", "C:secret", "./tower.onnx", "", "a//b", "a\0b"]
 MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
@@ -70,6 +71,21 @@ MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
     ("image", ("tasks", 2, "name"), "../red", r"tasks\[2\].name is '../red', must match"),
     ("image", ("tasks", 0, "expert"), None, r"tasks\[0\].expert belongs to the image scope alone"),
     ("image", ("tasks", 0, "expert_bytes"), 7, r"tasks\[0\].expert_bytes is 7, the files say"),
+    ("image", ("tasks", 1, "precision"), None, r"tasks\[1\].precision must be one of fp32, .* is missing"),
+    ("image", ("tasks", 1, "precision"), "int2", r"tasks\[1\].precision must be one of fp32, fp16, int8, int4, is 'int2'"),
+    ("image", ("tasks", 1, "precision"), "int8", "tasks have experts in fp32 and int8, which no tower takes together"),
+    ("image", ("tasks", 1, "points_lost"), 0.5, r"tasks\[1\] must have both points_lost and agreement, or neither"),
+    ("image", ("tasks", 1, "agreement"), 0.5, r"tasks\[1\] must have both points_lost and agreement, or neither"),
+    ("image", ("tasks", 1, "smaller"), {**FORM, "rank": 0}, r"tasks\[1\].smaller.rank is 0, must be at least 1"),
+    ("image", ("tasks", 1, "larger"), {**FORM, "bytes": -1}, r"tasks\[1\].larger.bytes is -1, must be at least 1"),
+    ("image", ("tasks", 1, "larger"), {**FORM, "points_lost": 101}, r"tasks\[1\].larger.points_lost is 101.0, must be between"),
+    (
+        "image",
+        ("tasks", 1, "larger"),
+        {**FORM, "agreement": 1.1},
+        r"tasks\[1\].larger.agreement is 1.1, must be between",
+    ),
+    ("image", ("tasks", 1, "larger"), {"rank": 1}, r"tasks\[1\].larger.precision must be one of .* is missing"),
     ("image", ("preprocess", "mean"), [0.5, 0.5], "preprocess.mean must have 3 items, has 2"),
     ("image", ("preprocess", "std", 0), 0, "preprocess.std is .* must be positive"),
     ("image", ("preprocess", "image_size"), 10**9, "preprocess.image_size is 1000000000"),
