@@ -218,7 +218,7 @@ def _images(source: TaskSource, images: ImageSet, base: Path, warnings: Findings
 
 def _warn_of_weights(names: list[str], comparison: WeightComparison, settings: Settings, warnings: Findings) -> None:
     for name, kinship, facts in zip(names, comparison.kinships, comparison.facts, strict=True):
-        for message in task_warnings(name, kinship, facts.explained_norm[settings.rank], settings.rank):
+        for message in task_warnings(name, kinship, facts.explained_norm[settings.largest_rank], settings.largest_rank):
             warnings.add(name, "checkpoint", message)
     for first, second in comparison.same:
         message = (
@@ -260,6 +260,6 @@ def _container(files: list[Path]) -> str:
 
 def _sizes(architecture: VisionArchitecture, settings: Settings, tasks: list[_Task]) -> list[Size]:
     whole = [task for task in tasks if task.source.classes and task.images is not None]
-    ranks = [settings.rank, *(rank for rank in RANKS if rank > settings.rank)]
+    ranks = [settings.largest_rank, *(rank for rank in RANKS if rank > settings.largest_rank)]
     classes, images = [len(task.source.classes) for task in whole], [len(task.images or ()) for task in whole]
     return sizes(architecture, settings, classes, images, ranks) if whole else []

@@ -53,7 +53,7 @@ def compare_weights(
         for layers in (architecture.linear_layers(), architecture.block_linears(), settings.expert_layers(architecture))
     )
     blocks = sampled_blocks(architecture, settings, tasks)
-    spectrum = Spectrum(tasks, sorted({*RANKS, settings.rank}))
+    spectrum = Spectrum(tasks, sorted({*RANKS, settings.largest_rank}))
     movement: list[dict[str, float]] = [{} for _ in finetuned]
     moved = torch.zeros(2, tasks, dtype=torch.float64)  # squared, of linear layers and of all else
     plain_squares = torch.zeros(2, dtype=torch.float64)

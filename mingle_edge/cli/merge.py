@@ -70,7 +70,9 @@ def summary(model: MergedModel) -> str:
         least = min(kept, key=kept.__getitem__)
         most = f" (least {kept[least]:.1%}, {least})" if len(kept) > 1 else ""
         mean = sum(kept.values()) / len(kept)
-        parts.append(f"experts of rank {model.settings.rank} keep {mean:.1%} of their task vectors' squared norm{most}")
+        ranks = sorted({int(task.record["rank"]) for task in model.tasks if "rank" in task.record})
+        spread = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 1 else str(ranks[0] if ranks else model.settings.rank)
+        parts.append(f"experts of rank {spread} keep {mean:.1%} of their task vectors' squared norm{most}")
     if model.scope == "image":
         parts.append(f"router depth {model.router_depth} of {model.architecture.layers} blocks")
     return ", ".join(parts)

@@ -14,6 +14,9 @@ Pooling = Literal["image", "batch"]
 """Over what a gate value is averaged besides the tokens of an image: nothing more, or the batch."""
 CONSTANT_START = 0.3
 """A constant gate at the scale of static experts in the paper's ablation."""
+AUTOMATIC: Literal["auto"] = "auto"
+LARGEST_AUTOMATIC_RANK = 64
+"""The most that is tried, and the rank where nothing can be tried: in the layer scope, and with few seeds."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,16 @@ class Settings:
         scope: `image`: a router chooses one expert for the whole network. `layer`: the paper's gates choose experts in every
             layer.
         rank: how many directions of a linear layer's change an expert keeps. A higher rank is closer to the fine-tuned model,
-            larger and slower. A layer keeps at most the smaller of its two sides.
+            larger and slower. A layer keeps at most the smaller of its two sides. `auto` takes, task by task, the smallest up
+            to 64 that keeps what `keep` asks for; 64 in the layer scope, and where a task has fewer than ten seeds.
         layers: which linear layers of a block carry experts: all six, or without the attention's output and the MLP's second
             layer, as MINGLE* has it.
         seed: of everything random: which seed images are drawn, their variations, and the gates' adaptation.
         semantics: which defaults the other settings have: this project's, or those of the published code.
+        keep: image scope, with `rank = "auto"`. How many points of accuracy an expert may lose, as its fine-tuned model expects
+            it on seeds left out of the adaptation.
         expert_steps: image scope. How many steps an expert is adapted for, on the seeds and without labels, towards its
-            fine-tuned model. 0 keeps it as the rank cuts it. 150 pays where the rank is small beside the width.
+            fine-tuned model. 0 keeps it as the rank cuts it, in a fraction of the time.
         expert_learning_rate: image scope. Of the Adam optimizer that adapts an expert; it falls to 0.
         router_blocks: image scope. How many blocks of the plain backbone the router reads. `auto` chooses 0 to 3 by leaving out
             one seed image after the other. More blocks route better and take longer.
@@ -54,11 +60,12 @@ class Settings:
     """
 
     scope: Literal["image", "layer"] = "image"
-    rank: int = 64
+    rank: int | Literal["auto"] = AUTOMATIC
     layers: Literal["attn+mlp", "qkv+fc1"] = "attn+mlp"
     seed: int = 0
     semantics: Literal["mingle-edge", "official"] = "mingle-edge"
-    expert_steps: int = 0
+    keep: float = 0.3
+    expert_steps: int = 150
     expert_learning_rate: float = 5e-4
     router_blocks: int | Literal["auto"] = "auto"
     router_augmentations: int = 16
@@ -76,6 +83,11 @@ class Settings:
     relaxation: float = 0.0
     relaxation_decay: float = 0.99
 
+    @property
+    def largest_rank(self) -> int:
+        """Return the rank, or the largest that is tried."""
+        return self.rank if isinstance(self.rank, int) else LARGEST_AUTOMATIC_RANK
+
     def carrying(self) -> tuple[str, ...]:
         """Return the linear layers of a block that carry experts."""
         return ("q", "k", "v", "out", "fc1", "fc2") if self.layers == "attn+mlp" else ("q", "k", "v", "fc1")
@@ -86,9 +98,9 @@ class Settings:
         names = LAYER_SCOPE if self.scope == "image" else IMAGE_SCOPE
         return [name for name in names if getattr(self, name) != getattr(defaults, name)]
 
-    def adaptation_of_experts(self) -> tuple[int, float, int]:
-        """Return what an expert's adaptation depends on."""
-        return self.expert_steps, self.expert_learning_rate, self.seed
+    def of_experts(self) -> tuple[int | str | float, ...]:
+        """Return all that an expert of the image scope depends on."""
+        return self.rank, self.layers, self.keep, self.expert_steps, self.expert_learning_rate, self.seed
 
     def expert_layers(self, architecture: VisionArchitecture) -> list[str]:
         """Return the linear layers of a tower that carry experts, by depth; in the image scope all outside the blocks, too."""
@@ -136,7 +148,7 @@ OFFICIAL = Settings(
 )
 """The published configuration: batch-pooled gates, relaxed gradient projection, QR basis of all tokens."""
 
-IMAGE_SCOPE = ("expert_steps", "expert_learning_rate", "router_blocks", "router_augmentations")
+IMAGE_SCOPE = ("keep", "expert_steps", "expert_learning_rate", "router_blocks", "router_augmentations")
 LAYER_SCOPE = (
     *("interference_projection", "gate_pooling", "gate_start", "steps", "learning_rate", "batch_size", "temperature"),
     *("projected", "subspace_inputs", "subspace_basis", "subspace_directions", "relaxation", "relaxation_decay"),
@@ -146,6 +158,7 @@ LAYER_SCOPE = (
 RANGES: dict[str, tuple[float, float]] = {
     "rank": (1, 1 << 16),
     "seed": (0, (1 << 63) - 1),
+    "keep": (0.0, 100.0),
     "expert_steps": (0, 1 << 20),
     "expert_learning_rate": (1e-12, 10.0),
     "router_blocks": (0, 1 << 16),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,6 +33,20 @@ class CompleteExpert:
             factors={layer: (tensors[f"{layer}.B"], tensors[f"{layer}.A"]) for layer in layers},
             unfactored={name: tensor for name, tensor in tensors.items() if not name.endswith((".A", ".B"))},
         )
+
+    @property
+    def rank(self) -> int:
+        """Return the number of directions of the layer that has most; 0 where no layer has any."""
+        return max((len(A) for _, A in self.factors.values()), default=0)
+
+    def first(self, rank: int) -> CompleteExpert:
+        """Return the expert of the first directions of every layer. Nothing is copied."""
+        return replace(self, factors={layer: (B[:, :rank], A[:rank]) for layer, (B, A) in self.factors.items()})
+
+    def copy(self) -> CompleteExpert:
+        """Return an expert that shares no memory with this one."""
+        factors = {layer: (B.clone(), A.clone()) for layer, (B, A) in self.factors.items()}
+        return CompleteExpert(factors, {name: value.clone() for name, value in self.unfactored.items()})
 
 
 def expert_parameters(backbone: Parameters, experts: Sequence[tuple[float | Tensor, CompleteExpert]]) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Adapting a truncated expert to its fine-tuned model on a task's calibration images, without labels.
 
 Test-time adaptation as in MINGLE (arXiv 2505.11883, 3.2), of the expert in place of its gate: the directions that stay learn
-to do what truncation took away.
+to do what truncation took away. Each step is taken at a rank and a precision drawn anew, so that the first r directions are
+an expert of rank r for every r (nested dropout, arXiv 1402.0915), and rounding is a part of what is learned.
 """
 
 from __future__ import annotations
@@ -9,32 +10,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mingle_edge.clip.architecture import VisionArchitecture
+from mingle_edge.clip.vision_tower import Linear, Parameters, blocks, embed_patches, normalize, plain_linear, pool
 from mingle_edge.core.progress import Progress, silent
-from mingle_edge.data.calibration_images import permutation, shuffled_batches, task_generator
+from mingle_edge.data.calibration_images import shuffled_batches
 from mingle_edge.data.settings import Settings
 from mingle_edge.data.variations import mild_variations
 from mingle_edge.experts.complete_expert import CompleteExpert, expert_linear, expert_parameters
+from mingle_edge.experts.expert_form import FormPrecision
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
-from mingle_edge.experts.low_rank import svd_of_product_sum
+from mingle_edge.experts.left_out_seeds import LeftOutSeeds, image_loss
+from mingle_edge.experts.rounding import rounded_expert
 
 SEEDS_PER_STEP = 16
 """Each with one variation, drawn anew for every step."""
-LEFT_OUT = 5
-"""One seed in so many is left out of the adaptation, to see whether it helps and where it stops to."""
-LEAST_SEEDS = 10
-"""Of fewer, none can be left out that tell anything."""
-VARIATIONS_LEFT_OUT = 4
-LOOKS = 6
+PRECISIONS: tuple[FormPrecision, ...] = ("int8", "int4")
+"""Of steps."""
+TOKENS = 20.0
+"""What a step weighs the tokens with, beside embedding and answer."""
+LOOKS = 5
 """How often during an adaptation the left-out seeds are looked at."""
-EXACT = 1e-6
-"""Loss on the left-out seeds under which there is nothing to adapt."""
 CHUNK_BYTES = 1 << 30
 ACTIVATIONS = 20
 """Tensors `[tokens, width]` that a block keeps for the backward pass, about."""
@@ -42,69 +41,59 @@ ACTIVATIONS = 20
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What came of an adaptation. Losses are those of `adapt_expert`."""
+    """What came of an adaptation."""
 
     expert: CompleteExpert
-    losses: list[float]
+    step: int = 0
+    """after which the expert was taken; 0: it is the one that the adaptation began with"""
+    losses: Sequence[float] = ()
     """of each step, before it"""
-    truncated_loss: float | None
-    """of the expert that it began with, on the left-out seeds; None where none were left out"""
-    adapted_loss: float | None
-    """of `expert`, likewise"""
-    step: int
-    """after which `expert` was taken; 0: it is the one that the adaptation began with"""
     warning: str | None = None
     """what a user should know, in a sentence"""
 
-    def record(self) -> dict[str, Any]:
-        """Return what a merged model records of it."""
-        if self.truncated_loss is None:
-            return {"losses": []}
-        left_out = {"truncated_loss": self.truncated_loss, "adapted_loss": self.adapted_loss, "adapted_steps": self.step}
-        return {"losses": self.losses} | left_out
-
 
 def adapt_expert(
-    expert: CompleteExpert, task: FinetunedTask, pretrained: PretrainedModel, settings: Settings, progress: Progress = silent
+    expert: CompleteExpert,
+    ranks: Sequence[int],
+    task: FinetunedTask,
+    pretrained: PretrainedModel,
+    left_out: LeftOutSeeds,
+    settings: Settings,
+    generator: torch.Generator,
+    progress: Progress = silent,
 ) -> Adaptation:
-    """Adapt all parameters of an expert by Adam, and return it as it was where that was best on seeds left out of it.
+    """Adapt all parameters of an expert by Adam, the rate falling to 0, on the seeds that are not left out.
 
-    With `expert_steps` of 0 nothing is adapted.
+    An image's loss is that of `image_loss`, plus `TOKENS` times the squared distance of its tokens after each block from the
+    fine-tuned model's, as a share of their variance, in the mean over blocks.
 
-    An image's loss is one minus the cosine of its embedding with the fine-tuned model's, plus the divergence of its softmax
-    under the task's head from the fine-tuned model's. The expert depends on no other task.
+    Args:
+        expert: to begin with; it stays as it is.
+        ranks: that steps are taken at; the best moment to stop is where their mean loss on the left-out seeds is least.
+        task: whose seeds are learned from, towards its fine-tuned model.
+        pretrained: the backbone.
+        left_out: the seeds that the best moment is seen on.
+        settings: steps and rate.
+        generator: of seeds and variations, ranks and precisions.
+        progress: is told of each step, with its loss.
     """
-    count, steps = len(task.calibration_images), settings.expert_steps
-    if steps == 0:
-        return Adaptation(expert, [], None, None, 0)
-    if count < LEAST_SEEDS:
-        return Adaptation(
-            *(expert, [], None, None, 0),
-            f"task {task.name!r} has {count} seeds, and its expert was not adapted, which takes {LEAST_SEEDS}; give it more",
-        )
-    generator = task_generator(settings.seed, task.name, "expert")
-    order = permutation(count, generator)
-    left_out, used = sorted(order[: count // LEFT_OUT]), order[count // LEFT_OUT :]
-    student = _Student(expert, task, pretrained)
-    images = task.calibration_images.load(left_out, pretrained.architecture)
-    test = student.taught(mild_variations(images, VARIATIONS_LEFT_OUT, pretrained.architecture, generator).flatten(0, 1))
-    truncated = student.mean_loss(test)
-    if not truncated > EXACT:  # also where it is no number, which nothing can be learned from
-        return Adaptation(expert, [], truncated, truncated, 0)
+    student, steps = _Student(expert, task, pretrained, left_out), settings.expert_steps
     looks = {math.ceil(steps * look / LOOKS) for look in range(1, LOOKS + 1)}
-    kept, best, at, losses = expert, truncated, 0, list[float]()
-    for step, loss in enumerate(student.learn(_batches(task, used, pretrained, steps, generator), settings), start=1):
-        losses.append(loss)
+    kept, best, at, losses = expert, left_out.mean_loss(expert, ranks), 0, list[float]()
+    for step, loss in enumerate(
+        student.learn(_batches(task, left_out, pretrained, steps, generator), ranks, settings, generator)
+    ):
         if not math.isfinite(loss):
             return Adaptation(
-                *(kept, losses[:-1], truncated, best, at),
-                f"task {task.name!r}: the loss of its expert's adaptation was not finite in step {step}, and "
+                *(kept, at, losses),
+                f"task {task.name!r}: the loss of its expert's adaptation was not finite in step {step + 1}, and "
                 f"{'the truncated expert' if at == 0 else f'that of step {at}'} was kept; lower expert_learning_rate",
             )
-        progress("adapt", step, steps, f"loss {loss:.4f}")
-        if step in looks and (now := student.mean_loss(test)) < best:
-            kept, best, at = student.expert(), now, step
-    return Adaptation(kept, losses, truncated, best, at)
+        losses.append(loss)
+        progress("adapt", step + 1, steps, f"loss {loss:.4f}")
+        if step + 1 in looks and (now := left_out.mean_loss(student.expert(), ranks)) < best:
+            kept, best, at = student.expert(), now, step + 1
+    return Adaptation(kept, at, losses)
 
 
 def images_at_once(architecture: VisionArchitecture) -> int:
@@ -113,70 +102,70 @@ def images_at_once(architecture: VisionArchitecture) -> int:
     return max(1, CHUNK_BYTES // (4 * tokens * architecture.width * architecture.layers * ACTIVATIONS))
 
 
-Taught = Sequence[tuple[Tensor, Tensor]]
-"""Images `[n, 3, H, W]` and the fine-tuned model's embeddings of them `[n, output_dim]`, in parts that fit in memory."""
-
-
 class _Student:
     """The tower with an expert that learns, beside the fine-tuned model."""
 
-    def __init__(self, expert: CompleteExpert, task: FinetunedTask, pretrained: PretrainedModel) -> None:
+    def __init__(
+        self, expert: CompleteExpert, task: FinetunedTask, pretrained: PretrainedModel, left_out: LeftOutSeeds
+    ) -> None:
         self._task, self._pretrained = task, pretrained
         factors = {layer: (_leaf(B), _leaf(A)) for layer, (B, A) in expert.factors.items()}
         self._expert = CompleteExpert(factors, {name: _leaf(value) for name, value in expert.unfactored.items()})
+        with torch.no_grad():
+            seen = self._through(left_out.images[0], task.finetuned, plain_linear(task.finetuned))
+        self._variances = [tokens.var(dim=(0, 1), correction=0).mean() for tokens in seen[:-1]]
 
-    @torch.no_grad()
-    def taught(self, images: Tensor) -> Taught:
-        """Return images with what the fine-tuned model makes of them."""
-        at_once = images_at_once(self._pretrained.architecture)
-        parts = torch.split(images.to(self._pretrained.device), at_once)
-        return [(part, self._pretrained.embed(part, self._task.finetuned)) for part in parts]
-
-    @torch.no_grad()
-    def mean_loss(self, taught: Taught) -> float:
-        """Return the mean loss of images."""
-        return sum(float(self._loss(*part).sum()) for part in taught) / sum(len(images) for images, _ in taught)
-
-    def learn(self, batches: Iterator[Tensor], settings: Settings) -> Iterator[float]:
-        """Take a step per batch `[n, 3, H, W]`, the rate falling to 0, and yield the loss that it had before."""
+    def learn(
+        self, batches: Iterator[Tensor], ranks: Sequence[int], settings: Settings, generator: torch.Generator
+    ) -> Iterator[float]:
+        """Take a step per batch `[n, 3, H, W]` and yield the loss that it had before."""
         rate, steps = settings.expert_learning_rate, settings.expert_steps
         parameters = [*(side for pair in self._expert.factors.values() for side in pair), *self._expert.unfactored.values()]
         optimizer = torch.optim.Adam(parameters, lr=rate)
+        at_once = images_at_once(self._pretrained.architecture)
+        forms = [(rank, precision) for rank in ranks for precision in PRECISIONS]
         for step, batch in enumerate(batches):
             optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
             optimizer.zero_grad()
+            rank, precision = forms[int(torch.randint(len(forms), (), generator=generator))]
             total = 0.0
-            for part in self.taught(batch):
-                loss = self._loss(*part).sum() / len(batch)
+            for images in torch.split(batch.to(self._pretrained.device), at_once):
+                loss = self.loss(images, rank, precision).sum() / len(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.item()
             if math.isfinite(total):
                 optimizer.step()
             yield total
 
+    def loss(self, images: Tensor, rank: int, precision: FormPrecision) -> Tensor:
+        """Return the loss of each image `[n]` in one form of the expert."""
+        finetuned = self._task.finetuned
+        with torch.no_grad():
+            *wanted, teacher = self._through(images, finetuned, plain_linear(finetuned))
+        alone = [(1.0, rounded_expert(self._expert.first(rank), self._pretrained.backbone, precision))]
+        parameters = expert_parameters(self._pretrained.backbone, alone)
+        *tokens, embeds = self._through(images, parameters, expert_linear(parameters, alone))
+        triples = zip(tokens, wanted, self._variances, strict=True)
+        shares = [(ours - theirs).square().mean((1, 2)) / variance.clamp(min=1e-12) for ours, theirs, variance in triples]
+        return image_loss(embeds, teacher, self._task.head) + TOKENS * torch.stack(shares).mean(0)
+
     @torch.no_grad()
     def expert(self) -> CompleteExpert:
-        """Return a copy of the expert as it is now, its directions orthogonal and the strongest first."""
-        factors = {}
-        for layer, (B, A) in self._expert.factors.items():
-            U, singular, V = svd_of_product_sum([(B, A)])
-            factors[layer] = (U.to(B.dtype), (singular[:, None] * V.T).to(A.dtype))
-        return CompleteExpert(factors, {name: value.detach().clone() for name, value in self._expert.unfactored.items()})
+        """Return a copy of the expert as it is now."""
+        return self._expert.copy()
 
-    def _loss(self, images: Tensor, teacher: Tensor) -> Tensor:
-        """Return the loss of each image `[n]`."""
-        alone, head = [(1.0, self._expert)], self._task.head
-        parameters = expert_parameters(self._pretrained.backbone, alone)
-        embeds = self._pretrained.embed(images, parameters, expert_linear(parameters, alone))
-        wanted, given = (F.log_softmax(head.logits(of), dim=1) for of in (teacher, embeds))
-        divergence = (wanted.exp() * (wanted - given)).sum(1)
-        return 1 - F.cosine_similarity(embeds, teacher, dim=1) + divergence
+    def _through(self, images: Tensor, parameters: Parameters, linear: Linear) -> list[Tensor]:
+        """Return the tokens after each block `[n, N, width]`, and last the embeddings `[n, dim]`."""
+        architecture = self._pretrained.architecture
+        tokens = list(blocks(embed_patches(images, parameters, architecture, linear), parameters, architecture, linear))
+        return [*tokens, normalize(pool(tokens[-1], parameters, architecture, linear), architecture)]
 
 
 def _batches(
-    task: FinetunedTask, used: Sequence[int], pretrained: PretrainedModel, steps: int, generator: torch.Generator
+    task: FinetunedTask, left_out: LeftOutSeeds, pretrained: PretrainedModel, steps: int, generator: torch.Generator
 ) -> Iterator[Tensor]:
     """Yield seeds, each followed by a variation of it, `[2 seeds, 3, H, W]`."""
+    used = left_out.others
     for numbers in shuffled_batches(len(used), SEEDS_PER_STEP, steps, generator):
         seeds = task.calibration_images.load([used[n] for n in numbers], pretrained.architecture)
         yield mild_variations(seeds, 1, pretrained.architecture, generator).flatten(0, 1)

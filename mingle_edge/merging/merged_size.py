@@ -40,7 +40,7 @@ def bytes_to_write(inputs: MergeInputs, existing: MergedModel | None) -> int:
 def expert_elements(architecture: VisionArchitecture, settings: Settings) -> int:
     """Count the elements of one expert, or the most that it may have where layers were left as they are."""
     shapes = [architecture.linear_shape(layer) for layer in settings.expert_layers(architecture)]
-    factors = sum(min(settings.rank, *shape) * sum(shape) for shape in shapes)
+    factors = sum(min(settings.largest_rank, *shape) * sum(shape) for shape in shapes)
     return factors if settings.scope == "layer" else factors + elements(architecture.vector_shapes().values())
 
 

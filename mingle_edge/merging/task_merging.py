@@ -20,7 +20,7 @@ from mingle_edge.core.errors import CheckpointError
 from mingle_edge.core.progress import WARNING, Progress, silent
 from mingle_edge.data.settings import Settings
 from mingle_edge.experts.complete_expert import CompleteExpert
-from mingle_edge.experts.expert_adaptation import adapt_expert
+from mingle_edge.experts.expert_size import size_expert
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
 from mingle_edge.experts.low_rank import orthonormal
 from mingle_edge.experts.task_vectors import Factors, build_expert
@@ -93,7 +93,7 @@ def layer_experts(
         earlier = {layer: list(zip(old.experts.B, old.experts.A, strict=True)) for layer, old in state.experts.items()}
 
     def build(layer: str, task_vector: Tensor) -> Factors:
-        return build_expert(task_vector, settings.rank, earlier.get(layer, ()))
+        return build_expert(task_vector, settings.largest_rank, earlier.get(layer, ()))
 
     return _experts(task, pretrained, settings, build, progress)
 
@@ -109,7 +109,7 @@ def complete_expert(
     def build(layer: str, task_vector: Tensor) -> Factors | None:
         if not task_vector.any():
             return None
-        return orthonormal(*task.factors[layer]) if layer in task.factors else build_expert(task_vector, settings.rank)
+        return orthonormal(*task.factors[layer]) if layer in task.factors else build_expert(task_vector, settings.largest_rank)
 
     factors, explained_norm = _experts(task, pretrained, settings, build, progress)
     vectors = {name: (task.finetuned[name], pretrained.backbone[name]) for name in pretrained.architecture.vector_shapes()}
@@ -138,11 +138,12 @@ class TaskMerger:
         if settings.scope == "layer":
             tensors, record = self._merge_into_layers(GateLearner(task, pretrained, settings, self.progress))
         else:
-            expert, explained_norm = complete_expert(task, pretrained, settings, self.progress)
-            adaptation = adapt_expert(expert, task, pretrained, settings, self.progress)
-            expert = adaptation.expert
-            record = {"explained_norm": explained_norm} | adaptation.record()
-            warnings = [adaptation.warning] if adaptation.warning else []
+            truncated, explained_norm = complete_expert(task, pretrained, settings, self.progress)
+            sized = size_expert(truncated, task, pretrained, settings, self.progress)
+            expert, warnings = sized.expert, list(sized.warnings)
+            if expert.rank < truncated.rank:
+                explained_norm *= _squared_norm(truncated.first(expert.rank).factors) / _squared_norm(truncated.factors)
+            record = {"explained_norm": explained_norm, "rank": expert.rank} | sized.record()
             tensors = TaskTensors(
                 expert=_factor_arrays(expert.factors) | {name: _array(value) for name, value in expert.unfactored.items()},
                 head=_head_arrays(task.head),
@@ -150,7 +151,7 @@ class TaskMerger:
             )
         _check_finite(task.name, tensors)
         kinship = Kinship.of(task.finetuned, pretrained.backbone, pretrained.architecture)
-        record["warnings"] = warnings + task_warnings(task.name, kinship, record["explained_norm"], settings.rank)
+        record["warnings"] = warnings + task_warnings(task.name, kinship, record["explained_norm"], record["rank"])
         for warning in record["warnings"]:
             self.progress(WARNING, 1, 1, warning)
         return tensors, record
@@ -165,7 +166,11 @@ class TaskMerger:
             gates={layer: (_array(gate.weight[0]), _array(gate.bias)) for layer, gate in added.gates.items()},
             null_space={layer: _array(directions) for layer, directions in added.protected.items()},
         )
-        return tensors, {"explained_norm": added.explained_norm, "losses": added.losses}
+        return tensors, {
+            "explained_norm": added.explained_norm,
+            "rank": self.model.settings.largest_rank,
+            "losses": added.losses,
+        }
 
 
 def _check_finite(task: str, tensors: TaskTensors) -> None:
@@ -198,10 +203,15 @@ def _experts(
         task_vector = pretrained.task_vector(task.finetuned, layer)
         if (expert := build(layer, task_vector)) is not None:
             factors[layer] = expert
-            kept += float(expert[1].double().square().sum())  # B has orthonormal columns: ||B A|| = ||A||
+            kept += _squared_norm({layer: expert})
         total += float(task_vector.double().square().sum())
         progress("experts", done + 1, len(layers), layer)
     return factors, kept / total if total else 1.0
+
+
+def _squared_norm(factors: Mapping[str, Factors]) -> float:
+    """Return the sum of `||B A||^2`, which is `||A||^2` as B has orthonormal columns."""
+    return sum(float(A.double().square().sum()) for _, A in factors.values())
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

@@ -44,7 +44,7 @@ def cosine(product: float, square: float, other_square: float) -> float:
 def settings_warnings(settings: Settings, width: int) -> list[str]:
     """Return a sentence for each thing that settings ask for in vain, in a tower of this width, at most that of any layer."""
     warnings = []
-    if settings.rank > width:
+    if isinstance(settings.rank, int) and settings.rank > width:
         warnings.append(
             f"rank {settings.rank} is more than the tower's width, {width}, and brings nothing more; set rank = {width} or less"
         )

@@ -6,67 +6,30 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_clip import write_images, write_task_file
+from adapted_experts import SETTINGS, embeddings, truncated, weights
 
-from mingle_edge import merge
-from mingle_edge.core.progress import silent
-from mingle_edge.data.images import load_images
-from mingle_edge.data.settings import Settings
-from mingle_edge.data.task_file import read_task_file
+from mingle_edge.data.calibration_images import task_generator
 from mingle_edge.experts import expert_adaptation
-from mingle_edge.experts.complete_expert import CompleteExpert
 from mingle_edge.experts.expert_adaptation import adapt_expert
-from mingle_edge.merging.merge_inputs import read_merge_inputs
-from mingle_edge.merging.task_merging import complete_expert
-
-SETTINGS = Settings(rank=3, expert_steps=40, expert_learning_rate=2e-3)
+from mingle_edge.experts.left_out_seeds import LeftOutSeeds
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A task file of two tasks with twenty seeds each, and images of the first that no seed shows."""
-    folder = tmp_path_factory.mktemp("tasks")
-    write_task_file(folder, tasks=2)
-    for number in range(2):
-        write_images(folder / "seeds" / f"task{number}", count=20, seed=number)
-    write_images(folder / "unseen", count=40, seed=0, variant=9)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def loaded(folder):
-    """The backbone and the first task, in memory."""
-    inputs = read_merge_inputs(read_task_file(folder / "TASKS.toml"), silent)
-    pretrained = inputs.load(torch.device("cpu"))
-    return pretrained, inputs.tasks[0].load(pretrained)
-
-
-def truncated(loaded, settings=SETTINGS):
+def adapted(loaded, ranks=(3,), settings=SETTINGS, progress=None):
     pretrained, task = loaded
-    return complete_expert(task, pretrained, settings)[0]
-
-
-def weights(expert: CompleteExpert, pretrained):
-    """The tower of an expert, multiplied out."""
-    moved = {f"{layer}.weight": pretrained.backbone[f"{layer}.weight"] + B @ A for layer, (B, A) in expert.factors.items()}
-    return {**pretrained.backbone, **expert.unfactored, **moved}
-
-
-def embeddings(loaded, folder, parameters):
-    pretrained, _ = loaded
-    paths = sorted((folder / "unseen").iterdir())
-    with torch.no_grad():
-        return pretrained.embed(load_images(paths, pretrained.architecture), parameters)
+    generator = task_generator(0, task.name, "expert")
+    left_out = LeftOutSeeds(task, pretrained, generator)
+    told = {} if progress is None else {"progress": progress}
+    expert = truncated(loaded, replace(settings, rank=max(ranks)))
+    return adapt_expert(expert, ranks, task, pretrained, left_out, settings, generator, **told), expert, left_out
 
 
 def test_an_adapted_expert_is_closer_to_its_model_on_images_it_never_saw(loaded, folder) -> None:
     pretrained, task = loaded
-    before = truncated(loaded)
-    adaptation = adapt_expert(before, task, pretrained, SETTINGS)
+    adaptation, before, left_out = adapted(loaded)
     teacher = embeddings(loaded, folder, task.finetuned)
     distances = [1 - (embeddings(loaded, folder, weights(e, pretrained)) * teacher).sum(1) for e in (before, adaptation.expert)]
     assert distances[1].mean() < 0.8 * distances[0].mean()
-    assert adaptation.adapted_loss < 0.8 * adaptation.truncated_loss
+    assert left_out.mean_loss(adaptation.expert, (3,)) < 0.8 * left_out.mean_loss(before, (3,))
     assert len(adaptation.losses) == 40
     assert adaptation.warning is None
     assert {layer: (B.shape, A.shape) for layer, (B, A) in adaptation.expert.factors.items()} == {
@@ -75,69 +38,73 @@ def test_an_adapted_expert_is_closer_to_its_model_on_images_it_never_saw(loaded,
     assert adaptation.expert.unfactored.keys() == before.unfactored.keys()
 
 
-def test_directions_stay_orthonormal_and_the_strongest_first(loaded) -> None:
+def test_the_first_directions_are_a_better_expert_of_every_rank(loaded, folder) -> None:
+    """Of ranks that steps were taken at, and of one between two of them."""
     pretrained, task = loaded
-    expert = adapt_expert(truncated(loaded), task, pretrained, SETTINGS).expert
-    for B, A in expert.factors.values():
-        torch.testing.assert_close(B.T @ B, torch.eye(3), rtol=0, atol=1e-5)
-        norms = A.norm(dim=1)
-        assert (norms.diff() <= 1e-6).all()
-        products = A @ A.T
-        torch.testing.assert_close(products, products.diag().diag(), rtol=0, atol=1e-4 * float(norms[0]) ** 2)
+    adaptation, before, _ = adapted(loaded, (2, 6))
+    teacher = embeddings(loaded, folder, task.finetuned)
+    for rank in (2, 4, 6):
+        far, near = (
+            1 - (embeddings(loaded, folder, weights(e.first(rank), pretrained)) * teacher).sum(1).mean()
+            for e in (before, adaptation.expert)
+        )
+        assert near < 0.9 * far, rank
 
 
-def test_the_recorded_loss_is_that_of_the_definition(loaded) -> None:
-    """One minus cosine, plus the Kullback-Leibler divergence as torch computes it, on the tower multiplied out."""
+def test_a_step_s_loss_is_that_of_the_definition(loaded) -> None:
+    """Cosine, divergence as torch computes it, and tokens, on the tower of the rounded expert multiplied out."""
     pretrained, task = loaded
-    expert = truncated(loaded)
+    expert, generator = truncated(loaded), task_generator(0, task.name, "expert")
+    left_out = LeftOutSeeds(task, pretrained, generator)
+    student = expert_adaptation._Student(expert, task, pretrained, left_out)
     images = task.calibration_images.load(range(6), pretrained.architecture)
-    student = expert_adaptation._Student(expert, task, pretrained)
+    rounded = weights(expert_adaptation.rounded_expert(expert.first(2), pretrained.backbone, "int4"), pretrained)
     with torch.no_grad():
-        teacher, embeds = (pretrained.embed(images, p) for p in (task.finetuned, weights(expert, pretrained)))
-    logits = [task.head.logits(e).log_softmax(1) for e in (embeds, teacher)]
-    divergence = torch.nn.functional.kl_div(*logits, reduction="batchmean", log_target=True)
-    expected = float((1 - (embeds * teacher).sum(1)).mean() + divergence)
-    assert student.mean_loss(student.taught(images)) == pytest.approx(expected, rel=1e-4)
+        teacher, embeds = (pretrained.embed(images, p) for p in (task.finetuned, rounded))
+        logits = [task.head.logits(e).log_softmax(1) for e in (embeds, teacher)]
+        divergence = torch.nn.functional.kl_div(*logits, reduction="none", log_target=True).sum(1)
+        tokens = [list(tokens_of(pretrained, images, p)) for p in (rounded, task.finetuned)]
+        seen = list(tokens_of(pretrained, left_out.images[0], task.finetuned))
+        shares = [
+            ((a - b) ** 2).flatten(1).mean(1) / c.flatten(0, 1).var(0, correction=0).mean()
+            for a, b, c in zip(*tokens, seen, strict=True)
+        ]
+        expected = 1 - (embeds * teacher).sum(1) + divergence + expert_adaptation.TOKENS * sum(shares) / len(shares)
+        torch.testing.assert_close(student.loss(images, 2, "int4"), expected, rtol=1e-3, atol=1e-5)
+
+
+def tokens_of(pretrained, images, parameters):
+    from mingle_edge.clip import vision_tower
+
+    linear = vision_tower.plain_linear(parameters)
+    patches = vision_tower.embed_patches(images, parameters, pretrained.architecture, linear)
+    return vision_tower.blocks(patches, parameters, pretrained.architecture, linear)
 
 
 def test_parts_that_fit_in_memory_add_up_to_the_batch(loaded, monkeypatch) -> None:
-    pretrained, task = loaded
     settings = replace(SETTINGS, expert_steps=3)
-    whole = adapt_expert(truncated(loaded), task, pretrained, settings)
+    whole, *_ = adapted(loaded, settings=settings)
     monkeypatch.setattr(expert_adaptation, "CHUNK_BYTES", 1)
-    assert expert_adaptation.images_at_once(pretrained.architecture) == 1
-    parts = adapt_expert(truncated(loaded), task, pretrained, settings)
+    assert expert_adaptation.images_at_once(loaded[0].architecture) == 1
+    parts, *_ = adapted(loaded, settings=settings)
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
-    assert parts.adapted_loss == pytest.approx(whole.adapted_loss, rel=1e-3)
 
 
-def test_an_exact_expert_and_no_steps_leave_an_expert_as_it_was(loaded) -> None:
-    pretrained, task = loaded
-    exact = truncated(loaded, replace(SETTINGS, rank=512))
-    adaptation = adapt_expert(exact, task, pretrained, SETTINGS)
-    assert adaptation.expert is exact
-    assert (adaptation.losses, adaptation.step) == ([], 0)
-
-
-def test_where_adaptation_does_harm_the_truncated_expert_is_kept(loaded) -> None:
-    pretrained, task = loaded
-    before = truncated(loaded)
-    adaptation = adapt_expert(before, task, pretrained, replace(SETTINGS, expert_learning_rate=2.0, expert_steps=1))
+def test_where_adaptation_does_harm_the_expert_is_returned_as_it_was(loaded) -> None:
+    adaptation, before, _ = adapted(loaded, settings=replace(SETTINGS, expert_learning_rate=2.0, expert_steps=1))
     assert adaptation.expert is before
     assert adaptation.step == 0
-    assert adaptation.adapted_loss == adaptation.truncated_loss
 
 
 def test_a_loss_that_is_no_number_ends_the_adaptation_and_names_the_step(loaded, monkeypatch) -> None:
-    pretrained, task = loaded
-    before, batches = truncated(loaded), expert_adaptation._batches
+    batches = expert_adaptation._batches
 
     def with_a_hole(*arguments):
         for step, batch in enumerate(batches(*arguments), start=1):
             yield batch * torch.nan if step == 3 else batch
 
     monkeypatch.setattr(expert_adaptation, "_batches", with_a_hole)
-    adaptation = adapt_expert(before, task, pretrained, SETTINGS)
+    adaptation, before, _ = adapted(loaded)
     assert adaptation.expert is before
     assert len(adaptation.losses) == 2
     assert adaptation.warning == (
@@ -146,25 +113,7 @@ def test_a_loss_that_is_no_number_ends_the_adaptation_and_names_the_step(loaded,
     )
 
 
-def test_few_seeds_are_not_adapted_on_and_that_is_said(tmp_path) -> None:
-    write_task_file(tmp_path, tasks=1, rank=3, expert_steps=4)
-    plain = tmp_path / "PLAIN.toml"
-    plain.write_text((tmp_path / "TASKS.toml").read_text().replace("expert_steps = 4", "expert_steps = 0"))
-    warned = merge(tmp_path / "TASKS.toml", tmp_path / "a", device="cpu")
-    merge(plain, tmp_path / "b", device="cpu")
-    assert warned.task("task0").record["warnings"] == [
-        "task 'task0' has 6 seeds, and its expert was not adapted, which takes 10; give it more"
-    ]
-    assert (tmp_path / "a/experts/task0.safetensors").read_bytes() == (tmp_path / "b/experts/task0.safetensors").read_bytes()
-
-
-def test_an_expert_depends_on_no_other_task(folder, tmp_path) -> None:
-    text = (folder / "TASKS.toml").read_text()
-    parts = text.split("[[task]]")
-    settings = "[settings]\nrank = 3\nexpert_steps = 4\n"
-    for name, chosen in (("BOTH", parts[1:]), ("SECOND", parts[2:])):
-        head = parts[0].replace("[settings]\n", settings)
-        (folder / f"{name}.toml").write_text("[[task]]".join([head, *chosen]))
-        merge(folder / f"{name}.toml", tmp_path / name, device="cpu")
-    both, second = (tmp_path / name / "experts/task1.safetensors" for name in ("BOTH", "SECOND"))
-    assert both.read_bytes() == second.read_bytes()
+def test_progress_is_told_of_every_step_with_its_loss(loaded) -> None:
+    told = []
+    adaptation, *_ = adapted(loaded, settings=replace(SETTINGS, expert_steps=3), progress=lambda *state: told.append(state))
+    assert told == [("adapt", step, 3, f"loss {loss:.4f}") for step, loss in enumerate(adaptation.losses, start=1)]

@@ -1,0 +1,143 @@
+"""How many directions a task's expert has: adapted on the seeds, and of the smallest rank that keeps what it must."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mingle_edge.core.progress import Progress, silent
+from mingle_edge.data.calibration_images import task_generator
+from mingle_edge.data.settings import AUTOMATIC, Settings
+from mingle_edge.experts.complete_expert import CompleteExpert
+from mingle_edge.experts.expert_adaptation import Adaptation, adapt_expert
+from mingle_edge.experts.expert_form import ExpertForm, FormPrecision
+from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
+from mingle_edge.experts.left_out_seeds import LEAST_SEEDS, Kept, LeftOutSeeds
+from mingle_edge.experts.rounding import rounded_expert
+
+SMALLEST = 4
+"""Rank under which none is tried."""
+EXACT = 1e-6
+"""Loss on the left-out seeds under which there is nothing to adapt."""
+PRECISIONS: tuple[FormPrecision, ...] = ("fp32", "int8", "int4")
+
+
+@dataclass(frozen=True)
+class SizedExpert:
+    """An expert whose first r directions are the expert of rank r, and how it came to be."""
+
+    expert: CompleteExpert
+    forms: tuple[ExpertForm, ...] = ()
+    """what it keeps in every rank and precision, ranks ascending; none where there are too few seeds"""
+    truncated_loss: float | None = None
+    """of the truncated expert of the same rank on the left-out seeds, as in `image_loss`"""
+    adapted_loss: float | None = None
+    """of `expert`, likewise"""
+    adapted_steps: int = 0
+    """after which it was taken; 0: it is truncated and no more"""
+    losses: Sequence[float] = ()
+    """of each step of the adaptation, before it"""
+    warnings: tuple[str, ...] = ()
+    """what a user should know, in sentences"""
+
+    def record(self) -> dict[str, Any]:
+        """Return what a merged model records of it."""
+        if not self.forms:
+            return {}
+        kept = {"truncated_loss": self.truncated_loss, "adapted_loss": self.adapted_loss, "adapted_steps": self.adapted_steps}
+        return kept | {"losses": list(self.losses), "forms": [form.to_json() for form in self.forms]}
+
+
+def ranks_up_to(largest: int) -> list[int]:
+    """Return the ranks that are tried of an expert, ascending: 4, 6, 8, 12, 16, 24 and so on, and its own."""
+    ladder = (base << shift for shift in range(largest.bit_length()) for base in (SMALLEST, 3 * SMALLEST // 2))
+    return [*(rank for rank in ladder if rank < largest), largest]
+
+
+def size_expert(
+    truncated: CompleteExpert,
+    task: FinetunedTask,
+    pretrained: PretrainedModel,
+    settings: Settings,
+    progress: Progress = silent,
+) -> SizedExpert:
+    """Adapt a truncated expert, choose its rank, and measure what it keeps, on the seeds and without labels.
+
+    With `rank = "auto"` the expert is of the smallest rank that loses at most `keep` points on seeds left out of the
+    adaptation, with another rank of that one. Where adaptation does not help there, it is the truncated one. With
+    `expert_steps` of 0 nothing is adapted. The expert depends on no other task.
+    """
+    count, largest, automatic = len(task.calibration_images), truncated.rank, settings.rank == AUTOMATIC
+    if not largest:
+        return SizedExpert(truncated)
+    if count < LEAST_SEEDS:
+        return SizedExpert(truncated, warnings=_few_seeds(task.name, count, largest, settings))
+    generator = task_generator(settings.seed, task.name, "expert")
+    left_out = LeftOutSeeds(task, pretrained, generator, adapts=settings.expert_steps > 0)
+    before = {rank: left_out.kept(truncated.first(rank)) for rank in ranks_up_to(largest)}
+    if automatic:  # adapted, half of what truncation needs may do, and twice of it surely does
+        largest = min(largest, 2 * _smallest(before, settings.keep))
+    ranks, start = ranks_up_to(largest), truncated.first(largest)
+    before |= {largest: left_out.kept(start)}
+    adaptation = Adaptation(start)
+    if settings.expert_steps and _worthwhile(before[largest], ranks, automatic):
+        learned = ranks[::-2]  # every other: an expert between two that learned is good, too
+        adaptation = adapt_expert(start, learned, task, pretrained, left_out, settings, generator, progress)
+    after = {rank: left_out.kept(adaptation.expert.first(rank)) for rank in ranks} if adaptation.step else before
+    if automatic:
+        reached = _smallest(after, settings.keep)
+        largest = reached if after[reached].points_lost <= settings.keep else _smallest(before, settings.keep)
+    better = after[largest].loss < before[largest].loss and not (
+        automatic and before[largest].points_lost <= settings.keep < after[largest].points_lost
+    )
+    kept, expert = (after, adaptation.expert) if better else (before, truncated)
+    expert = expert.first(largest).copy()
+    warnings = [adaptation.warning] if adaptation.warning else []
+    if automatic and kept[largest].points_lost > settings.keep:
+        warnings.append(_misses(task.name, largest, kept[largest].points_lost, settings.keep))
+    forms = _measure(expert, left_out, pretrained, progress)
+    losses, step = adaptation.losses, adaptation.step if better else 0
+    return SizedExpert(expert, forms, before[largest].loss, kept[largest].loss, step, losses, tuple(warnings))
+
+
+def _smallest(kept: Mapping[int, Kept], points: float) -> int:
+    """Return the smallest rank that loses at most so many points, or the one that loses least."""
+    within = [rank for rank in kept if kept[rank].points_lost <= points]
+    return min(within) if within else min(kept, key=lambda rank: (kept[rank].points_lost, rank))
+
+
+def _worthwhile(largest: Kept, ranks: Sequence[int], automatic: bool) -> bool:
+    """Return whether there is something to gain: a smaller rank, or a loss that is a number and not 0."""
+    return math.isfinite(largest.loss) and (len(ranks) > 1 if automatic else largest.loss > EXACT)
+
+
+def _measure(
+    expert: CompleteExpert, left_out: LeftOutSeeds, pretrained: PretrainedModel, progress: Progress
+) -> tuple[ExpertForm, ...]:
+    wanted = [(rank, precision) for rank in ranks_up_to(expert.rank) for precision in PRECISIONS]
+    forms = []
+    for done, (rank, precision) in enumerate(wanted, start=1):
+        kept = left_out.kept(rounded_expert(expert.first(rank), pretrained.backbone, precision))
+        forms.append(ExpertForm(rank, precision, kept.points_lost, kept.agreement))
+        progress("measure", done, len(wanted), str(forms[-1]))
+    return tuple(forms)
+
+
+def _few_seeds(task: str, count: int, rank: int, settings: Settings) -> tuple[str, ...]:
+    """Return a warning where a setting asks for what takes more seeds."""
+    asked = [what for what, is_asked in (("adapted", settings.expert_steps), ("sized", settings.rank == AUTOMATIC)) if is_asked]
+    if not asked:
+        return ()
+    return (
+        f"task {task!r} has {count} seeds, and its expert, of rank {rank}, was not {' or '.join(asked)}, which takes "
+        f"{LEAST_SEEDS}; give it more",
+    )
+
+
+def _misses(task: str, rank: int, lost: float, keep: float) -> str:
+    return (
+        f"task {task!r}: of all ranks tried an expert of rank {rank} loses least, {lost:.2f} points on seeds left out, which "
+        f"is more than keep = {keep:g}; set a larger rank, or raise keep"
+    )
