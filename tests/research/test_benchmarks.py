@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from benchmarks import (
@@ -33,8 +34,10 @@ from benchmarks import (
     route_reuse,
     router_depth,
     server_throughput,
+    small_experts,
     submit,
     task_cost,
+    task_vector_spectra,
     weight_codes,
 )
 from benchmarks.architectures import MODELS
@@ -142,6 +145,8 @@ def test_full_size(tmp_path, monkeypatch, capsys) -> None:
     assert measured["expert_bytes_read_by_open"] == 0
     assert measured["peak_gib"] == 0.5
     assert measured["ratio_to_dense"]["named"]["ratio"] > 0
+    sizes_of_files = [path.stat().st_size for path in sorted((tmp_path / "bundle-image/experts").iterdir())]
+    assert [expert["expert_bytes"] for expert in measured["experts"]] == sizes_of_files
 
 
 def test_expert_archive(figures_of) -> None:
@@ -214,6 +219,21 @@ def test_router_depth(figures_of, monkeypatch) -> None:
     assert len(rows) == len(figures["times_dense"])
 
 
+def test_small_experts(figures_of, capsys) -> None:
+    sizes = ["--models", "tiny", "--ranks", 4, "--openings", 1, "--rounds", 2, "--account", 4]
+    figures = figures_of(small_experts, *sizes)["models"]["tiny"]
+    layers = {layer: TINY.linear_shape(layer) for layer in TINY.linear_layers()}
+    added, plain = sum(4 * (d_out + d_in) for d_out, d_in in layers.values()), sum(o * i for o, i in layers.values())
+    assert figures["arithmetic"] == {"0": 1, "4": pytest.approx(1 + added / plain)}
+    assert list(figures["ratios"]) == ["dense", "fp32 0", "fp32 4", "int8 0", "int8 4"]
+    assert all(row["ratio"] > 0 for row in figures["ratios"].values())
+    for account in figures["account"].values():
+        own = [time for name, time in account.items() if name.startswith(small_experts.OF_EXPERTS)]
+        assert account["arithmetic"] > 0
+        assert 0 < account["all of experts"] <= 2 * sum(own)  # medians of sums and sums of medians differ
+    assert "| rank | arithmetic | experts fp32 | experts int8 |" in capsys.readouterr().out
+
+
 def test_submit(image_bundle, figures_of) -> None:
     figures = figures_of(submit, image_bundle, "--frames", 4, "--rounds", 1, "--size", "64x36", *ONE_THREAD)
     assert figures["submit_over_classify"] > 0
@@ -230,6 +250,26 @@ def test_task_cost(figures_of, tmp_path, capsys) -> None:
     figures = figures_of(task_cost, *options, *ONE_THREAD)["figures"]
     assert {kind: len(tasks) for kind, tasks in figures.items()} == {"image": 3, "weight-averaging": 3}
     assert capsys.readouterr().out.splitlines()[-1].startswith("| weight-averaging | ")
+
+
+def test_task_vector_spectra(task_file, figures_of, capsys) -> None:
+    figures = figures_of(task_vector_spectra, task_file)
+    kept = np.array(list(figures["kept"].values()))
+    assert (np.diff(kept, axis=1) >= 0).all()
+    assert (kept > np.array(figures["shares"]) - 1e-9).all()  # the first directions are the largest
+    assert (kept <= 1).all()
+    assert "| mean of blocks | " in capsys.readouterr().out
+
+
+def test_the_law_of_spectra_is_found_again_in_what_is_drawn_by_it() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(96, 384)
+    drawn = full_size.difference(weight)
+    assert float(drawn.norm() / weight.norm()) == pytest.approx(full_size.SHIFT, rel=1e-5)
+    values = np.linalg.svd(drawn.double().numpy(), compute_uv=False)
+    np.testing.assert_allclose(values / values[0], full_size.decaying(96, *full_size.DECAY), rtol=1e-3)
+    start, exponent = task_vector_spectra.fit(task_vector_spectra.kept_energy(values), 96)
+    assert (start, exponent) == pytest.approx(full_size.DECAY, rel=0.1)
 
 
 def test_weight_codes(task_file, image_model, figures_of, tmp_path, monkeypatch) -> None:
