@@ -38,6 +38,8 @@ def write_corpus(root: Path, exported: bool = True) -> Path:
     write_pictures(root / "pictures")
     for kind in KINDS:
         write_merged(root / "merged" / kind, scope=kind)
+    forms = {f"task{t}": [ExpertForm(3, precision, 0.5, 0.9)] for t, precision in enumerate(("int8", "int4", "int4"))}
+    with_forms(MergedModel.open(root / "merged" / "image"), root / "merged" / "measured", forms)
     write_task_file(root / "tasks")
     write_parquet(root / "parquet")
     write_tars(root / "tars")
@@ -56,9 +58,7 @@ def write_exported(root: Path) -> None:
         options = ExportOptions(precision=backbone, expert_precision=experts, **bounds)
         export_bundle(root / "merged" / kind, root / "bundles" / f"exported-{kind}-{experts}", options)
     export_bundle(root / "merged" / "image", root / "bundles" / "exported-folded", ExportOptions(fold="task1"))
-    forms = {f"task{t}": [ExpertForm(3, precision, 0.5, 0.9)] for t, precision in enumerate(("int8", "int4", "int4"))}
-    measured = with_forms(MergedModel.open(root / "merged" / "image"), root / "merged" / "measured", forms)
-    export_bundle(measured.path, root / "bundles" / "exported-image-forms", ExportOptions(keep=1.0, **bounds))
+    export_bundle(root / "merged" / "measured", root / "bundles" / "exported-image-forms", ExportOptions(keep=1.0, **bounds))
 
 
 def write_pictures(folder: Path) -> None:
