@@ -1,6 +1,6 @@
 """Merge, export and run at full size: time, memory and latency of a whole CLIP vision tower with N tasks.
 
-    python -m benchmarks.full_size --model ViT-B-32 --tasks 8 -o DIR [--scope image|layer|both] [--rank 64]
+    python -m benchmarks.full_size --model ViT-B-32 --tasks 8 -o DIR [--scope image|layer|both] [--rank 64|auto]
                                    [--keep POINTS | --expert-bytes SIZE]
 
 Writes a random but realistically scaled backbone and N fine-tuned copies in Hugging Face's format, heads and seed images,
@@ -45,7 +45,8 @@ DECAY = 0.13, 1.8
 
 def main(options: Sequence[str] | None = None) -> None:
     """Run what was asked for."""
-    parser = make_parser(__doc__, tasks=8, rank=64, runs=60)
+    parser = make_parser(__doc__, tasks=8, runs=60)
+    parser.add_argument("--rank", default="64", help="a number, or auto [default: 64]")
     parser.add_argument("--model", default="ViT-B-32", choices=list(MODELS))
     parser.add_argument("--scope", default="both", choices=["image", "layer", "both"])
     size = parser.add_mutually_exclusive_group()
@@ -66,7 +67,8 @@ def main(options: Sequence[str] | None = None) -> None:
 def measure(folder: Path, scope: str, arguments: argparse.Namespace, known: Mapping[str, Any]) -> dict[str, Any]:
     """Time, memory and latency of one scope; `known` figures whose output still exists are kept."""
     merged, bundle = folder / f"merged-{scope}", folder / f"bundle-{scope}"
-    tasks = write_task_file(folder / "inputs", scope, arguments.tasks, arguments.rank)
+    rank = int(arguments.rank) if arguments.rank.isdecimal() else arguments.rank
+    tasks = write_task_file(folder / "inputs", scope, arguments.tasks, rank)
     figures = dict(known)
     if "merge" not in figures or not merged.exists():
         figures["merge"] = command("merge", str(tasks), "-o", str(merged))
@@ -103,7 +105,7 @@ def command(*arguments: str) -> dict[str, float]:
     return {"seconds": round(time.perf_counter() - started, 1), "peak_gib": round(usage.ru_maxrss * unit / 2**30, 2)}
 
 
-def write_task_file(inputs: Path, scope: str, tasks: int, rank: int) -> Path:
+def write_task_file(inputs: Path, scope: str, tasks: int, rank: int | str) -> Path:
     """Write the task file of one scope and return its path."""
     path, classes = inputs / f"{scope}.toml", [f"class {c}" for c in range(CLASSES)]
     tables = [
