@@ -60,7 +60,7 @@ def scatter(
     shape = {"field": "shape", "type": "nominal", "scale": None}
 
     def spec(width: int) -> Spec:
-        letters = 17 if width == NARROW else 30
+        letters = 19 if width == NARROW else 30
         short = [shorten(point["name"], letters) for point in points]
         faint = ["soft" if point["color"] == "grey" else "text" for point in points]
         names = [{"to": to, "short": name, "color": color} for to, name, color in zip(heights, short, faint, strict=True)]

@@ -208,7 +208,7 @@ def test_points_lie_where_the_ticks_say(compared, whole, title, cost):
             assert x(across) == pytest.approx(cost(compared, label), rel=5e-3, abs=0.02)
             assert y(down) == pytest.approx(compared["accuracy"][label]["P1"]["acc"], abs=0.1)
         names = [text.text for text in marks(svg, "mark-text")]
-        assert names == [shorten(label, 17 if plot.get("class") == "narrow" else 30) for label in compared["methods"]]
+        assert names == [shorten(label, 19 if plot.get("class") == "narrow" else 30) for label in compared["methods"]]
 
 
 def test_what_a_task_takes_and_keeps_equals_the_results(compared, whole):

@@ -22,7 +22,7 @@ from mingle_edge.comparison.method import Workbench, once
 from mingle_edge.comparison.methods.image_router import ImageRouter, Route
 from mingle_edge.comparison.methods.towers import backbone_embeddings, embed_by_task, tower_bytes
 from mingle_edge.core.errors import TaskFileError
-from mingle_edge.data.settings import Settings
+from mingle_edge.data.settings import AUTOMATIC, Settings
 from mingle_edge.evaluation.answers import Answers
 from mingle_edge.experts.complete_expert import CompleteExpert, expert_linear, expert_parameters
 from mingle_edge.experts.expert_form import LARGEST_RANK, FormPrecision, form_bytes
@@ -66,6 +66,8 @@ class ImageScope:
 
         def sized() -> CompleteExpert:
             truncated, _ = complete_expert(task, bench, settings)
+            if not settings.expert_steps and settings.rank != AUTOMATIC:
+                return truncated  # as it is; what it keeps need not be measured
             return size_expert(truncated, task, bench, settings).expert
 
         def served() -> CompleteExpert:

@@ -63,7 +63,7 @@ def _stored(results: Mapping[str, Any]) -> list[Stored]:
 
 
 def _chart(rows: list[Stored]) -> Markup:
-    across, up = "MB a task", f"of the models' own ACC in {TASK_GIVEN}, %"
+    across, up = "MB a task", f"ACC kept in {TASK_GIVEN}, %"
     points = [
         {
             "name": row.label,
