@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -47,7 +48,14 @@ PARTS = ("tune", "test")
 SEEDS_PER_CLASS, VARIATIONS = 5, 16  # unless a study says otherwise
 BACKBONE = -1  # in place of a task's number: no expert
 BATCH = 256  # images
-FEATURES = hashlib.sha256("".join(map(inspect.getsource, (vision_tower, library_features))).encode()).hexdigest()
+
+
+def sources(*code: ModuleType | FunctionType) -> str:
+    """Return a hash of source code, which changes when what it computes may."""
+    return hashlib.sha256("".join(map(inspect.getsource, code)).encode()).hexdigest()
+
+
+FEATURES = sources(vision_tower, library_features)
 """What router features are today: others are not to be found among the kept."""
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -195,6 +203,15 @@ class Study:
         per_depth = moments * self.architecture.width
         chosen = choose_depth(statistics, per_depth) if depth is None else depth
         return fit_router([s.first((chosen + 1) * per_depth) for s in statistics], own_share)
+
+    def figures(self, number: int, compute: Callable[[], Any], *key: object) -> Any:
+        """Return a task's figures, of JSON, that are kept on the disk under a key, or what `compute` returns, kept then."""
+        kept_of = [self._sha256[BACKBONE], self._sha256[number], *(digest(self.images[part][number]) for part in self.images)]
+        path = self._kept / f"{hashlib.sha256(json.dumps([*kept_of, *key]).encode()).hexdigest()[:32]}.json"
+        if not path.exists():
+            with replacing(path) as written:
+                written.write_text(json.dumps(compute()))
+        return json.loads(path.read_text())
 
     @torch.inference_mode()
     def _once(self, compute: Callable[[], NDArray[np.float32]], *key: object) -> NDArray[np.float32]:

@@ -11,7 +11,18 @@ import torch
 from mingle_edge.core.progress import silent
 from mingle_edge.data.settings import Settings
 from mingle_edge.demo.tiny_clip import Training
-from research.studies import expert_adaptation, overlap, rank_allocation, router, router_shift, seeds, trade_offs
+from research.studies import (
+    adaptation_choices,
+    expert_adaptation,
+    overlap,
+    rank_allocation,
+    router,
+    router_shift,
+    seeds,
+    trade_offs,
+)
+from research.studies.adaptation_choices import Choice
+from research.studies.expert_adaptation import BUDGETS, HELD, KEPT, choose
 from research.suite import suite
 from research.suite.scale import Scale
 from research.suite.tasks import TASKS
@@ -22,6 +33,7 @@ MADE = ("gauges", "clocks", "counting")  # two that are alike, and one
 LAYERS = {"Settings": partial(Settings, steps=2)}
 STRENGTHS = ("1 (hard)", "relaxed as published (gamma 1)", "share of the new task's inputs")
 SEEDS = ("1 per class", "10 to 1 per class (long tail)")
+ADAPTED = {"RANKS": (4,), "STEPS": 2, "CORRUPTED": 5}
 STUDIES = {  # the study, its options, what is made smaller, and how rows of its tables begin
     "overlap, image": (overlap, ["--scope", "image"], {"VARIATIONS": 2}, ["gauges (clocks)", "clocks (gauges)"]),
     "overlap, layer": (
@@ -38,7 +50,13 @@ STUDIES = {  # the study, its options, what is made smaller, and how rows of its
         {"VARIATIONS": 2, "CORRUPTIONS": ("pixelate", "contrast")},
         ["none", "mean", "tasks' means"],
     ),
-    "expert_adaptation": (expert_adaptation, [], {"RANKS": (4,), "STEPS": 2}, ["4", "full"]),
+    "expert_adaptation": (expert_adaptation, [], ADAPTED, ["4", "individual", "--keep 0.3", "--expert-bytes an eighth", "100"]),
+    "adaptation_choices": (
+        adaptation_choices,
+        [],
+        {"CHOICES": {"truncated": Choice(0), "alone": Choice(2, alone=8)}, "UNSEEN": {"half": Choice(2, half=True)}},
+        ["truncated", "alone", "half"],
+    ),
     "seeds, image": (seeds, ["--scope", "image"], {"VARIATIONS": (0, 2)}, SEEDS),
     "seeds, layer": (
         seeds,
@@ -74,3 +92,34 @@ def test_a_study_prints_its_table(name, toy_suite, monkeypatch, capsys) -> None:
         percent = [float(cell.split()[0].rstrip(";,")) for cell in figures if cell[:1].isdigit()]
         assert percent
         assert any(0 <= value <= 100 for value in percent)
+
+
+def test_a_study_that_is_run_again_computes_no_adaptation_again(toy_suite, monkeypatch, capsys) -> None:
+    for constant, value in ADAPTED.items():
+        monkeypatch.setattr(expert_adaptation, constant, value)
+    expert_adaptation.main(["--suite", str(toy_suite), "--tasks", "3"])
+    printed = capsys.readouterr().out
+    monkeypatch.setattr(expert_adaptation, "adapt_expert", None)
+    monkeypatch.setattr(expert_adaptation, "size_expert", None)
+    expert_adaptation.main(["--suite", str(toy_suite), "--tasks", "3"])
+    assert capsys.readouterr().out == printed
+
+
+def test_forms_are_chosen_as_the_export_chooses_them() -> None:
+    forms = [
+        {"rank": rank, "precision": precision, "bytes": size, "points_lost": lost, "agreement": 1.0, "accuracy": accuracy}
+        for rank, precision, size, lost, accuracy in (
+            *((4, "int4", 5, 2.0, 0.5), (4, "int8", 10, 1.9, 0.6)),
+            *((8, "int4", 12, 0.3, 0.7), (8, "int8", 25, 0.1, 0.8), (8, "fp32", 90, 0.0, 0.9)),
+        )
+    ]
+    dial = {"rank": 8, "forms": forms}
+    chosen = {rule: choose(dial, rule, 100) for rule in (HELD, KEPT, *BUDGETS.values())}
+    assert [(form["accuracy"], within) for form, within in chosen.values()] == [
+        (0.9, True),
+        (0.7, True),
+        (0.8, True),
+        (0.7, True),
+    ]
+    assert choose(dial, BUDGETS["an eighth"], 32) == (forms[0], False)  # 4 bytes hold none: the smallest
+    assert choose({"rank": 4, "forms": forms[:2]}, KEPT, 100) == (forms[1], False)  # none keeps so much: that which loses least
