@@ -34,6 +34,7 @@ from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.labeled_images import read_calibration_images
 from mingle_edge.data.settings import Settings
 from mingle_edge.data.task_file import BackboneSource, TaskFile, TaskSource
+from mingle_edge.experts.expert_size import few_seeds
 from mingle_edge.merging.merge_inputs import check_router_blocks
 from mingle_edge.merging.merged_index import Backbone, MergedIndex, TaskRecord
 from mingle_edge.merging.task_heads import TaskHeads
@@ -90,6 +91,9 @@ def check_inputs(file: ReadableTaskFile, faults: Findings, progress: Progress) -
     if confusion is not None:
         _warn_of_confusion(confusion, warnings)
     if architecture is not None:
+        for of_task in facts:
+            if of_task.images is not None and of_task.images.count > 1 and (few := few_seeds(of_task.images.count, settings)):
+                warnings.add(of_task.name, "calibration images", few)
         for message in settings_warnings(settings, architecture.width):
             warnings.add(None, "settings", message)
     return CheckReport(
@@ -260,6 +264,7 @@ def _container(files: list[Path]) -> str:
 
 def _sizes(architecture: VisionArchitecture, settings: Settings, tasks: list[_Task]) -> list[Size]:
     whole = [task for task in tasks if task.source.classes and task.images is not None]
-    ranks = [settings.largest_rank, *(rank for rank in RANKS if rank > settings.largest_rank)]
+    least = settings.rank if isinstance(settings.rank, int) else 0  # an automatic rank is known once it is merged
+    ranks = [*([least] if least else []), *(rank for rank in RANKS if rank > least)]
     classes, images = [len(task.source.classes) for task in whole], [len(task.images or ()) for task in whole]
     return sizes(architecture, settings, classes, images, ranks) if whole else []

@@ -37,9 +37,9 @@ def write_task_files(folder: Path, scope: str) -> tuple[Path, list[Path]]:
     steps = folder / f"{scope}-steps"
     steps.mkdir()
     single = [steps / f"{number}-{task.name}.toml" for number, task in enumerate(TASKS, start=1)]
-    settings: dict[str, object] = {"scope": scope, "rank": WIDTH // 4}
+    settings: dict[str, object] = {"scope": scope}
     if scope == "layer":
-        settings["learning_rate"] = LEARNING_RATE
+        settings |= {"rank": WIDTH // 4, "learning_rate": LEARNING_RATE}
     together = folder / f"{scope}.toml"
     files = [(together, TASKS, ""), *((path, (task,), "../") for path, task in zip(single, TASKS, strict=True))]
     for path, tasks, root in files:

@@ -56,6 +56,18 @@ def ranks_up_to(largest: int) -> list[int]:
     return [*(rank for rank in ladder if rank < largest), largest]
 
 
+def few_seeds(count: int, settings: Settings) -> str:
+    """Return what settings ask for that so many seeds are too few for; nothing where they do."""
+    asked = {
+        "to adapt an expert": settings.expert_steps > 0,
+        "to choose its rank": settings.rank == AUTOMATIC,
+    }
+    if count >= LEAST_SEEDS or settings.scope == "layer" or not any(asked.values()):
+        return ""
+    what = " or ".join(name for name, is_asked in asked.items() if is_asked)
+    return f"{count} calibration images are too few {what}, which takes {LEAST_SEEDS}; give more"
+
+
 def size_expert(
     truncated: CompleteExpert,
     task: FinetunedTask,
@@ -73,7 +85,8 @@ def size_expert(
     if not largest:
         return SizedExpert(truncated)
     if count < LEAST_SEEDS:
-        return SizedExpert(truncated, warnings=_few_seeds(task.name, count, largest, settings))
+        few = few_seeds(count, settings)
+        return SizedExpert(truncated, warnings=(f"task {task.name!r}: {few}",) if few else ())
     generator = task_generator(settings.seed, task.name, "expert")
     left_out = LeftOutSeeds(task, pretrained, generator, adapts=settings.expert_steps > 0)
     before = {rank: left_out.kept(truncated.first(rank)) for rank in ranks_up_to(largest)}
@@ -123,17 +136,6 @@ def _measure(
         forms.append(ExpertForm(rank, precision, kept.points_lost, kept.agreement))
         progress("measure", done, len(wanted), str(forms[-1]))
     return tuple(forms)
-
-
-def _few_seeds(task: str, count: int, rank: int, settings: Settings) -> tuple[str, ...]:
-    """Return a warning where a setting asks for what takes more seeds."""
-    asked = [what for what, is_asked in (("adapted", settings.expert_steps), ("sized", settings.rank == AUTOMATIC)) if is_asked]
-    if not asked:
-        return ()
-    return (
-        f"task {task!r} has {count} seeds, and its expert, of rank {rank}, was not {' or '.join(asked)}, which takes "
-        f"{LEAST_SEEDS}; give it more",
-    )
 
 
 def _misses(task: str, rank: int, lost: float, keep: float) -> str:

@@ -35,7 +35,7 @@ class Kept:
     loss: float
     """`image_loss`"""
     points_lost: float
-    """`points_lost`"""
+    """`points_lost`, one standard error above the mean over seeds"""
     agreement: float
     """share of images that get the fine-tuned model's label"""
 
@@ -49,27 +49,33 @@ def image_loss(embeds: Tensor, teacher: Tensor, head: Head) -> Tensor:
     return 1 - F.cosine_similarity(embeds, teacher, dim=1) + (wanted.exp() * (wanted - given)).sum(1)
 
 
-def points_lost(seeds: Tensor, teacher: Tensor, logits: Tensor) -> float:
-    """Estimate the points of accuracy that an expert loses, as its fine-tuned model itself expects it.
+def points_lost(seeds: Tensor, teacher: Tensor, logits: Tensor) -> Tensor:
+    """Estimate the points of accuracy that an expert's errors on each of m images cost, as the fine-tuned model expects it.
 
-    An expert's errors are its logits less the fine-tuned model's, on the left-out images; each is added to the fine-tuned
-    model's logits of each seed, class by class in the order in which the fine-tuned model prefers them for the image. Where
-    the sum has another label, the difference of the two labels' probabilities is lost. So few images give many chances to
-    lose, and a label that was hardly preferred costs hardly anything.
+    An expert's errors are its logits less the fine-tuned model's. Those on an image are added to the fine-tuned model's logits
+    of every seed, class by class in the order in which the fine-tuned model prefers them for the image. Where the sum has
+    another label, the difference of the two labels' probabilities is lost. So few images give many chances to lose, and a
+    label that was hardly preferred costs hardly anything.
 
     Args:
         seeds: the fine-tuned model's logits of all seeds `[n, classes]`.
-        teacher: the same of left-out images `[m, classes]`.
-        logits: of the left-out images with the expert in place of that model.
+        teacher: the same of the images `[m, classes]`.
+        logits: of the images with the expert in place of that model.
     """
     order = teacher.argsort(dim=1, descending=True)
     errors = (logits - teacher).gather(1, order)  # [m, classes]
-    ranked, lost = seeds.sort(dim=1, descending=True).values, 0.0
+    ranked, lost = seeds.sort(dim=1, descending=True).values, torch.zeros(len(teacher), dtype=torch.float64)
     for part in torch.split(ranked, max(1, _PAIRS_BYTES // (4 * errors.numel()))):
         labels = (part[:, None] + errors).argmax(2)  # [part, m], 0 where the label stays
         probabilities = part.softmax(1)
-        lost += float((probabilities[:, :1] - probabilities.gather(1, labels)).mean(1).sum())
+        lost += (probabilities[:, :1] - probabilities.gather(1, labels)).double().sum(0).cpu()
     return 100 * lost / len(seeds)
+
+
+def upper_mean(values: Tensor) -> float:
+    """Return the mean of `[n]` plus its standard error: few images have likely missed what is rare and costs most."""
+    error = values.std() / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return float(values.mean() + error)
 
 
 class LeftOutSeeds:
@@ -102,7 +108,8 @@ class LeftOutSeeds:
         embeds, head = self._embed(expert), self._task.head
         wanted, given = head.logits(self._teacher), head.logits(embeds)
         loss = float(image_loss(embeds, self._teacher, head).mean())
-        return Kept(loss, points_lost(self._seeds, wanted, given), float((wanted.argmax(1) == given.argmax(1)).double().mean()))
+        lost = points_lost(self._seeds, wanted, given).reshape(-1, 1 + VARIATIONS).mean(1)  # of each seed
+        return Kept(loss, upper_mean(lost), float((wanted.argmax(1) == given.argmax(1)).double().mean()))
 
     def mean_loss(self, expert: CompleteExpert, ranks: Sequence[int]) -> float:
         """Return the mean loss over experts of so many first directions."""
