@@ -139,7 +139,7 @@ def rows(page: str, heading: str) -> dict[str, list[str]]:
 def test_every_setting_and_key_is_in_the_reference() -> None:
     settings = rows("settings.md", "### `[settings]`")
     assert set(settings) == set(Settings.__dataclass_fields__)
-    assert settings["rank"][1:3] == ["whole number, 1 to 2^16", "`64`"]
+    assert settings["rank"][1:3] == ['whole number or `"auto"`, 1 to 2^16', '`"auto"`']
     assert settings["relaxation"][3] == f"`{OFFICIAL.relaxation}`"
     assert set(rows("settings.md", "### `[backbone]`")) == set(task_file._BACKBONE_KEYS)
     assert set(rows("settings.md", "### `[[task]]`, once for each fine-tuned model")) == set(task_file._TASK_KEYS)
