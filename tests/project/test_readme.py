@@ -66,7 +66,7 @@ def folders(tmp_path, monkeypatch):
 
 def write_task_images(folder: Path, task: str, number: int) -> None:
     """Write seeds, and images by class in two parts."""
-    tiny_clip.write_images(folder / "seeds", count=6, seed=number)
+    tiny_clip.write_images(folder / "seeds", count=12, seed=number)
     for variant, name in enumerate(CLASSES):
         for part, offset in (("test", 1), ("tune", 11)):
             tiny_clip.write_images(folder / part / f"{name} {task}", count=3, seed=number, variant=offset + variant)
