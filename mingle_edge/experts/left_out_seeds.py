@@ -109,7 +109,8 @@ class LeftOutSeeds:
         wanted, given = head.logits(self._teacher), head.logits(embeds)
         loss = float(image_loss(embeds, self._teacher, head).mean())
         lost = points_lost(self._seeds, wanted, given).reshape(-1, 1 + VARIATIONS).mean(1)  # of each seed
-        return Kept(loss, upper_mean(lost), float((wanted.argmax(1) == given.argmax(1)).double().mean()))
+        points = min(upper_mean(lost), 100.0)  # which no mean of points exceeds but by rounding
+        return Kept(loss, points, float((wanted.argmax(1) == given.argmax(1)).double().mean()))
 
     def mean_loss(self, expert: CompleteExpert, ranks: Sequence[int]) -> float:
         """Return the mean loss over experts of so many first directions."""
