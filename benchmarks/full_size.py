@@ -1,7 +1,7 @@
 """Merge, export and run at full size: time, memory and latency of a whole CLIP vision tower with N tasks.
 
     python -m benchmarks.full_size --model ViT-B-32 --tasks 8 -o DIR [--scope image|layer|both] [--rank 64|auto]
-                                   [--keep POINTS | --expert-bytes SIZE]
+                                   [--expert-steps 150] [--keep POINTS | --expert-bytes SIZE]
 
 Writes a random but realistically scaled backbone and N fine-tuned copies in Hugging Face's format, heads and seed images,
 and then runs the same commands a user would: `mingle-edge merge` and `export` in processes of their own (their peak memory
@@ -47,6 +47,7 @@ def main(options: Sequence[str] | None = None) -> None:
     """Run what was asked for."""
     parser = make_parser(__doc__, tasks=8, runs=60)
     parser.add_argument("--rank", default="64", help="a number, or auto [default: 64]")
+    parser.add_argument("--expert-steps", type=int, help="of the adaptation of an expert; 0 truncates alone")
     parser.add_argument("--model", default="ViT-B-32", choices=list(MODELS))
     parser.add_argument("--scope", default="both", choices=["image", "layer", "both"])
     size = parser.add_mutually_exclusive_group()
@@ -68,7 +69,7 @@ def measure(folder: Path, scope: str, arguments: argparse.Namespace, known: Mapp
     """Time, memory and latency of one scope; `known` figures whose output still exists are kept."""
     merged, bundle = folder / f"merged-{scope}", folder / f"bundle-{scope}"
     rank = int(arguments.rank) if arguments.rank.isdecimal() else arguments.rank
-    tasks = write_task_file(folder / "inputs", scope, arguments.tasks, rank)
+    tasks = write_task_file(folder / "inputs", scope, arguments.tasks, rank, arguments.expert_steps)
     figures = dict(known)
     if "merge" not in figures or not merged.exists():
         figures["merge"] = command("merge", str(tasks), "-o", str(merged))
@@ -105,14 +106,15 @@ def command(*arguments: str) -> dict[str, float]:
     return {"seconds": round(time.perf_counter() - started, 1), "peak_gib": round(usage.ru_maxrss * unit / 2**30, 2)}
 
 
-def write_task_file(inputs: Path, scope: str, tasks: int, rank: int | str) -> Path:
-    """Write the task file of one scope and return its path."""
+def write_task_file(inputs: Path, scope: str, tasks: int, rank: int | str, expert_steps: int | None = None) -> Path:
+    """Write the task file of one scope and return its path. expert_steps: the setting, left to its default when None."""
     path, classes = inputs / f"{scope}.toml", [f"class {c}" for c in range(CLASSES)]
     tables = [
         {"name": name, "weights": name, "seeds": f"{name}-seeds", "classes": classes, "head": f"{name}-head.safetensors"}
         for name in (f"task{t}" for t in range(tasks))
     ]
-    demo.write_task_file(path, {"model": "backbone"}, {"scope": scope, "rank": rank}, tables)
+    settings = {"scope": scope, "rank": rank} | ({} if expert_steps is None else {"expert_steps": expert_steps})
+    demo.write_task_file(path, {"model": "backbone"}, settings, tables)
     return path
 
 

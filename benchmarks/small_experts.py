@@ -116,9 +116,8 @@ class Towers:
         for _ in range(WARM_UP + rounds):
             for run in runs.values():
                 run()
-        times = {name: _times(session.end_trace())[WARM_UP:] for name, session in sessions.items()}
-        products = np.median([sum(run.get(name, 0.0) for name in PRODUCTS) for run in times[DENSE]])
-        arithmetic = (self.arithmetic(rank) - 1) * float(products)
+        times = {name: _times(session.end_trace()) for name, session in sessions.items()}
+        arithmetic = (self.arithmetic(rank) - 1) * sum(times[DENSE].get(name, 0.0) for name in PRODUCTS)
         return {kind: {"arithmetic": arithmetic, **added(times[kind], times[DENSE])} for kind in EXPERTS}
 
     def _run(self, session: Session, kind: str = DENSE, rank: int = 0) -> Run:
@@ -142,40 +141,41 @@ class Towers:
         return self.folder / f"{name}.onnx"
 
 
-def added(runs: Sequence[Mapping[str, float]], dense: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return what traced runs take more than neighboring ones of the dense tower, in milliseconds, as medians.
+def added(times: Mapping[str, float], dense: Mapping[str, float]) -> dict[str, float]:
+    """Return what a traced tower takes more than the dense one, in milliseconds.
 
     By the name of each operator of experts; then their sum; "other operators": what the dense tower's own take more; and
     "between operators": the rest of a run, which tracing itself makes longer.
     """
-    names = sorted({name for name in runs[0] if name.startswith(OF_EXPERTS)}, key=lambda name: -runs[0][name])
-    sums = {
-        "all of experts": [sum(run[name] for name in names) for run in runs],
-        "other operators": [_others(run) - _others(base) for run, base in zip(runs, dense, strict=True)],
-        "between operators": [run[BETWEEN] - base[BETWEEN] for run, base in zip(runs, dense, strict=True)],
-    }
+    own = {name: times[name] for name in sorted(times, key=lambda name: -times[name]) if name.startswith(OF_EXPERTS)}
+    others = sum(time for name, time in times.items() if name not in own and name != BETWEEN)
     return {
-        name: float(np.median(values))
-        for name, values in ({name: [run[name] for run in runs] for name in names} | sums).items()
+        **own,
+        "all of experts": sum(own.values()),
+        "other operators": others - sum(time for name, time in dense.items() if name != BETWEEN),
+        BETWEEN: times[BETWEEN] - dense[BETWEEN],
     }
 
 
-def _times(trace: Path) -> list[dict[str, float]]:
-    """Return for each run of a trace the milliseconds of every operator by name, those of experts apart, and between them."""
-    runs: list[dict[str, float]] = []
-    times: dict[str, float] = defaultdict(float)
+def _times(trace: Path) -> dict[str, float]:
+    """Return the milliseconds of all nodes of each operator, those of experts apart, and between operators.
+
+    Of every node the lower quartile over the runs: a trace has the clock on the wall, which other work on the machine moves.
+    """
+    nodes: dict[tuple[str, str], list[float]] = defaultdict(list)
+    of_run = 0.0
     for event in json.loads(trace.read_text(encoding="utf-8")):
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            of_expert = ".expert/" in event["name"]
-            times[(OF_EXPERTS if of_expert else "") + event["args"]["op_name"]] += event["dur"] / 1e3
+            of_expert = OF_EXPERTS if ".expert/" in event["name"] else ""
+            nodes[of_expert + event["args"]["op_name"], event["name"]].append(event["dur"] / 1e3)
+            of_run += event["dur"] / 1e3
         elif event.get("name") == "model_run":  # ends its operators
-            runs.append({**times, BETWEEN: event["dur"] / 1e3 - sum(times.values())})
-            times.clear()
-    return runs
-
-
-def _others(run: Mapping[str, float]) -> float:
-    return sum(time for name, time in run.items() if name != BETWEEN and not name.startswith(OF_EXPERTS))
+            nodes[BETWEEN, ""].append(event["dur"] / 1e3 - of_run)
+            of_run = 0.0
+    times: dict[str, float] = defaultdict(float)
+    for (name, _), of_node in nodes.items():
+        times[name] += float(np.percentile(of_node[WARM_UP:], 25))
+    return times
 
 
 def table(figures: dict[str, Compared], arithmetic: dict[int, float]) -> str:

@@ -4,9 +4,10 @@
                                    [--threads N] [--json FILE] [-o FOLDER]
 
 Merges random fine-tuned copies of a random backbone (see full_size.py) one after another, each kind in a process of its own.
-`image` and `layer` are `mingle-edge merge` in that scope, from reading the checkpoint to the commit on disk; the others are
-methods of `mingle-edge compare`, from reading the checkpoint to the merged weights. Peak memory is what the process holds at
-most during a task beyond what it held after its imports (VmHWM less VmRSS; needs Linux).
+`image` and `layer` are `mingle-edge merge` in that scope, from reading the checkpoint to the commit on disk, without adapting
+experts, which depends on one task alone (expert_adaptation_time.py measures it); the others are methods of `mingle-edge
+compare`, from reading the checkpoint to the merged weights. Peak memory is what the process holds at most during a task beyond
+what it held after its imports (VmHWM less VmRSS; needs Linux).
 
 Ratios are of the last task over task 2 and, because single tasks are noisy, of the medians of the last three over those of
 tasks 2 to 4. Processor seconds say more than seconds where the machine is busy with other work. FOLDER (a temporary one
@@ -121,7 +122,8 @@ def merge_tasks(scope: str, inputs: str, model: str, tasks: int, threads: int | 
             (meter.start if detail else meter.stop)()
 
     with tempfile.TemporaryDirectory(dir=inputs) as output:
-        task_file = write_task_file(Path(inputs), scope, tasks, RANK.get(model, 64))
+        steps = 0 if scope == "image" else None
+        task_file = write_task_file(Path(inputs), scope, tasks, RANK.get(model, 64), steps)
         merge(task_file, Path(output) / "merged", device="cpu", progress=progress)
     return meter.figures
 
