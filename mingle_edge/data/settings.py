@@ -33,7 +33,7 @@ class Settings:
             layer, as MINGLE* has it.
         seed: of everything random: which seed images are drawn, their variations, and the gates' adaptation.
         semantics: which defaults the other settings have: this project's, or those of the published code.
-        keep: image scope, with `rank = "auto"`. How many points of accuracy an expert may lose, as its fine-tuned model expects
+        keep: image scope. With `rank = "auto"`, how many points of accuracy an expert may lose, as its fine-tuned model expects
             it on seeds left out of the adaptation.
         expert_steps: image scope. How many steps an expert is adapted for, on the seeds and without labels, towards its
             fine-tuned model. 0 keeps it as the rank cuts it, in a fraction of the time.

@@ -30,7 +30,7 @@ from mingle_edge_export import ExportOptions, export_bundle
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_task_file(tmp_path_factory.mktemp("sound"), tasks=3, tune=True, rank=RANK)
+    return write_task_file(tmp_path_factory.mktemp("sound"), tasks=3, tune=True, rank=RANK, expert_steps=0)
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +274,14 @@ def test_test_images_in_a_folder_without_classes_are_no_fault(task_file: Path) -
     assert warned(report) == [("task0", "test images")]
     change(task_file, 'test = "seeds/task0"', 'test = "test/task0"')
     assert warned(check(task_file)) == []
+
+
+def test_an_automatic_rank_takes_images_to_choose_by_and_is_one_of_those_listed(task_file: Path) -> None:
+    change(task_file, f"rank = {RANK}", 'rank = "auto"')
+    report = check(task_file)
+    assert warned(report) == [(f"task{number}", "calibration images") for number in range(3)]
+    assert "6 calibration images are too few to choose its rank, which takes 10" in report.warnings[0].message
+    assert [size.rank for size in report.sizes] == [4, 8, 16, 32, 64, 128]
 
 
 def test_the_layer_scope_has_no_router_and_no_experts_outside_blocks(task_file: Path) -> None:

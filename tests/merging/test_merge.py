@@ -262,7 +262,8 @@ def test_a_rank_above_the_width_is_said_to_bring_nothing(tmp_path, rank, said):
         if stage == WARNING:
             warnings.append(detail)
 
-    model = merge(write_task_file(tmp_path / "tasks", tasks=1, rank=rank), tmp_path / "merged", progress=progress)
+    tasks = write_task_file(tmp_path / "tasks", tasks=1, rank=rank, expert_steps=0)
+    model = merge(tasks, tmp_path / "merged", progress=progress)
     assert [warning.split(";")[0] for warning in warnings] == said
     assert max(len(factor) for name, factor in model.expert("task0").items() if name.endswith(".A")) == 48
 
