@@ -73,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sentences = []
     for seed in given.pretraining_seeds:
         study = Study(given.suite, seed, given.tasks)
-        curves = of_each_task(study, curve_of, sources(*ADAPTATION, curve_of))
         of_tasks = of_each_task(study, measure, sources(*ADAPTATION, expert_size, left_out_seeds, measure, dial_of))
+        curves = of_each_task(study, curve_of, sources(*ADAPTATION, curve_of))
         individual = percent([of["individual"] for of in of_tasks])
         add_curve(curve, of_tasks, curves)
         curve.add(("individual", ""), "", individual, individual, 0.0, 0.0)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -50,7 +50,7 @@ BACKBONE = -1  # in place of a task's number: no expert
 BATCH = 256  # images
 
 
-def sources(*code: ModuleType | FunctionType) -> str:
+def sources(*code: ModuleType | Callable[..., Any]) -> str:
     """Return a hash of source code, which changes when what it computes may."""
     return hashlib.sha256("".join(map(inspect.getsource, code)).encode()).hexdigest()
 
