@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ def dial_of(study: Study, number: int, settings: Settings, size: int) -> tuple[d
     sized = size_expert(truncated, study.tasks[number], study.pretrained, settings)
     forms = sized_forms(sized.forms, shapes(sized.expert), PRECISIONS)
     forms = [form for form in forms if form.precision in RUN_AS_CODES or form.rank == sized.expert.rank]
-    experts = [in_form(study, sized.expert, form.rank, form.precision) for form in forms]
+    experts = [in_form(study, sized.expert, form.rank, cast(FormPrecision, form.precision)) for form in forms]
     accuracies = [accuracy(study, number, expert, study.images["test"][number]) for expert in experts]
     recorded = [asdict(form) | {"accuracy": share} for form, share in zip(forms, accuracies, strict=True)]
     chosen = best_within([form for form in forms if form.precision in RUN_AS_CODES], size) or forms[0]

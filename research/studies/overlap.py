@@ -58,7 +58,7 @@ def image_scope(studies: list[Study]) -> Table:
     for study in studies:
         router = study.router(study.drawn(study.seed_features(VARIATIONS)))
         routes = route(router, study.features("test"))
-        correct = study.correct("test", study.settings.rank)
+        correct = study.correct("test", study.settings.largest_rank)
         pairs = siblings(study)
         partner = dict(pairs) | {b: a for a, b in pairs}
         rows = [_of_task(task, partner.get(task), correct[task], routes[task]) for task in range(len(study.tasks))]
@@ -183,7 +183,7 @@ def _acc(*kinds: list[list[list[float]]]) -> Floats:
 
 def merge_pair(study: Study, first: int, second: int, strength: Strength | None, similarity: float) -> list[LayerState]:
     """Merge two tasks and return the states after either; None: the relaxation of the published code instead of a strength."""
-    settings = Settings(scope="layer", rank=study.settings.rank, learning_rate=LEARNING_RATE)
+    settings = Settings(scope="layer", rank=study.settings.largest_rank, learning_rate=LEARNING_RATE)
     seeds: dict[int, ImageSet] = {
         n: SeedsInMemory(study.images["seeds"][n].load(study.draw(n, SEEDS_PER_CLASS, 0), study.architecture))
         for n in (first, second)

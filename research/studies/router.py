@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     confused: dict[tuple[str, str], list[float]] = defaultdict(list)
     for seed in given.pretraining_seeds:
         study = Study(given.suite, seed, given.tasks)
-        correct = study.correct(given.part, study.settings.rank)
+        correct = study.correct(given.part, study.settings.largest_rank)
         routes = _routers(study, given.part, correct, routers)
         note(f"{study.folder}: routers")
         _rivals(study, given.part, correct, routes, rivals)
@@ -129,7 +129,7 @@ def _random_features(seeds: Sequence[AnyFloats], images: Sequence[Floats]) -> Se
 
 def _rivals(study: Study, part: str, correct: Sequence[Bools], routes: Sequence[Route], table: Table) -> None:
     """Add the rows of asking more experts."""
-    answers = [_answers(study, of_task) for of_task in study.embeddings(part, study.settings.rank)]
+    answers = [_answers(study, of_task) for of_task in study.embeddings(part, study.settings.largest_rank)]
     count_all = len(study.tasks)
     for name, judge in JUDGES.items():
         judged = [judge(torch.from_numpy(posterior), *of_task) for (posterior, _), of_task in zip(routes, answers, strict=True)]

@@ -81,7 +81,7 @@ def image_scope(studies: list[Study], draws: int) -> Table:
     named = []
     for study in studies:
         pool, features = study.seed_features(max(VARIATIONS)), study.features("test")
-        correct = study.correct("test", study.settings.rank)
+        correct = study.correct("test", study.settings.largest_rank)
         named.append(p2(correct))
         for name, choice in SEEDS.items():
             for draw in range(draws):
@@ -122,7 +122,7 @@ SCOPES = {"image": image_scope, "layer": layer_scope, "rate": learning_rates}
 
 def _layer_acc(study: Study, choice: Choice, draw: int, variations: int, rate: float, part: str) -> float:
     """Return ACC under P1 of all tasks merged on chosen seeds with variations, all alike to the adaptation."""
-    settings = Settings(scope="layer", rank=study.settings.rank, learning_rate=rate, seed=draw)
+    settings = Settings(scope="layer", rank=study.settings.largest_rank, learning_rate=rate, seed=draw)
     seeds: dict[int, ImageSet] = {}
     for number, task in enumerate(study.tasks):
         chosen = study.images["seeds"][number].load(choice(study, number, draw), study.architecture)

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     depths = Table("router_blocks", "P1", "routed to own task, %", "P2", "blocks read", "router's multiply-adds, % of backbone")
     for seed in given.pretraining_seeds:
         study = Study(given.suite, seed, given.tasks)
-        a, rank = study.architecture, study.settings.rank
+        a, rank = study.architecture, study.settings.largest_rank
         features, seeds = study.features("test"), study.drawn(study.seed_features(VARIATIONS))
         correct = study.correct("test", rank)
         for depth in [*range(study.depth + 1), None]:
