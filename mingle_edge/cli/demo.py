@@ -26,8 +26,8 @@ METHODS = {
 _WIDTH = 80  # characters
 _WHY = (
     "At full size a bundle takes about as long as one model, and about the memory of one model plus the experts in use. Not "
-    "here: this model is so small that starting an operator takes longer than its arithmetic, that an expert of rank width / 4 "
-    "is large beside it, and that the router and the graphs are larger still. docs/performance.md has the figures of both."
+    "here: this model is so small that starting an operator takes longer than its arithmetic, that an expert is large "
+    "beside it, and that the router and the graphs are larger still. docs/performance.md has the figures of both."
 )
 
 
