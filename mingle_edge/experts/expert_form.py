@@ -28,7 +28,7 @@ class ExpertForm:
     """directions of each layer; a layer that has fewer keeps those"""
     precision: FormPrecision
     points_lost: float
-    """points of accuracy that the fine-tuned model itself expects this form to lose, with a standard error added; 0 to 100"""
+    """points of accuracy that the fine-tuned model itself expects this form to lose, plus two standard errors; 0 to 100"""
     agreement: float
     """share of left-out images that get the fine-tuned model's label, 0 to 1"""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mingle_edge.core.progress import Progress, silent
@@ -89,16 +89,18 @@ def size_expert(
         return SizedExpert(truncated, warnings=(f"task {task.name!r}: {few}",) if few else ())
     generator = task_generator(settings.seed, task.name, "expert")
     left_out = LeftOutSeeds(task, pretrained, generator, adapts=settings.expert_steps > 0)
-    before = {rank: left_out.kept(truncated.first(rank)) for rank in ranks_up_to(largest)}
+    before = {rank: _kept(truncated.first(rank), left_out, pretrained) for rank in ranks_up_to(largest)}
     if automatic:  # adapted, half of what truncation needs may do, and twice of it surely does
         largest = min(largest, 2 * _smallest(before, settings.keep))
     ranks, start = ranks_up_to(largest), truncated.first(largest)
-    before |= {largest: left_out.kept(start)}
+    before |= {largest: _kept(start, left_out, pretrained)}
     adaptation = Adaptation(start)
     if settings.expert_steps and _worthwhile(before[largest], ranks, automatic):
         learned = ranks[::-2]  # every other: an expert between two that learned is good, too
         adaptation = adapt_expert(start, learned, task, pretrained, left_out, settings, generator, progress)
-    after = {rank: left_out.kept(adaptation.expert.first(rank)) for rank in ranks} if adaptation.step else before
+    after = before
+    if adaptation.step:
+        after = {rank: _kept(adaptation.expert.first(rank), left_out, pretrained) for rank in ranks}
     if automatic:
         reached = _smallest(after, settings.keep)
         largest = reached if after[reached].points_lost <= settings.keep else _smallest(before, settings.keep)
@@ -113,6 +115,12 @@ def size_expert(
     forms = _measure(expert, left_out, pretrained, progress)
     losses, step = adaptation.losses, adaptation.step if better else 0
     return SizedExpert(expert, forms, before[largest].loss, kept[largest].loss, step, losses, tuple(warnings))
+
+
+def _kept(expert: CompleteExpert, left_out: LeftOutSeeds, pretrained: PretrainedModel) -> Kept:
+    """Return what an expert keeps, with the more points lost of it and of what 8 bits make of it: it is exported in either."""
+    exact, rounded = (left_out.kept(rounded_expert(expert, pretrained.backbone, precision)) for precision in ("fp32", "int8"))
+    return replace(exact, points_lost=max(exact.points_lost, rounded.points_lost))
 
 
 def _smallest(kept: Mapping[int, Kept], points: float) -> int:

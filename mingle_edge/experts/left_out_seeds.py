@@ -35,7 +35,7 @@ class Kept:
     loss: float
     """`image_loss`"""
     points_lost: float
-    """`points_lost`, one standard error above the mean over seeds"""
+    """`points_lost`, two standard errors above the mean over seeds"""
     agreement: float
     """share of images that get the fine-tuned model's label"""
 
@@ -73,9 +73,9 @@ def points_lost(seeds: Tensor, teacher: Tensor, logits: Tensor) -> Tensor:
 
 
 def upper_mean(values: Tensor) -> float:
-    """Return the mean of `[n]` plus its standard error: few images have likely missed what is rare and costs most."""
+    """Return the mean of `[n]` plus two standard errors: few images have likely missed what is rare and costs most."""
     error = values.std() / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return float(values.mean() + error)
+    return float(values.mean() + 2 * error)
 
 
 class LeftOutSeeds:

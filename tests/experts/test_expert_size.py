@@ -39,6 +39,10 @@ def left_out(loaded):
     return LeftOutSeeds(task, pretrained, expert_size.task_generator(0, task.name, "expert"))
 
 
+def ranks_of(sized) -> set[int]:
+    return {form.rank for form in sized.forms}
+
+
 def test_ranks_grow_by_half_and_end_with_the_expert_s_own() -> None:
     assert ranks_up_to(64) == [4, 6, 8, 12, 16, 24, 32, 48, 64]
     assert ranks_up_to(20) == [4, 6, 8, 12, 16, 20]
@@ -48,12 +52,12 @@ def test_ranks_grow_by_half_and_end_with_the_expert_s_own() -> None:
 
 
 def test_an_automatic_rank_is_the_smallest_that_keeps_enough(loaded, sized) -> None:
-    in_fp32 = {form.rank: form.points_lost for form in sized.forms if form.precision == "fp32"}
-    assert sized.expert.rank == max(in_fp32)
+    lost = {rank: [f.points_lost for f in sized.forms if f.rank == rank and f.precision != "int4"] for rank in ranks_of(sized)}
+    assert sized.expert.rank == max(lost)
     assert sized.warnings == ()
-    assert in_fp32.pop(sized.expert.rank) <= AUTOMATIC.keep
-    assert in_fp32, "there are smaller ranks"
-    assert min(in_fp32.values()) > AUTOMATIC.keep
+    assert max(lost.pop(sized.expert.rank)) <= AUTOMATIC.keep, "in fp32 and in int8"
+    assert lost, "there are smaller ranks"
+    assert min(max(of_rank) for of_rank in lost.values()) > AUTOMATIC.keep
 
 
 def test_adaptation_makes_the_automatic_rank_smaller(loaded, sized) -> None:
@@ -121,7 +125,7 @@ def test_what_no_rank_keeps_is_said(loaded) -> None:
     strict = replace(AUTOMATIC, keep=0.0, expert_steps=0)
     small = truncated(loaded, replace(strict, rank=5))  # of which no rank keeps everything
     sized = size_expert(small, task, pretrained, strict)
-    lost = {form.rank: form.points_lost for form in sized.forms if form.precision == "fp32"}
+    lost = {rank: max(f.points_lost for f in sized.forms[:-1] if f.rank == rank) for rank in ranks_of(sized)}
     assert sized.warnings == (
         f"task 'task0': of all ranks tried an expert of rank {sized.expert.rank} loses least, {lost[sized.expert.rank]:.2f} "
         "points on seeds left out, which is more than keep = 0; set a larger rank, or raise keep",
@@ -215,5 +219,5 @@ def test_an_expert_without_errors_loses_nothing() -> None:
 
 def test_few_images_count_for_more_than_their_mean() -> None:
     values = np.array([0.0, 0.5, 1.0, 4.0])
-    assert upper_mean(torch.tensor(values)) == pytest.approx(values.mean() + stats.sem(values))
+    assert upper_mean(torch.tensor(values)) == pytest.approx(values.mean() + 2 * stats.sem(values))
     assert upper_mean(torch.tensor([2.0])) == 2.0
