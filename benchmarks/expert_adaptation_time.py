@@ -26,7 +26,7 @@ from mingle_edge.experts.expert_size import size_expert
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
 from mingle_edge.merging.task_merging import complete_expert
 
-STEPS, WHOLE = 15, Settings().expert_steps
+STEPS, WHOLE = 15, 150
 
 
 def main(options: Sequence[str] | None = None) -> None:

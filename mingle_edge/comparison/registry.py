@@ -273,8 +273,8 @@ def _image(name: str, summary: str, **changes: Any) -> MethodSpec:
 _IMAGE_SCOPE = (
     _image("image", "one route per image, complete experts, the most probable alone (ours)"),
     _image("image-truncated", "image, with experts as their rank cuts them, not adapted (ours)", expert_steps=0),
-    _image("image-int8", "image, with experts rounded to 8 bits as they are exported (ours)", expert_precision="int8"),
-    _image("image-int4", "image, with experts rounded to 4 bits as they are exported (ours)", expert_precision="int4"),
+    _image("image-int8", "image, experts adapted and in 8 bits as exported (ours)", expert_precision="int8", expert_steps=150),
+    _image("image-int4", "image, experts adapted and in 4 bits as exported (ours)", expert_precision="int4", expert_steps=150),
     _image("image-weighted", "image, with the 2 most probable experts mixed by posterior (ours)", top_k=2),
     _image(
         "image-low-rank-only",

@@ -36,7 +36,8 @@ class Settings:
         keep: image scope. With `rank = "auto"`, how many points of accuracy an expert may lose, as its fine-tuned model expects
             it on seeds left out of the adaptation.
         expert_steps: image scope. How many steps an expert is adapted for, on the seeds and without labels, towards its
-            fine-tuned model. 0 keeps it as the rank cuts it, in a fraction of the time.
+            fine-tuned model. 0 keeps it as the rank cuts it. 150 pays where experts must be small, of less than a tenth of the
+            tower's width, and takes minutes a task.
         expert_learning_rate: image scope. Of the Adam optimizer that adapts an expert; it falls to 0.
         router_blocks: image scope. How many blocks of the plain backbone the router reads. `auto` chooses 0 to 3 by leaving out
             one seed image after the other. More blocks route better and take longer.
@@ -65,7 +66,7 @@ class Settings:
     seed: int = 0
     semantics: Literal["mingle-edge", "official"] = "mingle-edge"
     keep: float = 0.3
-    expert_steps: int = 150
+    expert_steps: int = 0
     expert_learning_rate: float = 5e-4
     router_blocks: int | Literal["auto"] = "auto"
     router_augmentations: int = 16

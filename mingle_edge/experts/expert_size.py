@@ -111,7 +111,7 @@ def size_expert(
     expert = expert.first(largest).copy()
     warnings = [adaptation.warning] if adaptation.warning else []
     if automatic and kept[largest].points_lost > settings.keep:
-        warnings.append(_misses(task.name, largest, kept[largest].points_lost, settings.keep))
+        warnings.append(_misses(task.name, largest, kept[largest].points_lost, settings))
     forms = _measure(expert, left_out, pretrained, progress)
     losses, step = adaptation.losses, adaptation.step if better else 0
     return SizedExpert(expert, forms, before[largest].loss, kept[largest].loss, step, losses, tuple(warnings))
@@ -146,8 +146,9 @@ def _measure(
     return tuple(forms)
 
 
-def _misses(task: str, rank: int, lost: float, keep: float) -> str:
+def _misses(task: str, rank: int, lost: float, settings: Settings) -> str:
+    keep, adapt = settings.keep, "" if settings.expert_steps else "adapt it (expert_steps = 150), "
     return (
         f"task {task!r}: of all ranks tried an expert of rank {rank} loses least, {lost:.2f} points on seeds left out, which "
-        f"is more than keep = {keep:g}; set a larger rank, or raise keep"
+        f"is more than keep = {keep:g}; {adapt}set a larger rank, or raise keep"
     )

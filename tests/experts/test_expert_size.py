@@ -128,7 +128,8 @@ def test_what_no_rank_keeps_is_said(loaded) -> None:
     lost = {rank: max(f.points_lost for f in sized.forms[:-1] if f.rank == rank) for rank in ranks_of(sized)}
     assert sized.warnings == (
         f"task 'task0': of all ranks tried an expert of rank {sized.expert.rank} loses least, {lost[sized.expert.rank]:.2f} "
-        "points on seeds left out, which is more than keep = 0; set a larger rank, or raise keep",
+        "points on seeds left out, which is more than keep = 0; adapt it (expert_steps = 150), set a larger rank, or raise "
+        "keep",
     )
 
 
