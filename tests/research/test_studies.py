@@ -22,7 +22,7 @@ from research.studies import (
     trade_offs,
 )
 from research.studies.adaptation_choices import Choice
-from research.studies.expert_adaptation import BUDGETS, HELD, KEEPS, choose
+from research.studies.expert_adaptation import BUDGETS, HELD, KEPT, choose
 from research.suite import suite
 from research.suite.scale import Scale
 from research.suite.tasks import TASKS
@@ -114,10 +114,12 @@ def test_forms_are_chosen_as_the_export_chooses_them() -> None:
         )
     ]
     dial = {"rank": 8, "forms": forms}
-    chosen = [choose(dial, rule, 100) for rule in (HELD, *KEEPS, *BUDGETS)]
-    assert [form["accuracy"] for form, _ in chosen] == [0.9, 0.7, 0.7, 0.5, 0.8, 0.7, 0.5]
-    assert all(within for _, within in chosen)
-    none_fits = choose(dial, "--expert-bytes an eighth", 32)
-    assert none_fits == (forms[0], False)  # the smallest
-    none_keeps = choose({"rank": 4, "forms": forms[:2]}, "--keep 0.3", 100)
-    assert none_keeps == (forms[1], False)  # that which loses least
+    chosen = {rule: choose(dial, rule, 100) for rule in (HELD, KEPT, *BUDGETS.values())}
+    assert [(form["accuracy"], within) for form, within in chosen.values()] == [
+        (0.9, True),
+        (0.7, True),
+        (0.8, True),
+        (0.7, True),
+    ]
+    assert choose(dial, BUDGETS["an eighth"], 32) == (forms[0], False)  # 4 bytes hold none: the smallest
+    assert choose({"rank": 4, "forms": forms[:2]}, KEPT, 100) == (forms[1], False)  # none keeps so much: that which loses least
