@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mingle_edge.core.progress import Progress, silent
@@ -89,61 +89,72 @@ def size_expert(
         return SizedExpert(truncated, warnings=(f"task {task.name!r}: {few}",) if few else ())
     generator = task_generator(settings.seed, task.name, "expert")
     left_out = LeftOutSeeds(task, pretrained, generator, adapts=settings.expert_steps > 0)
-    before = {rank: _kept(truncated.first(rank), left_out, pretrained) for rank in ranks_up_to(largest)}
+    before = after = _Measured(truncated, left_out, pretrained)
     if automatic:  # adapted, half of what truncation needs may do, and twice of it surely does
-        largest = min(largest, 2 * _smallest(before, settings.keep))
-    ranks, start = ranks_up_to(largest), truncated.first(largest)
-    before |= {largest: _kept(start, left_out, pretrained)}
-    adaptation = Adaptation(start)
-    if settings.expert_steps and _worthwhile(before[largest], ranks, automatic):
+        largest = min(largest, 2 * before.smallest(ranks_up_to(largest), settings.keep))
+    ranks, adaptation = ranks_up_to(largest), Adaptation(truncated.first(largest))
+    if settings.expert_steps and _worthwhile(before.kept(largest), ranks, automatic):
         learned = ranks[::-2]  # every other: an expert between two that learned is good, too
-        adaptation = adapt_expert(start, learned, task, pretrained, left_out, settings, generator, progress)
-    after = before
-    if adaptation.step:
-        after = {rank: _kept(adaptation.expert.first(rank), left_out, pretrained) for rank in ranks}
+        adaptation = adapt_expert(adaptation.expert, learned, task, pretrained, left_out, settings, generator, progress)
+        after = _Measured(adaptation.expert, left_out, pretrained) if adaptation.step else before
     if automatic:
-        reached = _smallest(after, settings.keep)
-        largest = reached if after[reached].points_lost <= settings.keep else _smallest(before, settings.keep)
-    better = after[largest].loss < before[largest].loss and not (
-        automatic and before[largest].points_lost <= settings.keep < after[largest].points_lost
+        reached = after.smallest(ranks, settings.keep)
+        largest = reached if after.lost(reached) <= settings.keep else before.smallest(ranks, settings.keep)
+    better = after.kept(largest).loss < before.kept(largest).loss and not (
+        automatic and before.lost(largest) <= settings.keep < after.lost(largest)
     )
-    kept, expert = (after, adaptation.expert) if better else (before, truncated)
-    expert = expert.first(largest).copy()
+    chosen = after if better else before
     warnings = [adaptation.warning] if adaptation.warning else []
-    if automatic and kept[largest].points_lost > settings.keep:
-        warnings.append(_misses(task.name, largest, kept[largest].points_lost, settings))
-    forms = _measure(expert, left_out, pretrained, progress)
-    losses, step = adaptation.losses, adaptation.step if better else 0
-    return SizedExpert(expert, forms, before[largest].loss, kept[largest].loss, step, losses, tuple(warnings))
+    if automatic and chosen.lost(largest) > settings.keep:
+        warnings.append(_misses(task.name, largest, chosen.lost(largest), settings))
+    return SizedExpert(
+        expert=chosen.expert.first(largest).copy(),
+        forms=chosen.forms(largest, progress),
+        truncated_loss=before.kept(largest).loss,
+        adapted_loss=chosen.kept(largest).loss,
+        adapted_steps=adaptation.step if better else 0,
+        losses=adaptation.losses,
+        warnings=tuple(warnings),
+    )
 
 
-def _kept(expert: CompleteExpert, left_out: LeftOutSeeds, pretrained: PretrainedModel) -> Kept:
-    """Return what an expert keeps, with the more points lost of it and of what 8 bits make of it: it is exported in either."""
-    exact, rounded = (left_out.kept(rounded_expert(expert, pretrained.backbone, precision)) for precision in ("fp32", "int8"))
-    return replace(exact, points_lost=max(exact.points_lost, rounded.points_lost))
+class _Measured:
+    """An expert with what its first directions keep, measured once for each rank and precision that is asked for."""
 
+    def __init__(self, expert: CompleteExpert, left_out: LeftOutSeeds, pretrained: PretrainedModel) -> None:
+        self.expert, self._left_out, self._backbone = expert, left_out, pretrained.backbone
+        self._kept: dict[tuple[int, FormPrecision], Kept] = {}
 
-def _smallest(kept: Mapping[int, Kept], points: float) -> int:
-    """Return the smallest rank that loses at most so many points, or the one that loses least."""
-    within = [rank for rank in kept if kept[rank].points_lost <= points]
-    return min(within) if within else min(kept, key=lambda rank: (kept[rank].points_lost, rank))
+    def kept(self, rank: int, precision: FormPrecision = "fp32") -> Kept:
+        """Return what is kept of the fine-tuned model in one form."""
+        form = (rank, precision)
+        if form not in self._kept:
+            self._kept[form] = self._left_out.kept(rounded_expert(self.expert.first(rank), self._backbone, precision))
+        return self._kept[form]
+
+    def lost(self, rank: int) -> float:
+        """Return the points lost in fp32, or in int8 where they are more: an expert is exported in either."""
+        return max(self.kept(rank).points_lost, self.kept(rank, "int8").points_lost)
+
+    def smallest(self, ranks: Sequence[int], points: float) -> int:
+        """Return the smallest rank that loses at most so many points, or the one that loses least. Ranks ascend."""
+        within = (rank for rank in ranks if self.lost(rank) <= points)  # none above it is measured
+        return next(within, None) or min(ranks, key=lambda rank: (self.lost(rank), rank))
+
+    def forms(self, largest: int, progress: Progress) -> tuple[ExpertForm, ...]:
+        """Return every form up to a rank."""
+        wanted = [(rank, precision) for rank in ranks_up_to(largest) for precision in PRECISIONS]
+        forms = []
+        for done, (rank, precision) in enumerate(wanted, start=1):
+            kept = self.kept(rank, precision)
+            forms.append(ExpertForm(rank, precision, kept.points_lost, kept.agreement))
+            progress("measure", done, len(wanted), str(forms[-1]))
+        return tuple(forms)
 
 
 def _worthwhile(largest: Kept, ranks: Sequence[int], automatic: bool) -> bool:
     """Return whether there is something to gain: a smaller rank, or a loss that is a number and not 0."""
     return math.isfinite(largest.loss) and (len(ranks) > 1 if automatic else largest.loss > EXACT)
-
-
-def _measure(
-    expert: CompleteExpert, left_out: LeftOutSeeds, pretrained: PretrainedModel, progress: Progress
-) -> tuple[ExpertForm, ...]:
-    wanted = [(rank, precision) for rank in ranks_up_to(expert.rank) for precision in PRECISIONS]
-    forms = []
-    for done, (rank, precision) in enumerate(wanted, start=1):
-        kept = left_out.kept(rounded_expert(expert.first(rank), pretrained.backbone, precision))
-        forms.append(ExpertForm(rank, precision, kept.points_lost, kept.agreement))
-        progress("measure", done, len(wanted), str(forms[-1]))
-    return tuple(forms)
 
 
 def _misses(task: str, rank: int, lost: float, settings: Settings) -> str:
