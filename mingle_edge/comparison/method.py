@@ -26,6 +26,7 @@ class Kept:
     statistics: dict[Hashable, RouterStatistics] = field(default_factory=dict)
     routers: dict[Hashable, Router] = field(default_factory=dict)
     experts: dict[Hashable, CompleteExpert] = field(default_factory=dict)
+    embeds: dict[Hashable, Tensor] = field(default_factory=dict)
     scales: dict[Hashable, Mapping[str, float]] = field(default_factory=dict)
 
 

@@ -22,6 +22,8 @@ TRIALS = 5
 """Parameter sets tried when a method is tuned, the same number for every method that has something to tune."""
 FEW = 8
 """Tasks up to which the paper scales task vectors by 0.3; it takes 0.1 for its groups of 14 and 20."""
+MANY = 20
+"""Tasks from which Iso-C's scaling for ViT-B/32 is lower (crisostomi/mass, `conf/task_vectors.yaml`)."""
 METHODS = "mingle_edge.comparison.methods"
 
 Grid = tuple[Mapping[str, Any], ...]
@@ -120,6 +122,31 @@ _STATIC = (
         "static:projected_sum_as_published",
         _always(share=0.5),
         _SHARES,
+    ),
+)
+
+# All tasks at once, made anew with each: what is kept of earlier ones stays where models are merged.
+_SUBSPACES = (
+    MethodSpec(
+        "tsv-m",
+        "of each task one in T singular components, made orthogonal to the others' and summed (TSV-M, arXiv 2412.00081)",
+        "tsv_merge:tsv_merge",
+        _always(scaling=1.0),
+        _grid("scaling", 0.6, 0.8, 1.0, 1.2, 1.5),
+    ),
+    MethodSpec(
+        "iso-c",
+        "the sum of the task vectors with all singular values at their mean (Iso-C, arXiv 2502.04959)",
+        "isotropic:iso_c",
+        lambda tasks: {"scaling": 1.0 if tasks < MANY else 0.9},
+        _grid("scaling", 0.7, 0.9, 1.0, 1.2, 1.5),
+    ),
+    MethodSpec(
+        "iso-cts",
+        "iso-c, with directions of each task in place of the sum's weakest (Iso-CTS, arXiv 2502.04959)",
+        "isotropic:iso_cts",
+        _always(scaling=1.0, share=0.8),
+        _grid("scaling share", (0.7, 0.8), (1.0, 0.8), (1.2, 0.8), (1.5, 0.8), (1.0, 0.6)),
     ),
 )
 
@@ -258,6 +285,13 @@ _COMPRESSED = (
         _always(rank=32, gate_rank=16),
         _grid("gate_rank", 1, 4, 8, 16, 32),
     ),
+    MethodSpec(
+        "mass",
+        "per image tsv-m of the tasks whose directions explain its features, in a second pass (MASS, arXiv 2504.05342)",
+        "mass:Mass",
+        _always(depth=0.75, temperature=1.0, threshold=0.2, most=3),
+        _grid("depth threshold", (0.25, 0.2), (0.5, 0.2), (0.75, 0.2), (0.75, 0.1), (0.75, 0.4)),
+    ),
 )
 
 # Nothing is tuned: the router is in closed form, and its depth, the rank of experts and where their adaptation stops are chosen
@@ -283,8 +317,26 @@ _IMAGE_SCOPE = (
     ),
 )
 
-SPECS: dict[str, MethodSpec] = {spec.name: spec for spec in (*_STATIC, *_ADAPTIVE, *_COMPRESSED, *_LAYER_SCOPE, *_IMAGE_SCOPE)}
-IMAGE_METHODS = tuple(spec.name for spec in _IMAGE_SCOPE)
+# What the whole frozen backbone would route by, before any expert runs.
+_CONTROLS = (
+    MethodSpec(
+        "image-nearest",
+        "image, routed to the task of the nearest seed in the backbone's final embedding (control; crisostomi/mass)",
+        "nearest_seed:NearestSeedScope",
+        _always(**{name: value for name, value in _IMAGE.items() if name not in _ROUTER}),
+    ),
+    MethodSpec(
+        "image-final-rda",
+        "image, its router's discriminants on the backbone's final embedding (control)",
+        "final_discriminants:FinalDiscriminantScope",
+        _always(**{name: value for name, value in _IMAGE.items() if name != "router_blocks"}),
+    ),
+)
+
+SPECS: dict[str, MethodSpec] = {
+    spec.name: spec for spec in (*_STATIC, *_SUBSPACES, *_ADAPTIVE, *_COMPRESSED, *_LAYER_SCOPE, *_IMAGE_SCOPE, *_CONTROLS)
+}
+IMAGE_METHODS = tuple(spec.name for spec in (*_IMAGE_SCOPE, *_CONTROLS))
 """Those that serve the experts of `mingle-edge merge`."""
 REFERENCES = ("pretrained", "individual")
 """Compared whatever is asked for: what there is to lose and to win."""
