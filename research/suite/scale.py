@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from mingle_edge.demo.splits import PerClass
 from mingle_edge.demo.tiny_clip import Training
 
+WIDTH = 128
+"""Of the vision tower."""
 TEXT = Training("text", 150, 2e-3)
 PRETRAINING = Training("pretrain", 2400, 1.5e-3)
 FINE_TUNING = Training("fine-tune", 300, 1.5e-3)

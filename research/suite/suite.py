@@ -12,10 +12,12 @@ from mingle_edge.core.progress import Progress
 from mingle_edge.demo.contact_sheet import INK, Cell, Row, write_contact_sheet
 from mingle_edge.demo.parallel import run_parts
 from mingle_edge.demo.task_files import write_task_file
+from research.suite.collection import Collection
 from research.suite.images import write_images
-from research.suite.models import BACKBONE, CONFIG_FILE, WIDTH, weights, write_backbone, write_fine_tuned
-from research.suite.scale import Scale
-from research.suite.tasks import GROUPS, TASKS
+from research.suite.models import BACKBONE, CONFIG_FILE, weights, write_backbone, write_fine_tuned
+from research.suite.rendered import Rendered
+from research.suite.scale import WIDTH, Scale
+from research.suite.tasks import TASKS
 
 DATA_SEED = 11
 """Of all images. Nothing rendered with it was looked at before the suite was finished."""
@@ -29,25 +31,28 @@ def make_suite(
     progress: Progress,
     *,
     processes: int,
+    collection: Collection | None = None,
     data_seed: int = DATA_SEED,
     scale: Scale | None = None,
 ) -> None:
     """Make what is missing of the images and of the models of every pretraining seed, in the folder `output`.
 
-    On a CPU so many processes train side by side, on another device one model after the other. The error of a part is raised,
-    and what was made stays.
+    The tasks are the twenty unless a collection is given. On a CPU so many processes train side by side, on another device one
+    model after the other. The error of a part is raised, and what was made stays.
     """
-    scale = scale or Scale()
-    images = {task: output / "images" / task.name for task in TASKS}
+    scale, collection = scale or Scale(), collection or Rendered(TASKS)
+    images = {task: output / "images" / task.name for task in collection.tasks}
     folders = {seed: output / f"seed-{seed}" for seed in seeds}
     for folder in (output / "images", *folders.values()):
         folder.mkdir(parents=True, exist_ok=True)
     for folder in folders.values():
-        write_group_files(folder)
-    rendering = {path.name: partial(write_images, path, task, data_seed, scale) for task, path in images.items()}
-    pretraining = {f"seed-{seed}": partial(write_backbone, folder, seed, scale, device) for seed, folder in folders.items()}
+        write_group_files(folder, collection)
+    rendering = {path.name: partial(write_images, path, collection, task, data_seed, scale) for task, path in images.items()}
+    pretraining = {
+        f"seed-{seed}": partial(write_backbone, folder, collection, seed, scale, device) for seed, folder in folders.items()
+    }
     fine_tuning = {
-        f"seed-{seed}/{task.name}": partial(write_fine_tuned, folder, task, path, seed, data_seed, scale, device)
+        f"seed-{seed}/{task.name}": partial(write_fine_tuned, folder, collection, task, path, seed, data_seed, scale, device)
         for seed, folder in folders.items()
         for task, path in images.items()
     }
@@ -63,9 +68,9 @@ def make_suite(
     write_contact_sheet(output / "suite.png", rows, lines=1)
 
 
-def write_group_files(folder: Path) -> None:
+def write_group_files(folder: Path, collection: Collection) -> None:
     """Write the task files `<count>.toml` of the first so many tasks, for every group."""
-    for count in GROUPS:
+    for count in collection.groups:
         tasks = [
             {
                 "name": task.name,
@@ -77,7 +82,7 @@ def write_group_files(folder: Path) -> None:
                 "test": f"../images/{task.name}/test/<class>/*.png",
                 "tune": f"../images/{task.name}/tune/<class>/*.png",
             }
-            for task in TASKS[:count]
+            for task in collection.tasks[:count]
         ]
         backbone = {"model": CONFIG_FILE, "weights": BACKBONE}
         write_task_file(folder / f"{count}.toml", backbone, {"rank": WIDTH // 4}, tasks)

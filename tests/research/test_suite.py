@@ -18,20 +18,24 @@ from safetensors.torch import load_file
 from mingle_edge.checkpoints import check_checkpoint, open_checkpoint, read_architecture
 from mingle_edge.data.image_folder import labeled_images
 from mingle_edge.data.task_file import read_task_file
-from mingle_edge.demo import splits, tiny_clip
+from mingle_edge.demo import canvas, captions, outlines, splits, tiny_clip
 from mingle_edge.demo.baselines import evaluate_baseline
 from mingle_edge.demo.tiny_clip import Training
 from mingle_edge.evaluation.evaluate import EvaluationReport
 from research.suite import suite
 from research.suite.__main__ import main, table
-from research.suite.images import read_training, suite_split
+from research.suite.images import read_training
+from research.suite.models import fine_tuned_recipe
+from research.suite.pictures import cards, shapes
 from research.suite.recipe import recipe
+from research.suite.rendered import Rendered
 from research.suite.scale import Scale
 from research.suite.tasks import GROUPS, SIMILAR, TASKS
 
 SHORT = Training("short", 10, 1e-3)
 SMALL = Scale(test=10, tune=10, seeds=5, train=4, captioned=126, text=SHORT, pretraining=SHORT, fine_tuning=SHORT)
 PARTS = ("test", "tune", "seeds", "train")
+RENDERED = Rendered()
 BY_NAME = {task.name: task for task in TASKS}
 MADE = ("digits", "cards")
 BLANK = np.zeros((32, 32, 3))
@@ -88,7 +92,7 @@ def test_splits_are_balanced_disjoint_and_reproducible(task) -> None:
     """So are the demo's, whose tasks are the first four, but for the random numbers they draw."""
     count, seen = len(task.classes), set()
     for part in PARTS:
-        split = suite_split(task, part, 5, SMALL)
+        split = RENDERED.split(task, part, 5, SMALL)
         each = SMALL.per_class(count)[part]
         assert split.images.shape == (each * count, 32, 32, 3)
         assert np.bincount(split.labels, minlength=count).tolist() == [each] * count
@@ -96,7 +100,7 @@ def test_splits_are_balanced_disjoint_and_reproducible(task) -> None:
         assert len(hashes) == len(split.images)
         assert not hashes & seen
         seen |= hashes
-    again, other = (suite_split(task, "train", seed, SMALL) for seed in (5, 6))
+    again, other = (RENDERED.split(task, "train", seed, SMALL) for seed in (5, 6))
     demo = splits.make_split(task, "train", 5, SMALL.per_class(count))
     assert (again.images == split.images).all()
     assert (again.labels == split.labels).all()
@@ -118,10 +122,10 @@ def test_written_images_are_those_of_the_parts(made) -> None:
     task = BY_NAME["cards"]
     for part in ("test", "tune", "seeds"):
         pairs = labeled_images(f"{part}/<class>/*.png", made / "images/cards", task.classes)
-        split = suite_split(task, part, 2, SMALL)
+        split = RENDERED.split(task, part, 2, SMALL)
         stored = {(np.asarray(Image.open(path)).tobytes(), label) for path, label in pairs}
         assert stored == {(image.tobytes(), label) for image, label in zip(split.images, split.labels.tolist(), strict=True)}
-    assert (read_training(made / "images/cards").images == suite_split(task, "train", 2, SMALL).images).all()
+    assert (read_training(made / "images/cards").images == RENDERED.split(task, "train", 2, SMALL).images).all()
 
 
 def test_models_are_the_architecture_and_differ(made) -> None:
@@ -137,7 +141,7 @@ def test_models_are_the_architecture_and_differ(made) -> None:
 
 
 def test_a_task_file_holds_the_tasks_of_its_group(tmp_path) -> None:
-    suite.write_group_files(tmp_path)
+    suite.write_group_files(tmp_path, RENDERED)
     for count in GROUPS:
         document = tomllib.loads((tmp_path / f"{count}.toml").read_text())
         assert [entry["name"] for entry in document["task"]] == [task.name for task in TASKS[:count]]
@@ -195,13 +199,27 @@ def test_a_recipe_counts_code_but_no_comments(tmp_path, monkeypatch) -> None:
     assert recipe(1, "a") != recipe(1, "b")
 
 
+def test_existing_suites_stay_made() -> None:
+    """Their recipes have no more in them than when they were made: no code but that which draws and trains."""
+    scale, task = Scale(), BY_NAME["cards"]
+    images = recipe("cards", task.classes, 11, scale.per_class(4), cards, canvas, outlines, shapes, splits)
+    kinds = [(each.name, each.classes, each.subject) for each in TASKS]
+    drawing = sorted({each.source for each in TASKS}, key=lambda module: module.__name__)
+    lengths = (scale.captioned, scale.text, scale.pretraining)
+    model = recipe(128, 0.3, 2, lengths, kinds, *drawing, canvas, outlines, shapes, captions, tiny_clip)
+    assert RENDERED.images_recipe(task, 11, scale) == images
+    assert RENDERED.backbone_recipe(2, scale) == model
+    tuned = recipe(task.prompts, scale.fine_tuning, images, model, tiny_clip)
+    assert fine_tuned_recipe(RENDERED, task, 2, 11, scale) == tuned
+
+
 def test_accuracy_is_that_of_the_models_on_the_test_images(made) -> None:
     folder = made / "seed-7"
     report = evaluate_baseline(folder / "20.toml", "pretrained", seed=0)
     model = tiny_clip.new_model(0, 128)
     model.load_state_dict(load_file(folder / "backbone.safetensors"))
     for number, name in enumerate(MADE):
-        split = suite_split(BY_NAME[name], "test", 2, SMALL)
+        split = RENDERED.split(BY_NAME[name], "test", 2, SMALL)
         head = tiny_clip.text_embeddings(model, BY_NAME[name].prompts)
         answers = (model.encode_image(tiny_clip.to_pixels(split.images)) @ head.T).argmax(1).numpy()
         assert report.final["P1"][number] == pytest.approx(100 * (answers == split.labels).mean())
@@ -212,7 +230,7 @@ def test_the_table_has_means_of_groups_and_of_seeds() -> None:
         final = {"P1": [first + number for number in range(20)]}
         return EvaluationReport([task.name for task in TASKS], final, final, [10] * 20)
 
-    lines = table({seed: {"pretrained": report(10 * seed), "individual": report(60)} for seed in (3, 4)})
+    lines = table({seed: {"pretrained": report(10 * seed), "individual": report(60)} for seed in (3, 4)}, RENDERED)
     assert lines[2:5] == ["| 3 | 8 | 33.5 | 63.5 |", "| 3 | 14 | 36.5 | 66.5 |", "| 3 | 20 | 39.5 | 69.5 |"]
     assert lines[-20:][1] == "| textures | 36.0 | 61.0 |"
 
@@ -228,7 +246,12 @@ def test_the_sheet_shows_the_first_seed_of_every_class(made) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--pretraining-seeds", "0"], "--pretraining-seeds is 0"), (["--device", "tpu"], "device 'tpu' is not one of")],
+    [
+        (["--pretraining-seeds", "0"], "--pretraining-seeds is 0"),
+        (["--device", "tpu"], "device 'tpu' is not one of"),
+        (["--images", "real"], "--images real needs it"),
+        (["--sources", "there"], "--sources DIR goes with --images real"),
+    ],
 )
 def test_the_command_refuses_what_it_cannot_do(arguments, message, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
