@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from statistics import fmean, harmonic_mean
 from typing import Any
 
 TASKS = (
@@ -41,6 +42,7 @@ def results(
     protocols: Sequence[str] = ("P1", "P2", "P3"),
     corruptions: Sequence[str] = SEVEN,
     tuned: bool = True,
+    unmerged: Sequence[str] = ("postmarks", "road-works"),
     seed: int = 1,
 ) -> dict[str, Any]:
     """The object of `results.json`; the labels are keys of `KNOWN`."""
@@ -71,12 +73,15 @@ def results(
 
     record: dict[str, Any] = {
         "format": "mingle-edge comparison",
-        "format_version": 1,
+        "format_version": 2,
         "task_file": "suite20.toml",
         "protocols": list(protocols),
         "tasks": [
             {"name": name, "classes": rng.randint(4, 26), "test_images": 500, "tune_images": 200, "seed_images": 50}
             for name in tasks
+        ],
+        "unmerged_tasks": [
+            {"name": name, "classes": 5, "test_images": 300, "tune_images": 100, "seed_images": 25} for name in unmerged
         ],
         "settings": {
             "orders": orders, "seed": 42, "seeds_per_class": 5, "tuned": tuned, "corruptions": list(corruptions)
@@ -86,7 +91,7 @@ def results(
         "machine": {"cpu": "AMD EPYC 7B13", "cores": 16, "device": "cpu", "memory_bytes": 134_000_000_000},
         "versions": {"mingle-edge": "0.1.0", "python": "3.11.9", "torch": "2.14.0", "numpy": "2.1.3"},
         "methods": {}, "accuracy": {}, "steps": {}, "matrix": {}, "by_task": {},
-        "routes": {}, "confusion": {}, "corrupted": {}, "failed": [],
+        "routes": {}, "identified": {}, "confusion": {}, "growth": {}, "unmerged": {}, "corrupted": {}, "failed": [],
     }  # fmt: skip
     for label in labels:
         name, acc, bwt, named, per_task, latency, router, parameter = KNOWN[label]
@@ -119,7 +124,27 @@ def results(
         record["by_task"][label] = {p: {task: percent(height, 6) for task in tasks} for p, height in heights.items()}
         record["confusion"][label] = shares(18 if router else 6, len(tasks))
         if router:
-            record["routes"][label] = shares(18, len(tasks) + 1)
+            table = record["routes"][label] = shares(18, len(tasks) + 1)
+            own = [row[i] for i, row in enumerate(table)]
+            record["identified"][label] = {"own": fmean(own), "unclaimed": fmean(row[-1] for row in table)}
+        stored = [BACKBONE * (1 + per_task * (t + 1)) for t in range(len(tasks))]
+        ratios = [latency + (0.02 * t if latency > 2 else 0.0) for t in range(len(tasks))]
+        several = len(tasks) > 1
+        record["growth"][label] = {
+            "stored_bytes": stored,
+            "multiply_adds": ratios,
+            "backbone_multiply_adds": 4.4e9,
+            "stored_bytes_per_task": BACKBONE * per_task if several else None,
+            "multiply_adds_per_task": (ratios[-1] - ratios[0]) / (len(tasks) - 1) if several else None,
+        }
+        if unmerged:
+            by_task = {name: percent(acc - 20, 5) for name in unmerged}
+            mean = fmean(by_task.values())
+            score = harmonic_mean((record["accuracy"][label][protocols[0]]["acc"], mean))
+            record["unmerged"][label] = {
+                **{"acc": mean, "acc_std": rng.random(), "h_score": score, "h_score_std": rng.random()},
+                **{"by_task": by_task, "unclaimed": rng.uniform(0, 100) if router else None},
+            }
     if not corruptions:
         record["corrupted"] = {}
     return record

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     help="Test images per task for states that are neither its own nor the last; 0: skip those states.  [default: all]",
 )
+@click.option("--unmerged", metavar="NAME", multiple=True, help="Never merge this task, and measure what is known of it.")
 @click.option("--address", metavar="HOST:PORT", help="Of a Ray cluster.  [default: Ray on this machine]")
 @click.option("--no-ray", is_flag=True, help="Cells one after another, in this process.")
 @shared_options.device
@@ -61,8 +62,8 @@ def command(
     later ones gain beforehand. P1: the head is given. P2: head and task are
     given. P3: nothing is given, the labels of all tasks compete.
 
-    DIR holds report.html, results.json, results.csv, and every finished cell:
-    run the same command again to continue, or to add methods.
+    DIR holds report.html, results.json, results.csv, routes.csv, and every
+    finished cell: run the same command again to continue, or to add methods.
     """
     if corruptions is None and severity is not None:
         raise click.UsageError("--severity is that of --corruptions: add --corruptions, or leave it out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 KEPT_BYTES = 1 << 30  # of rows; beyond that they are computed each time
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,11 @@ class TestBatch:
     task: str  # whose images they are; only `individual` may answer by it
     numbers: list[int]  # [n], of the images within `source`
     source: str  # identifies the test set and its corruption, for what is kept on the workbench
+
+
+def fresh_batch(images: Tensor, task: str) -> TestBatch:
+    """Return a batch with a source that no other ever has: nothing kept may answer in a method's place where it is measured."""
+    return TestBatch(images, task, list(range(len(images))), f"measured/{next(_numbers)}")
 
 
 class ImageRows:

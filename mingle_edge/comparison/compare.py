@@ -8,7 +8,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from mingle_edge.comparison import results as figures
 from mingle_edge.comparison.cell import Cell, CellResult
-from mingle_edge.comparison.entries import Entry, parse_entries, with_ablations
+from mingle_edge.comparison.entries import Entry, hint, parse_entries, with_ablations
 from mingle_edge.comparison.kept_cells import KeptCells
 from mingle_edge.comparison.registry import REFERENCES, SPECS
 from mingle_edge.comparison.results import Finished
-from mingle_edge.comparison.table import write_csv
+from mingle_edge.comparison.table import write_csv, write_routes
 from mingle_edge.comparison.tuning import Tuning, trials
 from mingle_edge.core.errors import ComparisonError
 from mingle_edge.core.extras import install_command
@@ -29,7 +29,7 @@ from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.corruptions import Corruption
 from mingle_edge.data.settings import AUTOMATIC
 from mingle_edge.data.task_files import TaskFilePaths, check_same_settings, read_task_files
-from mingle_edge.evaluation.protocols import HEAD_GIVEN, PROTOCOLS
+from mingle_edge.evaluation.protocols import PROTOCOLS
 from mingle_edge.files.output_path import check_output_folder, write_output
 from mingle_edge_runtime.ort.processor import read_processor
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mingle_edge.comparison.execution import Execute, Source
     from mingle_edge.comparison.material import Material
 
-CELLS, RESULTS, CSV, PAGE = "cells", "results.json", "results.csv", "report.html"
+CELLS, RESULTS, CSV, ROUTES, PAGE = "cells", "results.json", "results.csv", "routes.csv", "report.html"
 CARRIED = ("rank",)
 """Settings of the task file that methods with a parameter of that name take over: a rank belongs to the width of a tower. Not
 "auto", which each has in its own way.
@@ -57,6 +57,7 @@ class ComparisonOptions:
         tune: choose parameters on the validation images, 5 trials a method.
         corruptions: the test images are corrupted by these as well.
         step_images: test images per task of states in between; None: all, 0: those states are passed over.
+        unmerged: tasks that are never merged; what the merged model still knows of them is measured.
         device: `auto` (CUDA where there is one), `cpu` or `cuda`.
         parallel: on Ray, where it is installed.
         address: HOST:PORT of a Ray cluster; None: this machine.
@@ -69,6 +70,7 @@ class ComparisonOptions:
     tune: bool = False
     corruptions: tuple[Corruption, ...] = ()
     step_images: int | None = None
+    unmerged: Sequence[str] = ()
     device: str = "auto"
     parallel: bool = True
     address: str | None = None
@@ -121,9 +123,9 @@ def compare(
 ) -> dict[str, Any]:
     """Compare methods on the tasks of task files; cells that `output` holds already are not computed again.
 
-    Writes `results.json` (docs/comparison.md), `results.csv` and `report.html`, and returns what the first holds. Pretrained
-    and individual models are always compared. A cell that fails is listed under `failed`, costs no other, and is tried again
-    by the next run. The task files, the options and the output are checked before torch is imported.
+    Writes `results.json` (docs/comparison.md), `results.csv`, `routes.csv` and `report.html`, and returns what the first holds.
+    Pretrained and individual models are always compared. A cell that fails is listed under `failed`, costs no other, and is
+    tried again by the next run. The task files, the options and the output are checked before torch is imported.
 
     Args:
         task_files: one, or a sequence whose tasks are compared together, of one backbone and with equal settings; each task
@@ -140,12 +142,12 @@ def compare(
     """
     started = time.perf_counter()
     output, plan = Path(output), options or ComparisonOptions()
-    check_output_folder(output, RESULTS, CSV, PAGE)
+    check_output_folder(output, RESULTS, CSV, ROUTES, PAGE)
     check_output_folder(output / CELLS)
     _check_address(plan)
     files = read_task_files(task_files)
     check_same_settings(files)
-    names = [task.name for file in files for task in file.tasks]
+    names = merged_tasks([task.name for file in files for task in file.tasks], plan.unmerged)
     given = {key: value for key, value in files[0].settings.items() if key in CARRIED and value != AUTOMATIC}
     entries = parse_entries(f"{','.join(REFERENCES)},{with_ablations(plan.methods, plan.ablations)}", SPECS, len(names), given)
     counts = tuple(sorted({entry.seeds_per_class for entry in entries if entry.seeds_per_class is not None}))
@@ -167,11 +169,16 @@ def compare(
     source = Source(tuple(path.absolute() for path in paths), plan.seed, counts, plan.device)
     with _executing(plan, source, material, progress) as execute:
         comparison = Comparison(material, execute, KeptCells(output / CELLS), progress)
-        tunings = _tune(comparison, entries, plan) if plan.tune else {}
+        tunings = _tune(comparison, entries, names, plan) if plan.tune else {}
         chosen = [replace(e, parameters=tunings[e.label].chosen) if e.label in tunings else e for e in entries]
         orders = task_orders(names, plan.orders, plan.seed)
         cells = [
-            replace(_cell(entry, order, plan), corruption=corruption, every_step=corruption is None and plan.step_images != 0)
+            replace(
+                _cell(entry, order, plan),
+                corruption=corruption,
+                every_step=corruption is None and plan.step_images != 0,
+                unmerged=tuple(sorted(plan.unmerged)) if corruption is None else (),
+            )
             for corruption in (None, *plan.corruptions)
             for order in orders
             for entry in chosen
@@ -183,7 +190,8 @@ def compare(
         "format_version": figures.FORMAT_VERSION,
         "task_file": ", ".join(map(str, paths)),
         "protocols": list(PROTOCOLS),
-        "tasks": material.record(),
+        "tasks": [task for task in material.record() if task["name"] in names],
+        "unmerged_tasks": [task for task in material.record() if task["name"] not in names],
         "settings": {
             "orders": plan.orders,
             "seed": plan.seed,
@@ -199,14 +207,28 @@ def compare(
             "system": platform.platform(),
         },
         "versions": {name: version(name) for name in _PACKAGES},
-        **_figures(chosen, finished, names, tunings),
+        **figures.all_figures(chosen, finished, names, tunings),
         "failed": comparison.failed,
         "seconds": round(time.perf_counter() - started, 1),
     }
     write_output(output / RESULTS, json.dumps(results, indent=1) + "\n")
     write_csv(results, output / CSV)
+    write_routes(results, output / ROUTES)
     write_page(results, output / PAGE)
     return results
+
+
+def merged_tasks(tasks: Sequence[str], unmerged: Sequence[str]) -> list[str]:
+    """Return the tasks that are merged. Raises `ComparisonError` if one to leave out does not exist, or none is left."""
+    for name in unmerged:
+        if name not in tasks:
+            raise ComparisonError(f"unmerged: there is no task {name!r}; {hint(name, tasks, 'the tasks are')}")
+    merged = [name for name in tasks if name not in unmerged]
+    if not merged:
+        raise ComparisonError(
+            f"unmerged names all of the {len(tasks)} tasks, and at least one must be merged; leave one out of it"
+        )
+    return merged
 
 
 def task_orders(tasks: Sequence[str], count: int, seed: int) -> list[list[str]]:
@@ -240,9 +262,9 @@ def _cell(entry: Entry, order: Sequence[str], plan: ComparisonOptions) -> Cell:
     )
 
 
-def _tune(comparison: Comparison, entries: Sequence[Entry], plan: ComparisonOptions) -> dict[str, Tuning]:
+def _tune(comparison: Comparison, entries: Sequence[Entry], tasks: Sequence[str], plan: ComparisonOptions) -> dict[str, Tuning]:
     """Run every trial of every method on the validation images, and return what each came to."""
-    order = tuning_order(comparison.material.tasks, plan.seed)
+    order = tuning_order(tasks, plan.seed)
     tried = [(entry, parameters) for entry in entries for parameters in trials(entry)]
     cells = [
         replace(_cell(entry, order, plan), parameters=parameters, part="tune", every_step=False, step_images=None)
@@ -275,47 +297,3 @@ def _executing(
     if plan.parallel and _ray_is_there():
         return on_ray(source, plan.address)
     return nullcontext(one_after_another(source, material, progress))
-
-
-def _figures(
-    entries: Sequence[Entry], finished: Sequence[Finished], tasks: Sequence[str], tunings: Mapping[str, Tuning]
-) -> dict[str, Any]:
-    """Return all figures of results.json, by label. A method none of whose cells finished is only described."""
-    by_label: dict[str, list[Finished]] = {entry.label: [] for entry in entries}
-    corrupted: dict[str, dict[str, list[Finished]]] = {}
-    for cell in finished:
-        if cell.cell.corruption is None:
-            by_label[cell.cell.label].append(cell)
-        else:
-            corrupted.setdefault(cell.cell.label, {}).setdefault(cell.cell.corruption.name, []).append(cell)
-    pretrained = figures.by_task(by_label["pretrained"], tasks)[HEAD_GIVEN] if by_label["pretrained"] else {}
-    shown: dict[str, Any] = {key: {} for key in ("methods", "accuracy", "steps", "matrix", "by_task", "routes", "confusion")}
-    for entry in entries:
-        label, cells = entry.label, by_label[entry.label]
-        shown["methods"][label] = {
-            "method": entry.method,
-            "parameters": dict(entry.parameters) | ({"seeds_per_class": n} if (n := entry.seeds_per_class) is not None else {}),
-            "summary": SPECS[entry.method].summary,
-            "tuning": tunings[label].to_json() if label in tunings else None,
-        }
-        if not cells or not pretrained:
-            continue
-        shown["methods"][label] |= figures.method_figures(cells)
-        shown["accuracy"][label] = figures.summarize(cells, pretrained)
-        if cells[0].cell.every_step:
-            shown["steps"][label] = figures.steps(cells)
-        shown["matrix"][label] = {p: rows[1:] for p, rows in cells[0].result.accuracy.items()}
-        shown["by_task"][label] = figures.by_task(cells, tasks)
-        if (routes := figures.between_tasks(cells, tasks, lambda result: result.routes)) is not None:
-            shown["routes"][label] = routes
-        if (confusion := figures.between_tasks(cells, tasks, lambda result: result.confusion)) is not None:
-            shown["confusion"][label] = confusion
-    shown["corrupted"] = {
-        label: {
-            name: figures.summarize(cells, figures.by_task(before, tasks)[HEAD_GIVEN])
-            for name, cells in of_label.items()
-            if (before := corrupted.get("pretrained", {}).get(name))
-        }
-        for label, of_label in corrupted.items()
-    }
-    return shown

@@ -57,7 +57,7 @@ def with_ablations(methods: str | None, ablations: Sequence[str]) -> str:
     parts = [methods] if methods is not None else [] if ablations else [DEFAULT]
     for name in ablations:
         if name not in ABLATIONS:
-            raise ComparisonError(f"there is no ablation {name!r}; {_hint(name, list(ABLATIONS), 'the ablations are')}")
+            raise ComparisonError(f"there is no ablation {name!r}; {hint(name, list(ABLATIONS), 'the ablations are')}")
         parts.append(ABLATIONS[name])
     return ",".join(parts)
 
@@ -88,7 +88,7 @@ def parse_entries(text: str, specs: Mapping[str, MethodSpec], tasks: int, defaul
 
 def _entry(name: str, parameters: str, specs: Mapping[str, MethodSpec], tasks: int, defaults: Mapping[str, Any]) -> Entry:
     if name not in specs:
-        raise ComparisonError(f"methods: there is no method {name!r}; {_hint(name, list(specs), 'the methods are')}")
+        raise ComparisonError(f"methods: there is no method {name!r}; {hint(name, list(specs), 'the methods are')}")
     published = specs[name].published(tasks)
     values = published | {key: value for key, value in defaults.items() if key in published}
     known: dict[str, Any] = published | {SEEDS_PER_CLASS: 0}
@@ -96,7 +96,7 @@ def _entry(name: str, parameters: str, specs: Mapping[str, MethodSpec], tasks: i
     for part in filter(None, (part.strip() for part in parameters.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or key not in known:
-            raise ComparisonError(f"methods: {name} has no parameter {key!r}; {_hint(key, list(known), 'its parameters are')}")
+            raise ComparisonError(f"methods: {name} has no parameter {key!r}; {hint(key, list(known), 'its parameters are')}")
         given[key] = _value(name, key, value, known[key])
     label = f"{name}({','.join(f'{key}={_written(value)}' for key, value in given.items())})" if given else name
     seeds_per_class = given.pop(SEEDS_PER_CLASS, None)
@@ -133,6 +133,7 @@ def _written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _hint(name: str, known: Sequence[str], introduction: str) -> str:
+def hint(name: str, known: Sequence[str], introduction: str) -> str:
+    """Return what to write in place of a name that does not exist: the nearest one, and all there are."""
     close = difflib.get_close_matches(name, known, n=1)
     return (f"did you mean {close[0]!r}? " if close else "") + f"{introduction} {', '.join(known) or 'none'}"

@@ -58,5 +58,7 @@ def _whole(value: Any) -> CellResult | None:
     tables = [(rows, count + 1, count) for rows in result.accuracy.values()] + [(result.confusion, count, count)]
     if result.routes is not None:
         tables.append((result.routes, count, count + 1))
+    if len(result.stored_after) != count or len(result.multiply_adds) not in (0, count + 1):
+        return None
     fits = all(len(rows) == height and {len(row) for row in rows} <= {width} for rows, height, width in tables)
     return result if fits and result.accuracy.keys() == set(PROTOCOLS) else None

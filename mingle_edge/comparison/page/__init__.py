@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mingle_edge.comparison.page import compression, figures, headline, tables
+from mingle_edge.comparison.page import compression, figures, headline, side_tables, tables
 from mingle_edge.comparison.ranking import accuracy, order_name, ordered, orders_finished, timed_in
 from mingle_edge.comparison.ranking import methods as compared
 from mingle_edge.comparison.registry import REFERENCES
@@ -40,6 +40,17 @@ _MATRIX = (
 _ROUTES = (
     "Rows: images of a task; columns: the task whose expert answered, in the order of the rows, last the plain backbone. Final "
     "state, mean over orders."
+)
+_IDENTIFIED = (
+    "Of methods that send an image to one task: images of a task sent to it, and to none, means over tasks; final state."
+)
+_GROWTH = (
+    "MB stored on the device; x: multiply-adds of one image over the plain backbone's. After the first task and the last, and "
+    "what one more task adds. Products outside PyTorch, as of a router, are not counted."
+)
+_KNOWLEDGE = (
+    "Percent. Images of {}, which no method ever merged, with their own heads and the task not told. H-score: the harmonic "
+    "mean of ACC on merged tasks in P1 and ACC on these."
 )
 _CONFUSION = "P3. Rows: images of a task; columns: the task of the label that won, in the order of the rows."
 
@@ -84,6 +95,15 @@ def page(results: Mapping[str, Any]) -> str:
         compression_is=_COMPRESSION,
         compression_kinds=compression.KINDS,
         compression_head=compression.HEAD,
+        identification=side_tables.identification(results),
+        identification_head=side_tables.IDENTIFICATION_HEAD,
+        identified_is=_IDENTIFIED,
+        growth=side_tables.growth(results),
+        growth_head=side_tables.growth_head(results),
+        growth_is=_GROWTH,
+        knowledge=side_tables.knowledge(results),
+        knowledge_head=side_tables.KNOWLEDGE_HEAD,
+        knowledge_is=_KNOWLEDGE.format(", ".join(task["name"] for task in results["unmerged_tasks"])),
         steps=figures.after_steps(results),
         acc={label: percentage(accuracy(results, label, protocols[0])) for label in labels},
         colors=[(figures.COLORS[protocol], protocol) for protocol in protocols],

@@ -10,6 +10,7 @@ from typing import Any
 
 from mingle_edge.comparison.ranking import accuracy, leading, ordered
 from mingle_edge.comparison.registry import REFERENCES
+from mingle_edge.comparison.table import PLAIN_BACKBONE
 from mingle_edge.core.wording import MISSING, difference, digits, finite, megabytes, percentage, times
 from mingle_edge.pages.page import plain
 
@@ -147,13 +148,15 @@ def matrices(results: Results) -> dict[str, Any] | None:
 def between_tasks(results: Results, kind: str) -> dict[str, Any] | None:
     """Return where images of each task went, by `routes` or by the labels in `confusion`; None where there is no such table."""
     names = [task["name"] for task in results["tasks"]]
-    columns = [*names, "plain backbone"] if kind == "routes" else names
+    columns = [*names, PLAIN_BACKBONE] if kind == "routes" else names
     says = "{row} to {column}: {value}%" if kind == "routes" else "{row} as {column}: {value}%"
     drawn = {}
     for label in reversed(ordered(results)):
         if table := results[kind].get(label):
             rows = _cells(table, names, columns, says, (0.0, 100.0), 0.5)
-            drawn[label] = {"beside": _own_share(table), "rows": rows, "below": _confused(names, columns, table)}
+            elsewhere = confused(names, columns, table)
+            below = f"Most often elsewhere: {elsewhere}." if elsewhere else ""
+            drawn[label] = {"beside": _own_share(table), "rows": rows, "below": below}
     return _some_open(results, columns, drawn, (0.0, 25.0, 100.0)) if drawn else None
 
 
@@ -188,8 +191,8 @@ def _own_share(table: Sequence[Sequence[Any]]) -> str:
     return f"{sum(own) / len(own):.1f}% to own task" if own else MISSING
 
 
-def _confused(rows: Sequence[str], columns: Sequence[str], table: Sequence[Sequence[Any]]) -> str:
-    """The largest shares that went elsewhere, in words."""
+def confused(rows: Sequence[str], columns: Sequence[str], table: Sequence[Sequence[Any]]) -> str:
+    """Return the largest shares that went elsewhere, in words; nothing where all stayed."""
     away = [
         (value, rows[i], columns[j])
         for i, row in enumerate(table)
@@ -197,8 +200,7 @@ def _confused(rows: Sequence[str], columns: Sequence[str], table: Sequence[Seque
         if i != j and (value := finite(cell)) is not None and value >= 0.5
     ]
     most = sorted(away, key=lambda share: -share[0])[:_CONFUSED]
-    told = "; ".join(f"{row} to {column} {value:.0f}%" for value, row, column in most)
-    return f"Most often elsewhere: {told}." if told else ""
+    return "; ".join(f"{row} to {column} {value:.0f}%" for value, row, column in most)
 
 
 def adding(results: Results) -> list[list[str]]:
