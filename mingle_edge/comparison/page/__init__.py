@@ -38,19 +38,17 @@ _MATRIX = (
     "merge. A column that pales downwards is forgotten."
 )
 _ROUTES = (
-    "Rows: images of a task; columns: the task whose expert answered, in the order of the rows, last the plain backbone. Final "
-    "state, mean over orders."
-)
-_IDENTIFIED = (
-    "Of methods that send an image to one task: images of a task sent to it, and to none, means over tasks; final state."
+    "Final state, mean over orders. Table: means over tasks. Maps: rows are images of a task, columns the task whose expert "
+    "answered, in the order of the rows, last the plain backbone."
 )
 _GROWTH = (
     "MB stored on the device; x: multiply-adds of one image over the plain backbone's. After the first task and the last, and "
     "what one more task adds. Products outside PyTorch, as of a router, are not counted."
 )
 _KNOWLEDGE = (
-    "Percent. Images of {}, which no method ever merged, with their own heads and the task not told. H-score: the harmonic "
-    "mean of ACC on merged tasks in P1 and ACC on these."
+    "ACC in percent. Images of {}, which no method ever merged, with their own heads and the task not told; gained: against "
+    "the pretrained model. H-score: the harmonic mean of ACC on merged tasks in P1 and on these. To no task: their images that "
+    "a router refuses."
 )
 _CONFUSION = "P3. Rows: images of a task; columns: the task of the label that won, in the order of the rows."
 
@@ -65,6 +63,7 @@ def page(results: Mapping[str, Any]) -> str:
     labels, protocols, methods, tasks = ordered(results), results["protocols"], results["methods"], results["tasks"]
     columns = tables.columns(results)
     corruptions, corrupted = tables.corruptions(results)
+    identified = side_tables.identification(results)
     settings = results["settings"] | {"seconds in all": f"{results['seconds']:.1f}"}
     return render(
         "comparison.html",
@@ -95,9 +94,7 @@ def page(results: Mapping[str, Any]) -> str:
         compression_is=_COMPRESSION,
         compression_kinds=compression.KINDS,
         compression_head=compression.HEAD,
-        identification=side_tables.identification(results),
         identification_head=side_tables.IDENTIFICATION_HEAD,
-        identified_is=_IDENTIFIED,
         growth=side_tables.growth(results),
         growth_head=side_tables.growth_head(results),
         growth_is=_GROWTH,
@@ -112,9 +109,9 @@ def page(results: Mapping[str, Any]) -> str:
             ("Corrupted images", "ACC in percent on corrupted test images.", corruptions, corrupted),
         ],
         heat_maps=[
-            ("Accuracy matrix", f"{protocols[0]}, first order. {_MATRIX}", tables.matrices(results)),
-            ("Where a router sends images", _ROUTES, tables.between_tasks(results, "routes")),
-            ("Confusion between tasks", _CONFUSION, tables.between_tasks(results, "confusion")),
+            ("Accuracy matrix", f"{protocols[0]}, first order. {_MATRIX}", [], tables.matrices(results)),
+            ("Where a router sends images", _ROUTES, identified, tables.between_tasks(results, "routes")),
+            ("Confusion between tasks", _CONFUSION, [], tables.between_tasks(results, "confusion")),
         ],
         tuning=figures.tuning(results),
         trials=tables.trials(results),

@@ -10,8 +10,8 @@ from mingle_edge.comparison.ranking import PRETRAINED, accuracy, ordered
 from mingle_edge.comparison.table import PLAIN_BACKBONE
 from mingle_edge.core.wording import MISSING, difference, finite, megabytes, percentage, times
 
-IDENTIFICATION_HEAD = ["", "to own task, %", "to none, %", "most often elsewhere"]
-KNOWLEDGE_HEAD = ["", "ACC, merged", "ACC, never merged", "of that gained", "H-score", "to none, %"]
+IDENTIFICATION_HEAD = ["", "own task", "no task", "most often elsewhere"]
+KNOWLEDGE_HEAD = ["", "merged", "never merged", "gained", "H-score", "to no task"]
 
 Results = Mapping[str, Any]
 
@@ -26,8 +26,8 @@ def identification(results: Results) -> list[list[str]]:
     return [
         [
             label,
-            percentage(shares[label]["own"]),
-            percentage(shares[label]["unclaimed"]),
+            f"{percentage(shares[label]['own'])}% to own task",
+            f"{percentage(shares[label]['unclaimed'])}% to none",
             confused(names, [*names, PLAIN_BACKBONE], results["routes"].get(label, ())) or MISSING,
         ]
         for label in labels
