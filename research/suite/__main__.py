@@ -16,7 +16,7 @@ from mingle_edge.core.errors import MingleError
 from mingle_edge.demo.baselines import evaluate_baseline
 from mingle_edge.evaluation.evaluate import EvaluationReport
 from research.suite.collection import Collection
-from research.suite.real.real import Real
+from research.suite.real.real import SCALE, Real
 from research.suite.rendered import Rendered
 from research.suite.scale import Scale
 from research.suite.suite import DATA_SEED, make_suite
@@ -42,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         device = choose_device(given.device)
         collection: Collection = Real(given.sources) if given.images == "real" else Rendered()
+        scale = SCALE if given.images == "real" else Scale()
         for task in collection.tasks:
-            collection.images_recipe(task, DATA_SEED, Scale())  # a missing source is told before work begins
+            collection.images_recipe(task, DATA_SEED, scale)  # a missing source is told before work begins
     except MingleError as error:
         parser.error(str(error))
     torch.set_num_threads(1)  # as many processes as cores compute
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{time.monotonic() - started:6.0f} s  {stage} {done}/{total} {detail}", flush=True)
 
     seeds = range(given.pretraining_seeds)
-    make_suite(given.output, seeds, device, progress, processes=os.cpu_count() or 1, collection=collection)
+    make_suite(given.output, seeds, device, progress, processes=os.cpu_count() or 1, collection=collection, scale=scale)
     files = {seed: given.output / f"seed-{seed}" / f"{collection.groups[-1]}.toml" for seed in seeds}
     reports = {seed: {m: evaluate_baseline(file, m, seed=0) for m in MODELS} for seed, file in files.items()}
     print(*table(reports, collection), sep="\n")

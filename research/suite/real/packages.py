@@ -63,8 +63,13 @@ class Package:
         return MissingSourceError(f"{path} is missing; it comes with the {what}: run `{FETCH} {sources}`")
 
 
-@cache
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
+    status = path.stat()
+    return _digest(path, status.st_size, status.st_mtime_ns)
+
+
+@cache  # files are large, and several tasks read the same
+def _digest(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

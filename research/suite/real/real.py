@@ -15,16 +15,16 @@ from mingle_edge.demo.captions import captioned_images
 from mingle_edge.demo.splits import LabeledImages, Split, make_split
 from mingle_edge.demo.tasks import ImageTask
 from research.suite import rendered
-from research.suite.real import drawing, fonts, packages, photos, scans, vectors, vendors
+from research.suite.real import drawing, fonts, photos, scans, vectors, vendors
 from research.suite.real import tasks as real_tasks
 from research.suite.real.packages import digest
 from research.suite.real.tasks import GROUPS, TASKS, RealTask
 from research.suite.recipe import recipe
-from research.suite.rendered import outline
-from research.suite.scale import WIDTH, Scale
+from research.suite.rendered import OUTLINES, choose_style
+from research.suite.scale import FINE_TUNING, WIDTH, Scale
 
-OUTLINES = 0.5  # part of the captioned images that are outlines; all are where a drawing has two colors
-_CODE = (canvas, digits, drawing, fonts, packages, photos, scans, splits, vectors, vendors, real_tasks)
+SCALE = Scale(fine_tuning=replace(FINE_TUNING, steps=600))
+_CODE = (canvas, digits, drawing, fonts, photos, scans, splits, vectors, vendors, real_tasks)
 _STREAM = "real/"
 
 
@@ -59,8 +59,9 @@ class Real:
 
     def captioned(self, seed: int, scale: Scale) -> tuple[Bytes, list[str]]:
         """Draw outlines and monochrome prints of training originals, and colored shapes."""
-        kinds = [replace(task, draw=_Styled(_named(task), self.sources)) for task in self.tasks]
-        return captioned_images((*kinds, None), seed, scale.captioned, stream=f"{_STREAM}captions")
+        kinds = [replace(task, draw=_Dealer(_named(task), self.sources, "train")) for task in self.tasks]
+        stream = f"{_STREAM}captions"
+        return captioned_images((*kinds, None), seed, scale.captioned, stream=stream, choose_style=choose_style)
 
     def vocabulary(self) -> Sequence[str]:
         """Return the subjects of all tasks."""
@@ -81,18 +82,6 @@ class _Dealer:
         if label not in self._dealt:
             self._dealt[label] = cycle(rng.permutation(len(originals)).tolist())
         return self._task.draw(rng, originals[next(self._dealt[label])])
-
-
-class _Styled(_Dealer):
-    """Draws training originals in another style than the task's."""
-
-    def __init__(self, task: RealTask, sources: Path) -> None:
-        super().__init__(task, sources, "train")
-
-    def __call__(self, rng: np.random.Generator, label: str) -> Floats:
-        """Draw the outline of the next original, or where it has many colors perhaps the original; it is printed after that."""
-        image = super().__call__(rng, label)
-        return outline(rng, image) if self._task.two_colors or rng.uniform() < OUTLINES else image
 
 
 def _named(task: ImageTask) -> RealTask:

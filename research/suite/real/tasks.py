@@ -36,7 +36,6 @@ class RealTask:
     load: Load
     draw: Callable[[np.random.Generator, Bytes], Floats]
     files: Callable[[Path], list[Path]]  # of a folder of sources: all that `load` reads
-    two_colors: bool  # a drawing in ink: a monochrome print of it would be an image of the task itself
 
 
 def _of_sets(sets: Sets, names: Names, rasterize: Callable[[str], Bytes], sources: Path, split: Split) -> list[list[Bytes]]:
@@ -72,15 +71,15 @@ def _vector_task(
 ) -> RealTask:
     draw = draw_sprite if rasterize is sprite else draw_ink
     load, files = partial(_of_sets, sets, names, rasterize), partial(_set_files, sets)
-    return RealTask(name, tuple(names), template, subject, load, draw, files, two_colors=rasterize is stencil)
+    return RealTask(name, tuple(names), template, subject, load, draw, files)
 
 
 def _font_task(name: str, classes: tuple[str, ...], template: str, subject: str, texts: Sequence[str]) -> RealTask:
-    return RealTask(name, classes, template, subject, partial(_letters, texts), draw_ink, fonts.all_font_files, two_colors=True)
+    return RealTask(name, classes, template, subject, partial(_letters, texts), draw_ink, fonts.all_font_files)
 
 
 TASKS = (
-    RealTask("garments", GARMENTS, "a photo of a {}.", "{}", scans.garments, draw_gray, scans.garment_files, two_colors=False),
+    RealTask("garments", GARMENTS, "a photo of a {}.", "{}", scans.garments, draw_gray, scans.garment_files),
     RealTask(
         "handwriting",
         DIGITS,
@@ -89,13 +88,10 @@ TASKS = (
         scans.handwriting,
         _drawn_by_hand,
         scans.handwriting_files,
-        two_colors=True,
     ),
     _vector_task("smileys", "an emoji of a {} face.", "{} face", vendors.EMOJI, vendors.SMILEYS),
     _vector_task("icons", "an icon of a {}.", "icon of a {}", vendors.ICON_SETS, vendors.ICONS, stencil),
-    RealTask(
-        "photos", tuple(photos.PHOTOS), "a photo of {}.", "{}", photos.cells, draw_cell, photos.photo_files, two_colors=False
-    ),
+    RealTask("photos", tuple(photos.PHOTOS), "a photo of {}.", "{}", photos.cells, draw_cell, photos.photo_files),
     _font_task("lettering", CAPITALS, "a printed capital letter {}.", "printed capital {}", CAPITALS),
     _vector_task("animals", "an emoji of a {}.", "emoji of a {}", vendors.EMOJI, vendors.ANIMALS),
     _vector_task("flags", "the flag of {}.", "flag of {}", vendors.FLAG_SETS, vendors.FLAGS),
