@@ -63,7 +63,7 @@ def _write_digits(folder: Path) -> None:
 
 def _write_photos(folder: Path) -> None:
     """Write photographs of which no pixel has the color of another."""
-    rows, columns = np.mgrid[0:64, 0:96]
+    rows, columns = np.mgrid[0:32, 0:48]
     for number, name in enumerate(photos.PHOTOS.values()):
         if name in ("china.jpg", "flower.jpg"):  # of scikit-learn, which is installed
             continue
