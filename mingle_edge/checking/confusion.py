@@ -16,8 +16,8 @@ from mingle_edge.data.settings import Settings
 from mingle_edge.experts.finetuned_task import PretrainedModel
 from mingle_edge.routing.depth import choose_depth, deepest
 from mingle_edge.routing.features import router_statistics
+from mingle_edge.routing.layout import Layout
 from mingle_edge.routing.leave_one_out import left_out_scores
-from mingle_edge.routing.statistics import MOMENTS
 
 MOST_IMAGES = 12  # of a task
 MOST_VARIATIONS = 2  # of an image; a merge makes more
@@ -46,12 +46,12 @@ def router_confusion(
     statistics = []
     for name, images in calibration_images.items():
         some = ImageSet([images.paths[number] for number in images.evenly(MOST_IMAGES)])
-        statistics.append(router_statistics(name, some, pretrained, few, progress))
-    each = MOMENTS * architecture.width
-    blocks = choose_depth(statistics, each) if settings.router_blocks == "auto" else most
+        statistics.append(router_statistics(name, some, pretrained, few, progress, embedding=False))
+    layout = Layout.of(architecture, most)
+    blocks = choose_depth(statistics, layout) if settings.router_blocks == "auto" else most
     routed: dict[str, list[float]] = {}
     tasks = list(calibration_images)
-    for task, scores in left_out_scores([s.first(each * (blocks + 1)) for s in statistics]):
+    for task, scores in left_out_scores([s.columns(layout.columns(blocks)) for s in statistics]):
         chosen = scores.argmax(axis=2).ravel()  # [k v]
         routed[tasks[task]] = [float((chosen == other).mean()) for other in range(len(tasks))]
     return Confusion(tasks, blocks, {name: s.count for name, s in zip(tasks, statistics, strict=True)}, routed)

@@ -98,7 +98,7 @@ class Confusion:
     """Where the router sends calibration images that it has not seen: leave-one-out."""
 
     tasks: list[str]
-    blocks: int  # of the backbone that it reads
+    blocks: int | None  # of the backbone that it reads beside the pixels; None: none
     images: dict[str, int]  # task -> images left out, each with its variations
     routed: dict[str, list[float]]  # task -> the share of these that went to each of `tasks`; none for a task of one image
 

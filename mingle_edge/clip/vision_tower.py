@@ -97,23 +97,33 @@ def normalize(embeds: Tensor, architecture: VisionArchitecture) -> Tensor:
     return F.normalize(embeds, dim=-1) if architecture.normalized else embeds
 
 
-def router_features(images: Tensor, parameters: Parameters, architecture: VisionArchitecture, count: int) -> Tensor:
-    """Return features `[B, F]` of the plain backbone for the image router, F = 4 (count + 1) width.
+def block_moments(
+    images: Tensor, parameters: Parameters, architecture: VisionArchitecture, count: int, *, embedding: bool
+) -> Tensor:
+    """Return moments `[B, 4 (count + 1) width]` of the plain backbone's tokens, and behind them its embedding, if asked for.
 
     Of the embedded image and after each of the first `count` blocks: mean and standard deviation over tokens, and roughness,
-    the mean magnitude of the difference between a patch and its right, and its lower, neighbor.
+    the mean magnitude of the difference between a patch and its right, and its lower, neighbor. The embedding `[B, output_dim]`
+    is as heads read it; without it the other blocks do not run, and need not be among the parameters.
     """
     linear = plain_linear(parameters)
     tokens = embed_patches(images, parameters, architecture, linear)
-    features: list[Tensor] = []
-    for t in [tokens, *blocks(tokens, parameters, architecture, linear, count)]:
-        patches = t[:, architecture.prefix_tokens :].reshape(
-            -1, architecture.grid, architecture.grid, t.shape[-1]
-        )  # [B, gy, gx, width]
-        right, lower = (patches.diff(dim=dim).abs().sum((1, 2)) for dim in (2, 1))
-        pairs = max(architecture.grid * (architecture.grid - 1), 1)
-        features += [t.mean(1), t.std(1, correction=0), right / pairs, lower / pairs]
+    features = [_moments(tokens, architecture)]
+    for depth, after in enumerate(blocks(tokens, parameters, architecture, linear, None if embedding else count), start=1):
+        tokens = after
+        if depth <= count:
+            features.append(_moments(tokens, architecture))
+    if embedding:
+        features.append(normalize(pool(tokens, parameters, architecture, linear), architecture))
     return torch.cat(features, dim=1)
+
+
+def _moments(tokens: Tensor, architecture: VisionArchitecture) -> Tensor:
+    grid = architecture.grid
+    patches = tokens[:, architecture.prefix_tokens :].reshape(-1, grid, grid, tokens.shape[-1])  # [B, gy, gx, width]
+    right, lower = (patches.diff(dim=dim).abs().sum((1, 2)) for dim in (2, 1))
+    pairs = max(grid * (grid - 1), 1)
+    return torch.cat([tokens.mean(1), tokens.std(1, correction=0), right / pairs, lower / pairs], dim=1)
 
 
 def _layer_norm(x: Tensor, name: str, parameters: Parameters, architecture: VisionArchitecture) -> Tensor:

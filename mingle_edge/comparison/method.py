@@ -12,7 +12,7 @@ from mingle_edge.comparison.batches import ImageRows, TestBatch
 from mingle_edge.evaluation.answers import Answers
 from mingle_edge.experts.complete_expert import CompleteExpert
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
-from mingle_edge.routing.router import Router
+from mingle_edge.routing.cascade import Cascade
 from mingle_edge.routing.statistics import RouterStatistics
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ class Kept:
 
     rows: ImageRows = field(default_factory=ImageRows)
     statistics: dict[Hashable, RouterStatistics] = field(default_factory=dict)
-    routers: dict[Hashable, Router] = field(default_factory=dict)
+    cascades: dict[Hashable, Cascade] = field(default_factory=dict)
     experts: dict[Hashable, CompleteExpert] = field(default_factory=dict)
     embeds: dict[Hashable, Tensor] = field(default_factory=dict)
     scales: dict[Hashable, Mapping[str, float]] = field(default_factory=dict)

@@ -39,10 +39,12 @@ class Settings:
             fine-tuned model. 0 keeps it as the rank cuts it. 150 pays where experts must be small, of less than a tenth of the
             tower's width, and takes minutes a task.
         expert_learning_rate: image scope. Of the Adam optimizer that adapts an expert; it falls to 0.
-        router_blocks: image scope. How many blocks of the plain backbone the router reads. `auto` chooses 0 to 3 by leaving out
-            one seed image after the other. More blocks route better and take longer.
+        router_blocks: image scope. How many blocks of the plain backbone the router reads where the pixels leave it in doubt.
+            `auto` chooses none, or 0 to 3, by leaving out one seed image after the other; 0 reads the embedded image.
         router_augmentations: image scope. How many mild variations of each seed image the router learns from. 0 takes the seed
             images alone, and routes worse.
+        refused: image scope. What share of their own images, at most, the tasks may refuse as foreign, as seeds that the router
+            has not seen tell. Refused images run on the plain backbone. More finds more of the images that belong to no task.
         interference_projection: layer scope. Keep a new expert out of the leading directions of earlier ones (section 3.1).
         gate_pooling: layer scope. What a gate's value is averaged over: the tokens of one image, or those of a batch, as
             published (section 3.2).
@@ -70,6 +72,7 @@ class Settings:
     expert_learning_rate: float = 5e-4
     router_blocks: int | Literal["auto"] = "auto"
     router_augmentations: int = 16
+    refused: float = 0.02
     interference_projection: bool = True
     gate_pooling: Pooling = "image"
     gate_start: Literal["null-space", "random"] = "null-space"
@@ -149,7 +152,7 @@ OFFICIAL = Settings(
 )
 """The published configuration: batch-pooled gates, relaxed gradient projection, QR basis of all tokens."""
 
-IMAGE_SCOPE = ("keep", "expert_steps", "expert_learning_rate", "router_blocks", "router_augmentations")
+IMAGE_SCOPE = ("keep", "expert_steps", "expert_learning_rate", "router_blocks", "router_augmentations", "refused")
 LAYER_SCOPE = (
     *("interference_projection", "gate_pooling", "gate_start", "steps", "learning_rate", "batch_size", "temperature"),
     *("projected", "subspace_inputs", "subspace_basis", "subspace_directions", "relaxation", "relaxation_decay"),
@@ -164,6 +167,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "expert_learning_rate": (1e-12, 10.0),
     "router_blocks": (0, 1 << 16),
     "router_augmentations": (0, 1 << 16),
+    "refused": (0.0, 0.5),
     "steps": (1, 1 << 20),
     "learning_rate": (1e-12, 10.0),
     "batch_size": (1, 1 << 16),

@@ -25,7 +25,7 @@ MOST_SEEDS_PER_CLASS = 1 << 20
 
 _TABLES = ("backbone", "settings", "task")
 _BACKBONE_KEYS = ("model", "weights")
-_TASK_KEYS = ("name", "weights", "seeds", "seeds_per_class", "classes", "templates", "head", "test", "tune")
+_TASK_KEYS = ("name", "weights", "seeds", "seeds_per_class", "group", "classes", "templates", "head", "test", "tune")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class TaskSource:
     head: Path | None  # ready-made class embeddings
     test: ImageSource | None  # labeled images that accuracy is measured on
     tune: ImageSource | None = None  # labeled images that parameters of methods are chosen on
+    group: str | None = None  # of tasks that need not be told apart
     seeds_per_class: int | None = None  # how many seeds are drawn per class; None: `seeds` is a folder, used whole
 
 
@@ -149,7 +150,17 @@ def _task(table: Table) -> TaskSource:
         test=read_source(table, "test", labeled=True) if "test" in table.values else None,
         tune=read_source(table, "tune", labeled=True) if "tune" in table.values else None,
         seeds_per_class=_seeds_per_class(table, seeds),
+        group=_group(table),
     )
+
+
+def _group(table: Table) -> str | None:
+    if "group" not in table.values:
+        return None
+    group = table.string("group")
+    if not TASK_NAME.fullmatch(group):
+        raise table.error("group", "must be 1 to 64 letters, digits, dots, dashes or underscores, the first a letter or digit")
+    return group
 
 
 def _classes(table: Table) -> list[str]:

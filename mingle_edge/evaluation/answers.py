@@ -21,6 +21,8 @@ class Answers:
     posterior: Tensor | None = None  # [n, T] over tasks merged so far, where there is a router
     claimed: Tensor | None = None  # [n], false where the router runs the plain backbone
     routed: Tensor | None = None  # [n], number of the task whose expert answered, -1 for the plain backbone
+    stages: Tensor | None = None  # [n], number of the router's stage that settled it
+    confidence: Tensor | None = None  # [n], of the router
 
     @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:

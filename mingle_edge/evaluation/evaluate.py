@@ -6,7 +6,7 @@ An append-only model is its own history: the state after task t is its first t t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mingle_edge.data.settings import Pooling
 from mingle_edge.data.task_files import TaskFilePaths
 from mingle_edge.evaluation.metrics import average_accuracy, backward_transfer
 from mingle_edge.evaluation.protocols import PROTOCOLS
+from mingle_edge.evaluation.router_figures import RouterReport, router_report
 from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge.merging.task_sources import find_sources
 
@@ -33,7 +34,8 @@ class EvaluationReport:
     images: list[int]  # test images per task
     own_route: list[float] = field(default_factory=list)  # image scope: images routed to their own task, percent
     unclaimed: list[float] = field(default_factory=list)  # image scope: images no task claims, percent
-    router_blocks: int | None = None  # image scope: blocks the router reads after the last merge
+    router_blocks: int | None = None  # image scope: blocks the router reads after the last merge; None: pixels alone
+    router: RouterReport | None = None  # image scope
 
     def acc(self, protocol: str) -> float:
         """Return the mean over tasks of the final accuracy, in percent; protocol: P1, P2 or P3."""
@@ -46,7 +48,7 @@ class EvaluationReport:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object with every figure."""
         summary = {p: {"acc": self.acc(p), "bwt": self.bwt(p)} for p in PROTOCOLS}
-        return vars(self) | {"summary": summary}
+        return vars(self) | {"router": asdict(self.router) if self.router else None, "summary": summary}
 
 
 def evaluate(
@@ -92,15 +94,17 @@ def evaluate(
     check_images([path for images in tests.values() for path in images.paths], progress)
     tower = GatedTower(model, chosen)
     history = list(measure_history(tower, tests, top_k, pooling, progress))
-    last = [final for _, final in history]
+    last = [final for _, final, _ in history]
+    routed = [images for _, _, images in history if images is not None]
     return EvaluationReport(
         tasks=model.task_names,
-        after_own={protocol: [own.right[protocol] for own, _ in history] for protocol in PROTOCOLS},
+        after_own={protocol: [own.right[protocol] for own, _, _ in history] for protocol in PROTOCOLS},
         final={protocol: [final.right[protocol] for final in last] for protocol in PROTOCOLS},
         images=[len(images) for images in tests.values()],
         own_route=[final.own_route for final in last if final.own_route is not None],
         unclaimed=[final.unclaimed for final in last if final.unclaimed is not None],
         router_blocks=model.router_depth if model.scope == "image" else None,
+        router=router_report(tower.cascade, model.task_names, routed) if routed else None,
     )
 
 

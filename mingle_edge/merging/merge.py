@@ -20,6 +20,7 @@ from mingle_edge.files.new_folder import check_new
 from mingle_edge.merging.merged_index import INDEX, Backbone, MergedIndex, TaskRecord
 from mingle_edge.merging.merged_model import MergedModel, clear_remains, commit_task, create
 from mingle_edge.merging.merged_size import bytes_to_write
+from mingle_edge.routing.outlook import routing_warnings
 
 if TYPE_CHECKING:
     from mingle_edge.merging.merge_inputs import MergeInputs, TaskInputs
@@ -80,8 +81,11 @@ def merge(
             tensors, record = merger.merge(task)
             record["head"] = task.head_source
             record["seconds"] = round(time.perf_counter() - started, 3)
-            model = commit_task(model, _task_record(task, record), tensors)
+            model = merger.model = commit_task(model, _task_record(task, record), tensors)
             progress("merge", len(model.tasks), count)
+        if new and model.scope == "image" and (seen := model.outlook()) is not None:
+            for warning in routing_warnings(seen):
+                progress(WARNING, 1, 1, warning)
     return model
 
 
@@ -204,5 +208,6 @@ def _task_record(task: TaskInputs, record: dict[str, object]) -> TaskRecord:
         source_sha256=task.sha256,
         seeds=len(task.calibration_images),
         logit_scale=task.head.logit_scale,
+        group=task.source.group,
         record=record,
     )

@@ -14,13 +14,14 @@ from mingle_edge.core.errors import FileError, MergedModelError, TaskFileError, 
 from mingle_edge.data.settings import Settings
 from mingle_edge.experts.expert_form import ExpertForm, read_forms
 from mingle_edge.files.text_file import read_json
+from mingle_edge.routing.wrong_experts import fault_in_routing
 from mingle_edge_runtime.bundle.head import LARGEST
 from mingle_edge_runtime.bundle.json_record import RecordError, read_record
 from mingle_edge_runtime.bundle.rules import fault_in_preprocess
-from mingle_edge_runtime.bundle.task_names import fault_in_names
+from mingle_edge_runtime.bundle.task_names import TASK_NAME, fault_in_names
 
 FORMAT = "mingle-edge merged model"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 INDEX = "mingle.json"
 
 _DEEPEST = 8  # levels of a task's record
@@ -43,6 +44,7 @@ class TaskRecord:
     source_sha256: str
     seeds: int  # unlabeled images it was adapted on
     logit_scale: float  # of its head
+    group: str | None = None  # of tasks that need not be told apart
     record: dict[str, Any] = field(default_factory=dict)  # head, seconds, losses, explained_norm, forms
 
     @property
@@ -163,8 +165,11 @@ def _check(stored: _Stored, settings: Settings) -> None:
         _require(bool(_SHA256.fullmatch(task.source_sha256)), f"{where}.source_sha256 is not 64 hexadecimal digits")
         _check_scale(task.logit_scale, f"{where}.logit_scale")
         _require(task.seeds >= 0, f"{where}.seeds is {shown(task.seeds)}, must not be negative")
+        _require(task.group is None or bool(TASK_NAME.fullmatch(task.group)), f"{where}.group is {shown(task.group)}, no name")
         if fault := _fault_in(task.record, f"{where}.record"):
             raise RecordError(fault)
+        if fault := fault_in_routing(task.record):
+            raise RecordError(f"{where}.record.routing{fault}")
         read_forms(task.record, f"{where}.record")
 
 

@@ -24,9 +24,13 @@ from mingle_edge.files.partial_folder import abandoned
 from mingle_edge.merging.merged_index import INDEX, Backbone, MergedIndex, read_index
 from mingle_edge.merging.merged_index import TaskRecord as TaskRecord
 from mingle_edge.merging.tensor_file import Arrays, check_shapes, check_tensors, find, length, read_shapes, read_tensors, save
-from mingle_edge.routing.depth import choose_depth
-from mingle_edge.routing.router import Router, fit_router
-from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
+from mingle_edge.routing.cascade import Cascade
+from mingle_edge.routing.cascade_fit import fit_cascade
+from mingle_edge.routing.depth import choose_depth, deepest
+from mingle_edge.routing.layout import Layout
+from mingle_edge.routing.outlook import Outlook, outlook
+from mingle_edge.routing.statistics import RouterStatistics
+from mingle_edge.routing.wrong_experts import WrongExperts
 from mingle_edge_runtime.bundle.head import LARGEST, Head
 
 BACKBONE, EXPERTS, HEADS = "backbone.safetensors", "experts", "heads"
@@ -145,7 +149,7 @@ class MergedModel:
     def router_statistics(self, task: str) -> RouterStatistics:
         """Return what the image router keeps of a task, of the features of the largest depth it may be of."""
         tensors = read_tensors(self.path / ROUTER, f"{self.task(task).name}/")
-        features, rows = length(tensors, "mean"), length(tensors, "factor")
+        features, rows = self.layout.features, length(tensors, "factor")
         shapes: dict[str, tuple[int, ...]] = {"mean": (features,), "factor": (rows, features), "count": (1,)}
         if "coordinates" in tensors:
             shapes["coordinates"] = (length(tensors, "coordinates"), length(tensors, "coordinates", 1), rows)
@@ -158,8 +162,13 @@ class MergedModel:
         return RouterStatistics(tensors["mean"], tensors["factor"], int(count), tensors.get("coordinates"))
 
     @cached_property
-    def router_depth(self) -> int:
-        """Return, in the image scope, the blocks of the plain backbone that the router of these tasks reads.
+    def layout(self) -> Layout:
+        """Return, in the image scope, where the router's statistics have the features of each stage."""
+        return Layout.of(self.architecture, deepest(self.settings.router_blocks, self.architecture.layers))
+
+    @cached_property
+    def router_depth(self) -> int | None:
+        """Return, in the image scope, the blocks of the plain backbone that the router of these tasks reads; None: none.
 
         Unless the setting fixes it, it is chosen from the statistics of these tasks and nothing else.
         """
@@ -168,14 +177,30 @@ class MergedModel:
             return blocks
         statistics = [self.router_statistics(name) for name in self.task_names]
         with self._computing():
-            return choose_depth(statistics, self._features_per_depth)
+            return choose_depth(statistics, self.layout)
 
-    def router(self) -> Router:
-        """Return, in the image scope, the router of these tasks at `router_depth`."""
-        features = (self.router_depth + 1) * self._features_per_depth
-        statistics = [self.router_statistics(name).first(features) for name in self.task_names]
+    def cascade(self) -> Cascade:
+        """Return, in the image scope, the router of these tasks: its stages, and what wrong experts cost."""
+        statistics = [self.router_statistics(name) for name in self.task_names]
+        seen = [WrongExperts.of_record(task.record) for task in self.tasks]
         with self._computing():
-            return fit_router(statistics)
+            return fit_cascade(
+                statistics,
+                self.layout,
+                self.router_depth,
+                self.task_names,
+                seen,
+                [task.group for task in self.tasks],
+                self.settings.refused,
+            )
+
+    def outlook(self) -> Outlook | None:
+        """Return, in the image scope, what seeds that its router has not seen say of it; None where none can be spared."""
+        cascade = self.cascade()
+        columns = self.layout.of_stages(cascade)[-1]
+        statistics = [self.router_statistics(name).columns(columns) for name in self.task_names]
+        with self._computing():
+            return outlook(statistics, self.task_names, cascade.losses, self.settings.refused)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -187,10 +212,6 @@ class MergedModel:
             raise MergedModelError(
                 f"{self.path / ROUTER}: no router can be computed from these statistics ({error}); restore it or merge again"
             ) from error
-
-    @property
-    def _features_per_depth(self) -> int:
-        return MOMENTS * self.architecture.width
 
     def null_space(self, task: str) -> Arrays:
         """Return directions `[added, d]` that this task added to each layer's protected subspace."""

@@ -10,7 +10,8 @@ from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.data.settings import Settings
 from mingle_edge.merging.merged_model import GATES, NULL_SPACE, ROUTER, MergedModel
 from mingle_edge.routing.depth import deepest
-from mingle_edge.routing.statistics import KEPT_SEEDS, MAX_FACTOR_ROWS, MOMENTS
+from mingle_edge.routing.layout import Layout
+from mingle_edge.routing.statistics import KEPT_SEEDS, MAX_FACTOR_ROWS
 
 if TYPE_CHECKING:
     from mingle_edge.merging.merge_inputs import MergeInputs
@@ -52,7 +53,7 @@ def row_elements(architecture: VisionArchitecture, settings: Settings, seeds: in
         gate_inputs = sum(architecture.linear_shape(layer)[1] + 1 for layer in settings.expert_layers(architecture))
         return (1 + settings.subspace_directions) * gate_inputs
     each = 1 + settings.router_augmentations
-    features = (deepest(settings.router_blocks, architecture.layers) + 1) * MOMENTS * architecture.width
+    features = Layout.of(architecture, deepest(settings.router_blocks, architecture.layers)).features
     factor = min(each * seeds, features, MAX_FACTOR_ROWS)
     return features * (1 + factor) + min(seeds, KEPT_SEEDS) * each * factor
 

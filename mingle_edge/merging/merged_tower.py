@@ -10,12 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mingle_edge.clip.vision_tower import Linear, embed_images, normalize, router_features
+from mingle_edge.clip.head import Head
+from mingle_edge.clip.vision_tower import Linear, embed_images, normalize
 from mingle_edge.data.settings import Pooling
 from mingle_edge.experts.complete_expert import CompleteExpert, expert_linear, expert_parameters
 from mingle_edge.gates.gating import ExpertStack, GatedExperts, GatedLinear
 from mingle_edge.merging.merged_model import MergedModel
-from mingle_edge.routing.router import Router
+from mingle_edge.routing.cascade import Cascade, Decisions, LargestLogits, decide
+from mingle_edge.routing.depth import deepest
+from mingle_edge.routing.features import router_features
 
 Observer = Callable[[str, Tensor], None]
 """Called with the internal name of a linear layer and its input [B, N, d_in]."""
@@ -32,7 +35,7 @@ class GatedTower:
         self.backbone = {name: torch.from_numpy(a).to(self.device) for name, a in merged.backbone().items()}
         self._expert: tuple[str, CompleteExpert] | None = None
         self._layers = load_layer_experts(merged, self.device) if merged.scope == "layer" else {}
-        self._router = merged.router() if merged.scope == "image" and merged.tasks else None
+        self._cascade = merged.cascade() if merged.scope == "image" and merged.tasks else None
         self._observer: Observer | None = None
 
     @contextmanager
@@ -58,19 +61,41 @@ class GatedTower:
         return normalize(embed_images(images.to(self.device), parameters, self.architecture, linear), self.architecture)
 
     @torch.inference_mode()
-    def route(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return, in the image scope, the router's posterior `[B, T]` and confidence `[B]`, in float64."""
-        if self._router is None:
-            raise ValueError("only a merged model of scope 'image' with at least one task has a router")
-        depth = self.merged.router_depth
-        features = router_features(images.to(self.device), self.backbone, self.architecture, depth)
-        posterior, confidence = self._router.posterior(features.double().cpu().numpy())
-        return torch.from_numpy(posterior), torch.from_numpy(confidence)
+    def route(self, images: Tensor, cascade: Cascade | None = None) -> Decisions:
+        """Return, in the image scope, where the router sends images; by another cascade of the model's first tasks if given."""
+        cascade = cascade or self.cascade
+        features = self.router_features(images)
+        columns = self.merged.layout.of_stages(cascade)
+        return decide(cascade, [features[:, of_stage] for of_stage in columns], self.largest_logits(images))
+
+    def router_features(self, images: Tensor) -> NDArray[np.float64]:
+        """Return all features of images `[B, F]` that routers of this model may read, as `MergedModel.layout` has them."""
+        blocks = deepest(self.merged.settings.router_blocks, self.architecture.layers)
+        features = router_features(images.to(self.device), self.backbone, self.architecture, blocks)
+        return features.double().cpu().numpy()
+
+    def largest_logits(self, images: Tensor) -> LargestLogits:
+        """Return what runs experts on some of these images for a cascade's judge."""
+        names = self.merged.task_names
+
+        @torch.inference_mode()
+        def run(numbers: NDArray[np.int64], tasks: NDArray[np.int64]) -> NDArray[np.float64]:
+            largest = np.zeros(tasks.shape)
+            for task in np.unique(tasks):
+                head = Head.of(self.merged.head(names[task])).to(self.device)
+                rows, column = np.nonzero(tasks == task)
+                embeds = self.embed(images[torch.from_numpy(numbers[rows])], names[task])
+                largest[rows, column] = head.logits(embeds).amax(1).double().cpu().numpy()
+            return largest
+
+        return run
 
     @property
-    def router(self) -> Router | None:
-        """Return the router's arithmetic, None in the layer scope."""
-        return self._router
+    def cascade(self) -> Cascade:
+        """Return the router; only a merged model of scope `image` with at least one task has one."""
+        if self._cascade is None:
+            raise ValueError("only a merged model of scope 'image' with at least one task has a router")
+        return self._cascade
 
     @torch.inference_mode()
     def embed_layers(

@@ -6,7 +6,7 @@ is to be written there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from mingle_edge.experts.task_vectors import Factors, build_expert
 from mingle_edge.gates.adaptation import NewGate
 from mingle_edge.gates.gate_training import GateLearner
 from mingle_edge.gates.gating import ExpertStack, GatedExperts
+from mingle_edge.merging.expert_answers import run_wrong_experts
 from mingle_edge.merging.merge_inputs import TaskInputs
 from mingle_edge.merging.merged_model import MergedModel, TaskTensors
 from mingle_edge.merging.merged_tower import load_layer_experts
@@ -144,6 +145,7 @@ class TaskMerger:
             if expert.rank < truncated.rank:
                 explained_norm *= _squared_norm(truncated.first(expert.rank).factors) / _squared_norm(truncated.factors)
             record = {"explained_norm": explained_norm, "rank": expert.rank} | sized.record()
+            record |= run_wrong_experts(task, expert, pretrained, self._older_experts(), self.progress).record()
             tensors = TaskTensors(
                 expert=_factor_arrays(expert.factors) | {name: _array(value) for name, value in expert.unfactored.items()},
                 head=_head_arrays(task.head),
@@ -155,6 +157,10 @@ class TaskMerger:
         for warning in record["warnings"]:
             self.progress(WARNING, 1, 1, warning)
         return tensors, record
+
+    def _older_experts(self) -> Iterator[tuple[str, CompleteExpert]]:
+        for name in self.model.task_names:
+            yield name, CompleteExpert.from_arrays(self.model.expert(name), self.pretrained.device)
 
     def _merge_into_layers(self, learner: GateLearner) -> tuple[TaskTensors, dict[str, Any]]:
         state = self._state or LayerState.of_model(self.model, self.pretrained.device)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from mingle_edge.routing.layout import Layout
 from mingle_edge.routing.leave_one_out import can_leave, left_out_scores
 from mingle_edge.routing.statistics import Array, RouterStatistics
 
@@ -19,20 +20,20 @@ def deepest(router_blocks: int | Literal["auto"], layers: int) -> int:
     return min(DEEPEST, layers) if router_blocks == "auto" else router_blocks
 
 
-def choose_depth(statistics: Sequence[RouterStatistics], features_per_depth: int) -> int:
-    """Return the smallest depth that routes left-out seeds as well as the best depth, as far as they can tell.
+def choose_depth(statistics: Sequence[RouterStatistics], layout: Layout) -> int | None:
+    """Return the fewest blocks that route left-out seeds as well as the best, as far as they can tell; None: pixels alone.
 
     That is, the difference of their errors is at most its standard error: a one-standard-error rule (Breiman, Friedman,
-    Olshen, Stone, "Classification and Regression Trees", 1984, section 3.4.3) on differences, as all depths are tried on the
-    same seeds. Where no task has two seeds, nothing tells that less would do, and it is the deepest.
+    Olshen, Stone, "Classification and Regression Trees", 1984, section 3.4.3) on differences, as all are tried on the same
+    seeds. Where no task has two seeds, nothing tells that less would do, and it is the deepest.
     """
-    depths = len(statistics[0].mean) // features_per_depth
     if not any(can_leave(s) for s in statistics):
-        return depths - 1
-    errors = [left_out_errors([s.first(features_per_depth * (m + 1)) for s in statistics]) for m in range(depths)]
+        return layout.depths - 1
+    choices: list[int | None] = [None, *range(layout.depths)]
+    errors = [left_out_errors([s.columns(layout.columns(blocks)) for s in statistics]) for blocks in choices]
     best = min(errors, key=lambda shares: mean_of_tasks(shares)[0])
     worse = [mean_of_tasks([a - b for a, b in zip(shares, best, strict=True)]) for shares in errors]
-    return next(depth for depth, (difference, standard_error) in enumerate(worse) if difference <= standard_error)
+    return next(blocks for blocks, (difference, error) in zip(choices, worse, strict=True) if difference <= error)
 
 
 def left_out_errors(statistics: Sequence[RouterStatistics]) -> list[Array]:

@@ -13,8 +13,6 @@ import numpy as np
 
 from mingle_edge.routing.statistics import Array, Covariance, RouterStatistics
 
-SINGULAR = 1e-10  # of the mean squared length of the means: where two of them coincide, their difference has no length
-
 
 def can_leave(own: RouterStatistics) -> bool:
     """Say whether a seed can leave and others remain."""
@@ -26,43 +24,18 @@ def left_out_scores(statistics: Sequence[RouterStatistics]) -> Iterator[tuple[in
 
     They are those of k of its seeds (v images each) by the router that never saw that seed, without a task's own covariance.
     """
-    for task, products, gram in _products(statistics, Covariance.pooled(statistics), 1.0):
+    for task, products, gram in _products(statistics, Covariance.pooled(statistics)):
         yield task, products - np.diagonal(gram, axis1=1, axis2=2)[:, None, :] / 2
 
 
-def left_out_distances(
-    statistics: Sequence[RouterStatistics], covariance: Covariance, weight: float
-) -> Iterator[tuple[int, Array]]:
-    """Yield, of each task with at least two seeds, its number and squared distances `[k, v]` to the nearest task.
-
-    They are Mahalanobis distances within the space that the tasks' means span, of k of its seeds (v images each) by the
-    router that never saw that seed and gives the pooled part of the covariance that weight.
-    """
-    for task, products, gram in _products(statistics, covariance, weight):
-        row = gram.mean(axis=2)  # [k, T]; from here on about the mean of the means
-        products = products - products.mean(axis=2, keepdims=True) - (row - row.mean(axis=1, keepdims=True))[:, None, :]
-        gram = gram - row[:, :, None] - row[:, None, :] + row.mean(axis=1)[:, None, None]
-        T = gram.shape[1]
-        length = np.trace(gram, axis1=1, axis2=2)[:, None, None] / T + np.finfo(np.float64).tiny
-        # Centered, nothing lies along the vector of ones: it may have any length, and the rest can be inverted.
-        inverse = np.linalg.inv(gram + length * (np.ones((T, T)) / T + SINGULAR * np.eye(T)))  # [k, T, T]
-        images = ((products @ inverse) * products).sum(axis=2)  # [k, v], squared lengths
-        towards = inverse @ gram  # [k, T, T]
-        tasks = (gram * towards).sum(axis=1)  # [k, T]
-        distances = images[:, :, None] - 2 * products @ towards + tasks[:, None, :]  # [k, v, T]
-        yield task, distances.min(axis=2).clip(0)
-
-
-def _products(
-    statistics: Sequence[RouterStatistics], covariance: Covariance, weight: float
-) -> Iterator[tuple[int, Array, Array]]:
+def _products(statistics: Sequence[RouterStatistics], covariance: Covariance) -> Iterator[tuple[int, Array, Array]]:
     """Yield, of each task with at least two seeds, its number and inner products under the inverse covariance without a seed.
 
     Of images with means `[k, v, T]`, and of means with one another `[k, T, T]`, all about one origin.
     """
     degrees = max(covariance.degrees - 1, 1)
-    share = weight * (1 - covariance.shrinkage) / degrees
-    inverse = covariance.inverse(weight * covariance.degrees / degrees)  # one degree of freedom less, nothing taken out yet
+    share = (1 - covariance.shrinkage) / degrees
+    inverse = covariance.inverse(covariance.degrees / degrees)  # one degree of freedom less, nothing taken out yet
     means = np.stack([s.mean for s in statistics]).astype(np.float64)
     means = (means - means.mean(axis=0)) / covariance.scale  # [T, F]
     for task, own in enumerate(statistics):

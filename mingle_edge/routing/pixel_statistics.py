@@ -37,7 +37,7 @@ def pixel_side(image_size: int) -> tuple[int, int]:
 
 
 def cosine_filters() -> Tensor:
-    """Return `[24, 3, 3, 3]` over RGB: for each opponent color the eight filters of the 3 x 3 cosine transform with a mean of 0."""
+    """Return `[24, 3, 3, 3]` over RGB: for each opponent color the eight 3 x 3 cosine filters that have a mean of 0."""
     rows = [[math.cos(math.pi * (2 * i + 1) * k / 6) * math.sqrt((1 if k == 0 else 2) / 3) for i in range(3)] for k in range(3)]
     basis = torch.tensor(rows, dtype=torch.float64)
     planes = torch.einsum("ui,vj->uvij", basis, basis).reshape(9, 3, 3)[1:]  # without the mean
@@ -53,7 +53,7 @@ def pixel_statistics(images: Tensor, preprocess: Preprocess) -> Tensor:
     from the second scale on their correlations with those of the scale before; then logarithms of the histograms' shares,
     mean and deviation of the four borders, and mean and logarithm of the deviation in the cells of the coarse picture.
     """
-    mean, std = (torch.tensor(values, dtype=images.dtype).to(images.device).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
     step, side = pixel_side(images.shape[-1])
     x = F.avg_pool2d(images[..., : side * step, : side * step] * std + mean, step)  # [B, 3, side, side], pixels in [0, 1]
     parts: list[Tensor] = []
@@ -102,5 +102,5 @@ def _borders(x: Tensor) -> list[Tensor]:
 def _cells(x: Tensor) -> list[Tensor]:
     """Return means, and logarithms of deviations, of the cells of the coarse picture, each `[B, 3 CELLS CELLS]`."""
     size = x.shape[-1] // CELLS
-    cells = x.unflatten(3, (CELLS, size)).unflatten(2, (CELLS, size)).transpose(3, 4).flatten(4)  # [B, 3, cells, cells, n]
+    cells = x.reshape(-1, 3, CELLS, size, CELLS, size).transpose(3, 4).flatten(4)  # [B, 3, cells, cells, n]
     return [cells.mean(4).flatten(1), _log(cells.std(4, correction=0), RARE).flatten(1)]

@@ -5,6 +5,7 @@ A task's statistics (mean, thin factor of its scatter, seed count) never change 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ MOMENTS = 4  # features of each channel at each depth
 EXPLAINED = 0.999  # of the trace of the scatter of scaled features in the thin factor
 MAX_FACTOR_ROWS = 256
 KEPT_SEEDS = 64  # whose coordinates are kept, evenly spaced among all
+SINGULAR = 1e-9  # of the scatter, in terms of coordinates: less is rounding
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,35 @@ class RouterStatistics:
         coordinates = coordinates.reshape(count, each, kept)[seeds]
         return cls(mean.astype(np.float32), (factor * scale).astype(np.float32), count, coordinates.astype(np.float32))
 
-    def first(self, features: int) -> RouterStatistics:
-        """Return the statistics of the first so many features, which are those of a smaller depth."""
-        return replace(self, mean=self.mean[:features], factor=self.factor[:, :features])
+    def columns(self, chosen: NDArray[np.int64]) -> RouterStatistics:
+        """Return the statistics of the features of these numbers."""
+        return replace(self, mean=self.mean[chosen], factor=self.factor[:, chosen])
+
+    def images(self, seeds: NDArray[np.int64]) -> Array:
+        """Return the features `[n v, F]` of some of the seeds whose coordinates are kept, each with its variations."""
+        assert self.coordinates is not None  # see can_leave
+        each, rows = self.coordinates.shape[1:]
+        coordinates = self.coordinates[seeds].reshape(-1, rows).astype(np.float64)
+        return self.mean + math.sqrt(each) * coordinates @ self.factor.astype(np.float64)
+
+    def without(self, seeds: NDArray[np.int64]) -> RouterStatistics:
+        """Return the statistics that the other seeds would have given, for fewer seeds than there are.
+
+        In terms of coordinates, the scatter of all images is the identity about the mean, and what leaves is subtracted
+        from it, with what the mean moves.
+        """
+        assert self.coordinates is not None
+        each, rows = self.coordinates.shape[1:]
+        left = self.count - len(seeds)
+        leaving = self.coordinates[seeds].reshape(-1, rows).astype(np.float64)
+        moved = -leaving.sum(axis=0) / (left * each)  # [q]
+        scatter = np.eye(rows) - leaving.T @ leaving - left * each * np.outer(moved, moved)
+        eigenvalues, eigenvectors = np.linalg.eigh(scatter)
+        kept = eigenvalues > SINGULAR
+        root = np.sqrt(eigenvalues[kept])[:, None] * eigenvectors[:, kept].T  # [r, q]
+        factor = self.factor.astype(np.float64)
+        mean = self.mean + math.sqrt(each) * moved @ factor
+        return RouterStatistics(mean.astype(np.float32), (root @ factor).astype(np.float32), left)
 
 
 def oas_shrinkage(trace: float, trace_of_square: float, dimensions: int, samples: int) -> float:

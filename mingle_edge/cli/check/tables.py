@@ -189,7 +189,7 @@ def _routes(report: CheckReport) -> Iterator[Figures]:
     if (confusion := report.confusion) is not None:
         rows = [[name, *(_percent(share) for share in shares)] for name, shares in confusion.routed.items()]
         about = (
-            f"Percent of left-out calibration images by the task that a router of {confusion.blocks} blocks sends them to; of "
+            f"Percent of left-out calibration images by the task that a router of {_reads(confusion.blocks)} sends them to; of "
             f"at most {max(confusion.images.values())} images a task, and so rough."
         )
         yield Figures("Routes", about, ["", *confusion.tasks], rows, dict(enumerate(confusion.routed.values())), wide=True)
@@ -244,3 +244,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}" if share < 0.9995 else f"{100 * share:.0f}"
+
+
+def _reads(blocks: int | None) -> str:
+    return "the pixels" if blocks is None else f"the pixels and {blocks} blocks"

@@ -9,7 +9,7 @@ first blocks.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,12 @@ from mingle_edge.data.calibration_images import task_generator
 from mingle_edge.data.settings import Settings
 from mingle_edge.data.variations import mild_variations
 from mingle_edge.experts.finetuned_task import FinetunedTask
+from mingle_edge.routing.calibration import calibrated, left_out
+from mingle_edge.routing.cascade import LargestLogits
 from mingle_edge.routing.features import MOST_VARIATIONS
 from mingle_edge.routing.router import Router, fit_router
 from mingle_edge.routing.statistics import RouterStatistics
+from mingle_edge.routing.wrong_experts import WrongExperts
 
 
 class FinalDiscriminants(ImageRouter):
@@ -38,7 +41,7 @@ class FinalDiscriminants(ImageRouter):
         self._statistics: list[RouterStatistics] = []  # by task
         self._fitted: Router | None = None  # of the tasks so far
 
-    def add(self, task: FinetunedTask) -> None:
+    def add(self, task: FinetunedTask, seen: WrongExperts | None = None) -> None:
         """Take the statistics of one more task. Raises `TaskFileError` for a task without seeds."""
         images, settings = task.calibration_images, self.settings
         if not len(images):
@@ -51,17 +54,22 @@ class FinalDiscriminants(ImageRouter):
         )
         self._fitted = None
 
-    def route(self, batch: TestBatch) -> Route:
+    def route(self, batch: TestBatch, largest_logits: LargestLogits | None = None) -> Route:
         """See `ImageRouter`."""
         x = backbone_embeddings(batch, self.workbench)
-        router = self._router()
+        router = self._discriminants()
         posterior, confidence = router.posterior(x.double().cpu().numpy())
         claimed = torch.from_numpy(confidence >= router.confidence_bound)
         return Route(torch.from_numpy(posterior).to(x.device), claimed.to(x.device))
 
-    def _router(self) -> Router:
-        self._fitted = self._fitted or fit_router(self._statistics)
+    def _discriminants(self) -> Router:
+        self._fitted = self._fitted or _calibrated(self._statistics, self.settings.refused)
         return self._fitted
+
+
+def _calibrated(statistics: Sequence[RouterStatistics], refused: float) -> Router:
+    router, images = fit_router(statistics), left_out(statistics)
+    return router if images is None else calibrated(router, images, refused)
 
 
 @torch.inference_mode()

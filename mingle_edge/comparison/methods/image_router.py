@@ -7,18 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mingle_edge.clip.vision_tower import router_features
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.method import Workbench, once
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.settings import Settings
 from mingle_edge.experts.finetuned_task import FinetunedTask
+from mingle_edge.routing.cascade import Cascade, LargestLogits, decide
+from mingle_edge.routing.cascade_fit import fit_cascade
 from mingle_edge.routing.depth import choose_depth, deepest
-from mingle_edge.routing.features import router_statistics
-from mingle_edge.routing.router import Router, fit_router
-from mingle_edge.routing.statistics import MOMENTS
+from mingle_edge.routing.features import router_features, router_statistics
+from mingle_edge.routing.layout import Layout
+from mingle_edge.routing.wrong_experts import WrongExperts
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,16 @@ class Route:
 
     posterior: Tensor  # [n, T], float64
     claimed: Tensor  # [n]
+    chosen: Tensor | None = None  # [n], the task that is expected to lose least; the most probable where None
 
     @property
     def tasks(self) -> Tensor:
         """Return the task each image goes to, `[n]`, -1 where none claims it."""
-        return torch.where(self.claimed, self.posterior.argmax(1), -1)
+        return torch.where(self.claimed, self.posterior.argmax(1) if self.chosen is None else self.chosen, -1)
 
 
 class ImageRouter:
-    """Knows the tasks merged so far by their seeds and by nothing else."""
+    """Knows the tasks merged so far by their seeds, and by what experts did to these where it is told."""
 
     def __init__(self, workbench: Workbench, settings: Settings) -> None:
         self.workbench = workbench
@@ -47,8 +50,11 @@ class ImageRouter:
                 f'router_blocks is {self.depth}, and the tower has {layers} blocks; give at most that, or "auto"'
             )
         self._keys: tuple[Hashable, ...] = ()  # of the tasks' statistics
+        self._names: tuple[str, ...] = ()
+        self._seen: tuple[WrongExperts, ...] = ()
+        self._cascade: Cascade | None = None  # of the tasks so far
 
-    def add(self, task: FinetunedTask) -> None:
+    def add(self, task: FinetunedTask, seen: WrongExperts | None = None) -> None:
         """Take the statistics of one more task. Raises `TaskFileError` for a task without seeds."""
         if not len(task.calibration_images):
             raise TaskFileError(
@@ -58,32 +64,50 @@ class ImageRouter:
         key = (task.name, settings.seed, settings.router_blocks, settings.router_augmentations, *task.calibration_images.paths)
         bench = self.workbench
         once(bench.kept.statistics, key, lambda: router_statistics(task.name, task.calibration_images, bench, settings))
-        self._keys = (*self._keys, key)
+        self._keys, self._names = (*self._keys, key), (*self._names, task.name)
+        self._seen = (*self._seen, seen or WrongExperts())
+        self._cascade = None
 
-    def route(self, batch: TestBatch) -> Route:
-        """Say where the images go. At least one task must have been added."""
-        router, bench = self._router(), self.workbench
-        features = bench.kept.rows.of(
+    def route(self, batch: TestBatch, largest_logits: LargestLogits | None = None) -> Route:
+        """Say where the images go. At least one task must have been added.
+
+        largest_logits: runs experts for the judge; without it there is none.
+        """
+        cascade, bench = self._router(), self.workbench
+        if largest_logits is None:
+            cascade = cascade.without_judge()
+        rows = bench.kept.rows.of(
             ("router features", self.depth),
             batch,
             lambda images: router_features(images, bench.backbone, bench.architecture, self.depth),
         )
-        posterior, confidence = router.posterior(features[:, : len(router.weight)].double().cpu().numpy())
-        claimed = torch.from_numpy(confidence >= router.confidence_bound)
-        return Route(torch.from_numpy(posterior).to(bench.device), claimed.to(bench.device))
+        features = rows.double().cpu().numpy()
+        columns = Layout.of(bench.architecture, self.depth).of_stages(cascade)
+        decisions = decide(cascade, [features[:, of_stage] for of_stage in columns], largest_logits or _no_expert)
+        claimed = torch.from_numpy(decisions.choice < len(self._keys))
+        parts = (torch.from_numpy(decisions.posterior), claimed, torch.from_numpy(decisions.choice))
+        return Route(*(part.to(bench.device) for part in parts))
 
     def stored_bytes(self) -> int:
         """Return the router's size at 4 bytes a number; it reads blocks of the backbone and stores none of its own."""
-        arrays = [array for array in vars(self._router()).values() if isinstance(array, np.ndarray)]
-        return 4 * (sum(array.size for array in arrays) + 1)
+        routers = [stage.router for stage in self._router().stages]
+        arrays = [array for router in routers for array in vars(router).values() if isinstance(array, np.ndarray)]
+        return 4 * (sum(array.size for array in arrays) + len(routers))
 
-    def _router(self) -> Router:
-        """Return the router that a merged model has. It depends on tasks alone, so all methods on the workbench share it."""
-        return once(self.workbench.kept.routers, self._keys, self._fit)
+    def _router(self) -> Cascade:
+        """Return the router that a merged model of these tasks has."""
+        if self._cascade is None:
+            key = (*self._keys, *(repr(seen) for seen in self._seen))
+            self._cascade = once(self.workbench.kept.cascades, key, self._fit)
+        return self._cascade
 
-    def _fit(self) -> Router:
+    def _fit(self) -> Cascade:
         statistics = [self.workbench.kept.statistics[key] for key in self._keys]
-        per_depth = MOMENTS * self.workbench.architecture.width
-        chosen = self.settings.router_blocks
-        blocks = choose_depth(statistics, per_depth) if chosen == "auto" else chosen
-        return fit_router([s.first((blocks + 1) * per_depth) for s in statistics])
+        layout, chosen = Layout.of(self.workbench.architecture, self.depth), self.settings.router_blocks
+        blocks = choose_depth(statistics, layout) if chosen == "auto" else chosen
+        alone = [None] * len(statistics)
+        return fit_cascade(statistics, layout, blocks, self._names, self._seen, alone, self.settings.refused)
+
+
+def _no_expert(numbers: NDArray[np.int64], tasks: NDArray[np.int64]) -> NDArray[np.float64]:
+    raise AssertionError("a cascade without a judge runs no expert")

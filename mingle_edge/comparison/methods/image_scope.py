@@ -11,12 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mingle_edge.clip.head import Head
 from mingle_edge.comparison.batches import TestBatch
 from mingle_edge.comparison.method import Workbench, once
 from mingle_edge.comparison.methods.image_router import ImageRouter, Route
@@ -29,6 +33,7 @@ from mingle_edge.experts.expert_form import LARGEST_RANK, FormPrecision, form_by
 from mingle_edge.experts.expert_size import size_expert
 from mingle_edge.experts.finetuned_task import FinetunedTask
 from mingle_edge.experts.rounding import rounded_expert
+from mingle_edge.merging.expert_answers import run_wrong_experts
 from mingle_edge.merging.task_merging import complete_expert
 
 MIXED_BYTES = 1 << 26  # of experts laid out per image at a time
@@ -58,11 +63,11 @@ class ImageScope:
         self.workbench = workbench
         self.router = ImageRouter(workbench, self.settings)
         self._experts: dict[str, tuple[Hashable, CompleteExpert]] = {}  # by task in order of merging
+        self._heads: list[Head] = []
 
     def add(self, task: FinetunedTask) -> None:
         """See `ContinualMethod`."""
         bench, settings = self.workbench, self.settings
-        self.router.add(task)
 
         def sized() -> CompleteExpert:
             truncated, _ = complete_expert(task, bench, settings)
@@ -77,14 +82,18 @@ class ImageScope:
 
         key: Hashable = ("expert", task.name, *settings.of_experts(), *task.calibration_images.paths)
         own_key = (key, self.complete, self.precision)
-        self._experts[task.name] = (own_key, once(bench.kept.experts, own_key, served))
+        expert = once(bench.kept.experts, own_key, served)
+        older = [(name, of_task) for name, (_, of_task) in self._experts.items()]
+        self.router.add(task, run_wrong_experts(task, expert, bench, older) if len(task.calibration_images) else None)
+        self._experts[task.name] = (own_key, expert)
+        self._heads.append(task.head)
 
     @torch.inference_mode()
     def answer(self, batch: TestBatch) -> Answers:
         """See `ContinualMethod`."""
         if not self._experts:
             return Answers(backbone_embeddings(batch, self.workbench))
-        route = self.router.route(batch)
+        route = self.router.route(batch, partial(self._largest_logits, batch) if self.top_k == 1 else None)
         return Answers(self._mixed(batch, route), route.posterior, route.claimed, route.tasks)
 
     @torch.inference_mode()
@@ -126,8 +135,17 @@ class ImageScope:
             pairs = zip(parts, chosen, strict=True)
             return torch.cat([embed_mixtures(batch.images[part], own, weights[part], self.workbench) for part, own in pairs])
 
-        alone_or_mixed = torch.where(weights[:, 0] >= 1 - ALONE, tasks[:, 0], len(experts))
+        alone_or_mixed = torch.where(weights[:, 0] >= 1 - ALONE, route.tasks if self.top_k == 1 else tasks[:, 0], len(experts))
         return embed_by_task(batch, torch.where(route.claimed, alone_or_mixed, -1), embed, self.workbench)
+
+    def _largest_logits(self, batch: TestBatch, numbers: NDArray[np.int64], tasks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Run the experts that a judge asks for; see `LargestLogits`."""
+        names, largest = list(self._experts), np.zeros(tasks.shape)
+        for task in np.unique(tasks):
+            rows, column = np.nonzero(tasks == task)
+            embeds = self._embed(batch, names[task], numbers[rows].tolist())
+            largest[rows, column] = self._heads[task].logits(embeds).amax(1).double().cpu().numpy()
+        return largest
 
     def _embed(self, batch: TestBatch, task: str, places: list[int] | None = None) -> Tensor:
         """Return embeddings under one expert, which depend on the image alone."""

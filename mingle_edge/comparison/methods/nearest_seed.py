@@ -22,6 +22,8 @@ from mingle_edge.comparison.methods.towers import backbone_embeddings
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.settings import Settings
 from mingle_edge.experts.finetuned_task import FinetunedTask
+from mingle_edge.routing.cascade import LargestLogits
+from mingle_edge.routing.wrong_experts import WrongExperts
 
 
 class NearestSeed(ImageRouter):
@@ -31,7 +33,7 @@ class NearestSeed(ImageRouter):
         super().__init__(workbench, settings)
         self._seeds: list[Tensor] = []  # by task, [n, output_dim]
 
-    def add(self, task: FinetunedTask) -> None:
+    def add(self, task: FinetunedTask, seen: WrongExperts | None = None) -> None:
         """Embed the seeds of one more task. Raises `TaskFileError` for a task without seeds."""
         images, bench = task.calibration_images, self.workbench
         if not len(images):
@@ -45,7 +47,7 @@ class NearestSeed(ImageRouter):
         key: Hashable = ("final embeddings", *images.paths)
         self._seeds.append(once(bench.kept.embeds, key, embedded))
 
-    def route(self, batch: TestBatch) -> Route:
+    def route(self, batch: TestBatch, largest_logits: LargestLogits | None = None) -> Route:
         """Say whose seed is nearest: the posterior is 1 there, and every image is claimed."""
         x = backbone_embeddings(batch, self.workbench).double()
         distances = torch.stack([torch.cdist(x, seeds.double()).amin(1) for seeds in self._seeds], dim=1)  # [n, T]
