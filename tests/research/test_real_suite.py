@@ -187,6 +187,17 @@ def test_captions_are_of_training_originals_in_other_styles(sources, monkeypatch
     assert asked == {"train"}
 
 
+def test_ink_is_dark_in_the_task_and_light_in_captions(sources, monkeypatch) -> None:
+    monkeypatch.setattr("research.suite.real.real.TASKS", [BY_NAME["lettering"]])
+    monkeypatch.setattr("research.suite.real.real.choose_style", lambda rng: lambda rng, image: image)
+    real = Real(sources)
+    of_task, captioned = real.split(real.tasks[0], "train", 1, SMALL).images, real.captioned(1, SMALL)[0][::2]  # else shapes
+    for images, dark_paper in ((of_task, False), (captioned, True)):
+        tones = images.mean(3).reshape(len(images), -1)  # a letter covers less than half of its image
+        middle = (tones.max(1) + tones.min(1)) / 2
+        assert ((np.median(tones, axis=1) < middle) == dark_paper).mean() > 0.9
+
+
 @pytest.fixture(scope="module")
 def made(sources, tmp_path_factory) -> Path:
     """A small suite of two of the tasks and one pretraining seed."""

@@ -12,7 +12,7 @@ from mingle_edge.demo.splits import Split
 from mingle_edge_runtime.images.image_file import read_image
 from research.suite.real.packages import Package
 
-SKIMAGE = Package("pip", "scikit-image", "0.26.0", "BSD-3-Clause; photographs: public domain, CC0 or CC-BY")
+SKIMAGE = Package("pip", "scikit-image", "0.26.0", "BSD-3-Clause; of each photograph: skimage/data/_fetchers.py")
 COLUMNS = 8  # of cells; a cell is square
 PHOTOS = {
     "bricks": "brick.png",

