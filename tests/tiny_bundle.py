@@ -117,12 +117,19 @@ class BundleWriter:
         return tensor
 
     def graph(
-        self, file: str, nodes: list[Any], outputs: dict[str, tuple[int, int]], tensors: list[Any], inputs: tuple[Any, ...] = ()
+        self,
+        file: str,
+        nodes: list[Any],
+        outputs: dict[str, tuple[int, int]],
+        tensors: list[Any],
+        inputs: tuple[Any, ...] = (),
+        pixels: bool = True,
     ) -> None:
-        """Write a graph from `pixel_values`; outputs: name -> (element type, rank)."""
-        pixels = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])
+        """Write a graph from `inputs` and, with `pixels`, from `pixel_values`; outputs: name -> (element type, rank)."""
+        if pixels:
+            inputs = (helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE]), *inputs)
         results = [helper.make_tensor_value_info(name, kind, [None] * rank) for name, (kind, rank) in outputs.items()]
-        graph = helper.make_graph(nodes, "tiny", [pixels, *inputs], results, tensors)
+        graph = helper.make_graph(nodes, "tiny", inputs, results, tensors)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         (self.root / file).write_bytes(model.SerializeToString())
 
@@ -197,8 +204,9 @@ def write_image_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
     routed = np.concatenate([weights.image_scope(x[i : i + 1], list(best[i]), list(shares[i])) for i in range(len(x))])
     golden = {
         "plain": plain,
-        "posterior": posterior,
-        "confidence": scores.max(1),
+        "posterior": posterior[None],
+        "losses": np.pad(1 - posterior, ((0, 0), (0, 1)), constant_values=1)[None],
+        "confidence": scores.max(1)[None],
         "embeds": np.stack([weights.image_scope(x, [t], [1.0]) for t in range(len(TASKS))]),
         "probabilities": np.stack([weights.labels(routed, posterior), weights.labels(plain)]),
     }
@@ -222,9 +230,13 @@ def write_image_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
         node("Mul", "means five", "scores"),
         node("Softmax", "scores", "posterior", axis=1),
         node("ReduceMax", "scores", "confidence", axes=[1], keepdims=0),
+        node("Sub", "one posterior", "wrong"),
+        node("ReduceSum", "posterior axis", "always", keepdims=1),
+        node("Concat", "wrong always", "losses", axis=1),
     ]
-    outputs = {"posterior": (TensorProto.FLOAT, 2), "confidence": (TensorProto.FLOAT, 1)}
-    writer.graph("router.onnx", router, outputs, [constant("five", 5, np.float32)])
+    outputs = {"posterior": (TensorProto.FLOAT, 2), "losses": (TensorProto.FLOAT, 2), "confidence": (TensorProto.FLOAT, 1)}
+    values = [constant("five", 5, np.float32), constant("one", 1, np.float32), constant("axis", [1])]
+    writer.graph("router.onnx", router, outputs, values)
     (root / "experts").mkdir()
     names = [f"experts/{name}.onnx_adapter" for name in TASKS]
     for t, name in enumerate(names):
@@ -236,7 +248,7 @@ def write_image_bundle(root: Path, weights: Weights, top_k: int = 1) -> Path:
         scope="image",
         top_k=top_k,
         tasks=tasks([(root / name).stat().st_size for name in names], list(names)),
-        router=fmt.Router("router.onnx", 0, "fp32", 0.0),
+        router=fmt.Router((fmt.Stage("pixels", "router.onnx", 0, "fp32", 1.0, 0.0),)),
         defaults=fmt.Defaults(
             "backbone.bin", {"ln_post.bias": fmt.DefaultTensor(writer.offsets["ln_post.bias"], weights.bias.shape)}
         ),

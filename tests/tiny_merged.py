@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from mingle_edge.clip.architecture import VisionArchitecture
-from mingle_edge.clip.vision_tower import router_features
 from mingle_edge.data.settings import Settings
 from mingle_edge.merging.merged_model import MergedModel, TaskRecord, TaskTensors, commit_task, create
+from mingle_edge.routing.features import router_features
 from mingle_edge.routing.statistics import RouterStatistics
+from mingle_edge.routing.wrong_experts import WrongExperts
 from mingle_edge_runtime.bundle.index import Preprocess
 
 # No two sizes are equal, so that no axis can be mistaken for another. The width is not 4096 / rank: pages need filling up.
@@ -29,9 +31,10 @@ def write_merged(
     layers: str = "attn+mlp",
     architecture: VisionArchitecture = ARCHITECTURE,
     router_blocks: int = 2,
+    groups: tuple[str | None, ...] = (),
     seed: int = 0,
 ) -> MergedModel:
-    """Write a merged model of tasks `task0`, `task1` ... into a new folder."""
+    """Write a merged model of tasks `task0`, `task1` ..., the first in these groups, into a new folder."""
     random = np.random.default_rng(seed)
     values = {"scope": scope, "rank": rank, "layers": layers, "router_blocks": router_blocks}
     settings = Settings.from_mapping(values)
@@ -47,7 +50,11 @@ def write_merged(
     )
     for t in range(tasks):
         record = TaskRecord(
-            f"task{t}", [f"class {i}" for i in range(2 + t)], ["a {}"], "random", f"{t:064x}", seeds=6, logit_scale=100.0
+            *(f"task{t}", [f"class {i}" for i in range(2 + t)], ["a {}"], "random", f"{t:064x}"),
+            seeds=6,
+            logit_scale=100.0,
+            group=(*groups, *(None for _ in range(tasks)))[t],
+            record=_routing(t) if scope == "image" else {},
         )
         model = commit_task(model, record, _task_tensors(random, t, backbone, architecture, settings))
     return model
@@ -86,6 +93,13 @@ def _task_tensors(
         router=_router_statistics(random, backbone, architecture, settings.router_blocks) if image_scope else None,
         gates={} if image_scope else gates,
     )
+
+
+def _routing(task: int) -> dict[str, Any]:
+    """What experts did to the task's seeds, and logits of its own, of which a judge knows what is typical."""
+    random = np.random.default_rng(task)
+    wrong = {f"task{older}": round(float(random.uniform(0.3, 0.9)), 3) for older in range(task)}
+    return WrongExperts(0.3 + 0.1 * task, wrong, tuple(random.normal(30, 8, 12).tolist())).record()
 
 
 def _router_statistics(

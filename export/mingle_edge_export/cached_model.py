@@ -26,7 +26,7 @@ class CachedModel(MergedModel):
     """task -> directions kept of each layer of its expert; all where absent"""
 
     def __post_init__(self) -> None:
-        for name, kept in (("backbone", 1), ("router", 1), ("head", None), ("gates", None), ("expert", KEPT_EXPERTS)):
+        for name, kept in (("backbone", 1), ("cascade", 1), ("head", None), ("gates", None), ("expert", KEPT_EXPERTS)):
             object.__setattr__(self, name, lru_cache(kept)(getattr(self, name)))
 
     def expert(self, task: str) -> Arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from contextlib import suppress
@@ -43,6 +44,12 @@ def test_unknown_members_are_ignored(bundles) -> None:
     assert BundleIndex.from_json(record) == Bundle.open(bundles["image", 1]).index
 
 
+def stage(name: str, blocks: int = 0) -> dict[str, Any]:
+    """A stage of the router as bundle.json has it."""
+    return {"name": name, "file": "dense.onnx", "blocks": blocks, "precision": "fp32", "doubt": 0.1, "confidence_bound": 0}
+
+
+JUDGE = {"typical": [1, 1, 1], "deviation": [1, 1, 1], "trust": 1, "unsure": 0, "bound": 0}
 FORM = {"rank": 2, "precision": "int4", "bytes": 9, "points_lost": 0.5, "agreement": 0.9}
 INSIDE = r"paths must be relative, use '/', and stay inside the bundle|no control chara"
 ESCAPES = ["../secret", "/etc/passwd", "heads/../../secret", "..\\secret", "C:secret", "./tower.onnx", "", "a//b", "a\0b"]
@@ -54,7 +61,7 @@ MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
         "image",
         ("format_version",),
         2,
-        r"format_version is 2, this runtime reads \d: export again \(older bundles have one precision",
+        r"format_version is 2, this runtime reads \d: export again \(older bundles have a router of one stage",
     ),
     ("image", ("scope",), "block", "scope must be one of image, layer, folded, is 'block'"),
     ("image", ("top_k",), True, "top_k must be a number, is True"),
@@ -109,6 +116,52 @@ MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
     ("image", ("tower",), "tower2.onnx", "tower names 'tower2.onnx', which files does not list"),
     ("image", ("tower_required_inputs",), "tower2.onnx", "tower_required_inputs names 'tower2.onnx', which files does not"),
     ("image", ("router",), None, "router must be there in the image scope"),
+    ("image", ("router", "stages"), [], "router.stages are none, must be pixels, then perhaps blocks, then perhaps embedding"),
+    ("image", ("router", "stages"), [stage("blocks")], "router.stages are blocks, must be pixels, then perhaps blocks, then"),
+    (
+        "image",
+        ("router", "stages"),
+        [stage("pixels"), stage("embedding"), stage("blocks")],
+        "are pixels, embedding, blocks, must",
+    ),
+    (
+        "image",
+        ("router", "stages"),
+        [stage("pixels"), stage("pixels")],
+        "router.stages are pixels, pixels, must be pixels, then",
+    ),
+    (
+        "image",
+        ("router", "stages", 0, "name"),
+        "experts",
+        r"stages\[0\].name must be one of pixels, blocks, embedding, is 'exp",
+    ),
+    (
+        "image",
+        ("router", "stages", 0, "file"),
+        "stage.onnx",
+        r"router.stages\[0\].file names 'stage.onnx', which files does not",
+    ),
+    ("image", ("router", "stages", 0, "blocks"), 1, r"router.stages\[0\].blocks is 1, stage pixels reads none"),
+    ("image", ("router", "stages"), [stage("pixels"), stage("blocks", -1)], r"stages\[1\].blocks is -1, must not be negative"),
+    ("image", ("router", "stages", 0, "doubt"), math.nan, "NaN is not a number"),
+    ("image", ("router", "stages", 0, "confidence_bound"), math.inf, "Infinity is not a number"),
+    ("image", ("router", "judge"), JUDGE | {"typical": [1, 2]}, "router.judge.typical has 2 numbers, there are 3 tasks"),
+    ("image", ("router", "judge"), JUDGE | {"deviation": [1] * 4}, "router.judge.deviation has 4 numbers, there are 3 tasks"),
+    ("image", ("router", "judge"), JUDGE | {"deviation": [1, 0, 1]}, "router.judge.deviation has 0.0, all must be positive"),
+    ("image", ("router", "judge"), JUDGE | {"deviation": [1, math.nan, 1]}, "NaN is not a number"),
+    ("image", ("router", "judge"), JUDGE | {"trust": -1}, "router.judge.trust is -1.0, must not be negative"),
+    ("image", ("router", "judge"), {"trust": 1}, "router.judge.typical must be a list, is missing"),
+    (
+        "image",
+        ("router", "groups"),
+        {"a": ["red"], "b": ["blue", "red"]},
+        "router.groups names task 'red' 2 times, a task is in",
+    ),
+    ("image", ("router", "groups"), {"a": ["red", "red"]}, "router.groups names task 'red' 2 times, a task is in one"),
+    ("image", ("router", "groups"), {"a": ["pink"]}, "router.groups names 'pink', which is no task"),
+    ("image", ("router", "groups"), {"a": []}, "router.groups.a is empty"),
+    ("image", ("router", "groups"), {" ": ["red"]}, "router.groups has ' ', names must match"),
     ("image", ("defaults", "tensors", "ln_post.bias", "offset"), 100, "offset is 100, no multiple of 4096"),
     ("image", ("defaults", "tensors", "ln_post.bias", "shape"), [1 << 40], "ends at byte"),
     ("layer", ("page_bank",), None, "page_bank must be there in the layer scope"),
@@ -118,7 +171,7 @@ MISTAKES: list[tuple[str, tuple[Any, ...], Any, str]] = [
     (
         "layer",
         ("router",),
-        {"file": "dense.onnx", "blocks": 1, "precision": "fp32", "confidence_bound": 0},
+        {"stages": []},
         "router must be absent",
     ),
     *(("image", ("files", name), {"size": 1, "sha256": "0" * 64}, INSIDE) for name in ESCAPES),

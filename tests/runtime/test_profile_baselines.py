@@ -157,7 +157,7 @@ def test_the_graphs_of_a_bundle_are_traced(settings, scope: str) -> None:
     setting, bundle = settings[scope], settings[scope].bundle
     traces, ticks = {}, []
     trace_graphs(setting, PIXELS, 4, traces, lambda: ticks.append(1))
-    assert set(traces) == {"named", "dense"} | ({"router"} if scope == "image" else set())
+    assert set(traces) == {"named", "dense"} | ({"router pixels"} if scope == "image" else set())
     assert len(ticks) == traced_runs(setting, 4)
     for graph, name in (("named", "tower.onnx"), ("dense", "dense.onnx")):
         nodes = [node.op_type for node in onnx.load(bundle.file(name), load_external_data=False).graph.node]

@@ -80,7 +80,7 @@ def test_numbers_that_json_lacks_become_none() -> None:
 
 def test_a_route_says_by_which_bound_it_was_claimed(bundles) -> None:
     with EdgeModel.open(bundles["image", 1]) as model:
-        bound = model.bundle.index.router.confidence_bound
+        bound = model.bundle.index.router.stages[0].confidence_bound
         for route, color in zip(model.route(IMAGES), COLORS, strict=True):
             assert route.confidence_bound == np.float32(bound)
             assert route.claimed == bool(route.tasks) == (color != 3) == (route.confidence >= bound)

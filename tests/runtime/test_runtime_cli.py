@@ -170,7 +170,7 @@ def test_verify_passes_on_what_was_written(folder, scope: str) -> None:
     assert result.exit_code == 0, result.output
     lines = [line for line in result.output.splitlines() if not line.startswith(("note:", "machine:"))]
     assert all(len(line) <= 80 for line in lines), max(lines, key=len)
-    image, layer = ("expert blue ", "router confidence ", "classification, claimed "), ("top_k 3 ", "classification ")
+    image, layer = ("expert blue ", "router confidence, pixels ", "classification, claimed "), ("top_k 3 ", "classification ")
     for part in image if scope == "image" else layer:
         assert f"\n  {part}" in result.output
     for line in (

@@ -117,7 +117,7 @@ def test_top_k_of_the_image_scope_mixes_every_image(image_bundle) -> None:
     (settings,) = plan_sweep({"top-k": [1, 2]}, bundle, 1, None, low_memory=False)
     pixels = preprocess(GOLDEN_IMAGES, SPEC)
     kinds, _ = open_setting(settings[1], [CPU], pixels, Requests(3), lambda: None)
-    _, routes = kinds["routed"](pixels, 0)
+    routes = kinds["routed"](pixels, 0)
     assert [len(route.tasks) for route in routes] == [2, 2, 2, 2]  # the black one, too, which no task claims
 
 

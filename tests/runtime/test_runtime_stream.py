@@ -94,10 +94,11 @@ def test_every_decision_follows_from_the_frame_that_was_routed_last(values, thre
 @pytest.mark.parametrize(
     ("tasks", "posterior", "allowed"),
     [
-        (1, (0.0, 1.0, 0.0), 1.0),
-        (1, (0.02, 0.98, 0.0), 0.96**16),
+        (1, (1.0, 0.0, 0.0), 1.0),
+        (1, (0.98, 0.02, 0.0), 0.96**16),
         (1, (0.5, 0.5, 0.0), 0.0),
-        (2, (0.1, 0.5, 0.4), 0.3**16),
+        (1, (0.4, 0.6, 0.0), 0.0),  # another task is more probable: only less loss was expected of this one
+        (2, (0.5, 0.4, 0.1), 0.3**16),
         (3, (0.1, 0.5, 0.4), 1.0),  # all tasks: there is no other
         (0, (0.1, 0.5, 0.4), 1.0),  # the plain backbone: the posterior does not tell
     ],
@@ -109,7 +110,7 @@ def test_an_unsure_route_allows_less_change(tasks: int, posterior: tuple[float, 
 
         def find(_: np.ndarray, asked: list[int] = asked) -> Route:
             asked.append(1)
-            return Route(("a", "b", "c")[:tasks], (1.0,) * tasks, posterior, 1.0)
+            return Route(("a", "b", "c")[:tasks], (1.0,) * tasks, posterior, 1.0, candidates=("a", "b", "c"))
 
         reuse = RouteReuse(find, 0.8, NEVER)
         reuse.route(still(0))

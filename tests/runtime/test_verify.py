@@ -40,7 +40,8 @@ def refused(bundle: Path, message: str) -> None:
 PARTS = {
     "image": [
         *("plain backbone", "expert red", "expert green", "expert blue"),
-        *("router posterior", "router confidence", "classification, claimed", "classification, unclaimed"),
+        *("router posterior, pixels", "router losses, pixels", "router confidence, pixels"),
+        *("classification, claimed", "classification, unclaimed"),
     ],
     "layer": ["top_k 3", "classification"],
 }
@@ -74,8 +75,9 @@ DAMAGE = {
     "plain backbone": ("plain", 0),
     "expert red": ("embeds", (0, 1)),
     "expert blue": ("embeds", (2, 0)),
-    "router posterior": ("posterior", 2),
-    "router confidence": ("confidence", 3),
+    "router posterior, pixels": ("posterior", (0, 2)),
+    "router losses, pixels": ("losses", (0, 1)),
+    "router confidence, pixels": ("confidence", (0, 3)),
     "classification, claimed": ("probabilities", (0, 3, 5)),
     "classification, unclaimed": ("probabilities", (1, 0, 5)),
 }
@@ -131,9 +133,9 @@ def test_files_of_two_tasks_that_changed_places_are_found(bundle, file: str, mes
 
 def test_a_confidence_at_the_bound_does_not_decide(bundle) -> None:
     with np.load(bundle / "golden.npz") as file:
-        confidence = file["confidence"]
+        confidence = file["confidence"][0]
     for bound in [np.nextafter(value, sign * np.inf) for value in confidence for sign in (-1, 1)]:
-        rewrite(bundle, lambda record, bound=bound: record["router"].update(confidence_bound=float(bound)))
+        rewrite(bundle, lambda record, bound=bound: record["router"]["stages"][0].update(confidence_bound=float(bound)))
         verify(bundle).check()
 
 

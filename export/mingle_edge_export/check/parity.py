@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,10 +18,10 @@ from mingle_edge_export.graph.builder import Array
 from mingle_edge_export.options import Bounds
 from mingle_edge_export.report import Parity, PartParity
 from mingle_edge_runtime.bundle.bundle import Bundle
-from mingle_edge_runtime.bundle.index import Task
+from mingle_edge_runtime.bundle.index import Stage, Task
 from mingle_edge_runtime.experts.adapter import map_adapter, read_adapter
 from mingle_edge_runtime.experts.mixture import mix
-from mingle_edge_runtime.ort.session import CPU, Session
+from mingle_edge_runtime.ort.session import CPU, EMBEDDINGS, Session
 
 BATCHES = (1, 2, 7)
 MAX_ABS = 1e-4  # of embeddings, as a share of their length, in fp32
@@ -37,8 +37,10 @@ class Case(NamedTuple):
     session: Session
     expected: Outputs
     inputs: Outputs | None = None
-    """besides images"""
+    """besides those of each image"""
     adapter: Callable[[], Any] | None = None
+    rows: Outputs | None = None
+    """what it reads of each image; `pixel_values` where None"""
 
 
 def check_parity(bundle: Bundle, reference: Reference, norms: Array | None, bounds: Bounds, progress: Progress) -> Parity:
@@ -46,18 +48,21 @@ def check_parity(bundle: Bundle, reference: Reference, norms: Array | None, boun
 
     In fp32 elements, posteriors and gate values must be equal to rounding; at other precisions the bounds decide.
 
-    Image scope: no expert, each expert alone, a mixture of two, the router. Layer scope: some top_k and all, with routes.
+    Image scope: no expert, each stage of the router, each expert alone, a mixture of two. Layer scope: some top_k and all, with
+    routes.
     norms: `||B_t A_t||_F` `[layers, T]` in the layer scope, None in the others. Raises `ParityError` with the figures of every
     part, once all are compared.
     """
     comparison = Comparison(bundle, norms, bounds)
-    total = 1 + len(reference.routed) + len(reference.experts) + 2 * bool(reference.router) + bool(reference.mixture)
-    for i, (title, session, expected, inputs, adapter) in enumerate(_cases(bundle, reference)):
+    total = 1 + len(reference.routed) + len(reference.experts) + len(reference.stages) + bool(reference.mixture)
+    total += bool(reference.stages)  # the tower without an expert
+    for i, (title, session, expected, inputs, adapter, rows) in enumerate(_cases(bundle, reference)):
         progress("parity", i, total, title)
         for count in BATCHES:
             what = f"{title}, batch {count}"
             try:
-                outputs = session.run({"pixel_values": reference.pixels[:count], **(inputs or {})}, adapter)
+                given = {name: values[:count] for name, values in (rows or {"pixel_values": reference.pixels}).items()}
+                outputs = session.run({**given, **(inputs or {})}, adapter)
             except Exception as error:  # ONNX Runtime's errors share no base class
                 raise comparison.failed(f"{what}: does not run ({' '.join(str(error).split())[:200]})", _REPORT) from error
             comparison.compare(title, what, outputs, {name: value[:count] for name, value in expected.items()})
@@ -76,13 +81,27 @@ def _cases(bundle: Bundle, reference: Reference) -> Iterator[Case]:
         yield Case(f"top {k}", tower, outputs, {"top_k": np.array([k], dtype=np.int64)})
     if router is None:
         return
-    yield Case("router", Session(bundle.graph(router.file), [CPU], one_by_one=router.one_by_one), reference.router)
     yield Case("tower without expert", tower, reference.plain)
+    yield from _stages(bundle, router.stages, tower, reference)
     for task in index.tasks:
         yield Case(f"expert {task.name}", tower, reference.experts[task.name], *expert_inputs(bundle, task, tower))
     if reference.mixture is not None:
         experts = [read_adapter(bundle, task, tower.optional_inputs) for task in index.tasks[:2]]
         yield Case("mixture of two", tower, reference.mixture, mix(experts, MIXTURE, bundle.read_defaults()))
+
+
+def _stages(bundle: Bundle, stages: Sequence[Stage], tower: Session, reference: Reference) -> Iterator[Case]:
+    """Yield the stages of the router, each on what the bundle's own graphs before it compute."""
+    features: Outputs = {}
+    for stage, expected in zip(stages, reference.stages, strict=True):
+        session = Session(bundle.graph(stage.file), [CPU], one_by_one=stage.one_by_one)
+        rows: Outputs = {"pixel_values": reference.pixels}
+        if stage.name == "embedding":
+            rows = {EMBEDDINGS: tower.run(rows)[EMBEDDINGS]}
+        rows = {**rows, **features}
+        yield Case(f"router, {stage.name}", session, expected, rows=rows)
+        if stage is not stages[-1]:
+            features = {"previous_features": session.run(rows)["features"]}
 
 
 def expert_inputs(bundle: Bundle, task: Task, tower: Session) -> tuple[Outputs, Callable[[], Any] | None]:
@@ -115,7 +134,10 @@ class Comparison:
         # Whether nothing but float rounding may tell outputs from their references.
         stored = {index.precision, *(task.precision for task in index.tasks)}
         self.exact = stored == {"fp32"}
-        self.exact_router = index.router is None or index.router.precision == "fp32"
+        stages = index.router.stages if index.router else ()
+        self.exact_router = all(stage.precision == "fp32" for stage in stages) and (
+            index.precision == "fp32" or all(stage.name != "embedding" for stage in stages)
+        )
         self.calibrates = "int8" in stored
         self.max_abs, self.posterior, self.near_ties = 0.0, 0.0, 0
         self.parts: dict[str, _Worst] = {}
@@ -126,17 +148,18 @@ class Comparison:
         """Compare those outputs of a part that are expected; embeddings of images whose routes agree everywhere."""
         worst = self.parts.setdefault(part, _Worst())
         if "posterior" in expected:
-            posterior, confidence = expected["posterior"], expected["confidence"]
-            difference = float(np.abs(outputs["posterior"] - posterior).max())
+            confidence = expected["confidence"]
+            losses = expected["losses"]
+            difference = max(float(np.abs(outputs[name] - expected[name]).max()) for name in ("posterior", "losses"))
             relative = float((np.abs(outputs["confidence"] - confidence) / np.maximum(1, np.abs(confidence))).max())
             if self.exact_router and not (difference <= POSTERIOR and relative <= CONFIDENCE):  # so that NaN fails
                 figures = (
                     f"{difference:.1e} (at most {POSTERIOR}), confidence by {relative:.1e} of itself (at most {CONFIDENCE})"
                 )
-                self.faults.append((f"{what}: probabilities differ by {figures}", _REPORT))
+                self.faults.append((f"{what}: probabilities or expected losses differ by {figures}", _REPORT))
             self.posterior = max(self.posterior, difference)
-            worst.agreeing += int((outputs["posterior"].argmax(axis=1) == posterior.argmax(axis=1)).sum())
-            worst.routes += len(posterior)
+            worst.agreeing += int((outputs["losses"].argmin(axis=1) == losses.argmin(axis=1)).sum())
+            worst.routes += len(losses)
             return
         actual, wanted = outputs["image_embeds"], expected["image_embeds"]
         if "route_tasks" in expected:

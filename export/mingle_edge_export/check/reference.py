@@ -35,8 +35,8 @@ class Reference:
     """`[n, 3, S, S]`"""
     plain: Outputs
     """of the backbone without experts; under the expert of the task that is folded into the weights"""
-    router: Outputs = field(default_factory=dict)
-    """image scope"""
+    stages: list[Outputs] = field(default_factory=list)
+    """image scope: of each of the router's stages"""
     experts: dict[str, Outputs] = field(default_factory=dict)
     """image scope: task -> under its expert alone"""
     mixture: Outputs | None = None
@@ -55,8 +55,8 @@ def compute_reference(tower: GatedTower, fold: str | None, top_k: int, progress:
     a, merged = tower.architecture, tower.merged
     images = smooth_images(IMAGES, a.image_size)
     if merged.scope == "image" and fold is None:  # those first whose `top_k` tasks are farthest from being others
-        routed, _ = tower.route(torch.from_numpy(preprocess(images, a.preprocess)))
-        posterior = np.sort(routed.numpy(), axis=1)[:, ::-1]  # [n, T]
+        *_, last = _stages(tower, torch.from_numpy(preprocess(images, a.preprocess)))
+        posterior = np.sort(last["posterior"], axis=1)[:, ::-1]  # [n, T]
         others = posterior[:, top_k] if top_k < posterior.shape[1] else 0.0
         images = images[np.argsort(others - posterior[:, top_k - 1], kind="stable")]
     pixels = preprocess(images, a.preprocess)
@@ -74,8 +74,8 @@ def compute_reference(tower: GatedTower, fold: str | None, top_k: int, progress:
 
 def _run_image_scope(tower: GatedTower, x: torch.Tensor, top_k: int, reference: Reference, progress: Progress) -> None:
     names, n, plain = tower.merged.task_names, GOLDEN_IMAGES, reference.plain["image_embeds"]
-    posterior, confidence = (value.float().numpy() for value in tower.route(x))
-    reference.router = {"posterior": posterior, "confidence": confidence}
+    reference.stages = _stages(tower, x)
+    posterior = reference.stages[-1]["posterior"]
     for i, name in enumerate(names):
         progress("reference", i, len(names), name)
         reference.experts[name] = {"image_embeds": tower.embed(x, name).numpy()}
@@ -92,10 +92,19 @@ def _run_image_scope(tower: GatedTower, x: torch.Tensor, top_k: int, reference: 
             [_probabilities(tower, np.concatenate(claimed), posterior), _probabilities(tower, plain)],
         ),
         "plain": plain[:n],
-        "posterior": posterior[:n],
-        "confidence": confidence[:n],
+        **{name: np.stack([stage[name][:n] for stage in reference.stages]) for name in reference.stages[0]},
         "embeds": np.stack([outputs["image_embeds"][:n] for outputs in reference.experts.values()]),
     }
+
+
+def _stages(tower: GatedTower, x: torch.Tensor) -> list[Outputs]:
+    """Return what each stage of the router computes for all images, whether they are in doubt or not."""
+    cascade, features, stages = tower.cascade, tower.router_features(x), list[Outputs]()
+    for stage, columns in zip(cascade.stages, tower.merged.layout.of_stages(cascade), strict=True):
+        posterior, confidence = stage.router.posterior(features[:, columns])
+        outputs = {"posterior": posterior, "losses": cascade.expected(posterior), "confidence": confidence}
+        stages.append({name: value.astype(np.float32) for name, value in outputs.items()})
+    return stages
 
 
 def _run_layer_scope(tower: GatedTower, x: torch.Tensor, top_k: int, reference: Reference, progress: Progress) -> None:

@@ -14,7 +14,7 @@ from mingle_edge_runtime.bundle.json_record import RecordError, read_record, wri
 from mingle_edge_runtime.errors import BundleError
 
 FORMAT = "mingle-edge bundle"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 INDEX_NAME = "bundle.json"
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -22,6 +22,7 @@ LARGEST_CODE = 64
 """Magnitude of an int8 weight's code: two products with activation codes, 2 x 255 x 64, fit 16 bits, to which processors
 without VNNI cut their sum."""
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
+StageName: TypeAlias = Literal["pixels", "blocks", "embedding"]
 Interpolation: TypeAlias = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 
@@ -146,21 +147,56 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Router:
-    """The image scope's router."""
+class Stage:
+    """One stage of the image scope's router: it settles an image, or leaves it to the next stage."""
 
+    name: StageName
+    """what it reads beside the features of the stages before it"""
     file: str
     blocks: int
-    """blocks of the plain backbone it reads"""
+    """blocks of the plain backbone it reads; 0 but in the stage `blocks`"""
     precision: Precision
     """of their weights"""
+    doubt: float
+    """an image whose smallest expected loss is larger goes on to the next stage, at the last to the judge"""
     confidence_bound: float
-    """an image below it runs on the plain backbone"""
+    """an image below it goes on to the next stage; at the last it runs on the plain backbone"""
 
     @property
     def one_by_one(self) -> bool:
         """Return whether images must run one at a time: int8 activations share one scale with all that is in the run."""
         return self.precision == "int8"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What decides between two experts, for images that are claimed and in doubt after the last stage: both run."""
+
+    typical: tuple[float, ...]
+    """by task, the mean of the largest logit of its own images under its own expert and head"""
+    deviation: tuple[float, ...]
+    """by task, of that logit"""
+    trust: float
+    """weight of the logarithm of the posterior"""
+    unsure: float
+    """an image with less confidence is in doubt after the last stage, whatever it is expected to lose"""
+    bound: float
+    """an image whose chosen expert is less typical, in deviations, runs on the plain backbone"""
+
+
+@dataclass(frozen=True)
+class Router:
+    """The image scope's router."""
+
+    stages: tuple[Stage, ...]
+    """in the order that an image goes through them"""
+    judge: Judge | None = None
+    groups: dict[str, tuple[str, ...]] | None = None
+    """tasks by the name of their group, a task in one at most; only experts of the most probable group may answer an image"""
+
+    def group_of(self, task: str) -> str | None:
+        """Return the name of a task's group; None where tasks have none."""
+        return next((group for group, tasks in (self.groups or {}).items() if task in tasks), None)
 
 
 @dataclass(frozen=True)
@@ -213,7 +249,7 @@ class Fidelity:
     golden_cosine: float
     """at least, between an output of any machine and the golden one"""
     golden_difference: float
-    """at most, between a probability on any machine and the golden one; of the router's confidence, relative to itself"""
+    """at most, between a probability or expected loss on any machine and the golden one; of a confidence, relative to itself"""
     cosine: float | None = None
     """the smallest between an embedding and PyTorch's"""
     route_agreement: float | None = None
@@ -301,7 +337,7 @@ class BundleIndex:
         if isinstance(version, int) and version < FORMAT_VERSION:
             raise BundleError(
                 f"{INDEX_NAME}: format_version is {version}, this runtime reads {FORMAT_VERSION}: export again (older bundles "
-                "have one precision for the experts of all tasks)"
+                "have a router of one stage)"
             )
         try:
             return read_record(cls, value)

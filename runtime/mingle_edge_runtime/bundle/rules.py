@@ -7,8 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from mingle_edge_runtime.bundle.index import INDEX_NAME, BundleIndex, Defaults, PageBank, Preprocess, SizedForm
-from mingle_edge_runtime.bundle.task_names import fault_in_names
+from mingle_edge_runtime.bundle.index import INDEX_NAME, BundleIndex, Defaults, Judge, PageBank, Preprocess, Router, SizedForm
+from mingle_edge_runtime.bundle.task_names import TASK_NAME, fault_in_names
 from mingle_edge_runtime.errors import BundleError
 
 _VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,5}")
@@ -19,6 +19,7 @@ LARGEST_SCALE = 1e6  # CLIP's is 100; exponents of much larger ones overflow
 _LEAST_STD, _LARGEST_PIXEL = 1e-3, 1e3  # of values scaled to [0, 1]: far from where float32 ends
 _LARGEST_SIDE = 4096  # pixels
 _MOST_SIDES = 8
+_STAGES = ("pixels", "blocks", "embedding")  # in this order, the first always
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
 
 
@@ -38,6 +39,8 @@ def check_rules(index: BundleIndex) -> None:
         _require((getattr(index, member) is not None) == wanted, f"{member} must {_be(wanted)} in the {index.scope} scope")
     optional = index.tower_required_inputs is None or index.scope != "folded"
     _require(optional, "tower_required_inputs must be absent in a folded bundle, whose tower has no optional inputs")
+    if index.router:
+        _check_router(index.router, index.task_names)
     if index.defaults:
         _check_defaults(index.defaults, index)
     if index.page_bank:
@@ -98,8 +101,8 @@ def _referenced(index: BundleIndex) -> Iterator[tuple[str, str]]:
             yield f"tasks[{i}].bias", task.bias
         if task.expert is not None:
             yield f"tasks[{i}].expert", task.expert
-    if index.router:
-        yield "router.file", index.router.file
+    for i, stage in enumerate(index.router.stages if index.router else ()):
+        yield f"router.stages[{i}].file", stage.file
     if index.defaults:
         yield "defaults.file", index.defaults.file
     if index.page_bank:
@@ -161,6 +164,33 @@ def _check_precisions(index: BundleIndex) -> None:
 
 def _bank_bytes(bank: PageBank | None) -> int:
     return bank.pages_per_task * bank.page * _ITEM_BYTES[bank.dtype] if bank else 0
+
+
+def _check_router(router: Router, tasks: Sequence[str]) -> None:
+    names = [stage.name for stage in router.stages]
+    ordered = names == [name for name in _STAGES if name in names] and names[:1] == ["pixels"]
+    rule = "must be pixels, then perhaps blocks, then perhaps embedding"
+    _require(ordered, f"router.stages are {', '.join(names) or 'none'}, {rule}")
+    for i, stage in enumerate(router.stages):
+        reads = stage.name == "blocks"
+        _require(stage.blocks >= 0, f"router.stages[{i}].blocks is {stage.blocks}, must not be negative")
+        _require(reads or stage.blocks == 0, f"router.stages[{i}].blocks is {stage.blocks}, stage {stage.name} reads none")
+    if router.judge:
+        _check_judge(router.judge, len(tasks))
+    for name, members in (router.groups or {}).items():
+        _require(bool(TASK_NAME.fullmatch(name)), f"router.groups has {name!r}, names must match {TASK_NAME.pattern}")
+        _require(bool(members), f"router.groups.{name} is empty")
+    grouped = Counter(task for members in (router.groups or {}).values() for task in members)
+    for task, count in grouped.items():
+        _require(task in tasks, f"router.groups names {task!r}, which is no task")
+        _require(count == 1, f"router.groups names task {task!r} {count} times, a task is in one group at most")
+
+
+def _check_judge(judge: Judge, count: int) -> None:
+    for name, values in (("typical", judge.typical), ("deviation", judge.deviation)):
+        _require(len(values) == count, f"router.judge.{name} has {len(values)} numbers, there are {count} tasks")
+    _require(min(judge.deviation) > 0, f"router.judge.deviation has {min(judge.deviation)}, all must be positive")
+    _require(judge.trust >= 0, f"router.judge.trust is {judge.trust}, must not be negative")
 
 
 def _check_defaults(defaults: Defaults, index: BundleIndex) -> None:

@@ -20,7 +20,7 @@ from mingle_edge_runtime.scopes.scope import Scope
 Golden: TypeAlias = dict[str, NDArray[Any]]
 """The arrays of golden.npz by name, as docs/bundle-format.md has them."""
 CLAIMED, UNCLAIMED = "classification, claimed", "classification, unclaimed"
-"""Image scope: the labels of all tasks compete for an image that the router claims, and for one that it does not."""
+"""Image scope: the labels of all tasks compete for an image that a task claims, and for one that none does."""
 
 
 def read_golden(bundle: Bundle) -> Golden:
@@ -69,17 +69,22 @@ def least_cosines(bundle: Bundle, actual: Golden, golden: Golden) -> dict[str, f
     return plain | {title: _cosine(actual["embeds"][i], golden["embeds"][i]) for i, title in enumerate(titles)}
 
 
-def largest_differences(actual: Golden, golden: Golden) -> dict[str, float]:
-    """Return the largest difference of a probability, and of the confidence relative to itself, by what it is.
+def largest_differences(bundle: Bundle, actual: Golden, golden: Golden) -> dict[str, float]:
+    """Return the largest difference of a probability or an expected loss, and of a confidence relative to itself, by part.
 
     Where no probability differs by more than d, the most probable label is the same wherever it leads by more than 2 d.
     """
-    if "posterior" not in actual:
+    router = bundle.index.router
+    if router is None:
         return {"classification": _difference(actual["probabilities"], golden["probabilities"])}
     scale = np.maximum(1, np.abs(golden["confidence"]))
-    return {
-        "router posterior": _difference(actual["posterior"], golden["posterior"]),
-        "router confidence": _difference(actual["confidence"] / scale, golden["confidence"] / scale),
+    differences: dict[str, float] = {}
+    for i, stage in enumerate(router.stages):
+        for name in ("posterior", "losses"):
+            differences[f"router {name}, {stage.name}"] = _difference(actual[name][i], golden[name][i])
+        relative = _difference(actual["confidence"][i] / scale[i], golden["confidence"][i] / scale[i])
+        differences[f"router confidence, {stage.name}"] = relative
+    return differences | {
         CLAIMED: _difference(actual["probabilities"][0], golden["probabilities"][0]),
         UNCLAIMED: _difference(actual["probabilities"][1], golden["probabilities"][1]),
     }
@@ -92,9 +97,10 @@ def _shapes(bundle: Bundle, images: int) -> dict[str, tuple[int, ...]]:
         count = len(index.golden_top_k)
     labels = sum(len(task.labels) for task in index.tasks)
     shapes: dict[str, tuple[int, ...]] = {"embeds": (count, images, dim), "probabilities": (1, images, labels)}
-    if index.scope == "image":
-        shapes |= {"plain": (images, dim), "posterior": (images, count), "confidence": (images,)}
-        shapes["probabilities"] = (2, images, labels)
+    if index.router is not None:
+        stages = len(index.router.stages)
+        shapes |= {"plain": (images, dim), "posterior": (stages, images, count), "losses": (stages, images, count + 1)}
+        shapes |= {"confidence": (stages, images), "probabilities": (2, images, labels)}
     return shapes
 
 

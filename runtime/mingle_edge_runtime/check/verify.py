@@ -37,7 +37,7 @@ class Verification:
     least_cosine: float
     """that each must have, as the bundle says"""
     differences: dict[str, float]
-    """per part, the largest difference of a probability, or of the confidence relative to itself"""
+    """per part, the largest difference of a probability or an expected loss, or of a confidence relative to itself"""
     largest_difference: float
     """that each may have, as the bundle says"""
     arithmetic: Arithmetic
@@ -118,7 +118,7 @@ def verify_bundle(
         labels=sum(len(task.labels) for task in index.tasks),
         cosines=least_cosines(bundle, actual, golden),
         least_cosine=index.fidelity.golden_cosine,
-        differences=largest_differences(actual, golden),
+        differences=largest_differences(bundle, actual, golden),
         largest_difference=index.fidelity.golden_difference,
         arithmetic=measure_arithmetic(providers),
         notes=scope.experts.stats().notes,

@@ -27,6 +27,8 @@ MOST_THREADS = 1024
 """of one operator: with tens of thousands ONNX Runtime never begins"""
 EMBEDDINGS = "image_embeds"
 """The output that heads read, whose rows must be finite, and of unit length where the architecture says so."""
+PER_IMAGE = ("pixel_values", "previous_features", "image_embeds")
+"""Inputs that have a row for each image of a run."""
 _UNIT = 1e-3
 """How far from 1 the length of an embedding may be."""
 Placement: TypeAlias = Mapping[str, Mapping[str, int]]
@@ -148,6 +150,8 @@ class Session:
             self._session = kind(str(graph.location), options, providers=list(providers))
             self.optional_inputs = optional_inputs(self._session)
             """what a run may override, by name"""
+            self.inputs = {item.name: tuple(item.shape) for item in self._session.get_inputs()}
+            """what every run must be given, by name: shapes with a name for a side of any size"""
             self._outputs = list(outputs) if outputs else [output.name for output in self._session.get_outputs()]
             started = self._session.get_providers()
         except Exception as error:  # ONNX Runtime's errors share no base class, and its texts may be no UTF-8
@@ -177,7 +181,7 @@ class Session:
     ) -> dict[str, NDArray[Any]]:
         """Run the graph and return its outputs by name.
 
-        inputs: with `pixel_values [n, 3, S, S]` among them.
+        inputs: with at least one of `PER_IMAGE` among them, n rows each.
         adapter: gives the `onnxruntime.LoraAdapter` whose parameters override optional inputs in this run.
         bound: further inputs, from `bind`; ONNX Runtime ignores an adapter beside them, so it must be None then.
 
@@ -185,9 +189,11 @@ class Session:
         it reads its weights from has become shorter; `ExpertError` where the adapter's has; `DeviceMemoryError` where the
         device has no memory left for the run.
         """
-        pixels = inputs["pixel_values"]
-        if self._one_by_one and len(pixels) > 1:
-            singles = [self.run({**inputs, "pixel_values": pixels[i : i + 1]}, adapter, bound) for i in range(len(pixels))]
+        rows = {name: inputs[name] for name in PER_IMAGE if name in inputs}
+        count = len(next(iter(rows.values())))
+        if self._one_by_one and count > 1:
+            alone = ({name: values[i : i + 1] for name, values in rows.items()} for i in range(count))
+            singles = [self.run({**inputs, **row}, adapter, bound) for row in alone]
             return {name: np.concatenate([single[name] for single in singles]) for name in singles[0]}
         for file in self._weights:
             file.check()
@@ -204,7 +210,6 @@ class Session:
                     values = self._session.run(self._outputs, dict(inputs), options)
         except Exception as error:  # ONNX Runtime's errors share no base class
             if is_out_of_memory(error):
-                count = len(inputs["pixel_values"])
                 raise DeviceMemoryError(
                     f"no memory left to run {self.path.name} on {count} images: run fewer at once, or lower the expert budget "
                     f"({printable(error)})"
@@ -212,7 +217,7 @@ class Session:
             raise BundleError(f"{self.path} does not run: {printable(error)}") from error
         arrays = dict(zip(self._outputs, values, strict=True))
         for name, shape in self._shapes.items():
-            wanted, actual = (len(inputs["pixel_values"]), *shape), arrays[name].shape
+            wanted, actual = (count, *shape), arrays[name].shape
             if len(actual) != len(wanted) or any(w not in (-1, a) for w, a in zip(wanted, actual, strict=True)):
                 raise BundleError(f"{self.path} returns {name} {list(actual)} instead of {list(wanted)}")
             if arrays[name].dtype.kind not in "fiu":

@@ -44,6 +44,7 @@ from mingle_edge_runtime.profile.operators import trace_graphs, traced_runs
 from mingle_edge_runtime.profile.report import ProfileReport, ProfileSettings, TrafficRun
 from mingle_edge_runtime.profile.sweep import SweepSetting, Value, plan_sweep, sweep_axis, sweep_runs
 from mingle_edge_runtime.scopes.route import Route
+from mingle_edge_runtime.scopes.scope import RoutedScope
 from mingle_edge_runtime.serving.edge_model import EdgeModel
 
 BATCH_SIZES = (1, 4, 16)
@@ -145,6 +146,7 @@ class _Measurement:
     operators: dict[str, records.Trace] = field(default_factory=dict)
     traffic: list[TrafficRun] = field(default_factory=list)
     experts: records.ExpertTotals | None = None
+    router: tuple[records.RouterStage, ...] | None = None
     sweep: list[records.SweepRow] = field(default_factory=list)
     machine: records.Machine = field(default_factory=lambda: read_record(records.Machine, machine_record()))
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -180,6 +182,8 @@ class _Measurement:
             self._latency(kinds, pixels)
             stats = model.stats()
             self.experts = records.ExpertTotals(*(getattr(stats, member.name) for member in fields(records.ExpertTotals)))
+            if model.scope.routed is not None:
+                self._router_stages(model.scope.routed, pixels)
         del model, kinds
         if operators:
             tick = self._phase("operators", traced_runs(setting, settings.runs))
@@ -223,6 +227,7 @@ class _Measurement:
             tuple(self.sweep),
             (*_route_notes(self.traffic), *_drift_notes(single.latency)),
             _contention(self.processor_time),
+            self.router,
         )
 
     def _ratios(self, times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, records.Ratio]]:
@@ -275,6 +280,24 @@ class _Measurement:
             tick = self._phase(f"batch {size}", rounds * len(kinds))
             interleave(kinds, pixels, dict.fromkeys(kinds, size), rounds, times, tick)
 
+    def _router_stages(self, scope: RoutedScope, pixels: NDArray[np.float32]) -> None:
+        """Time every stage of the router, and tell how many of the routed runs needed it."""
+        router = self.setting.bundle.index.router
+        names = [stage.name for stage in router.stages] if router else []
+        times: dict[str, list[float]] = {name: [] for name in names}
+        tick = self._phase("router", self.settings.runs)
+        for i in range(self.settings.runs + 1):  # the first opens what no image needed so far
+            steps = scope.run_stages(pixels[i % len(pixels)][None])
+            for name in names:
+                times[name].append(seconds_of(lambda steps=steps: next(steps)))
+            if i:
+                tick()
+        settled = [sum(run.stage == name for run in self.traffic) / len(self.traffic) for name in names]
+        self.router = tuple(
+            records.RouterStage(name, float(np.median(times[name][1:])), 1 - sum(settled[:i]), settled[i])
+            for i, name in enumerate(names)
+        )
+
 
 def _first_images(bundle: Bundle, images: Pictures | None) -> list[Picture]:
     if images is None:
@@ -323,6 +346,7 @@ def _routed_run(model: EdgeModel, pixels: NDArray[np.float32]) -> TrafficRun:
         after.bytes_loaded - before.bytes_loaded,
         after.resident_bytes,
         after.stall_seconds - before.stall_seconds,
+        routes[0].stage,
     )
 
 

@@ -27,6 +27,7 @@ _KERNEL = "_kernel_time"
 _WARM_UP = 2  # runs of each graph that are traced and left out
 _MOST_RUNS = 30  # traces are long: about 900 bytes an operator and run
 _NO_LAYER = "other"
+_PIXELS = "pixel_values"
 _NODE = re.compile(r"[A-Z]\w*_\d+")  # a node's own name, where the exporter gave it no layer
 
 
@@ -34,14 +35,15 @@ def trace_graphs(
     setting: Setting, pixels: NDArray[np.float32], runs: int, traces: dict[str, Trace], tick: Callable[[], None]
 ) -> None:
     """Trace the bundle's graphs at batch 1, run in turn, into `traces`: the tower with the first task's expert ("named"), the
-    tower without experts ("dense"), and the router where the bundle has one; `runs` of each, 30 at most.
+    tower without experts ("dense"), and the router's stages where the bundle has one ("router pixels" and so on, on features of
+    zeros); `runs` of each, 30 at most.
 
     tick: called after each of `traced_runs` runs.
     """
     graphs = _graphs(setting)
     with tempfile.TemporaryDirectory() as folder:
         sessions = {name: setting.session(graph, trace=Path(folder) / name) for name, graph in graphs.items()}
-        kinds = {name: with_expert(session, {}) for name, session in sessions.items()}
+        kinds = {name: _plain(session) for name, session in sessions.items()}
         kinds["named"] = _named(setting, sessions["named"])
         interleave(kinds, pixels, dict.fromkeys(kinds, 1), _rounds(runs), {}, tick)
         traces |= {name: read_trace(session.end_trace(), _WARM_UP) for name, session in sessions.items()}
@@ -58,7 +60,16 @@ def _rounds(runs: int) -> int:
 
 def _graphs(setting: Setting) -> dict[str, str]:
     index = setting.bundle.index
-    return {"named": index.tower, "dense": index.dense} | ({"router": index.router.file} if index.router else {})
+    stages = index.router.stages if index.router else ()
+    return {"named": index.tower, "dense": index.dense} | {f"router {stage.name}": stage.file for stage in stages}
+
+
+def _plain(session: Session) -> Run:
+    """Return what runs a graph on images, where it reads them, and on features of zeros."""
+    zeros = {name: np.zeros((1, *map(int, shape[1:])), np.float32) for name, shape in session.inputs.items()}
+    if _PIXELS not in zeros:
+        return lambda pixels, request: session.run(zeros)
+    return lambda pixels, request: session.run(zeros | {_PIXELS: pixels})
 
 
 def read_trace(path: Path, skip: int = 0) -> Trace:

@@ -223,6 +223,21 @@ class TrafficRun:
     resident_bytes: int
     """after the run"""
     stall_seconds: float
+    stage: str | None
+    """what settled its route, as in `Route.stage`"""
+
+
+@dataclass(frozen=True)
+class RouterStage:
+    """One stage of the router."""
+
+    stage: str
+    seconds: float
+    """median at batch 1; of the stage that reads embeddings, with the plain backbone's run"""
+    reached: float
+    """share of the routed runs of one image that needed it"""
+    settled: float
+    """share of them that it settled; what no stage settled was judged between two experts"""
 
 
 @dataclass(frozen=True)
@@ -298,6 +313,13 @@ class ProfileReport:
     notes: tuple[str, ...]
     contention: Contention | None
     """None where the system does not tell, or the profile was too short to"""
+    router: tuple[RouterStage, ...] | None
+    """image scope"""
+
+    @property
+    def router_seconds(self) -> float | None:
+        """Return what the router is expected to take for an image, by the shares of images that its stages are needed for."""
+        return None if self.router is None else sum(stage.seconds * stage.reached for stage in self.router)
 
     @property
     def busy(self) -> str | None:

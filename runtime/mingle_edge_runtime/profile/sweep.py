@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,6 +31,8 @@ from mingle_edge_runtime.profile.interleaving import (
     warm_up_rounds,
 )
 from mingle_edge_runtime.profile.report import Memory, SweepRow
+from mingle_edge_runtime.scopes.route import Route
+from mingle_edge_runtime.scopes.scope import RoutedScope
 from mingle_edge_runtime.serving.edge_model import EdgeModel
 
 AXES = ("threads", "batch", "top-k", "precision", "budget")
@@ -175,20 +178,32 @@ def open_setting(
 ) -> tuple[dict[str, Run], Memory]:
     """Open what one setting runs, warm it up, and return it with the memory that it took.
 
-    With a `top_k` runs are routed alone, and in the image scope every image counts as claimed, so that all of them mix.
+    With a `top_k` runs are routed alone, and in the image scope every image takes its most probable tasks, so that all mix.
     """
     before = memory_before()
     bundle, index = setting.bundle, setting.bundle.index
     if setting.top_k is not None:
-        router = replace(index.router, confidence_bound=-float("inf")) if index.router else None
+        router = replace(index.router, judge=None) if index.router else None
         bundle = replace(bundle, index=replace(index, top_k=setting.top_k, router=router))
     budget, threads, low_memory = setting.budget, setting.threads, setting.low_memory
     model = EdgeModel.open(bundle, expert_budget=budget, providers=providers, threads=threads, low_memory=low_memory)
     kinds = model_kinds(model, requests)
     if setting.top_k is not None:
-        del kinds["named"]
+        routed = model.scope.routed
+        kinds = {"routed": kinds["routed"] if routed is None else partial(_run_mixed, routed, setting.top_k)}
     warm_up(kinds, pixels, setting.batch, requests, tick)
     return kinds, memory_now().since(before)
+
+
+def _run_mixed(scope: RoutedScope, top_k: int, pixels: NDArray[np.float32], request: int) -> list[Route]:
+    """Run every image with the experts of its most probable tasks, whether a task claims it or not, and return their routes."""
+    routes = []
+    for route in scope.route(pixels):
+        probable = sorted((route.posterior_by_task() or {}).items(), key=lambda item: -item[1])[:top_k]
+        tasks, shares = zip(*probable, strict=True)
+        routes.append(replace(route, tasks=tasks, weights=tuple(share / sum(shares) for share in shares)))
+    scope.embed_routed(pixels, routes)
+    return routes
 
 
 def _pairs(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +20,10 @@ from mingle_edge_runtime.experts.store import ExpertStore
 from mingle_edge_runtime.ort.bound_inputs import BoundInputs
 from mingle_edge_runtime.ort.device_memory import DEVICES, copy_values, is_out_of_memory
 from mingle_edge_runtime.ort.session import CPU, Outputs, Placement, Session, onnxruntime, printable
+from mingle_edge_runtime.scopes.cascade import Cascade, Finding
+from mingle_edge_runtime.scopes.judge import Judge
 from mingle_edge_runtime.scopes.route import Route
 from mingle_edge_runtime.scopes.scope import GoldenRuns
-
-_SUM = 1e-3
-"""how far from 1 the sum of a posterior may be"""
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,14 @@ class ExpertInputs:
     """gives the mapped adapter to the run that follows at once"""
     bound: BoundInputs | None = None
     """optional inputs in the device's memory"""
+
+
+class Routed(NamedTuple):
+    """One image's route and, where finding it took a run that gives the answer, the embedding."""
+
+    route: Route
+    embed: NDArray[np.float32] | None
+    """`[dim]`"""
 
 
 class ImageScope:
@@ -59,18 +65,11 @@ class ImageScope:
         index = bundle.index
         if index.router is None or index.defaults is None:
             raise BundleError(f"{bundle.root} has no router: it is no bundle of the image scope")
-        self._bundle = bundle
-        with np.errstate(over="ignore"):  # beyond float32 no image is claimed, or every one
-            self._bound = np.float32(index.router.confidence_bound)  # the confidence is computed in float32, too
+        self._bundle, self._router = bundle, index.router
         self._joins = index.top_k > 1
-        routed: Outputs = {"posterior": (len(index.tasks),), "confidence": ()}
-        # The tower follows at once and needs the cores that the router's threads would spin on.
-        routing: Any = {"one_by_one": index.router.one_by_one, "spin": False}
-        self._open_router = partial(
-            Session, bundle.graph(index.router.file), providers, threads, outputs=routed, prepack=not low_memory, **routing
-        )
-        self._router: Session | None = None
-        self._router_lock = threading.Lock()
+        self._cascade = Cascade(bundle, index.router, providers, threads, low_memory)
+        judged = index.router.judge if len(index.tasks) > 1 and not self._joins else None
+        self._judge = None if judged is None else Judge(bundle, judged)
         embedded: Outputs = {"image_embeds": (index.architecture.output_dim,)}
         self._tower = Session(
             bundle.graph(index.tower),
@@ -106,33 +105,35 @@ class ImageScope:
         """Return this scope: its router finds routes before the tower runs."""
         return self
 
-    def prepare_routing(self) -> Session:
-        """Open the router unless it is open, and return its session: where every task is named its weights take no memory."""
-        with self._router_lock:
-            if self._router is None:
-                self._router = self._open_router()
-            return self._router
+    def prepare_routing(self) -> None:
+        """Open the router's stages that are not open yet: where every task is named their weights take no memory."""
+        self._cascade.sessions()
 
-    def route(self, pixels: NDArray[np.float32]) -> list[Route]:
+    def run_stages(self, pixels: NDArray[np.float32]) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """Yield the outputs of each of the router's stages for all n images, whether they are in doubt or not."""
+        return self._cascade.run_all(pixels, self.embed_plain)
+
+    def route(self, pixels: NDArray[np.float32], group: str | None = None) -> list[Route]:
         """Return one route per image of `[n, 3, S, S]`. Raises `BundleError` where the router's posterior is none."""
-        if not len(pixels):
-            return []
-        router = self.prepare_routing()
-        outputs = router.run({"pixel_values": pixels})
-        posterior = outputs["posterior"]  # [n, T]
-        if not ((posterior >= 0).all() and (np.abs(posterior.sum(axis=1) - 1) <= _SUM).all()):  # so that NaN is wrong
-            raise BundleError(
-                f"{router.path} computes probabilities of tasks that are negative, not finite, or do not sum to 1: a weight is "
-                "damaged; verify the bundle, or export it again"
-            )
-        return [self._choose(*row) for row in zip(posterior, outputs["confidence"], strict=True)]
+        return [routed.route for routed in self._find(pixels, group)]
 
-    def embed(self, pixels: NDArray[np.float32], task: str | None = None) -> tuple[NDArray[np.float32], list[Route]]:
+    def embed(
+        self, pixels: NDArray[np.float32], task: str | None = None, group: str | None = None
+    ) -> tuple[NDArray[np.float32], list[Route]]:
         """Return `[n, dim]` embeddings and the n routes taken; a named task skips the router."""
         if task is not None:
             return self._run(pixels, (task,), (1.0,)), [Route((task,), (1.0,))] * len(pixels)
-        routes = self.route(pixels)
-        return self.embed_routed(pixels, routes), routes
+        found = self._find(pixels, group)
+        routes = [routed.route for routed in found]
+        embeds = np.empty((len(pixels), self._bundle.index.architecture.output_dim), np.float32)
+        rest = []
+        for i, routed in enumerate(found):
+            if routed.embed is None:
+                rest.append(i)
+            else:
+                embeds[i] = routed.embed
+        embeds[rest] = self.embed_routed(pixels[rest], [routes[i] for i in rest])
+        return embeds, routes
 
     def embed_routed(self, pixels: NDArray[np.float32], routes: Sequence[Route]) -> NDArray[np.float32]:
         """Return `[n, dim]` embeddings by n given routes, run by run of equal ones."""
@@ -149,36 +150,91 @@ class ImageScope:
         return self._run(pixels, (), ())
 
     def golden_runs(self, pixels: NDArray[np.float32]) -> GoldenRuns:
-        """Return the router's outputs, and runs of the plain backbone, of every task's expert, and of every image claimed."""
-        routes = self.route(pixels)
+        """Return the outputs of every stage, and runs of the plain backbone, of every task's expert, and of the `top_k` tasks
+        that the last stage holds for most probable: what no device must decide for an image in doubt."""
         plain = self.embed_plain(pixels)
-        claimed = [self._claim(route) for route in routes]
-        unclaimed = [replace(route, tasks=(), weights=()) for route in routes]
-        arrays = {
-            "plain": plain,
-            "posterior": np.array([route.posterior for route in routes]),
-            "confidence": np.array([route.confidence for route in routes]),
-            "embeds": np.stack([self.embed(pixels, task)[0] for task in self._bundle.index.task_names]),
-        }
+        stages = list(self._cascade.run_all(pixels, lambda _: plain))
+        posterior: NDArray[np.float32] = stages[-1]["posterior"]
+        probable = np.argsort(-posterior, axis=1, kind="stable")[:, : self._bundle.index.top_k]
+        claimed = [self._mixture(row, best) for row, best in zip(posterior, probable, strict=True)]
+        arrays = {name: np.stack([stage[name] for stage in stages]) for name in ("posterior", "losses", "confidence")}
+        arrays |= {"plain": plain, "embeds": np.stack([self.embed(pixels, task)[0] for task in self._bundle.index.task_names])}
+        unclaimed = [replace(route, tasks=(), weights=()) for route in claimed]
         return GoldenRuns(arrays, [(self.embed_routed(pixels, claimed), claimed), (plain, unclaimed)])
 
     def placement(self) -> dict[str, Placement]:
         """Return the nodes that each provider runs; see `EdgeModel.placement`."""
-        return {session.path.name: session.placement() for session in (self.prepare_routing(), self._tower)}
+        return {session.path.name: session.placement() for session in (*self._cascade.sessions(), self._tower)}
 
-    def _claim(self, route: Route) -> Route:
-        """Return the route of an image that the router claims: the `top_k` most probable tasks, weights summing to 1."""
-        posterior = np.array(route.posterior, np.float32)
-        best = np.argsort(-posterior, kind="stable")[: self._bundle.index.top_k]
-        weights = posterior[best] / posterior[best].sum()
-        names = tuple(self._bundle.index.task_names[i] for i in best)
-        return replace(route, tasks=names, weights=tuple(weights.tolist()))
+    def _find(self, pixels: NDArray[np.float32], group: str | None) -> list[Routed]:
+        """Return the route of each image, and its embedding where that is known by then."""
+        mask = None
+        if group is not None:
+            members = (self._router.groups or {})[group]
+            mask = np.array([name in members for name in self._bundle.index.task_names], np.float32)
+        findings = self._cascade.find(pixels, self.embed_plain, mask)
+        found = [
+            Routed(route, None if route.tasks else finding.plain) for finding in findings for route in [self._route(finding)]
+        ]
+        judged = [i for i, finding in enumerate(findings) if finding.judged]
+        if self._judge is not None and judged:
+            decided = self._decide(self._judge, pixels[judged], [findings[i] for i in judged], [found[i].route for i in judged])
+            for i, routed in zip(judged, decided, strict=True):
+                found[i] = routed
+        return found
 
-    def _choose(self, posterior: NDArray[np.float32], confidence: np.float32) -> Route:
-        """Return the route of one image from its `posterior [T]` and confidence."""
-        names, bound = self._bundle.index.task_names, float(self._bound)
-        unclaimed = Route((), (), tuple(posterior.tolist()), float(confidence), candidates=names, confidence_bound=bound)
-        return self._claim(unclaimed) if confidence >= self._bound else unclaimed  # NaN, too, means the plain backbone
+    def _route(self, finding: Finding) -> Route:
+        """Return the route of one image: the experts that are expected to lose least, unless the plain backbone loses less."""
+        names, losses = self._bundle.index.task_names, finding.losses
+        order = np.argsort(losses[:-1], kind="stable")
+        chosen = finding.confident and bool(losses[order[0]] <= losses[-1])
+        route = Route((), ()) if not chosen else self._mixture(finding.posterior, order[: self._bundle.index.top_k])
+        return replace(
+            route,
+            posterior=tuple(finding.posterior.tolist()),
+            confidence=finding.confidence,
+            candidates=names,
+            confidence_bound=finding.bound,
+            stage=finding.stage.name,
+            expected_loss=float(losses[order[0] if chosen else -1]),
+            runner_up=names[order[1]] if len(names) > 1 else None,
+            group=self._router.group_of(route.tasks[0]) if chosen else None,
+        )
+
+    def _mixture(self, posterior: NDArray[np.float32], best: NDArray[np.intp]) -> Route:
+        """Return a route through these tasks, weighted by their probabilities, or equally where all of these are 0."""
+        names = self._bundle.index.task_names
+        shares = posterior[best] if posterior[best].any() else np.ones(len(best), np.float32)
+        weights = tuple((shares / shares.sum()).tolist())
+        return Route(tuple(names[i] for i in best), weights, tuple(posterior.tolist()), candidates=names)
+
+    def _decide(
+        self, judge: Judge, pixels: NDArray[np.float32], findings: Sequence[Finding], routes: Sequence[Route]
+    ) -> list[Routed]:
+        """Run, of each image in doubt, both experts that are expected to lose least, and return what the judge is for."""
+        names = self._bundle.index.task_names
+        pairs = np.stack([np.argsort(finding.losses[:-1], kind="stable")[:2] for finding in findings])  # [n, 2]
+        embeds = np.empty((len(pixels), 2, self._bundle.index.architecture.output_dim), np.float32)
+        for task in np.unique(pairs):
+            images, places = np.nonzero(pairs == task)
+            embeds[images, places] = self._run(pixels[images], (names[task],), (1.0,))
+        decided = []
+        for finding, route, pair, both in zip(findings, routes, pairs, embeds, strict=True):
+            typical = [judge.typicality(task, embed) for task, embed in zip(pair, both, strict=True)]
+            scores = [judge.score(*values) for values in zip(typical, finding.posterior[pair], strict=True)]
+            won = int(scores[1] > scores[0])
+            task, other = names[pair[won]], names[pair[1 - won]]
+            if judge.accepts(typical[won]):
+                loss, group = float(finding.losses[pair[won]]), self._router.group_of(task)
+                judged = replace(route, tasks=(task,), weights=(1.0,), expected_loss=loss, runner_up=other, group=group)
+                embed: NDArray[np.float32] | None = both[won]
+            else:
+                judged = replace(
+                    route, tasks=(), weights=(), expected_loss=float(finding.losses[-1]), runner_up=task, group=None
+                )
+                embed = finding.plain
+            decided.append(Routed(replace(judged, stage="experts"), embed))
+        return decided
 
     def _run(self, pixels: NDArray[np.float32], tasks: Sequence[str], weights: Sequence[float]) -> NDArray[np.float32]:
         if not len(pixels):  # kernels exist that divide by the number of images, and end the process

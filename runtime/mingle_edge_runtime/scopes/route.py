@@ -28,22 +28,30 @@ class Route:
     weights: tuple[float, ...]
     """summing to 1: the experts' weights (image scope), or their shares of the layers' choices (layer scope)"""
     posterior: tuple[float, ...] | None = None
-    """probability of every task of the bundle, in its order; None where the task was named, and in the layer scope"""
+    """probability of every task of the bundle, in its order, by the last stage of the router that the image needed; None where
+    the task was named, and in the layer scope"""
     confidence: float | None = None
-    """how well the most probable task claims the image, to compare with `confidence_bound`; None without a router"""
+    """how much the image is like one of the tasks, by that stage, to compare with `confidence_bound`; None without a router"""
     layers: tuple[LayerRoute, ...] = ()
     """layer scope"""
     candidates: tuple[str, ...] | None = None
     """the task of each probability in `posterior`; None without a router"""
     confidence_bound: float | None = None
-    """least confidence that claims an image, in float32; with less it runs on the plain backbone; None without a router"""
+    """least confidence that the stage settles an image with, in float32; with less at the last stage it runs on the plain
+    backbone; None without a router"""
+    stage: str | None = None
+    """what settled the route: `pixels`, `blocks`, `embedding`, or `experts`, which is the judge; None without a router"""
+    expected_loss: float | None = None
+    """share of labels that images like this one are expected to lose by this choice, against the own expert of each"""
+    runner_up: str | None = None
+    """the expert that was to be next by its expected loss, or that the judge decided against; None without a router"""
+    group: str | None = None
+    """of the first of `tasks`; None where tasks have no groups"""
 
     @property
     def claimed(self) -> bool | None:
-        """Return whether the most probable task claims the image; None where no router was asked."""
-        if self.confidence is None or self.confidence_bound is None:
-            return None
-        return self.confidence >= self.confidence_bound
+        """Return whether an expert was chosen, not the plain backbone; None where no router was asked."""
+        return None if self.confidence is None else bool(self.tasks)
 
     def posterior_by_task(self) -> dict[str, float] | None:
         """Return the probability of every task of the bundle by its name; None where no router was asked."""
@@ -60,6 +68,10 @@ class Route:
             "confidence": finite(self.confidence),
             "confidence_bound": finite(self.confidence_bound),
             "claimed": self.claimed,
+            "stage": self.stage,
+            "expected_loss": finite(self.expected_loss),
+            "runner_up": self.runner_up,
+            "group": self.group,
             "layers": [
                 {"layer": part.layer, "tasks": list(part.tasks), "weights": [finite(weight) for weight in part.weights]}
                 for part in self.layers

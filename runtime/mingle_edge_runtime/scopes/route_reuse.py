@@ -98,7 +98,10 @@ def cell_means(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _margin(route: Route) -> float:
-    """Return how much more probable the last task of a route is than the first one not in it; 1 where nothing tells."""
-    count = len(route.tasks)
-    best = sorted(route.posterior or (), reverse=True)
-    return best[count - 1] - best[count] if 0 < count < len(best) else 1.0
+    """Return how much more probable the last task of a route is than the first one not in it, 1 where nothing tells.
+
+    It is 0 where one that is not in it is more probable.
+    """
+    probable = route.posterior_by_task() or {}
+    chosen, others = ([p for task, p in probable.items() if (task in route.tasks) == inside] for inside in (True, False))
+    return max(0.0, min(chosen) - max(others)) if chosen and others else 1.0

@@ -6,14 +6,14 @@ task merged into the weights. Callers know this protocol alone; what one scope c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge_runtime.experts.store import ExpertStore
-from mingle_edge_runtime.ort.session import Placement, Session
+from mingle_edge_runtime.ort.session import Placement
 from mingle_edge_runtime.scopes.route import Route
 
 
@@ -60,8 +60,22 @@ class Scope(Protocol):
 class RoutedScope(Scope, Protocol):
     """A scope whose routes are found before its tower runs, so that the route of one image can serve another."""
 
-    def prepare_routing(self) -> Session:
-        """Open the router unless it is open, and return its session."""
+    def prepare_routing(self) -> None:
+        """Open what of the router is not open yet."""
+
+    def run_stages(self, pixels: NDArray[np.float32]) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """Yield the outputs of each of the router's stages for all n images, at least 1, whether they are in doubt or not.
+
+        That of embeddings runs the plain backbone first; no expert runs.
+        """
+
+    def route(self, pixels: NDArray[np.float32], group: str | None = None) -> list[Route]:
+        """Return what `Scope.route` does, where tasks of this group alone compete."""
+
+    def embed(
+        self, pixels: NDArray[np.float32], task: str | None = None, group: str | None = None
+    ) -> tuple[NDArray[np.float32], list[Route]]:
+        """Return what `Scope.embed` does, where tasks of this group alone compete."""
 
     def embed_routed(self, pixels: NDArray[np.float32], routes: Sequence[Route]) -> NDArray[np.float32]:
         """Return `[n, dim]` embeddings by n given routes; one without tasks is the plain backbone."""

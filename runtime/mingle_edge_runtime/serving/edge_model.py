@@ -101,17 +101,18 @@ class EdgeModel(ServedBundle):
             _LOG.warning("%s: %s", bundle.root, note)
         return model
 
-    def embed(self, images: Pictures, task: str | None = None) -> NDArray[np.float32]:
+    def embed(self, images: Pictures, task: str | None = None, *, group: str | None = None) -> NDArray[np.float32]:
         """Return `[n, dim]` embeddings of n images, of unit length unless `bundle.index.architecture.normalized` is false.
 
         task: use this task's expert instead of finding the route.
+        group: let only the tasks of this group compete for the route; not with `task`.
 
         Raises `ImageError` naming the first image that cannot be read, `UnknownTaskError`, `ExpertError` where an expert cannot
         be opened, `BundleError` where a graph does not run, `DeviceMemoryError` where the device's memory is full.
         """
-        scope = self.scope
         self._check_tasks([task] if task is not None else [])
-        parts = [scope.embed(batch.pixels, task)[0] for batch in self._batches(images)]
+        embed = self._embedding(task, group)
+        parts = [embed(batch.pixels)[0] for batch in self._batches(images)]
         return np.concatenate([np.empty((0, self._bundle.index.architecture.output_dim), np.float32), *parts])
 
     @overload
@@ -124,6 +125,7 @@ class EdgeModel(ServedBundle):
         on_error: Literal["raise"] = ...,
         *,
         reject_below: float | None = ...,
+        group: str | None = ...,
     ) -> list[Prediction]: ...
     @overload
     def classify(
@@ -135,6 +137,7 @@ class EdgeModel(ServedBundle):
         *,
         on_error: OnError,
         reject_below: float | None = ...,
+        group: str | None = ...,
     ) -> list[Prediction | ImageError]: ...
     def classify(
         self,
@@ -145,6 +148,7 @@ class EdgeModel(ServedBundle):
         on_error: OnError = "raise",
         *,
         reject_below: float | None = None,
+        group: str | None = None,
     ) -> list[Prediction] | list[Prediction | ImageError]:
         """Return the `top` most probable labels of each image.
 
@@ -155,10 +159,11 @@ class EdgeModel(ServedBundle):
         on_error: "skip" gives every image that can be read its answer, and the others their `ImageError`, each in its place.
         reject_below: a probability; an image whose best label has less gets a prediction that is `rejected`: its `label` and
         `task` are None, while `labels`, `tasks` and `probabilities` stay.
+        group: let only the tasks of this group compete for the route; not with `task`.
 
         Raises what `embed` raises; with "skip" no `ImageError`.
         """
-        answer = self._answering(task, top, head, on_error, reject_below)
+        answer = self._answering(task, top, head, on_error, reject_below, group)
         return [prediction for batch in self._batches(images, on_error) for prediction in answer(batch)]
 
     def classify_pixels(
@@ -169,6 +174,7 @@ class EdgeModel(ServedBundle):
         head: str | None = None,
         *,
         reject_below: float | None = None,
+        group: str | None = None,
     ) -> tuple[list[Prediction], NDArray[np.float32]]:
         """Return what `classify` and `embed` return of n images, by one run: predictions, and embeddings `[n, dim]`.
 
@@ -179,7 +185,7 @@ class EdgeModel(ServedBundle):
         Other arguments as in `classify`. Raises what `embed` raises, but for `ImageError`.
         """
         predictions = self._predictor(task, top, head, reject_below)
-        embeds, routes = self.scope.embed(pixels, task)
+        embeds, routes = self._embedding(task, group)(pixels)
         return predictions(embeds, routes), embeds
 
     @overload
@@ -192,6 +198,7 @@ class EdgeModel(ServedBundle):
         on_error: Literal["raise"] = ...,
         *,
         reject_below: float | None = ...,
+        group: str | None = ...,
     ) -> Future[list[Prediction]]: ...
     @overload
     def submit(
@@ -203,6 +210,7 @@ class EdgeModel(ServedBundle):
         *,
         on_error: OnError,
         reject_below: float | None = ...,
+        group: str | None = ...,
     ) -> Future[list[Prediction | ImageError]]: ...
     def submit(
         self,
@@ -213,6 +221,7 @@ class EdgeModel(ServedBundle):
         on_error: OnError = "raise",
         *,
         reject_below: float | None = None,
+        group: str | None = None,
     ) -> Future[list[Prediction]] | Future[list[Prediction | ImageError]]:
         """Classify in the background and return a future of what `classify` returns; calls are answered in their order.
 
@@ -224,7 +233,7 @@ class EdgeModel(ServedBundle):
 
         Arguments as in `classify`. Raises `UnknownTaskError` and `EdgeError` itself.
         """
-        answer = self._answering(task, top, head, on_error, reject_below)
+        answer = self._answering(task, top, head, on_error, reject_below, group)
         return self._submissions.submit(self._batches(images, on_error), answer)
 
     @overload
@@ -237,6 +246,7 @@ class EdgeModel(ServedBundle):
         on_error: Literal["raise"] = ...,
         *,
         reject_below: float | None = ...,
+        group: str | None = ...,
     ) -> list[Prediction]: ...
     @overload
     async def aclassify(
@@ -248,6 +258,7 @@ class EdgeModel(ServedBundle):
         *,
         on_error: OnError,
         reject_below: float | None = ...,
+        group: str | None = ...,
     ) -> list[Prediction | ImageError]: ...
     async def aclassify(
         self,
@@ -258,6 +269,7 @@ class EdgeModel(ServedBundle):
         on_error: OnError = "raise",
         *,
         reject_below: float | None = None,
+        group: str | None = None,
     ) -> list[Prediction] | list[Prediction | ImageError]:
         """Return what `classify` returns, for asyncio: submitted in the order of the calls, while the event loop goes on.
 
@@ -268,7 +280,7 @@ class EdgeModel(ServedBundle):
         """
         from asyncio import wrap_future  # who awaits has imported it; all others need not
 
-        answer = self._answering(task, top, head, on_error, reject_below)
+        answer = self._answering(task, top, head, on_error, reject_below, group)
         return await wrap_future(self._submissions.submit(self._batches(images, on_error), answer, wait=False))
 
     def stream(self, reuse: bool = False, threshold: float = THRESHOLD, audit_every: int = AUDIT_EVERY) -> Stream:
@@ -299,15 +311,19 @@ class EdgeModel(ServedBundle):
             (threshold, audit_every) if reuse else None,
         )
 
-    def route(self, images: Pictures) -> list[Route]:
+    def route(self, images: Pictures, *, group: str | None = None) -> list[Route]:
         """Return the experts that each image would use.
 
-        In the image scope this runs the router alone, and reads no expert; in the layer scope it takes a run of the tower.
+        In the image scope this runs as much of the router as each image needs: no expert, unless the bundle has a judge, which
+        runs two for an image in doubt to the end. In the layer scope it takes a run of the tower.
 
-        Raises `ImageError`, `BundleError`.
+        group: let only the tasks of this group compete.
+
+        Raises `ImageError`, `BundleError`, `UnknownTaskError`; `ExpertError` and `DeviceMemoryError` where experts are judged.
         """
         scope = self.scope
-        return [route for batch in self._batches(images) for route in scope.route(batch.pixels)]
+        find = scope.route if group is None else partial(self._grouped(group).route, group=group)
+        return [route for batch in self._batches(images) for route in find(batch.pixels)]
 
     def close(self) -> None:
         """Finish what was submitted, and give back the memory once running calls have ended.
@@ -319,15 +335,15 @@ class EdgeModel(ServedBundle):
             self._submissions.close()
 
     def _answering(
-        self, task: str | None, top: int, head: str | None, on_error: OnError, reject_below: float | None
+        self, task: str | None, top: int, head: str | None, on_error: OnError, reject_below: float | None, group: str | None
     ) -> Callable[[Batch], list[Prediction | ImageError]]:
         """Return what turns images into predictions; arguments as in `classify`, and checked."""
         if on_error not in ("raise", "skip"):
             raise EdgeError(f'on_error is {on_error!r}, must be "raise" or "skip"')
-        scope, predictions = self.scope, self._predictor(task, top, head, reject_below)
+        predictions, embed = self._predictor(task, top, head, reject_below), self._embedding(task, group)
 
         def answer(batch: Batch) -> list[Prediction | ImageError]:
-            answers = iter(predictions(*scope.embed(batch.pixels, task)) if len(batch.pixels) else ())
+            answers = iter(predictions(*embed(batch.pixels)) if len(batch.pixels) else ())
             return [next(answers) if error is None else error for error in batch.errors]
 
         return answer

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from threading import Lock
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.bundle.head import Head
@@ -21,9 +23,13 @@ from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.session import Placement
 from mingle_edge_runtime.scopes.notebook import html_table
 from mingle_edge_runtime.scopes.route import Route
-from mingle_edge_runtime.scopes.scope import Scope
+from mingle_edge_runtime.scopes.scope import RoutedScope, Scope
 
 _NAMED = 8  # tasks in a line; a bundle may have hundreds
+
+
+Embedded: TypeAlias = tuple[NDArray[np.float32], list[Route]]
+"""Embeddings `[n, dim]` and n routes."""
 
 
 class LabeledHead(NamedTuple):
@@ -121,7 +127,8 @@ class ServedBundle:
         if scope.routed is None:
             scope.embed(pixels, names[0] if names else None)
         else:
-            scope.routed.route(pixels)
+            for _ in scope.routed.run_stages(pixels):
+                pass
             scope.routed.embed_routed(pixels, [Route((), ())])
 
     def prefetch(self, tasks: str | Iterable[str]) -> None:
@@ -203,6 +210,26 @@ class ServedBundle:
             if not isinstance(name, str) or name not in self.tasks:
                 raise UnknownTaskError(f"task {name!r} is not in the bundle; it has {', '.join(self.tasks)}")
         return names
+
+    def _embedding(self, task: str | None, group: str | None) -> Callable[[NDArray[np.float32]], Embedded]:
+        """Return what turns images into embeddings and routes; arguments as in `classify`, the group checked."""
+        scope = self.scope
+        if group is None:
+            return partial(scope.embed, task=task)
+        if task is not None:
+            raise EdgeError(
+                f"task {task!r} and group {group!r} are both given: a named task needs no route, leave out the group"
+            )
+        return partial(self._grouped(group).embed, group=group)
+
+    def _grouped(self, group: Any) -> RoutedScope:
+        """Return the scope that lets one group's tasks compete. Raises `UnknownTaskError`, also for what is no name."""
+        router, routed = self._bundle.index.router, self.scope.routed
+        groups = (router.groups if router else None) or {}
+        if routed is None or not isinstance(group, str) or group not in groups:
+            known = f"it has {', '.join(groups)}" if groups else "its tasks have no groups"
+            raise UnknownTaskError(f"group {group!r} is not in the bundle; {known}")
+        return routed
 
     def _check_head(self, head: Any) -> str:
         """Return the name of a head. Raises `UnknownTaskError`, also for what is no name."""

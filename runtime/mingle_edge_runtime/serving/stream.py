@@ -32,7 +32,15 @@ class Stream:
         """Use `EdgeModel.stream`."""
         self._scope, self._spec, self._predictor = scope, spec, predictor
         routed = scope().routed  # None for a folded bundle, which has one route
-        self._reuse = RouteReuse(lambda pixels: scope().route(pixels)[0], *reuse) if reuse and routed else None
+        found = self._found = list[NDArray[np.float32]]()  # `[1, dim]`, of a frame whose route was found
+
+        def find(pixels: NDArray[np.float32]) -> Route:
+            """Find a frame's own route by the run that answers it, of which the router may need a part."""
+            embeds, routes = scope().embed(pixels)
+            found.append(embeds)
+            return routes[0]
+
+        self._reuse = RouteReuse(find, *reuse) if reuse and routed else None
         self._frames = 0
 
     def classify(
@@ -62,4 +70,4 @@ class Stream:
         if self._reuse is None or scope.routed is None:
             return scope.embed(pixels)
         routes = [self._reuse.route(pixels)]
-        return scope.routed.embed_routed(pixels, routes), routes
+        return self._found.pop() if self._found else scope.routed.embed_routed(pixels, routes), routes
