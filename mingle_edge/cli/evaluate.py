@@ -18,7 +18,7 @@ from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
 from mingle_edge.cli.text_table import text_table
 from mingle_edge.core.wording import count
-from mingle_edge.evaluation.protocols import PROTOCOLS
+from mingle_edge.evaluation.protocols import HEAD_GIVEN, PROTOCOLS
 from mingle_edge.files.output_path import check_output_file
 
 if TYPE_CHECKING:
@@ -58,11 +58,34 @@ def command(
             progress=progress,
         )
     write_and_show(report, map(one_line, table(report)), json_path)
-    depth = "" if report.router_blocks is None else f", router depth {report.router_blocks}"
+    for line in router_lines(report):
+        click.echo(one_line(line))
     seconds = time.perf_counter() - started
     tasks, images = count(len(report.tasks), "task"), count(sum(report.images), "test image")
-    click.echo(one_line(f"{merged}: {tasks}, {images}{depth}, {seconds:.1f} s"))
+    click.echo(one_line(f"{merged}: {tasks}, {images}, {seconds:.1f} s"))
     suggest("export", merged, "-o", unused("bundle"))
+
+
+def router_lines(report: EvaluationReport) -> Iterator[str]:
+    """Yield lines on the router: what its stages settle, how honest it is, what it refuses, and where it harms."""
+    router = report.router
+    if router is None:
+        return
+    yield "routed by " + ", ".join(f"{name} {share:.1f}%" for name, share in router.stages.items())
+    before, after = (router.calibration_error[name] for name in ("uncalibrated", "calibrated"))
+    yield f"expected calibration error of its probabilities {after:.1f}% ({before:.1f}% before calibration)"
+    if router.foreign_refused and router.foreign_auroc is not None:
+        shares = router.foreign_refused.values()
+        yield (
+            f"images of a task left out: {sum(shares) / len(shares):.1f}% refused as foreign, own images "
+            f"{sum(report.unclaimed) / len(report.unclaimed):.1f}%; AUROC {router.foreign_auroc:.3f}"
+        )
+    for name, right in zip(report.tasks, report.final[HEAD_GIVEN], strict=True):
+        if right < router.plain[name]:
+            yield (
+                f"task {name}: {right:.1f} under P1 is below the plain backbone's {router.plain[name]:.1f}; give more seeds, "
+                "name the task when it is known, or group the tasks it is confused with"
+            )
 
 
 def table(report: EvaluationReport) -> Iterator[str]:

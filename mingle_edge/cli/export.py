@@ -17,7 +17,7 @@ from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
 from mingle_edge.cli.text_table import text_table
-from mingle_edge.core.wording import count
+from mingle_edge.core.wording import count, name_of_stage
 
 if TYPE_CHECKING:
     from mingle_edge_export import ExportReport, PartParity, TaskAccuracy
@@ -90,7 +90,8 @@ def command(merged: Path, output: Path, images: tuple[Path, ...], **options: Any
 def made(report: ExportReport, index: BundleIndex, seconds: float) -> str:
     """Say in a line what was written."""
     size = format_bytes(sum(report.files.values()))
-    depth = "" if index.router is None else f", router depth {index.router.blocks}"
+    stages = [] if index.router is None else [name_of_stage(stage.name, stage.blocks) for stage in index.router.stages]
+    depth = f", routed by {', '.join(stages)}" if stages else ""
     return (
         f"{report.path}: {count(len(report.files), 'file')}, {size}, {count(len(index.tasks), 'task')}{depth}, {seconds:.1f} s"
     )

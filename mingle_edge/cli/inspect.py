@@ -12,6 +12,7 @@ from mingle_edge.cli.byte_size import format_bytes
 from mingle_edge.cli.expert_table import expert_table, form_table
 from mingle_edge.cli.path_kind import PathKind, PathKindError, kind_of
 from mingle_edge.cli.terminal import one_line
+from mingle_edge.core.wording import name_of_stage
 
 if TYPE_CHECKING:
     from mingle_edge.merging.merged_model import MergedModel
@@ -72,9 +73,9 @@ def describe_bundle(index: BundleIndex) -> list[str]:
 
 def _routing(index: BundleIndex) -> str:
     if index.router:
-        bound = f"confidence bound {index.router.confidence_bound:g}"
-        precision = index.router.precision
-        return f"router: {index.router.blocks} blocks of the plain backbone in {precision}, {bound}"
+        stages = ", ".join(f"{name_of_stage(stage.name, stage.blocks)} ({stage.precision})" for stage in index.router.stages)
+        judge = "; in doubt, two experts are judged" if index.router.judge else ""
+        return f"router: {stages}{judge}"
     if index.scope == "folded":
         return "router: none, the task is in the weights"
     return f"router: a gate in each of {len(index.page_bank.layers) if index.page_bank else 0} layers"
@@ -106,8 +107,10 @@ def _router(model: MergedModel) -> str:
         return "router: gates per layer"
     blocks = model.settings.router_blocks
     most = deepest(blocks, model.architecture.layers)
-    return f"router: {most} blocks of the plain backbone" + (
-        " at most, as many as the seeds ask for" if blocks == "auto" else ""
+    return (
+        f"router: the pixels, {most} blocks of the plain backbone"
+        + (" at most, where the seeds ask for them" if blocks == "auto" else "")
+        + ", and its embedding where that helps"
     )
 
 

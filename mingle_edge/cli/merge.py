@@ -16,10 +16,12 @@ from mingle_edge.cli.path_kind import PathKind, check_kinds
 from mingle_edge.cli.progress_bar import ProgressBar
 from mingle_edge.cli.terminal import one_line
 from mingle_edge.core.errors import MingleError
+from mingle_edge.core.progress import WARNING
 from mingle_edge.core.wording import count
 
 if TYPE_CHECKING:
     from mingle_edge.merging.merged_model import MergedModel
+    from mingle_edge.routing.outlook import Outlook
 
 
 @click.command(short_help="Merge fine-tuned checkpoints into one gated model.")
@@ -45,16 +47,22 @@ def command(task_file: Path, output: Path | None, into: Path | None, device: str
     started = time.perf_counter()
     from mingle_edge.data.task_file import read_task_file
     from mingle_edge.merging.merge import merge
+    from mingle_edge.routing.outlook import routing_warnings
 
     names = [task.name for task in read_task_file(task_file).tasks]
     before = _task_names(target)
     with if_interrupted(lambda: _kept(target, names)), ProgressBar() as progress:
         model = merge(task_file, target, into=into is not None, device=device, progress=progress)
+        ahead = model.outlook() if model.scope == "image" and len(model.tasks) > 1 else None
+        for warning in () if ahead is None else routing_warnings(ahead):
+            progress(WARNING, 1, 1, warning)
     new = [name for name in model.task_names if name not in before]
     if not new:
         click.echo(one_line(f"{target}: nothing to do, all tasks of {task_file} are in it already: {', '.join(names)}"))
     elif before:
         click.echo(one_line(f"{target}: added {', '.join(new)} to {', '.join(before)}"))
+    if ahead is not None:
+        click.echo(one_line(routing(ahead)))
     click.echo(one_line(f"{summary(model)}, {time.perf_counter() - started:.1f} s"))
     _suggest(model, task_file, names)
 
@@ -74,8 +82,22 @@ def summary(model: MergedModel) -> str:
         spread = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 1 else str(ranks[0] if ranks else model.settings.rank)
         parts.append(f"experts of rank {spread} keep {mean:.1%} of their task vectors' squared norm{most}")
     if model.scope == "image":
-        parts.append(f"router depth {model.router_depth} of {model.architecture.layers} blocks")
+        depth = model.router_depth
+        read = "no block" if depth is None else f"{depth} blocks"
+        parts.append(f"its router reads the pixels and {read} of {model.architecture.layers}")
     return ", ".join(parts)
+
+
+def routing(ahead: Outlook) -> str:
+    """Say what to expect of the router, from seeds that it has not seen."""
+    before, after = ahead.calibration_error
+    line = (
+        f"seeds left out: {ahead.routed.diagonal().mean():.1%} routed to their own task, {ahead.lost.mean():.1%} of labels change "
+        f"by wrong routes; expected calibration error {after:.1%} ({before:.1%} before calibration)"
+    )
+    if ahead.foreign is None or ahead.auroc is None:
+        return line
+    return f"{line}; of a task left out {ahead.foreign.mean():.1%} refused as foreign, AUROC {ahead.auroc:.3f}"
 
 
 def _kept(target: Path, names: list[str]) -> str:

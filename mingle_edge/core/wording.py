@@ -10,6 +10,11 @@ MISSING = "-"
 """What is shown where there is no figure."""
 
 
+def name_of_stage(name: str, blocks: int) -> str:
+    """Write a stage of the router: `pixels`, `2 blocks`, `embedding`."""
+    return count(blocks, "block") if name == "blocks" else name
+
+
 def finite(value: Any) -> float | None:
     """Return the value where it is a finite number; None for what was not measured."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -41,7 +41,7 @@ class Settings:
         expert_learning_rate: image scope. Of the Adam optimizer that adapts an expert; it falls to 0.
         router_blocks: image scope. How many blocks of the plain backbone the router reads where the pixels leave it in doubt.
             `auto` chooses none, or 0 to 3, by leaving out one seed image after the other; 0 reads the embedded image.
-        router_augmentations: image scope. How many mild variations of each seed image the router learns from. 0 takes the seed
+        router_augmentations: image scope. How many variations of each seed image the router learns from. 0 takes the seed
             images alone, and routes worse.
         refused: image scope. What share of their own images, at most, the tasks may refuse as foreign, as seeds that the router
             has not seen tell. Refused images run on the plain backbone. More finds more of the images that belong to no task.

@@ -20,7 +20,6 @@ from mingle_edge.files.new_folder import check_new
 from mingle_edge.merging.merged_index import INDEX, Backbone, MergedIndex, TaskRecord
 from mingle_edge.merging.merged_model import MergedModel, clear_remains, commit_task, create
 from mingle_edge.merging.merged_size import bytes_to_write
-from mingle_edge.routing.outlook import routing_warnings
 
 if TYPE_CHECKING:
     from mingle_edge.merging.merge_inputs import MergeInputs, TaskInputs
@@ -83,9 +82,6 @@ def merge(
             record["seconds"] = round(time.perf_counter() - started, 3)
             model = merger.model = commit_task(model, _task_record(task, record), tensors)
             progress("merge", len(model.tasks), count)
-        if new and model.scope == "image" and (seen := model.outlook()) is not None:
-            for warning in routing_warnings(seen):
-                progress(WARNING, 1, 1, warning)
     return model
 
 

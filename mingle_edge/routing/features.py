@@ -1,4 +1,4 @@
-"""What the image router reads of an image, and what it learns of a task: mild variations of its calibration images."""
+"""What the image router reads of an image, and what it learns of a task: variations of its calibration images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mingle_edge.core.progress import Progress, silent
 from mingle_edge.data.calibration_images import task_generator
 from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.settings import Settings
-from mingle_edge.data.variations import mild_variations
+from mingle_edge.data.variations import turned_variations
 from mingle_edge.experts.finetuned_task import PretrainedModel
 from mingle_edge.routing.depth import deepest
 from mingle_edge.routing.pixel_statistics import pixel_statistics
@@ -59,7 +59,7 @@ def router_statistics(
     features = []
     for start in range(0, len(calibration_images), per_batch):
         numbers = range(start, min(start + per_batch, len(calibration_images)))
-        images = mild_variations(calibration_images.load(numbers, architecture), count, architecture, generator).to(
+        images = turned_variations(calibration_images.load(numbers, architecture), count, architecture, generator).to(
             pretrained.device
         )
         of_batch = router_features(images.flatten(0, 1), pretrained.backbone, architecture, blocks, embedding=embedding)

@@ -65,7 +65,7 @@ def outlook(statistics: Sequence[RouterStatistics], tasks: Sequence[str], losses
         lost_plain=losses[:, -1],
         calibration_error=(before, after),
         foreign=foreign,
-        auroc=None if areas is None else float(np.mean(areas)),
+        auroc=None if areas is None or not len(areas) else float(np.mean(areas)),
     )
 
 

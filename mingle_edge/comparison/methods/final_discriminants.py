@@ -62,6 +62,11 @@ class FinalDiscriminants(ImageRouter):
         claimed = torch.from_numpy(confidence >= router.confidence_bound)
         return Route(torch.from_numpy(posterior).to(x.device), claimed.to(x.device))
 
+    def stored_bytes(self) -> int:
+        """Return the size of the discriminants at 4 bytes a number."""
+        arrays = [array for array in vars(self._discriminants()).values() if isinstance(array, np.ndarray)]
+        return 4 * (sum(array.size for array in arrays) + 1)
+
     def _discriminants(self) -> Router:
         self._fitted = self._fitted or _calibrated(self._statistics, self.settings.refused)
         return self._fitted
