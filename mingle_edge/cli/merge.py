@@ -92,8 +92,8 @@ def routing(ahead: Outlook) -> str:
     """Say what to expect of the router, from seeds that it has not seen."""
     before, after = ahead.calibration_error
     line = (
-        f"seeds left out: {ahead.routed.diagonal().mean():.1%} routed to their own task, {ahead.lost.mean():.1%} of labels change "
-        f"by wrong routes; expected calibration error {after:.1%} ({before:.1%} before calibration)"
+        f"seeds left out: {ahead.routed.diagonal().mean():.1%} routed to their own task, {ahead.lost.mean():.1%} of labels "
+        f"change by wrong routes; expected calibration error {after:.1%} ({before:.1%} before calibration)"
     )
     if ahead.foreign is None or ahead.auroc is None:
         return line

@@ -1,4 +1,4 @@
-"""Fitting a cascade to the statistics of tasks: which stages it has, and when an image goes on to the next. numpy only.
+"""Fitting a cascade to the statistics of tasks, and when an image goes on to its next stage. numpy only.
 
 All of it is decided on seeds that the routers have not seen (`calibration.left_out`), and by nothing else.
 """
@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge.routing.calibration import LeftOut, bound, calibrated, left_out
-from mingle_edge.routing.cascade import Cascade, Judge, Stage
+from mingle_edge.routing.cascade import Cascade, Judge, Stage, StageName
 from mingle_edge.routing.layout import Layout
 from mingle_edge.routing.router import fit_router, softmax
 from mingle_edge.routing.statistics import Array, RouterStatistics
 from mingle_edge.routing.wrong_experts import WrongExperts, expected_losses
 
-DOUBTFUL = 0.05
-"""Share of a stage's images, at most, that go on because they are expected to lose most; as many for their confidence."""
-KEPT_GAIN = 0.9
-"""Share of what the next stage routes better that the images going on must bring."""
+GOING_ON = 0.08, 0.04
+"""Shares of a stage's images that go on: those expected to lose most, and those of the least confidence."""
+JUDGED = 0.04, 0.03
+"""The same of the last stage, whose images go on to the judge, who runs one expert more."""
 TRUST = 0.5
 """The judge's weight of the logarithm of the posterior: it is sure of more than it knows; chosen on the suite's tune images."""
 FEWEST = 8  # seeds of a task whose largest logits tell what is typical
@@ -48,20 +47,15 @@ def fit_cascade(
         groups: the group of each task; None: it is alone.
         refused: share of tasks' own images, at most, that no task claims.
     """
-    plan: list[_Fitted] = [_fit(statistics, layout.columns(None), "pixels", 0, refused)]
+    plan = [_fit(statistics, layout.columns(None), "pixels", 0, refused)]
     if blocks is not None:
         plan.append(_fit(statistics, layout.columns(blocks), "blocks", blocks, refused))
-    last = _fit(statistics, layout.columns(blocks, embedding=True), "embedding", 0, refused)
-    losses, numbers = expected_losses(tasks, seen), group_numbers(groups)
-    if last.images is None or _error(last.images) < _error(plan[-1].images):
-        plan.append(last)
-    cascade = Cascade(tuple(f.stage for f in plan), losses, numbers)
-    if last.images is None:
+    plan.append(_fit(statistics, layout.columns(blocks, embedding=True), "embedding", 0, refused))
+    cascade = Cascade(tuple(f.stage for f in plan), expected_losses(tasks, seen), group_numbers(groups))
+    if plan[-1].images is None:
         return cascade  # nothing tells when an image is in doubt
-    stages = []
-    for stage, following in pairwise(plan):
-        stages.append(_going_on(stage, following, cascade))
     judge = _judge(plan[-1], seen, refused)
+    stages = [_going_on(fitted, cascade) for fitted in plan[:-1]]
     stages.append(plan[-1].stage if judge is None else _judged(plan[-1], cascade, refused))
     return replace(cascade, stages=tuple(stages), judge=judge)
 
@@ -93,41 +87,32 @@ class _Fitted:
         return self.stage.router.confidence(self.posterior, self.images.nearness)
 
 
-def _fit(statistics: Sequence[RouterStatistics], columns: NDArray[np.int64], name: str, blocks: int, refused: float) -> _Fitted:
+def _fit(
+    statistics: Sequence[RouterStatistics], columns: NDArray[np.int64], name: StageName, blocks: int, refused: float
+) -> _Fitted:
     own = [s.columns(columns) for s in statistics]
     router, images = fit_router(own), left_out(own)
     router = router if images is None else calibrated(router, images, refused)
-    return _Fitted(Stage(name, blocks, router, -1.0), images)  # type: ignore[arg-type]
+    return _Fitted(Stage(name, blocks, router, -1.0), images)
 
 
-def _error(images: LeftOut | None) -> float:
-    assert images is not None
-    return float(images.weights() @ (images.scores.argmax(axis=1) != images.tasks))
+def _going_on(fitted: _Fitted, cascade: Cascade) -> Stage:
+    """Return the stage with the doubt and the confidence from which images go on to the next."""
+    doubtful, unsure = GOING_ON
+    router = replace(fitted.stage.router, confidence_bound=bound(fitted.confidence, unsure))
+    return replace(fitted.stage, router=router, doubt=_doubt(fitted, cascade, doubtful))
 
 
-def _going_on(fitted: _Fitted, following: _Fitted, cascade: Cascade) -> Stage:
-    """Return the stage with the doubt and the confidence from which images go on to the following one."""
-    images, after = fitted.images, following.images
-    assert images is not None
-    assert after is not None
+def _doubt(fitted: _Fitted, cascade: Cascade, share: float) -> float:
+    """Return the expected loss that at most this share of the images exceeds."""
     expected = cascade.expected(fitted.posterior).min(axis=1)
-    weights = images.weights()
-    here = weights * (images.scores.argmax(axis=1) != images.tasks)
-    there = weights * (after.scores.argmax(axis=1) != after.tasks)
-    order = np.argsort(-expected, kind="stable")  # those in most doubt first
-    gain = np.cumsum((here - there)[order])  # of sending so many on
-    enough = int(np.argmax(gain >= KEPT_GAIN * gain.max())) + 1 if gain.max() > 0 else 0
-    count = min(enough, int(DOUBTFUL * len(order)))
-    doubt = float(expected[order[count]]) if count < len(order) else -1.0
-    router = replace(fitted.stage.router, confidence_bound=bound(fitted.confidence, DOUBTFUL))
-    return replace(fitted.stage, router=router, doubt=doubt)
+    return float(np.quantile(expected, 1 - share, method="higher"))
 
 
 def _judged(fitted: _Fitted, cascade: Cascade, refused: float) -> Stage:
     """Return the last stage with the doubt from which experts are judged; half of what may be refused is left to the judge."""
-    expected = cascade.expected(fitted.posterior).min(axis=1)
     router = replace(fitted.stage.router, confidence_bound=bound(fitted.confidence, refused / 2))
-    return replace(fitted.stage, router=router, doubt=float(np.quantile(expected, 1 - DOUBTFUL, method="higher")))
+    return replace(fitted.stage, router=router, doubt=_doubt(fitted, cascade, JUDGED[0]))
 
 
 def _judge(fitted: _Fitted, seen: Sequence[WrongExperts], refused: float) -> Judge | None:
@@ -139,7 +124,7 @@ def _judge(fitted: _Fitted, seen: Sequence[WrongExperts], refused: float) -> Jud
         typical=np.array([own.mean() for own in logits]),
         deviation=np.array([max(float(own.std()), 1e-6) for own in logits]),
         trust=TRUST,
-        unsure=bound(fitted.confidence, DOUBTFUL),
+        unsure=bound(fitted.confidence, JUDGED[1]),
         bound=-np.inf,
     )
     typicality = np.concatenate([judge.typicality(own[:, None], np.full((len(own), 1), t)) for t, own in enumerate(logits)])

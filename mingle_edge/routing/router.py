@@ -52,7 +52,7 @@ class Router:
         v = centered @ self.weight
         linear: Array = v + self.bias
         nearness = 2 * linear.max(axis=1) - ((v @ self.spread) ** 2).sum(axis=1)
-        own: Array = (centered @ self.directions + self.shifts) ** 2 @ self.members
+        own = (centered @ self.directions + self.shifts) ** 2 @ self.members
         return np.asarray(linear + own), nearness
 
     def confidence(self, posterior: Array, nearness: Array) -> Array:
