@@ -74,7 +74,7 @@ def softmax(scores: Array) -> Array:
 
 def certainty(posterior: Array) -> Array:
     """Return `-log(1 - p)` `[n]` of the largest of each image's probabilities `[n, T]`."""
-    return -np.log(np.maximum(1 - posterior.max(axis=1), CERTAIN))
+    return np.asarray(-np.log(np.maximum(1 - posterior.max(axis=1), CERTAIN)))
 
 
 def fit_router(statistics: Sequence[RouterStatistics], own_share: float = OWN_SHARE) -> Router:
