@@ -4,6 +4,7 @@
 
 Needs onnxruntime >= 1.20, numpy and Pillow. For bundles of the image scope with one expert a route, not in int4, and images
 prepared as open_clip does; `mingle_edge_runtime` serves all others, and checks what it reads (docs/onnxruntime.md).
+Where the router is in doubt to the end it asks no judge, which would run two experts: it takes the router's first choice.
 """
 
 import json
@@ -25,8 +26,28 @@ def open_bundle(folder: Path) -> Callable[[Path], tuple[str, str, float, str]]:
     heads = [task["logit_scale"] * np.load(folder / task["head"]) for task in tasks]
     biases = [np.load(folder / task["bias"]) if task.get("bias") else 0 for task in tasks]
     ort.set_default_logger_severity(3)  # it warns of every input that has a default
-    files = index["router"]["file"], index["tower"]
-    router, tower = (ort.InferenceSession(folder / file, providers=["CPUExecutionProvider"]) for file in files)
+    tower, *routers = (
+        ort.InferenceSession(folder / file, providers=["CPUExecutionProvider"])
+        for file in (index["tower"], *(stage["file"] for stage in index["router"]["stages"]))
+    )
+
+    def route(pixels: dict[str, np.ndarray]) -> tuple[np.ndarray, int, bool]:
+        """Return the posterior of the last stage that the image needs, its first choice, and whether an expert is to run."""
+        given, names = dict(pixels), ["posterior", "losses", "confidence"]
+        for number, (stage, router) in enumerate(zip(index["router"]["stages"], routers, strict=True), 1):
+            if stage["name"] == "embedding":
+                (given["image_embeds"],) = tower.run(["image_embeds"], pixels)
+            last = number == len(routers)
+            outputs = router.run(
+                [*names, *([] if last else ["features"])], {item.name: given[item.name] for item in router.get_inputs()}
+            )
+            posterior, losses, confidence = (output[0] for output in outputs[:3])
+            claimed = confidence >= np.float32(stage["confidence_bound"])
+            if last or (claimed and losses.min() <= np.float32(stage["doubt"])):
+                break
+            given["previous_features"] = outputs[3]
+        best = int(losses[:-1].argmin())  # the last is what the plain backbone is expected to lose
+        return posterior, best, bool(claimed and losses[best] <= losses[-1])
 
     def classify(path: Path) -> tuple[str, str, float, str]:
         picture = ImageOps.exif_transpose(Image.open(path))  # noqa: TID251
@@ -36,10 +57,9 @@ def open_bundle(folder: Path) -> Callable[[Path], tuple[str, str, float, str]]:
         values = np.asarray(picture.crop((left, top, left + side, top + side)).convert("RGB"), np.float32) / 255
         pixels = {"pixel_values": ((values - np.float32(spec["mean"])) / np.float32(spec["std"])).transpose(2, 0, 1)[None]}
 
-        posterior, confidence = (output[0] for output in router.run(["posterior", "confidence"], pixels))
-        routed = confidence >= np.float32(index["router"]["confidence_bound"])  # else no task claims the image
-        options, adapter, task = ort.RunOptions(), ort.LoraAdapter(), tasks[posterior.argmax()]
-        if routed:
+        posterior, best, routed = route(pixels)
+        options, adapter, task = ort.RunOptions(), ort.LoraAdapter(), tasks[best]
+        if routed:  # else no task claims the image
             adapter.Load(str(folder / task["expert"]))  # mapped, not read; keep it for the next image of this task
             options.add_active_adapter(adapter)
         (embed,) = tower.run(["image_embeds"], pixels, options)[0]
@@ -49,8 +69,8 @@ def open_bundle(folder: Path) -> Callable[[Path], tuple[str, str, float, str]]:
         shares = posterior if routed else [1]
         powers = [np.exp(scores - scores.max()) for scores in competing]
         probabilities = np.concatenate([p * power / power.sum() for p, power in zip(shares, powers, strict=True)])
-        best = probabilities.argmax()
-        return *names[best], float(probabilities[best]), task["name"] if routed else "none, the plain backbone"
+        likeliest = probabilities.argmax()
+        return *names[likeliest], float(probabilities[likeliest]), task["name"] if routed else "none, the plain backbone"
 
     return classify
 

@@ -4,9 +4,10 @@ import { BundleError } from "./errors.mjs";
 import { readNpy } from "./npy.mjs";
 
 const FORMAT = "mingle-edge bundle",
-  FORMAT_VERSION = 6;
+  FORMAT_VERSION = 7;
 const INDEX = "bundle.json";
 const SCOPES = ["image", "layer", "folded"];
+const STAGES = ["pixels", "blocks", "embedding"];
 const PRECISIONS = ["fp32", "fp16", "int8", "int4"];
 const TASK_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 const ALIGNMENT = 4096; // bytes, of what lies in a file of weights
@@ -46,7 +47,7 @@ export class Bundle {
 
   // The graphs that an image may need.
   get graphs() {
-    return this.index.router ? [this.tower, this.index.router.file] : [this.tower];
+    return [this.tower, ...(this.index.router?.stages ?? []).map(({ file }) => file)];
   }
 
   // Names of the files that graphs take their weights from.
@@ -138,7 +139,8 @@ function checkIndex(index) {
       index.files[expert].size === size, `tasks[${i}].expert_bytes is ${size}, files says another size`);
   }
   require(Number.isInteger(index.top_k) && index.top_k >= 1 && index.top_k <= count, `top_k must be from 1 to ${count}`);
-  const graphs = [index.tower, index.router?.file, index.defaults?.file, index.tower_required_inputs, index.page_bank?.file];
+  const stages = index.router?.stages ?? [];
+  const graphs = [index.tower, index.defaults?.file, index.tower_required_inputs, index.page_bank?.file, ...stages.map(({ file }) => file)];
   for (const file of graphs) require(file == null || listed(index, file), `${file} is not in files`);
   for (const [member, scope] of [
     ["router", "image"],
@@ -147,6 +149,7 @@ function checkIndex(index) {
   ]) {
     require((index[member] != null) === (index.scope === scope), `${member} belongs to the ${scope} scope alone`);
   }
+  if (index.router) checkRouter(index.router, count);
   for (const [name, { offset, shape }] of Object.entries(index.defaults?.tensors ?? {})) {
     const end = offset + 4 * product(shape),
       size = index.files[index.defaults.file].size;
@@ -154,6 +157,21 @@ function checkIndex(index) {
       offset % ALIGNMENT === 0 &&
       end <= size, `defaults.tensors.${name} lies outside ${index.defaults.file}`);
   }
+}
+
+function checkRouter({ stages, judge }, count) {
+  const names = stages.map(({ name }) => name);
+  const ordered = names[0] === "pixels" && String(names) === String(STAGES.filter((name) => names.includes(name)));
+  require(ordered, `router.stages are ${names.join(", ")}, must be pixels, then perhaps blocks, then perhaps embedding`);
+  for (const { name, doubt, confidence_bound: bound } of stages)
+    require([doubt, bound].every(Number.isFinite), `router.stages: doubt and confidence_bound of ${name} must be numbers`);
+  if (judge == null) return;
+  const { typical, deviation, trust, unsure, bound } = judge;
+  const numbers = [...typical, ...deviation, trust, unsure, bound].every(Number.isFinite);
+  require(numbers &&
+    typical.length === count &&
+    deviation.length === count, `router.judge must have ${count} numbers, one for each task`);
+  require(deviation.every((value) => value > 0), "router.judge.deviation must be positive");
 }
 
 function checkRelative(name) {

@@ -18,7 +18,7 @@ const EMPTY = { float32: Float32Array, float16: Uint16Array, int8: Int8Array };
 export class EdgeModel {
   #ort;
   #tower;
-  #router;
+  #stages; // of the router, one session each; null where there is none
   #inputs; // of the tower: type and shape by name
   #defaults; // what every run feeds where the expert has nothing
   #experts;
@@ -49,12 +49,13 @@ export class EdgeModel {
       }
     }
     this.#tower = await host.openSession(bundle.tower);
-    this.#router = index.scope === "image" ? await host.openSession(index.router.file) : null;
+    this.#stages = index.scope === "image" ? [] : null;
+    for (const { file } of index.router?.stages ?? []) this.#stages.push(await host.openSession(file));
     const described = this.#tower.inputMetadata.filter(({ name }) => name !== PIXELS);
     this.#inputs = Object.fromEntries(described.map(({ name, type, shape }) => [name, { type, shape }]));
     this.#defaults = this.#defaultValues(await bundle.defaults(host.readWeights));
     const sizes = new Map(index.tasks.map((task) => [task.name, residentBytes(index, task)]));
-    if (this.#router) this.#experts = new ExpertStore(sizes, (task) => this.#readExpert(task), budget, index.top_k);
+    if (this.#stages) this.#experts = new ExpertStore(sizes, (task) => this.#readExpert(task), budget, index.top_k);
     for (const task of bundle.tasks) await bundle.head(task); // small, and a damaged one is found now
   }
 
@@ -73,7 +74,7 @@ export class EdgeModel {
   async close() {
     await this.#last;
     await this.#tower.release();
-    await this.#router?.release();
+    for (const stage of this.#stages ?? []) await stage.release();
   }
 
   async #classify(picture, { task = null, head = null, top = 5 }) {
@@ -89,22 +90,20 @@ export class EdgeModel {
     const { image_size: side } = index.preprocess;
     const pixels = { [PIXELS]: { type: "float32", dims: [1, 3, side, side], data: preprocess(picture, index.preprocess) } };
     clock.lap("preprocess");
-    let route = task == null ? null : { tasks: [task], weights: [1], posterior: null, confidence: null };
-    if (this.#router && !route) route = this.#choose(await this.#run(this.#router, pixels));
+    let route = task == null ? null : { tasks: [task], weights: [1], posterior: null, confidence: null, stage: null };
+    let embedding = null; // the router may need it, and then it does not run again
+    if (this.#stages && !route) ({ route, embedding } = await this.#route(pixels));
     clock.lap("route");
-    let feeds = {};
-    if (this.#experts) {
-      const experts = await this.#experts.use(route.tasks);
-      feeds = experts.length > 1 ? mix(experts, route.weights, this.#defaults) : (experts[0] ?? {});
-    } else if (index.scope === "layer") {
-      feeds = this.#layerFeeds(task);
+    let outputs = null;
+    if (!embedding) {
+      const feeds = this.#experts ? await this.#expertFeeds(route) : index.scope === "layer" ? this.#layerFeeds(task) : {};
+      clock.lap("expert");
+      outputs = await this.#run(this.#tower, { ...this.#defaults, ...feeds, ...pixels });
+      embedding = this.#checked(Float32Array.from(outputs.image_embeds.data));
+      clock.lap("tower");
     }
-    clock.lap("expert");
-    const outputs = await this.#run(this.#tower, { ...this.#defaults, ...feeds, ...pixels });
-    const embedding = this.#checked(Float32Array.from(outputs.image_embeds.data));
-    clock.lap("tower");
     if (index.scope === "layer") route = this.#layerRoute(outputs);
-    route ??= { tasks: [index.tasks[0].name], weights: [1], posterior: null, confidence: null };
+    route ??= { tasks: [index.tasks[0].name], weights: [1], posterior: null, confidence: null, stage: null };
     const prediction = await this.#predict(embedding, route, head ?? task, top);
     clock.lap("head");
     return { ...prediction, embedding, route, milliseconds: clock.laps };
@@ -114,25 +113,83 @@ export class EdgeModel {
     return session.run(Object.fromEntries(session.inputNames.map((name) => [name, tensor(this.#ort, values[name])])));
   }
 
-  #choose({
-    posterior: { data },
-    confidence: {
-      data: [confidence],
-    },
-  }) {
-    const posterior = Array.from(data),
-      { index } = this.bundle;
-    const sum = posterior.reduce((all, p) => all + p, 0);
-    if (!posterior.every((p) => p >= 0) || !(Math.abs(sum - 1) <= ALLOWANCE)) {
-      throw new BundleError(
-        `${index.router.file} computes no probabilities of tasks: a weight is damaged; export the bundle again`,
-      );
+  // The route of an image, and its embedding where finding the route took the very run that gives it. Each stage of the router
+  // is run only where the one before is in doubt.
+  async #route(pixels) {
+    const { stages } = this.bundle.index.router;
+    let features = null;
+    let plain = null; // the plain backbone's embedding
+    for (const [number, stage] of stages.entries()) {
+      let own = pixels;
+      if (stage.name === "embedding") {
+        plain = await this.#embed([], pixels);
+        own = { image_embeds: { type: "float32", dims: [1, plain.length], data: plain } };
+      }
+      const outputs = await this.#run(this.#stages[number], features ? { ...own, previous_features: features } : own);
+      const { route, order, further } = this.#choose(outputs, stage, number === stages.length - 1);
+      if (!further) return { route, embedding: route.tasks.length ? null : plain };
+      if (number === stages.length - 1) return this.#judge(route, order.slice(0, 2), pixels, plain);
+      features = { type: "float32", dims: Array.from(outputs.features.dims), data: Float32Array.from(outputs.features.data) };
     }
-    const claimed = confidence >= Math.fround(index.router.confidence_bound);
-    const best = claimed ? largest(posterior, index.top_k) : [];
-    const share = best.reduce((all, i) => Math.fround(all + posterior[i]), 0);
-    const weights = best.map((i) => Math.fround(posterior[i] / share));
-    return { tasks: best.map((i) => index.tasks[i].name), weights, posterior, confidence };
+  }
+
+  // What a stage chooses, the tasks in the order of what their experts are expected to lose, and whether the image goes further:
+  // to the next stage or, from the last, to the judge. Outputs are float32, and so are the bounds they are compared with.
+  #choose(outputs, { name, file, doubt, confidence_bound: bound }, last) {
+    const { index } = this.bundle;
+    const posterior = Array.from(outputs.posterior.data);
+    const losses = Array.from(outputs.losses.data);
+    const [confidence] = outputs.confidence.data;
+    const sum = posterior.reduce((all, p) => all + p, 0);
+    if (!posterior.every((p) => p >= 0) || !(Math.abs(sum - 1) <= ALLOWANCE) || !losses.every(Number.isFinite)) {
+      throw new BundleError(`${file} computes no probabilities of tasks: a weight is damaged; export the bundle again`);
+    }
+    const claimed = confidence >= Math.fround(bound);
+    const sure = Math.min(...losses) <= Math.fround(doubt);
+    const judge = index.top_k === 1 && index.tasks.length > 1 ? index.router.judge : null;
+    const further = last
+      ? judge != null && claimed && !(sure && confidence >= Math.fround(judge.unsure))
+      : !(claimed && sure);
+    const order = largest(
+      losses.slice(0, -1).map((loss) => -loss),
+      index.tasks.length,
+    );
+    const best = claimed && losses[order[0]] <= losses.at(-1) ? order.slice(0, index.top_k) : [];
+    const shares = best.map((i) => posterior[i]).some((p) => p > 0) ? best.map((i) => posterior[i]) : best.map(() => 1);
+    const share = shares.reduce((all, p) => Math.fround(all + p), 0);
+    const weights = shares.map((p) => Math.fround(p / share));
+    const route = { tasks: best.map((i) => index.tasks[i].name), weights, posterior, confidence, stage: name };
+    return { route, order, further };
+  }
+
+  // Runs two experts, and takes the one whose largest logit is more typical of its own task; neither where it is not at all.
+  async #judge(route, pair, pixels, plain) {
+    const { typical, deviation, trust, bound } = this.bundle.index.router.judge;
+    const runs = [];
+    for (const task of pair) {
+      const name = this.bundle.tasks[task];
+      const embedding = await this.#embed([name], pixels);
+      const most = logits(await this.bundle.head(name), embedding).reduce((a, b) => Math.max(a, b));
+      const typicality = (most - typical[task]) / deviation[task];
+      const score = typicality + trust * Math.log(Math.max(route.posterior[task], Number.MIN_VALUE * 2 ** 52));
+      runs.push({ name, embedding, typicality, score });
+    }
+    const won = runs[1].score > runs[0].score ? runs[1] : runs[0];
+    const judged = { ...route, stage: "experts" };
+    if (won.typicality >= bound) return { route: { ...judged, tasks: [won.name], weights: [1] }, embedding: won.embedding };
+    return { route: { ...judged, tasks: [], weights: [] }, embedding: plain };
+  }
+
+  // The embedding under the expert of one task, or of the plain backbone with none.
+  async #embed(tasks, pixels) {
+    const feeds = await this.#expertFeeds({ tasks, weights: tasks.map(() => 1) });
+    const { image_embeds: embeds } = await this.#run(this.#tower, { ...this.#defaults, ...feeds, ...pixels });
+    return this.#checked(Float32Array.from(embeds.data));
+  }
+
+  async #expertFeeds({ tasks, weights }) {
+    const experts = await this.#experts.use(tasks);
+    return experts.length > 1 ? mix(experts, weights, this.#defaults) : (experts[0] ?? {});
   }
 
   #layerFeeds(task) {
@@ -155,7 +212,7 @@ export class EdgeModel {
     const counts = this.bundle.tasks.map((_, t) => data.reduce((count, chosen) => count + (Number(chosen) === t), 0));
     const used = largest(counts, counts.length).filter((t) => counts[t] > 0);
     const weights = used.map((t) => counts[t] / data.length);
-    return { tasks: used.map((t) => this.bundle.tasks[t]), weights, posterior: null, confidence: null };
+    return { tasks: used.map((t) => this.bundle.tasks[t]), weights, posterior: null, confidence: null, stage: null };
   }
 
   #defaultValues(vectors) {

@@ -33,7 +33,7 @@ def assert_python_s(
         assert (answer["task"], answer["label"]) == (prediction.task, prediction.label), image
         assert abs(answer["probability"] - prediction.probability) <= tolerance, image
         route = answer["route"]
-        assert route["tasks"] == list(prediction.route.tasks), image
+        assert (route["tasks"], route["stage"]) == (list(prediction.route.tasks), prediction.route.stage), image
         np.testing.assert_allclose(route["weights"], prediction.route.weights, atol=tolerance)
         if prediction.route.posterior is not None:
             np.testing.assert_allclose(route["posterior"], prediction.route.posterior, atol=tolerance)

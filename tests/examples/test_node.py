@@ -110,7 +110,7 @@ def test_a_changed_file_is_refused(exported, fifty, tmp_path, name: str) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda index: index.update(format_version=5), "format_version is 5, this reads 6"),
+        (lambda index: index.update(format_version=6), "format_version is 6, this reads 7"),
         (lambda index: index.pop("tower_required_inputs"), "has no tower for JavaScript"),
         (lambda index: index["files"].update({"../x": {"size": 1, "sha256": "0" * 64}}), "stay inside the bundle"),
         (lambda index: index["tasks"][0].update(head="other.npy"), "tasks[0]: other.npy is not in files"),

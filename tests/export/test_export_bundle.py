@@ -45,7 +45,12 @@ def test_files_are_those_of_the_specification(exported):
     expected = {"backbone.bin", "tower.onnx", "tower_required_inputs.onnx", "dense.onnx", "golden.npz"}
     expected |= {f"heads/{name}.npy" for name in merged.task_names}
     if merged.scope == "image":
-        expected |= {"router.onnx", "router.bin", *(f"experts/{name}.onnx_adapter" for name in merged.task_names)}
+        expected |= {
+            "router.onnx",
+            "router_blocks.onnx",
+            "router.bin",
+            *(f"experts/{name}.onnx_adapter" for name in merged.task_names),
+        }
     else:
         expected |= {"experts.bin", "gates.bin"}
     assert set(bundle.index.files) == expected
@@ -177,12 +182,12 @@ def test_every_tensor_of_a_small_model_is_read_once(tmp_path, monkeypatch, scope
         read = getattr(MergedModel, name)
         return lambda self, *task: (reads.update([(name, *task)]), read(self, *task))[1]
 
-    for name in ("backbone", "expert", "head", "gates", "router"):
+    for name in ("backbone", "expert", "head", "gates", "cascade"):
         monkeypatch.setattr(MergedModel, name, counted(name))
     export_bundle(merged.path, tmp_path / "bundle", ExportOptions(top_k=2))
     kinds = ["head", "expert", *(["gates"] if scope == "layer" else [])]
     expected = {("backbone",), *((kind, task) for kind in kinds for task in merged.task_names)}
-    assert reads == Counter(expected | ({("router",)} if scope == "image" else set()))
+    assert reads == Counter(expected | ({("cascade",)} if scope == "image" else set()))
 
 
 def test_few_experts_of_many_tasks_are_held_at_once(tmp_path, monkeypatch):

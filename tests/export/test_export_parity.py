@@ -81,9 +81,17 @@ def another_vector(self, tensor):
     return right_location(self, "ln_post.weight" if tensor == "ln_pre.weight" else tensor)
 
 
-def wrong_router(path, backbone, blocks, router, file):
-    wrong = dataclasses.replace(router, bias=router.bias + np.array([0.0, 0.5, 0.0]))
-    right_router(path, backbone, blocks, wrong, file)
+def wrong_stage(path, cascade, number, *rest):
+    stages = list(cascade.stages)
+    router = stages[-1].router
+    stages[-1] = dataclasses.replace(
+        stages[-1], router=dataclasses.replace(router, bias=router.bias + np.array([0.0, 9.0, 0.0]))
+    )
+    right_stage(path, dataclasses.replace(cascade, stages=tuple(stages)), number, *rest)
+
+
+def lost_groups(path, cascade, *rest):
+    right_stage(path, dataclasses.replace(cascade, groups=np.zeros(3, np.int64)), *rest)
 
 
 def class_token_alone(self, x, width):
@@ -93,7 +101,7 @@ def class_token_alone(self, x, width):
 
 
 right_op, right_experts, right_location = Graph.op, ExpertInputs.add_experts, WeightFile.location
-right_values, right_router = image_scope.expert_values, image_scope.write_router
+right_values, right_stage = image_scope.expert_values, image_scope.write_stage
 
 
 @pytest.mark.parametrize(
@@ -104,7 +112,8 @@ right_values, right_router = image_scope.expert_values, image_scope.write_router
         ("image", ExpertInputs, "add_experts", doubled_expert, "expert task0, batch 1: cosine"),
         ("image", image_scope, "expert_values", lost_factor, "expert task0, batch 1: cosine"),
         ("image", WeightFile, "location", another_vector, "mixture of two, batch 1: cosine"),
-        ("image", image_scope, "write_router", wrong_router, "router, batch 7: probabilities differ by"),
+        ("image", image_scope, "write_stage", wrong_stage, "router, blocks, batch 1: probabilities or expected losses differ"),
+        ("image", image_scope, "write_stage", lost_groups, "router, pixels, batch 1: probabilities or expected losses differ"),
         ("layer", Graph, "op", rewired("Abs", "Identity"), "top 1, batch 1: image 0 takes other experts in gated layer"),
         ("layer", RoutedExperts, "token_mean", class_token_alone, "top 1, batch 1: image 0 takes other experts"),
     ],

@@ -363,11 +363,11 @@ def test_a_bundle_that_is_not_close_shows_every_part(image_model, tmp_path):
     assert result.exit_code == 5
     parts = [re.split(r" {2,}", line.strip()) for line in result.stdout.splitlines()]
     assert [part[0] for part in parts] == [
-        *("part", "dense tower", "router", "tower without expert"),
+        *("part", "dense tower", "tower without expert", *(f"router, {stage.name}" for stage in image_model.cascade().stages)),
         *("expert task0", "expert task1", "expert task2", "mixture of two"),
     ]
-    assert all(0.5 < float(cosine) < 0.9999 for name, cosine, *_ in parts[1:] if name != "router")
-    assert parts[2][-1].endswith(" of 10)")  # of batches of 1, 2 and 7 images
+    assert all(0.5 < float(cosine) < 0.9999 for name, cosine, *_ in parts[1:] if not name.startswith("router"))
+    assert parts[3][-1].endswith(" of 10)")  # of batches of 1, 2 and 7 images
     assert result.stderr.endswith("or allow it with --min-cosine\n")
 
 
@@ -405,7 +405,9 @@ def test_a_router_in_int8_leaves_the_tower_exact_and_images_apart(tmp_path):
     assert report.parity.cosine >= 0.99999
     assert report.parity.posterior > exact.parity.posterior
     index = Bundle.open(report.path).index
-    assert (index.router.precision, index.router.one_by_one, index.one_by_one) == ("int8", True, False)
+    assert [stage.name for stage in index.router.stages] == ["pixels", "blocks"]
+    assert [(stage.precision, stage.one_by_one) for stage in index.router.stages] == [("fp32", False), ("int8", True)]
+    assert not index.one_by_one
     with EdgeModel.open(report.path) as model, EdgeModel.open(exact.path) as other:
         together, alone = model.route(IMAGES), [model.route(image)[0] for image in IMAGES]
         assert together == alone

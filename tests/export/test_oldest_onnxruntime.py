@@ -45,9 +45,22 @@ def run(name, adapter=None, **inputs):
     each = [session.run(None, {"pixel_values": image[None], **inputs}, call) for image in pixels]
     return [np.concatenate(parts) for parts in zip(*each)]
 
+def route():
+    """Outputs of every stage of the router, each fed what the one before and the plain tower give."""
+    stages, features = [], {}
+    for stage in index["router"]["stages"]:
+        session = ort.InferenceSession(f"{bundle}/{stage['file']}", providers=["CPUExecutionProvider"])
+        given = {"pixel_values": pixels, "image_embeds": run(index["tower"])[0], **features}
+        needed = {item.name: given[item.name] for item in session.get_inputs()}
+        each = [session.run(None, {name: value[i : i + 1] for name, value in needed.items()}) for i in range(len(pixels))]
+        named = dict(zip([item.name for item in session.get_outputs()], [np.concatenate(parts) for parts in zip(*each)]))
+        stages.append([named[name] for name in ("posterior", "losses", "confidence")])
+        features = {"previous_features": named.get("features")}
+    return [np.stack(values) for values in zip(*stages)]
+
 results = {"version": np.array(ort.__version__), "dense": run(index["dense"])[0]}
 if index["scope"] == "image":
-    results["posterior"], results["confidence"] = run(index["router"]["file"])
+    results["posterior"], results["losses"], results["confidence"] = route()
     results["plain"] = run(index["tower"])[0]
     results["embeds"] = np.stack([run(index["tower"], task["expert"])[0] for task in index["tasks"]])
 else:

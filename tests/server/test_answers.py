@@ -57,6 +57,7 @@ def assert_same(found: dict[str, Any], model: EdgeModel, pictures: Any, embeddin
     assert routes == [list(p.route.tasks) for p in predictions]
     for row, p in zip(found["route_weights"].tolist(), predictions, strict=True):
         assert row[: len(p.route.weights)] == list(p.route.weights)
+    assert [str(stage) for stage in found["route_stage"]] == [p.route.stage or "" for p in predictions]
     for value, posterior, p in zip(found["confidence"], found["posterior"], predictions, strict=True):
         assert posterior.tolist() == list(p.route.posterior or ())
         assert float(value) == p.route.confidence if p.route.confidence is not None else np.isnan(value)

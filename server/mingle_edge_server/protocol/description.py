@@ -53,7 +53,8 @@ def model_configuration(model: EdgeModel, name: str) -> dict[str, Any]:
         "labels": json.dumps({head: list(model.labels(head)) for head in model.heads}),
     }
     if index.router is not None:
-        parameters["confidence_bound"] = str(index.router.confidence_bound)
+        parameters["router_stages"] = json.dumps([stage.name for stage in index.router.stages])
+        parameters["groups"] = json.dumps({group: list(tasks) for group, tasks in (index.router.groups or {}).items()})
     return {
         "name": name,
         "platform": _PLATFORM,

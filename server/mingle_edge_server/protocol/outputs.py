@@ -65,6 +65,7 @@ OUTPUTS = {
     "route_weights": Output(
         "FP64", "experts", lambda answer: _numbers([p.route.weights for p in answer.predictions], np.float64)
     ),
+    "route_stage": Output("BYTES", "", lambda answer: np.array([p.route.stage or "" for p in answer.predictions], np.object_)),
     "confidence": Output("FP32", "", _confidences),
     "posterior": Output(
         "FP32",

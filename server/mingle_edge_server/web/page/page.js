@@ -3,10 +3,9 @@ const at = (id) => document.getElementById(id);
 const text = (id, value) => { at(id).textContent = value; };
 const percent = (value) => `${(100 * value).toFixed(1)}%`;
 const size = (bytes) => (bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
-const outputs = ["labels", "tasks", "probabilities", "route_tasks", "route_weights", "confidence", "posterior"];
+const outputs = ["labels", "tasks", "probabilities", "route_tasks", "route_weights", "route_stage", "confidence", "posterior"];
 let model = "";
 let taskNames = [];
-let bound = null; // least confidence at which a task claims a picture; null in the layer scope
 let sent = null; // the picture that is shown
 let stream = null;
 let pictureUrl = null;
@@ -23,7 +22,6 @@ async function begin() {
   model = `v2/models/${encodeURIComponent(name)}`;
   const { parameters } = await json(`${model}/config`);
   taskNames = JSON.parse(parameters.tasks.string_value);
-  bound = parameters.confidence_bound ? Number(parameters.confidence_bound.string_value) : null;
   text("model", name);
   document.title = `${name}, mingle-edge`;
   const count = `${taskNames.length} ${taskNames.length === 1 ? "task" : "tasks"}`;
@@ -63,8 +61,8 @@ function show(answer, spent, experts) {
   bars("labels", found.labels.map((label, i) => [label, found.tasks[i], found.probabilities[i]]));
   text("route", shares.join(", ") || "none: no task claims it");
   const [confidence] = found.confidence;
-  const least = bound === null ? "" : `, at least ${bound.toFixed(1)} claims it`;
-  text("confidence", confidence === null ? "no router was asked" : `confidence ${confidence.toFixed(1)}${least}`);
+  const settled = `confidence ${confidence?.toFixed(1)}, settled by ${found.route_stage[0]}`;
+  text("confidence", confidence === null ? "no router was asked" : settled);
   text("latency", `${(decode + queue + run).toFixed(1)} ms`);
   text("phases", `decode ${decode.toFixed(1)}, wait ${queue.toFixed(1)}, run ${run.toFixed(1)}`);
   text("roundtrip", `${spent.toFixed(1)} ms`);
