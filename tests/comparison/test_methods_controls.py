@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.special import log_softmax
+from scipy.special import softmax
 from sklearn.neighbors import KNeighborsClassifier
 from tiny_compared import TinyComparison, one_by_one
 
@@ -14,7 +14,7 @@ from mingle_edge.clip.vision_tower import embed_images
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.calibration_images import task_generator
 from mingle_edge.data.image_set import ImageSet
-from mingle_edge.data.variations import mild_variations
+from mingle_edge.data.variations import turned_variations
 from mingle_edge.experts.finetuned_task import FinetunedTask
 from mingle_edge.routing.router import OWN_SHARE
 
@@ -60,7 +60,7 @@ def test_discriminants_are_those_of_explicit_covariances(tiny, images):
     for task in tiny.tasks:
         generator, seeds = task_generator(0, task.name, "router"), task.calibration_images
         varied = [
-            mild_variations(seeds.load([n], tiny.architecture), 16, tiny.architecture, generator) for n in range(len(seeds))
+            turned_variations(seeds.load([n], tiny.architecture), 16, tiny.architecture, generator) for n in range(len(seeds))
         ]
         features.append(embeds(tiny, torch.cat(varied).flatten(0, 1)).double().numpy())
     means = [rows.mean(0) for rows in features]
@@ -83,10 +83,22 @@ def test_discriminants_are_those_of_explicit_covariances(tiny, images):
         offset = (x - mean) / scale
         scores.append(-0.5 * np.einsum("nf,fg,ng->n", offset, np.linalg.inv(judged), offset))
     scores = np.array(scores).T
-    route = routes(tiny, tiny.merged("image-final-rda"), images)
-    np.testing.assert_allclose(route.posterior.log(), log_softmax(scores, axis=1), rtol=0.01, atol=1e-3)
-    assert not route.claimed.all()
-    assert route.claimed.any()
+    method = tiny.merged("image-final-rda")
+    fitted, route = method.router._discriminants(), routes(tiny, method, images)
+    given, _ = fitted.scores(x)
+    np.testing.assert_allclose(given - given.max(1, keepdims=True), scores - scores.max(1, keepdims=True), rtol=0.01, atol=1e-3)
+    np.testing.assert_allclose(route.posterior, softmax(scores / fitted.temperature, axis=1), rtol=0, atol=1e-3)
+
+
+def test_images_unlike_all_seeds_are_refused_and_run_the_plain_backbone(tiny):
+    method, batch = tiny.merged("image-final-rda"), tiny.batches["task0"]
+    foreign = type(batch)(-2 * batch.images, "task0", batch.numbers, "foreign")
+    assert method.answer(batch).claimed.any()
+    answer = method.answer(foreign)
+    refused = ~answer.claimed
+    assert refused.any()
+    assert (answer.routed[refused] == -1).all()
+    torch.testing.assert_close(answer.embeds[refused], embeds(tiny, foreign.images)[refused], rtol=0, atol=2e-6)
 
 
 @every_control
@@ -94,7 +106,8 @@ def test_experts_are_those_of_the_image_scope(tiny, name):
     method, image, batch = tiny.merged(name), tiny.merged("image"), tiny.batches["task1"]
     answer = method.answer(batch)
     for task in tiny.tasks:
-        assert torch.equal(method.answer_named(batch, task.name), image.answer_named(batch, task.name))
+        named, expected = (scope.answer_named(batch, task.name) for scope in (method, image))
+        torch.testing.assert_close(named, expected, rtol=0, atol=2e-6)
     for place, task in enumerate(answer.routed.tolist()):
         expected = image.answer_named(batch, f"task{task}") if task >= 0 else embeds(tiny, batch.images)
         torch.testing.assert_close(answer.embeds[place], expected[place], rtol=0, atol=2e-6)
@@ -106,11 +119,9 @@ def test_bytes_are_those_of_what_the_routers_keep(tiny):
     seeds = sum(len(task.calibration_images) for task in tiny.tasks)
     assert tiny.merged("image-nearest").stored_bytes() == shared + 4 * seeds * tiny.architecture.output_dim
     router = tiny.merged("image-final-rda").router
-    fitted = router._router()
-    size = sum(
-        getattr(fitted, name).size for name in ("center", "weight", "bias", "directions", "shifts", "whitening", "centers")
-    )
-    assert router.stored_bytes() == 4 * (size + len(fitted.owners) + 1)
+    features, T = router._discriminants().weight.shape
+    own = router._discriminants().directions.shape[1]
+    assert router.stored_bytes() == 4 * (features * (1 + T + own) + T + 2 * own + T * T + 1)
 
 
 @every_control

@@ -23,7 +23,7 @@ from mingle_edge.comparison.methods.towers import backbone_embeddings
 from mingle_edge.core.errors import TaskFileError
 from mingle_edge.data.calibration_images import task_generator
 from mingle_edge.data.settings import Settings
-from mingle_edge.data.variations import mild_variations
+from mingle_edge.data.variations import turned_variations
 from mingle_edge.experts.finetuned_task import FinetunedTask
 from mingle_edge.routing.calibration import calibrated, left_out
 from mingle_edge.routing.cascade import LargestLogits
@@ -34,7 +34,7 @@ from mingle_edge.routing.wrong_experts import WrongExperts
 
 
 class FinalDiscriminants(ImageRouter):
-    """Knows a task by statistics of its seeds' final embeddings, and of those of mild variations."""
+    """Knows a task by statistics of its seeds' final embeddings, and of those of variations of them."""
 
     def __init__(self, workbench: Workbench, settings: Settings) -> None:
         super().__init__(workbench, settings)
@@ -85,7 +85,9 @@ def final_statistics(task: FinetunedTask, workbench: Workbench, settings: Settin
     count = min(settings.router_augmentations, max(1, MOST_VARIATIONS // len(images)))
     embeds = []
     for number in range(len(images)):
-        varied = mild_variations(images.load([number], architecture), count, architecture, generator)  # [1, 1 + count, 3, H, W]
+        varied = turned_variations(
+            images.load([number], architecture), count, architecture, generator
+        )  # [1, 1 + count, 3, H, W]
         embeds.append(workbench.embed(varied.flatten(0, 1).to(workbench.device)).cpu())
     return RouterStatistics.from_features(np.stack([rows.numpy() for rows in embeds]))  # [n, 1 + count, output_dim]
 
