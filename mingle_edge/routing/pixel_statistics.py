@@ -24,6 +24,8 @@ CELLS = 4  # per side, of the coarse picture
 BORDER = 1 / 16  # of the side
 FAINT = 3e-3  # added to magnitudes of values in [0, 1] before their logarithm
 RARE = 1e-2  # added to shares and deviations before theirs
+SPECK, BLACK = 0.25, 0.03  # a speck's distance from its surroundings, and from black or white, of values in [0, 1]
+LEAST_CONTRAST = 0.07  # deviation of an image's values about the mean color
 OPPONENT = ((1 / 3, 1 / 3, 1 / 3), (1 / 2, -1 / 2, 0.0), (1 / 4, 1 / 4, -1 / 2))  # luminance, red-green, yellow-blue of RGB
 
 
@@ -55,7 +57,8 @@ def pixel_statistics(images: Tensor, preprocess: Preprocess) -> Tensor:
     """
     mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
     step, side = pixel_side(images.shape[-1])
-    x = F.avg_pool2d(images[..., : side * step, : side * step] * std + mean, step)  # [B, 3, side, side], pixels in [0, 1]
+    x = _without_specks(images[..., : side * step, : side * step] * std + mean)  # pixels in [0, 1]
+    x = _with_contrast(F.avg_pool2d(x, step))  # [B, 3, side, side]
     parts: list[Tensor] = []
     filters, scaled, finer = cosine_filters().to(x), x, None
     for scale in range(SCALES):
@@ -72,6 +75,29 @@ def pixel_statistics(images: Tensor, preprocess: Preprocess) -> Tensor:
             parts.append((_standardized(F.avg_pool2d(finer, 2, ceil_mode=True)) @ own.mT).flatten(1))
         finer = luminance
     return torch.cat([*parts, _histograms(x), *_borders(x), *_cells(x)], dim=1)
+
+
+def _without_specks(x: Tensor) -> Tensor:
+    """Return pixels without the black and white specks of a broken sensor or line, channel by channel.
+
+    A value at the end of the range, far from the median of its neighborhood, becomes that median: of rows, then of columns.
+    """
+    padded = F.pad(x, [1] * 4, mode="replicate")
+    rows = _median(padded[..., :-2], padded[..., 1:-1], padded[..., 2:])
+    median = _median(rows[:, :, :-2], rows[:, :, 1:-1], rows[:, :, 2:])
+    speck = ((x - median).abs() > SPECK) & ((x < BLACK) | (x > 1 - BLACK))
+    return torch.where(speck, median, x)
+
+
+def _median(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return torch.maximum(torch.minimum(a, b), torch.minimum(torch.maximum(a, b), c))
+
+
+def _with_contrast(x: Tensor) -> Tensor:
+    """Return pixels with a deviation of at least `LEAST_CONTRAST`, so that haze changes little."""
+    centered = x - x.mean((2, 3), keepdim=True)
+    deviation = centered.square().mean((1, 2, 3), keepdim=True).sqrt()
+    return x + centered * ((LEAST_CONTRAST / deviation.clamp(min=FAINT)).clamp(min=1) - 1)
 
 
 def _log(values: Tensor, floor: float) -> Tensor:

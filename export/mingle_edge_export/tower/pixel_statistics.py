@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from mingle_edge.routing.pixel_statistics import BINS, BORDER, CELLS, FAINT, RARE, SCALES, cosine_filters, pixel_side
+from mingle_edge.routing.pixel_statistics import (
+    BINS,
+    BLACK,
+    BORDER,
+    CELLS,
+    FAINT,
+    LEAST_CONTRAST,
+    RARE,
+    SCALES,
+    SPECK,
+    cosine_filters,
+    pixel_side,
+)
 from mingle_edge_export.graph.builder import Graph
 from mingle_edge_runtime.bundle.index import Preprocess
 
@@ -50,7 +62,29 @@ def _pixels(graph: Graph, x: str, preprocess: Preprocess) -> str:
         x = graph.op("Slice", x, graph.integers(0, 0), graph.integers(step * side, step * side), graph.integers(2, 3))
     mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (preprocess.mean, preprocess.std))
     x = graph.op("Add", graph.op("Mul", x, graph.constant(std)), graph.constant(mean))  # first: white is then exactly that
-    return _average(graph, x, step) if step > 1 else x
+    x = _without_specks(graph, x, step * side)
+    return _with_contrast(graph, _average(graph, x, step) if step > 1 else x, side)
+
+
+def _without_specks(graph: Graph, x: str, side: int) -> str:
+    """Add `[batch, 3, side, side]` with medians of 3 x 3 in place of specks."""
+    padded = graph.op("Pad", x, graph.integers(0, 0, 1, 1, 0, 0, 1, 1), mode="edge")
+    median = padded
+    for axis in (3, 2):
+        a, b, c = (graph.op("Slice", median, *(graph.integers(i) for i in (start, start + side, axis))) for start in (0, 1, 2))
+        median = graph.op("Max", graph.op("Min", a, b), graph.op("Min", graph.op("Max", a, b), c))
+    far = graph.op("Greater", graph.op("Abs", graph.op("Sub", x, median)), graph.scalar(SPECK))
+    black, white = graph.op("Less", x, graph.scalar(BLACK)), graph.op("Greater", x, graph.scalar(1 - BLACK))
+    return graph.op("Where", graph.op("And", far, graph.op("Or", black, white)), median, x)
+
+
+def _with_contrast(graph: Graph, x: str, side: int) -> str:
+    """Add `[batch, 3, side, side]` with a deviation of at least `LEAST_CONTRAST`."""
+    centered = graph.op("Sub", x, graph.op("ReduceMean", x, axes=[2, 3], keepdims=1))
+    deviation = graph.op("Sqrt", graph.op("ReduceMean", graph.op("Mul", centered, centered), axes=[1, 2, 3], keepdims=1))
+    gain = graph.op("Div", graph.scalar(LEAST_CONTRAST), graph.op("Max", deviation, graph.scalar(FAINT)))
+    more = graph.op("Sub", graph.op("Max", gain, graph.scalar(1)), graph.scalar(1))
+    return graph.op("Add", x, graph.op("Mul", centered, more))
 
 
 def _average(graph: Graph, x: str, size: int, stride: int | None = None) -> str:
