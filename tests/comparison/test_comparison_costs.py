@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 from statistics import fmean, harmonic_mean
@@ -21,13 +22,13 @@ from mingle_edge.clip.vision_tower import embed_images
 from mingle_edge.comparison.cell import Cell, CellResult
 from mingle_edge.comparison.compare import ComparisonOptions, compare, merged_tasks
 from mingle_edge.comparison.kept_cells import KeptCells
+from mingle_edge.comparison.methods.image_router import ImageRouter
 from mingle_edge.comparison.multiply_adds import multiply_adds
 from mingle_edge.comparison.page import page
 from mingle_edge.comparison.results import Finished, general_knowledge, growth, identified
 from mingle_edge.comparison.table import COLUMNS, format_table, write_csv, write_routes
 from mingle_edge.core.errors import ComparisonError
 from mingle_edge.evaluation.protocols import PROTOCOLS
-from mingle_edge.routing.router import fit_router
 
 PLAN = ComparisonOptions(
     "weight-averaging,image,mass", orders=2, parallel=False, device="cpu", unmerged=("task3", "task1"), step_images=0
@@ -169,13 +170,13 @@ def fmean_of(tiny, name):
 
 
 def test_images_of_tasks_never_merged_that_a_router_refuses_run_the_plain_backbone(four_tasks, tmp_path, monkeypatch):
-    """With a bound that no image reaches, what is known of them is what the pretrained model knows."""
+    route = ImageRouter.route
 
-    def strict(statistics):
-        router = fit_router(statistics)
-        return type(router)(**{**vars(router), "confidence_bound": float("inf")})
+    def refusing(router, batch, *others):
+        routed = route(router, batch, *others)
+        return dataclasses.replace(routed, claimed=torch.zeros_like(routed.claimed))
 
-    monkeypatch.setattr("mingle_edge.comparison.methods.image_router.fit_router", strict)
+    monkeypatch.setattr(ImageRouter, "route", refusing)
     found = compare(four_tasks, tmp_path, PLAN)["unmerged"]
     assert found["image"]["unclaimed"] == 100
     assert found["image"]["by_task"] == found["pretrained"]["by_task"]
