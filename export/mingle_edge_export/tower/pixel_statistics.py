@@ -80,7 +80,9 @@ def _without_specks(graph: Graph, x: str, side: int) -> str:
 
 def _with_contrast(graph: Graph, x: str, side: int) -> str:
     """Add `[batch, 3, side, side]` with a deviation of at least `LEAST_CONTRAST`."""
-    centered = graph.op("Sub", x, graph.op("ReduceMean", x, axes=[2, 3], keepdims=1))
+    # Row by row, as one long sum in float32 would leave a difference that is then made larger.
+    mean = graph.op("ReduceMean", graph.op("ReduceMean", x, axes=[3], keepdims=1), axes=[2], keepdims=1)
+    centered = graph.op("Sub", x, mean)
     deviation = graph.op("Sqrt", graph.op("ReduceMean", graph.op("Mul", centered, centered), axes=[1, 2, 3], keepdims=1))
     gain = graph.op("Div", graph.scalar(LEAST_CONTRAST), graph.op("Max", deviation, graph.scalar(FAINT)))
     more = graph.op("Sub", graph.op("Max", gain, graph.scalar(1)), graph.scalar(1))
