@@ -18,7 +18,7 @@ from mingle_edge.routing.router import fit_router, softmax
 from mingle_edge.routing.statistics import Array, RouterStatistics
 from mingle_edge.routing.wrong_experts import WrongExperts, expected_losses
 
-GOING_ON = 0.08, 0.04
+GOING_ON = 0.06, 0.03
 """Shares of a stage's images that go on: those expected to lose most, and those of the least confidence."""
 JUDGED = 0.04, 0.03
 """The same of the last stage, whose images go on to the judge, who runs one expert more."""
