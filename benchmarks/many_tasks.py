@@ -29,12 +29,14 @@ from benchmarks.command import make_parser, write_report
 from benchmarks.interleaved import Seconds, compare, time_in_turn
 from benchmarks.memory_account import account
 from mingle_edge_export.bundle.image_scope import ROUTER_WEIGHTS
+from mingle_edge_export.tower.router import MASK
 from mingle_edge_runtime import EdgeModel
 from mingle_edge_runtime.check.golden import read_golden
 from mingle_edge_runtime.images.preprocess import preprocess
 
-CLAIM_ALL = -1e30  # confidence bound
-NEVER = -1e4  # score of a task that is not to win
+NEVER = -1e4  # score of a task that is not to win, and what the mask has for it
+LOSES = 2.0  # expected of its expert
+CHOICES = ("router.losses", "router.outside")  # have a column for each expert and one for the plain backbone
 
 
 def main(options: Sequence[str] | None = None) -> None:
@@ -67,11 +69,13 @@ def grow(bundle: Path, target: Path, count: int) -> None:
         tasks.append(last | {"name": name, "head": head, "expert": expert})
         index["source"]["tasks"][name] = "0" * 64
         index["files"] |= {head: index["files"][last["head"]], expert: index["files"][last["expert"]]}
-    index["router"]["confidence_bound"] = CLAIM_ALL
-    router = index["router"]["file"]
-    widen(target / router, before, count)
-    graph = (target / router).read_bytes()
-    index["files"][router] = {"sha256": hashlib.sha256(graph).hexdigest(), "size": len(graph)}
+    for stage in index["router"]["stages"]:
+        widen(target / stage["file"], before, count)
+        graph = (target / stage["file"]).read_bytes()
+        index["files"][stage["file"]] = {"sha256": hashlib.sha256(graph).hexdigest(), "size": len(graph)}
+    if judge := index["router"].get("judge"):
+        for name in ("typical", "deviation"):
+            judge[name] += [1.0] * (count - before)
     (target / "bundle.json").write_text(json.dumps(index))
 
 
@@ -86,13 +90,18 @@ def widen(path: Path, before: int, count: int) -> None:
         numbers = tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE) and not tensor.external_data
         if numbers and before in tensor.dims:
             values = numpy_helper.to_array(tensor)
+            if tensor.name in CHOICES:  # the plain backbone stays the last column
+                values = np.insert(values, [before] * (count - before), LOSES, axis=1)
             room = [(0, count - before if side == before else 0) for side in values.shape]
             wider = np.pad(values, room, constant_values=NEVER if values.ndim == 1 else 0)
             tensor.CopyFrom(numpy_helper.from_array(wider, tensor.name))
     for output in graph.graph.output:
         for dimension in output.type.tensor_type.shape.dim:
-            if dimension.dim_value == before:
-                dimension.dim_value = count
+            if dimension.dim_value in (before, before + 1):
+                dimension.dim_value += count - before
+    for value in graph.graph.input:
+        if value.name == MASK:
+            value.type.tensor_type.shape.dim[0].dim_value = count
     onnx.save(graph, path)
 
 
@@ -115,7 +124,7 @@ def latencies(bundles: dict[str, Path], rounds: int, threads: int | None) -> dic
     few, many = (EdgeModel.open(path, threads=threads) for path in bundles.values())
     pixels = preprocess(read_golden(few.bundle)["images"], few.bundle.index.preprocess)
     for one, other in zip(few.scope.route(pixels), many.scope.route(pixels), strict=True):
-        if one.tasks != other.tasks or not one.tasks:
+        if one.tasks != other.tasks:
             sys.exit(f"routes differ: {one.tasks} with few tasks, {other.tasks} with many")
     figures = {}
     for row, task in (("run_s, named", few.tasks[0]), ("run_s, routed", None)):

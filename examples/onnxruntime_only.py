@@ -4,7 +4,6 @@
 
 Needs onnxruntime >= 1.20, numpy and Pillow. For bundles of the image scope with one expert a route, not in int4, and images
 prepared as open_clip does; `mingle_edge_runtime` serves all others, and checks what it reads (docs/onnxruntime.md).
-Where the router is in doubt to the end it asks no judge, which would run two experts: it takes the router's first choice.
 """
 
 import json
@@ -31,23 +30,43 @@ def open_bundle(folder: Path) -> Callable[[Path], tuple[str, str, float, str]]:
         for file in (index["tower"], *(stage["file"] for stage in index["router"]["stages"]))
     )
 
-    def route(pixels: dict[str, np.ndarray]) -> tuple[np.ndarray, int, bool]:
-        """Return the posterior of the last stage that the image needs, its first choice, and whether an expert is to run."""
+    judge = index["router"].get("judge") if len(tasks) > 1 else None
+
+    def embed(pixels: dict[str, np.ndarray], task: int | None = None) -> np.ndarray:
+        """Return the embedding under the expert of a task by its number, or of the plain backbone."""
+        options, adapter = ort.RunOptions(), ort.LoraAdapter()
+        if task is not None:
+            adapter.Load(str(folder / tasks[task]["expert"]))  # mapped, not read; keep it for the next image of this task
+            options.add_active_adapter(adapter)
+        return tower.run(["image_embeds"], pixels, options)[0]
+
+    def route(pixels: dict[str, np.ndarray]) -> tuple[np.ndarray, int | None]:
+        """Return the posterior of the last stage that the image needs, and the task whose expert is to run, if one is."""
         given, names = dict(pixels), ["posterior", "losses", "confidence"]
         for number, (stage, router) in enumerate(zip(index["router"]["stages"], routers, strict=True), 1):
             if stage["name"] == "embedding":
-                (given["image_embeds"],) = tower.run(["image_embeds"], pixels)
+                given["image_embeds"] = embed(pixels)
             last = number == len(routers)
             outputs = router.run(
                 [*names, *([] if last else ["features"])], {item.name: given[item.name] for item in router.get_inputs()}
             )
             posterior, losses, confidence = (output[0] for output in outputs[:3])
-            claimed = confidence >= np.float32(stage["confidence_bound"])
-            if last or (claimed and losses.min() <= np.float32(stage["doubt"])):
+            claimed, sure = confidence >= np.float32(stage["confidence_bound"]), losses.min() <= np.float32(stage["doubt"])
+            if last or (claimed and sure):
                 break
             given["previous_features"] = outputs[3]
-        best = int(losses[:-1].argmin())  # the last is what the plain backbone is expected to lose
-        return posterior, best, bool(claimed and losses[best] <= losses[-1])
+        order = np.argsort(losses[:-1], kind="stable")  # the last is what the plain backbone is expected to lose
+        if last and judge and claimed and not (sure and confidence >= np.float32(judge["unsure"])):
+            return posterior, decide(pixels, posterior, order[:2])
+        return posterior, int(order[0]) if claimed and losses[order[0]] <= losses[-1] else None
+
+    def decide(pixels: dict[str, np.ndarray], posterior: np.ndarray, pair: np.ndarray) -> int | None:
+        """Return the one of two tasks whose largest logit is more typical of it; None where it is not at all."""
+        largest = np.array([(heads[task] @ embed(pixels, task)[0] + biases[task]).max() for task in pair])
+        typical = (largest - np.array(judge["typical"])[pair]) / np.array(judge["deviation"])[pair]
+        likely = np.log(np.maximum(posterior[pair].astype(np.float64), np.finfo(np.float64).tiny))
+        won = (typical + judge["trust"] * likely).argmax()
+        return int(pair[won]) if typical[won] >= judge["bound"] else None
 
     def classify(path: Path) -> tuple[str, str, float, str]:
         picture = ImageOps.exif_transpose(Image.open(path))  # noqa: TID251
@@ -57,20 +76,16 @@ def open_bundle(folder: Path) -> Callable[[Path], tuple[str, str, float, str]]:
         values = np.asarray(picture.crop((left, top, left + side, top + side)).convert("RGB"), np.float32) / 255
         pixels = {"pixel_values": ((values - np.float32(spec["mean"])) / np.float32(spec["std"])).transpose(2, 0, 1)[None]}
 
-        posterior, best, routed = route(pixels)
-        options, adapter, task = ort.RunOptions(), ort.LoraAdapter(), tasks[best]
-        if routed:  # else no task claims the image
-            adapter.Load(str(folder / task["expert"]))  # mapped, not read; keep it for the next image of this task
-            options.add_active_adapter(adapter)
-        (embed,) = tower.run(["image_embeds"], pixels, options)[0]
-
-        logits = [head @ embed + bias for head, bias in zip(heads, biases, strict=True)]
+        posterior, task = route(pixels)
+        (embedding,) = embed(pixels, task)
+        routed = task is not None  # else no task claims the image
+        logits = [head @ embedding + bias for head, bias in zip(heads, biases, strict=True)]
         competing = logits if routed else [np.concatenate(logits)]  # a softmax for each task, or one for all labels
         shares = posterior if routed else [1]
         powers = [np.exp(scores - scores.max()) for scores in competing]
         probabilities = np.concatenate([p * power / power.sum() for p, power in zip(shares, powers, strict=True)])
         likeliest = probabilities.argmax()
-        return *names[likeliest], float(probabilities[likeliest]), task["name"] if routed else "none, the plain backbone"
+        return *names[likeliest], float(probabilities[likeliest]), tasks[task]["name"] if routed else "none, the plain backbone"
 
     return classify
 

@@ -45,14 +45,14 @@ def test_edge_model_answers_as_the_merged_model(merged, task_file, tmp_path, top
                 assert [layer.tasks for layer in route.layers] == [tuple(f"task{t}" for t in row) for row in tasks[n].tolist()]
                 np.testing.assert_allclose([layer.weights for layer in route.layers], weights[n], atol=1e-4)
         else:
-            posterior, confidence = tower.route(x)
-            claimed = confidence >= tower.router.confidence_bound
-            embeds = torch.cat([routed(tower, x[n : n + 1], top_k) for n in range(len(x))])
+            decisions = tower.route(x, None if top_k == 1 else tower.cascade.without_judge())
+            posterior, claimed = torch.from_numpy(decisions.posterior), torch.from_numpy(decisions.choice < len(heads))
+            chosen = [tasks_of(decisions, n, top_k) for n in range(len(x))]
+            embeds = torch.cat([routed(tower, x[n : n + 1], posterior[n], tasks) for n, tasks in enumerate(chosen)])
             named = [tower.embed(x, task) for task in model.tasks]
             np.testing.assert_allclose([route.posterior for route in routes], posterior, atol=1e-3)
-            np.testing.assert_allclose([route.confidence for route in routes], confidence, rtol=1e-3)
-            assert [bool(route.tasks) for route in routes] == claimed.tolist()
-            assert 0 < claimed.sum() < len(claimed)
+            np.testing.assert_allclose([route.confidence for route in routes], decisions.confidence, rtol=1e-3)
+            assert [route.tasks for route in routes] == [tuple(model.tasks[t] for t in tasks) for tasks in chosen]
         np.testing.assert_allclose(model.embed(pictures), embeds, atol=1e-4)
         owners, numbers = (part.tolist() for part in predict_among(embeds, heads, posterior, claimed))
         expected = [(model.tasks[t], model.labels(model.tasks[t])[i]) for t, i in zip(owners, numbers, strict=True)]
@@ -64,11 +64,17 @@ def test_edge_model_answers_as_the_merged_model(merged, task_file, tmp_path, top
                 assert labels == [model.labels(task)[i] for i in predict_within(computed, head)]
 
 
-def routed(tower, x, top_k):
-    """One image under its most probable tasks, or under none where no task claims it."""
-    posterior, confidence = tower.route(x)
-    if confidence < tower.router.confidence_bound:
+def tasks_of(decisions, n, top_k):
+    """The tasks whose experts answer an image: none on the plain backbone, else those that are expected to lose least."""
+    *experts, _ = decisions.expected[n]
+    if decisions.choice[n] == len(experts):
+        return []
+    return [decisions.choice[n]] if top_k == 1 else np.argsort(experts, kind="stable")[:top_k].tolist()
+
+
+def routed(tower, x, posterior, tasks):
+    """One image under the experts of these tasks, weighted by their probabilities."""
+    if not len(tasks):
         return tower.embed(x)
-    best, chosen = posterior[0].topk(top_k)
-    names = [tower.merged.task_names[t] for t in chosen.tolist()]
-    return tower.embed_mixture(x, names, (best / best.sum()).tolist())
+    best = posterior[tasks]
+    return tower.embed_mixture(x, [tower.merged.task_names[t] for t in tasks], (best / best.sum()).tolist())
