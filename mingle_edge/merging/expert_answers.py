@@ -10,7 +10,7 @@ from torch import Tensor
 from mingle_edge.core.progress import Progress, silent
 from mingle_edge.experts.complete_expert import CompleteExpert, expert_linear, expert_parameters
 from mingle_edge.experts.finetuned_task import FinetunedTask, PretrainedModel
-from mingle_edge.routing.statistics import KEPT_SEEDS
+from mingle_edge.routing.statistics import kept_seeds
 from mingle_edge.routing.wrong_experts import WrongExperts
 
 
@@ -27,7 +27,7 @@ def run_wrong_experts(
     Labels are those of the fine-tuned model under the task's own head.
     """
     images = task.calibration_images
-    numbers = images.evenly(KEPT_SEEDS)
+    numbers = kept_seeds(len(images)).tolist()
     pixels = [batch.to(pretrained.device) for _, batch in images.batches(pretrained.architecture, numbers)]
 
     def logits(expert: CompleteExpert | None) -> Tensor:

@@ -86,7 +86,8 @@ def calibrated(router: Router, images: LeftOut, refused: float) -> Router:
     # Both parts of the confidence count alike, each in its own deviations.
     near, certain = (1 / max(float(part.std()), 1e-12) for part in (images.nearness, certainty(posterior)))
     router = replace(router, temperature=temperature, trust=(near, certain))
-    confidence = router.confidence(posterior, images.nearness)
+    seeds = ~images.varied  # test images are not turned and zoomed
+    confidence = router.confidence(posterior[seeds], images.nearness[seeds])
     return replace(router, confidence_bound=bound(confidence, refused))
 
 

@@ -20,6 +20,8 @@ from mingle_edge.routing.router import Router
 from mingle_edge.routing.statistics import Array
 
 StageName = Literal["pixels", "blocks", "embedding"]
+MOST_TYPICAL = 1.0
+"""Deviations above the typical logit that count: more is no better a sign that an image is known."""
 ANOTHER_GROUP = 2.0
 """Added to what an expert outside the most probable group is expected to lose, which is at most 1."""
 
@@ -39,18 +41,22 @@ class Judge:
     """Judges between the two experts that are expected to lose least, by how typical their largest logit is of their own task.
 
     It is asked for images of the last stage that are in doubt: expected to lose more than its `doubt`, or with a confidence
-    below `unsure`; not for those that no task claims.
+    below `unsure`. What it then claims is told by both, the router's confidence and how typical the answer is.
     """
 
     typical: Array  # [T], mean largest logit of a task's seeds under its own expert and head
     deviation: Array  # [T]
     trust: float  # weight of the logarithm of the posterior
     unsure: float  # confidence
-    bound: float  # an image whose chosen expert is less typical than this runs on the plain backbone
+    bound: float  # an image whose confidence and typicality add to less runs on the plain backbone
 
     def typicality(self, logits: Array, tasks: NDArray[np.int64]) -> Array:
         """Return how many deviations largest logits `[n, k]` of experts `tasks [n, k]` are above the typical ones, `[n, k]`."""
         return np.asarray((logits - self.typical[tasks]) / self.deviation[tasks])
+
+    def claims(self, confidence: Array, typicality: Array) -> NDArray[np.bool_]:
+        """Say whether images `[n]` are claimed, from their confidence and the typicality of the expert chosen `[n]` each."""
+        return np.asarray(confidence + np.minimum(typicality, MOST_TYPICAL) >= self.bound)
 
     def scores(self, posterior: Array, logits: Array, tasks: NDArray[np.int64]) -> Array:
         """Return scores `[n, k]` of each image's experts `tasks [n, k]`, from their posteriors and largest logits `[n, k]`."""
@@ -89,8 +95,7 @@ class Cascade:
             return np.asarray(sure & (confidence >= stage.router.confidence_bound))
         if self.judge is None or len(self.losses) < 2:
             return np.ones(len(posterior), np.bool_)
-        unclaimed = confidence < stage.router.confidence_bound
-        return np.asarray(unclaimed | (sure & (confidence >= self.judge.unsure)))
+        return np.asarray(sure & (confidence >= self.judge.unsure))
 
     def without_judge(self) -> Cascade:
         """Return the cascade that runs no expert to choose one: for routes of several experts."""
@@ -124,7 +129,7 @@ def decide(cascade: Cascade, features: Sequence[Array], largest_logits: LargestL
         reached[going] = number
         settled = cascade.settled(number, posterior[going], confidence[going])
         if number == len(cascade.stages) - 1:
-            unclaimed = confidence[going] < stage.router.confidence_bound
+            unclaimed = confidence[going] < stage.router.confidence_bound  # of those that are not judged
             choice[going] = np.where(unclaimed, T, expected[going].argmin(axis=1))
         else:
             choice[going] = expected[going].argmin(axis=1)
@@ -136,6 +141,6 @@ def decide(cascade: Cascade, features: Sequence[Array], largest_logits: LargestL
         best = scores.argmax(axis=1)[:, None]
         typicality = np.take_along_axis(cascade.judge.typicality(logits, two), best, axis=1)[:, 0]
         winner = np.take_along_axis(two, best, axis=1)[:, 0]
-        choice[going] = np.where(typicality < cascade.judge.bound, T, winner)
+        choice[going] = np.where(cascade.judge.claims(confidence[going], typicality), winner, T)
         reached[going] = len(cascade.stages)
     return Decisions(posterior, confidence, expected, choice, reached)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mingle_edge.routing.calibration import LeftOut, bound, calibrated, left_out
-from mingle_edge.routing.cascade import Cascade, Judge, Stage, StageName
+from mingle_edge.routing.cascade import MOST_TYPICAL, Cascade, Judge, Stage, StageName
 from mingle_edge.routing.layout import Layout
 from mingle_edge.routing.router import fit_router, softmax
 from mingle_edge.routing.statistics import Array, RouterStatistics
@@ -20,7 +20,7 @@ from mingle_edge.routing.wrong_experts import WrongExperts, expected_losses
 
 GOING_ON = 0.06, 0.03
 """Shares of a stage's images that go on: those expected to lose most, and those of the least confidence."""
-JUDGED = 0.04, 0.03
+JUDGED = 0.04, 0.05
 """The same of the last stage, whose images go on to the judge, who runs one expert more."""
 TRUST = 0.5
 """The judge's weight of the logarithm of the posterior: it is sure of more than it knows; chosen on the suite's tune images."""
@@ -54,10 +54,10 @@ def fit_cascade(
     cascade = Cascade(tuple(f.stage for f in plan), expected_losses(tasks, seen), group_numbers(groups))
     if plan[-1].images is None:
         return cascade  # nothing tells when an image is in doubt
-    judge = _judge(plan[-1], seen, refused)
+    judged = _judged(plan[-1], cascade)
+    judge = _judge(plan[-1], judged, cascade, seen, refused)
     stages = [_going_on(fitted, cascade) for fitted in plan[:-1]]
-    stages.append(plan[-1].stage if judge is None else _judged(plan[-1], cascade, refused))
-    return replace(cascade, stages=tuple(stages), judge=judge)
+    return replace(cascade, stages=(*stages, plan[-1].stage if judge is None else judged), judge=judge)
 
 
 def group_numbers(groups: Sequence[str | None]) -> NDArray[np.int64]:
@@ -109,17 +109,18 @@ def _doubt(fitted: _Fitted, cascade: Cascade, share: float) -> float:
     return float(np.quantile(expected, 1 - share, method="higher"))
 
 
-def _judged(fitted: _Fitted, cascade: Cascade, refused: float) -> Stage:
-    """Return the last stage with the doubt from which experts are judged; half of what may be refused is left to the judge."""
-    router = replace(fitted.stage.router, confidence_bound=bound(fitted.confidence, refused / 2))
+def _judged(fitted: _Fitted, cascade: Cascade) -> Stage:
+    """Return the last stage with the doubt from which experts are judged; what is refused is left to the judge."""
+    router = replace(fitted.stage.router, confidence_bound=-np.inf)
     return replace(fitted.stage, router=router, doubt=_doubt(fitted, cascade, JUDGED[0]))
 
 
-def _judge(fitted: _Fitted, seen: Sequence[WrongExperts], refused: float) -> Judge | None:
-    """Return the judge, which takes half of what may be refused; None where too few seeds tell what is typical."""
+def _judge(fitted: _Fitted, stage: Stage, cascade: Cascade, seen: Sequence[WrongExperts], refused: float) -> Judge | None:
+    """Return the judge, which may refuse a share of the images; None where too few seeds tell what is typical."""
     if len(seen) < 2 or any(len(of_task.largest_logits) < FEWEST for of_task in seen):
         return None
     logits = [np.array(of_task.largest_logits) for of_task in seen]
+    assert fitted.images is not None
     judge = Judge(
         typical=np.array([own.mean() for own in logits]),
         deviation=np.array([max(float(own.std()), 1e-6) for own in logits]),
@@ -127,5 +128,12 @@ def _judge(fitted: _Fitted, seen: Sequence[WrongExperts], refused: float) -> Jud
         unsure=bound(fitted.confidence, JUDGED[1]),
         bound=-np.inf,
     )
-    typicality = np.concatenate([judge.typicality(own[:, None], np.full((len(own), 1), t)) for t, own in enumerate(logits)])
-    return replace(judge, bound=bound(typicality.ravel(), refused / 2))
+    images = fitted.images
+    known = ~images.varied & (images.seeds < np.array([len(own) for own in logits])[images.tasks])
+    largest = np.array([logits[task][seed] for task, seed in zip(images.tasks[known], images.seeds[known], strict=True)])
+    typicality = judge.typicality(largest[:, None], images.tasks[known][:, None])[:, 0]
+    confidence = fitted.confidence[known]
+    doubtful = cascade.expected(fitted.posterior[known]).min(axis=1) > stage.doubt
+    judged = doubtful | (confidence < judge.unsure)
+    together = np.where(judged, confidence + np.minimum(typicality, MOST_TYPICAL), np.inf)
+    return replace(judge, bound=bound(together, refused)) if judged.any() else judge

@@ -54,7 +54,7 @@ class RouterStatistics:
             coordinates, factor = leading, leading.T @ centered  # [n v, q], [q, F]
         else:
             coordinates, factor = centered @ leading / np.where(singular > 0, singular, 1.0), singular[:, None] * leading.T
-        seeds = np.unique(np.linspace(0, count - 1, min(count, KEPT_SEEDS)).round().astype(int))
+        seeds = kept_seeds(count)
         coordinates = coordinates.reshape(count, each, kept)[seeds]
         return cls(mean.astype(np.float32), (factor * scale).astype(np.float32), count, coordinates.astype(np.float32))
 
@@ -87,6 +87,11 @@ class RouterStatistics:
         factor = self.factor.astype(np.float64)
         mean = self.mean + math.sqrt(each) * moved @ factor
         return RouterStatistics(mean.astype(np.float32), (root @ factor).astype(np.float32), left)
+
+
+def kept_seeds(count: int) -> NDArray[np.int64]:
+    """Return the numbers of the seeds, of so many, that are looked at one by one: all up to 64, or 64 spread evenly."""
+    return np.unique(np.linspace(0, count - 1, min(count, KEPT_SEEDS)).round().astype(np.int64))
 
 
 def oas_shrinkage(trace: float, trace_of_square: float, dimensions: int, samples: int) -> float:
