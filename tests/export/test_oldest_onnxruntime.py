@@ -46,7 +46,7 @@ def run(name, adapter=None, **inputs):
     return [np.concatenate(parts) for parts in zip(*each)]
 
 def route():
-    """Outputs of every stage of the router, each fed what the one before and the plain tower give."""
+    # Outputs of every stage, each fed what the one before and the plain tower give.
     stages, features = [], {}
     for stage in index["router"]["stages"]:
         session = ort.InferenceSession(f"{bundle}/{stage['file']}", providers=["CPUExecutionProvider"])
