@@ -15,7 +15,7 @@ from mingle_edge_runtime import BudgetError, EdgeModel, ProviderError
 from mingle_edge_runtime.bundle.graph import Graph
 from mingle_edge_runtime.ort.memory import mapped_bytes
 from mingle_edge_runtime.ort.session import Session
-from mingle_edge_runtime.scopes import image_scope, layer_scope
+from mingle_edge_runtime.scopes import cascade, image_scope, layer_scope
 
 IMAGES = images(0, 2, 3, 1, 1, 0, 3, 2, seed=1)  # 3, black, belongs to no task
 
@@ -53,7 +53,8 @@ def test_the_router_is_opened_once_by_the_first_who_needs_a_route(bundles, monke
         opened.append(graph.path.name)
         return Session(graph, *arguments, **options)
 
-    monkeypatch.setattr(image_scope, "Session", record)
+    for module in (image_scope, cascade):
+        monkeypatch.setattr(module, "Session", record)
     with EdgeModel.open(bundles["image", 1]) as model:
         model.embed(IMAGES, task="red")
         assert opened == ["tower.onnx"]
