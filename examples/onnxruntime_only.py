@@ -57,16 +57,16 @@ def open_bundle(folder: Path) -> Callable[[Path], tuple[str, str, float, str]]:
             given["previous_features"] = outputs[3]
         order = np.argsort(losses[:-1], kind="stable")  # the last is what the plain backbone is expected to lose
         if last and judge and claimed and not (sure and confidence >= np.float32(judge["unsure"])):
-            return posterior, decide(pixels, posterior, order[:2])
+            return posterior, decide(pixels, posterior, confidence, order[:2])
         return posterior, int(order[0]) if claimed and losses[order[0]] <= losses[-1] else None
 
-    def decide(pixels: dict[str, np.ndarray], posterior: np.ndarray, pair: np.ndarray) -> int | None:
+    def decide(pixels: dict[str, np.ndarray], posterior: np.ndarray, confidence: float, pair: np.ndarray) -> int | None:
         """Return the one of two tasks whose largest logit is more typical of it; None where it is not at all."""
         largest = np.array([(heads[task] @ embed(pixels, task)[0] + biases[task]).max() for task in pair])
         typical = (largest - np.array(judge["typical"])[pair]) / np.array(judge["deviation"])[pair]
         likely = np.log(np.maximum(posterior[pair].astype(np.float64), np.finfo(np.float64).tiny))
         won = (typical + judge["trust"] * likely).argmax()
-        return int(pair[won]) if typical[won] >= judge["bound"] else None
+        return int(pair[won]) if float(confidence) + min(typical[won], 1.0) >= judge["bound"] else None
 
     def classify(path: Path) -> tuple[str, str, float, str]:
         picture = ImageOps.exif_transpose(Image.open(path))  # noqa: TID251

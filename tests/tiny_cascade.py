@@ -165,17 +165,26 @@ class Decided:
         if last and judge is not None:
             self._near(confidence - judge["unsure"])
         if judged:
-            self._ask(weights, x, judge, posterior, order[:2])
+            self._ask(weights, x, judge, posterior, float(confidence), order[:2])
         self.embed = weights.image_scope(x, [] if self.task is None else [self.task], [] if self.task is None else [1.0])[0]
 
-    def _ask(self, weights: Weights, x: np.ndarray, judge: dict[str, Any], posterior: np.ndarray, pair: np.ndarray) -> None:
+    def _ask(
+        self,
+        weights: Weights,
+        x: np.ndarray,
+        judge: dict[str, Any],
+        posterior: np.ndarray,
+        confidence: float,
+        pair: np.ndarray,
+    ) -> None:
         logits = [(LOGIT_SCALE * weights.heads[t] @ weights.image_scope(x, [t], [1.0])[0]).max() for t in pair]
         typical = [(z - judge["typical"][t]) / judge["deviation"][t] for z, t in zip(logits, pair, strict=True)]
         scores = [value + judge["trust"] * np.log(max(posterior[t], 1e-307)) for value, t in zip(typical, pair, strict=True)]
         won = int(scores[1] > scores[0])
-        self._near(scores[1] - scores[0], typical[won] - judge["bound"])
+        claim = confidence + min(typical[won], 1.0)
+        self._near(scores[1] - scores[0], claim - judge["bound"])
         self.stage, self.task, self.runner_up = "experts", int(pair[won]), int(pair[1 - won])
-        if typical[won] < judge["bound"]:
+        if claim < judge["bound"]:
             self.task, self.runner_up = None, int(pair[won])
 
     def _near(self, *differences: float) -> None:

@@ -13,6 +13,7 @@ import { tensor } from "./tensor.mjs";
 
 const PIXELS = "pixel_values";
 const ALLOWANCE = 1e-3; // how far from 1 a posterior's sum and an embedding's length may be
+const MOST_TYPICAL = 1; // deviations above the typical logit that count towards claiming an image
 const EMPTY = { float32: Float32Array, float16: Uint16Array, int8: Int8Array };
 
 export class EdgeModel {
@@ -176,7 +177,8 @@ export class EdgeModel {
     }
     const won = runs[1].score > runs[0].score ? runs[1] : runs[0];
     const judged = { ...route, stage: "experts" };
-    if (won.typicality >= bound) return { route: { ...judged, tasks: [won.name], weights: [1] }, embedding: won.embedding };
+    if (route.confidence + Math.min(won.typicality, MOST_TYPICAL) >= bound)
+      return { route: { ...judged, tasks: [won.name], weights: [1] }, embedding: won.embedding };
     return { route: { ...judged, tasks: [], weights: [] }, embedding: plain };
   }
 

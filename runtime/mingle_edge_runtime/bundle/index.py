@@ -181,7 +181,7 @@ class Judge:
     unsure: float
     """an image with less confidence is in doubt after the last stage, whatever it is expected to lose"""
     bound: float
-    """an image whose chosen expert is less typical, in deviations, runs on the plain backbone"""
+    """an image whose confidence and how typical its chosen expert is, in deviations, add to less runs on the plain backbone"""
 
 
 @dataclass(frozen=True)

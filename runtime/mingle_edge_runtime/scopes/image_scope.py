@@ -224,7 +224,7 @@ class ImageScope:
             scores = [judge.score(*values) for values in zip(typical, finding.posterior[pair], strict=True)]
             won = int(scores[1] > scores[0])
             task, other = names[pair[won]], names[pair[1 - won]]
-            if judge.accepts(typical[won]):
+            if judge.accepts(float(finding.confidence), typical[won]):
                 loss, group = float(finding.losses[pair[won]]), self._router.group_of(task)
                 judged = replace(route, tasks=(task,), weights=(1.0,), expected_loss=loss, runner_up=other, group=group)
                 embed: NDArray[np.float32] | None = both[won]

@@ -12,6 +12,10 @@ from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.bundle.head import Head, read_heads
 
 
+MOST_TYPICAL = 1.0
+"""deviations above the typical logit that count: more is no better a sign that an image is known"""
+
+
 class Judge:
     """Scores experts by how typical their largest logit is of their own task, and by the router's posterior."""
 
@@ -34,6 +38,9 @@ class Judge:
         """Return the score of a task, from an image's typicality and probability of it."""
         return typicality + self._trust * float(np.log(np.maximum(np.float64(posterior), np.finfo(np.float64).tiny)))
 
-    def accepts(self, typicality: float) -> bool:
-        """Return whether an expert that was chosen may answer; else the plain backbone does."""
-        return typicality >= self._bound
+    def accepts(self, confidence: float, typicality: float) -> bool:
+        """Return whether an expert that was chosen may answer; else the plain backbone does.
+
+        confidence: of the router's last stage.
+        """
+        return confidence + min(typicality, MOST_TYPICAL) >= self._bound
