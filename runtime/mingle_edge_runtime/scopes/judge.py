@@ -11,7 +11,6 @@ from mingle_edge_runtime.bundle import index
 from mingle_edge_runtime.bundle.bundle import Bundle
 from mingle_edge_runtime.bundle.head import Head, read_heads
 
-
 MOST_TYPICAL = 1.0
 """deviations above the typical logit that count: more is no better a sign that an image is known"""
 
