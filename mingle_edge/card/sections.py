@@ -14,8 +14,8 @@ from mingle_edge_runtime.bundle.index import BundleIndex
 from mingle_edge_runtime.profile.report import Latency, ProfileReport
 
 _ROUTES = {
-    "image": "It looks at each image, chooses the expert of one task for it, and answers with a label. An application that "
-    "knows the task names it instead.",
+    "image": "It looks at each image, chooses the expert of one task for it, or the backbone alone where that is expected to "
+    "lose less, and answers with a label. An application that knows the task names it instead.",
     "layer": "In every layer of the network, gates choose experts for each image.",
     "folded": "The task is merged into the weights, so that nothing has to be chosen.",
 }
@@ -187,17 +187,22 @@ def _percentiles(times: Latency) -> list[str]:
 def _limits(index: BundleIndex, evaluated: Sequence[Evaluated]) -> Iterator[str]:
     yield (
         "It knows the labels above and no others. Every image gets one of them, also one that shows none of them, unless the "
-        "application rejects what is improbable (`reject_below`). Nothing calibrates the probabilities: choose that bound on "
-        "labeled images of your own."
+        "application rejects what is improbable (`reject_below`). Nothing calibrates the probabilities of labels: choose that "
+        "bound on labeled images of your own."
     )
     if index.scope == "image":
         seen = [one.own_route for one in evaluated if one.own_route is not None]
         right = f" Of each task's test images, at least {min(seen):.1f}% were routed to it." if seen else ""
         yield (
-            "The router sees how an image looks, not what it is asked. It mistakes tasks whose images look alike for each "
-            f"other, mostly with confidence.{right} Name the task where you know it."
+            "The router sees how an image looks, not what it is asked, and mistakes tasks whose images look alike for each "
+            f"other.{right} Name the task where you know it."
         )
-        yield "Another light, noise or camera than in the few images that the router was made from can send images astray."
+        yield (
+            "Another light, noise, camera or source than in the few images that the router was made from can send images "
+            "astray, and an image of no task may be claimed by one."
+        )
+        judged = ", and for the last few of them two experts" if index.router is not None and index.router.judge else ""
+        yield f"Images that the router is in doubt of take longer: the backbone runs for them once more{judged}."
     if index.precision != "fp32" or index.expert_precision != "fp32":
         yield "Its weights have fewer bits than those of the merged model, so that single answers differ."
     yield "It classifies whole images: it finds no objects in them and reads no text. It has no text tower."

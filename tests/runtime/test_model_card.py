@@ -80,7 +80,11 @@ def test_a_bundle_alone_says_what_it_is_and_guesses_nothing(tmp_path, write) -> 
         assert f"| {task.name} | `{index.source.tasks[task.name]}` |" in text
     assert index.source.backbone_sha256 in text
     assert Bundle.open(tmp_path / "sorter").digest in text
-    assert ("The router sees how an image looks" in text) == (index.scope == "image")
+    told = ("The router sees how an image looks", "an image of no task may be claimed", "Images that the router is in doubt of")
+    assert [sentence in text for sentence in told] == [index.scope == "image"] * len(told)
+    judged = index.router is not None and index.router.judge is not None
+    assert ("two experts" in text) == judged
+    assert "Nothing calibrates the probabilities of labels" in text
 
 
 def test_a_profile_of_the_bundle_is_shown_and_one_of_another_is_refused(profile_of, bundles, tmp_path) -> None:
