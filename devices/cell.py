@@ -84,7 +84,8 @@ def judge(case: Case, measured: dict[str, Any]) -> tuple[tuple[Run, ...], Share 
     Returns the runs, the share of equal products, and what is wrong.
     """
     index, golden, reference = case.bundle.index, case.golden(), case.read("reference.json")
-    lossless = {index.precision, index.expert_precision, index.router.precision if index.router else "fp32"} == {"fp32"}
+    stages = index.router.stages if index.router else ()
+    lossless = {index.precision, index.expert_precision, *(stage.precision for stage in stages)} == {"fp32"}
     runs = []
     for name in ("named", "routed"):
         routed = name == "routed"

@@ -37,7 +37,7 @@ def integer_matrices(bundle: Bundle) -> tuple[Arrays, Arrays]:
     index = bundle.index
     constants: Arrays = {}
     optional: dict[str, OptionalInput] = {}
-    for file in filter(None, (index.tower, index.router.file if index.router else None)):
+    for file in (index.tower, *(stage.file for stage in (index.router.stages if index.router else ()))):
         graph = onnx.load(bundle.file(file)).graph
         inputs = {value.name: value.type.tensor_type for value in graph.input}
         weights = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in inputs}

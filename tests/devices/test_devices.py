@@ -132,7 +132,7 @@ def test_products_are_those_of_numpy(tmp_path) -> None:
 
 def test_every_integer_matrix_of_a_bundle_is_multiplied(case) -> None:
     constants, codes = products.integer_matrices(case.bundle)
-    assert {"tower/blocks.0.q.weight_codes", "router/blocks.0.q.weight_codes"} <= constants.keys()
+    assert {"tower/blocks.0.q.weight_codes", "router_blocks/blocks.0.q.weight_codes"} <= constants.keys()
     assert {"codes/task0/blocks.2.fc2.A_codes", "codes/task1/projection.B_codes"} <= codes.keys()
 
 
