@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 from huggingface_hub import ModelCard
 from tiny_bundle import TASKS, Weights, rewrite, write_image_bundle, write_layer_bundle
+from tiny_cascade import write_cascade_bundle
 
 from mingle_edge.card.card import model_card
 from mingle_edge.cli import main
@@ -63,7 +64,7 @@ def test_the_hub_reads_what_was_measured(image_bundle, evaluation) -> None:
     assert "at least 97.0% were routed to it" in text
 
 
-@pytest.mark.parametrize("write", [write_image_bundle, write_layer_bundle])
+@pytest.mark.parametrize("write", [write_image_bundle, write_cascade_bundle, write_layer_bundle])
 def test_a_bundle_alone_says_what_it_is_and_guesses_nothing(tmp_path, write) -> None:
     text = model_card(write(tmp_path / "sorter", Weights()))
     index = Bundle.open(tmp_path / "sorter").index
@@ -82,8 +83,7 @@ def test_a_bundle_alone_says_what_it_is_and_guesses_nothing(tmp_path, write) -> 
     assert Bundle.open(tmp_path / "sorter").digest in text
     told = ("The router sees how an image looks", "an image of no task may be claimed", "Images that the router is in doubt of")
     assert [sentence in text for sentence in told] == [index.scope == "image"] * len(told)
-    judged = index.router is not None and index.router.judge is not None
-    assert ("two experts" in text) == judged
+    assert ("two experts" in text) == (write is write_cascade_bundle)
     assert "Nothing calibrates the probabilities of labels" in text
 
 
