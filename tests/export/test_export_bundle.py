@@ -19,6 +19,7 @@ from tiny_merged import ARCHITECTURE, write_merged
 from mingle_edge.cli import main
 from mingle_edge.merging.merged_model import MergedModel
 from mingle_edge_export import ExportOptions, export_bundle
+from mingle_edge_export.bundle.image_scope import STAGES
 from mingle_edge_export.cached_model import KEPT_EXPERTS
 from mingle_edge_export.check.golden_images import steadiest
 from mingle_edge_runtime.bundle.bundle import Bundle
@@ -45,12 +46,8 @@ def test_files_are_those_of_the_specification(exported):
     expected = {"backbone.bin", "tower.onnx", "tower_required_inputs.onnx", "dense.onnx", "golden.npz"}
     expected |= {f"heads/{name}.npy" for name in merged.task_names}
     if merged.scope == "image":
-        expected |= {
-            "router.onnx",
-            "router_blocks.onnx",
-            "router.bin",
-            *(f"experts/{name}.onnx_adapter" for name in merged.task_names),
-        }
+        expected |= {f"experts/{name}.onnx_adapter" for name in merged.task_names}
+        expected |= {"router.bin", *(STAGES[stage.name] for stage in merged.cascade().stages)}
     else:
         expected |= {"experts.bin", "gates.bin"}
     assert set(bundle.index.files) == expected
@@ -217,7 +214,7 @@ def test_golden_outputs_verify(exported):
     golden = np.load(bundle.file("golden.npz"), allow_pickle=False)
     assert golden["images"].shape == (2, 32, 32, 3)
     assert golden["embeds"].shape == (3 if merged.scope == "image" else 2, 2, 24)  # experts; or top_k as exported, and 3
-    router = {"plain", "posterior", "confidence"} if merged.scope == "image" else set()
+    router = {"plain", "posterior", "losses", "confidence"} if merged.scope == "image" else set()
     assert set(golden) == {"images", "embeds", "probabilities"} | router
     assert golden["probabilities"].shape == ((2 if router else 1), 2, 9)
     np.testing.assert_allclose(golden["probabilities"].sum(-1), 1, atol=1e-6)

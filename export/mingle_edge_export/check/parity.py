@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from mingle_edge_export.graph.builder import Array
 from mingle_edge_export.options import Bounds
 from mingle_edge_export.report import Parity, PartParity
 from mingle_edge_runtime.bundle.bundle import Bundle
-from mingle_edge_runtime.bundle.index import Stage, Task
+from mingle_edge_runtime.bundle.index import Router, Task
 from mingle_edge_runtime.experts.adapter import map_adapter, read_adapter
 from mingle_edge_runtime.experts.mixture import mix
 from mingle_edge_runtime.ort.session import CPU, EMBEDDINGS, Session
@@ -82,7 +82,7 @@ def _cases(bundle: Bundle, reference: Reference) -> Iterator[Case]:
     if router is None:
         return
     yield Case("tower without expert", tower, reference.plain)
-    yield from _stages(bundle, router.stages, tower, reference)
+    yield from _stages(bundle, router, tower, reference)
     for task in index.tasks:
         yield Case(f"expert {task.name}", tower, reference.experts[task.name], *expert_inputs(bundle, task, tower))
     if reference.mixture is not None:
@@ -90,17 +90,17 @@ def _cases(bundle: Bundle, reference: Reference) -> Iterator[Case]:
         yield Case("mixture of two", tower, reference.mixture, mix(experts, MIXTURE, bundle.read_defaults()))
 
 
-def _stages(bundle: Bundle, stages: Sequence[Stage], tower: Session, reference: Reference) -> Iterator[Case]:
+def _stages(bundle: Bundle, router: Router, tower: Session, reference: Reference) -> Iterator[Case]:
     """Yield the stages of the router, each on what the bundle's own graphs before it compute."""
     features: Outputs = {}
-    for stage, expected in zip(stages, reference.stages, strict=True):
-        session = Session(bundle.graph(stage.file), [CPU], one_by_one=stage.one_by_one)
+    for stage, expected in zip(router.stages, reference.stages, strict=True):
+        session = Session(bundle.graph(stage.file), [CPU], one_by_one=router.one_by_one)
         rows: Outputs = {"pixel_values": reference.pixels}
         if stage.name == "embedding":
             rows = {EMBEDDINGS: tower.run(rows)[EMBEDDINGS]}
         rows = {**rows, **features}
         yield Case(f"router, {stage.name}", session, expected, rows=rows)
-        if stage is not stages[-1]:
+        if stage is not router.stages[-1]:
             features = {"previous_features": session.run(rows)["features"]}
 
 

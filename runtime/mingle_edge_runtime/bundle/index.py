@@ -162,11 +162,6 @@ class Stage:
     confidence_bound: float
     """an image below it goes on to the next stage; at the last it runs on the plain backbone"""
 
-    @property
-    def one_by_one(self) -> bool:
-        """Return whether images must run one at a time: int8 activations share one scale with all that is in the run."""
-        return self.precision == "int8"
-
 
 @dataclass(frozen=True)
 class Judge:
@@ -193,6 +188,14 @@ class Router:
     judge: Judge | None = None
     groups: dict[str, tuple[str, ...]] | None = None
     """tasks by the name of their group, a task in one at most; only experts of the most probable group may answer an image"""
+
+    @property
+    def one_by_one(self) -> bool:
+        """Return whether images must run one at a time: int8 activations share one scale with all that is in the run.
+
+        In all stages: codes of 8 bits would make much of how the one before rounds in a batch.
+        """
+        return any(stage.precision == "int8" for stage in self.stages)
 
     def group_of(self, task: str) -> str | None:
         """Return the name of a task's group; None where tasks have none."""

@@ -52,6 +52,7 @@ class Cascade:
         """Check the graphs, and open none yet; arguments as in `open_scope`."""
         self._stages = router.stages
         self._graphs = [bundle.graph(stage.file) for stage in router.stages]
+        self._one_by_one = router.one_by_one
         self._tasks = len(bundle.index.tasks)
         with np.errstate(over="ignore"):  # beyond float32 every image is in doubt, or none
             # The graphs' outputs are float32, and so must be what they are compared with.
@@ -126,7 +127,6 @@ class Cascade:
             return self._sessions[number]
 
     def _open(self, number: int) -> Session:
-        stage = self._stages[number]
         outputs: Outputs = {"posterior": (self._tasks,), "losses": (self._tasks + 1,), "confidence": ()}
         if number < len(self._stages) - 1:
             outputs = {**outputs, "features": (-1,)}
@@ -136,6 +136,6 @@ class Cascade:
             self._threads,
             outputs=outputs,
             prepack=self._prepack,
-            one_by_one=stage.one_by_one,
+            one_by_one=self._one_by_one,
             spin=False,  # the tower follows at once and needs the cores that these threads would spin on
         )
