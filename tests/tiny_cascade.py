@@ -30,7 +30,7 @@ GROUPS = {"warm": ["red"], "cold": ["green", "blue"]}
 LOSSES = np.array([[0.0, 0.6, 0.8, 0.2], [0.7, 0.0, 0.5, 0.25], [0.9, 0.6, 0.0, 0.3]])
 DOUBTS = {"pixels": 0.12, "blocks": 0.2, "embedding": 0.15}
 BOUNDS = {"pixels": -0.5, "blocks": -0.6, "embedding": 1.5}
-JUDGE = {"typical": [3.0, 4.0, 5.0], "deviation": [2.0, 1.0, 3.0], "trust": 0.5, "unsure": 1.8, "bound": -0.8}
+JUDGE = {"typical": [3.0, 4.0, 5.0], "deviation": [2.0, 1.0, 3.0], "trust": 0.5, "unsure": 1.8, "bound": 1.4}
 _random = np.random.default_rng(3)
 SHARPNESS = (
     4 * np.eye(3),
