@@ -405,8 +405,11 @@ def test_a_router_in_int8_leaves_the_tower_exact_and_images_apart(tmp_path):
     assert report.parity.cosine >= 0.99999
     assert report.parity.posterior > exact.parity.posterior
     index = Bundle.open(report.path).index
-    assert [stage.name for stage in index.router.stages] == ["pixels", "blocks"]
-    assert [stage.precision for stage in index.router.stages] == ["fp32", "int8"]
+    assert {stage.name: stage.precision for stage in index.router.stages} == {
+        "pixels": "fp32",
+        "blocks": "int8",
+        "embedding": "fp32",
+    }
     assert (index.router.one_by_one, index.one_by_one) == (True, False)
     with EdgeModel.open(report.path) as model, EdgeModel.open(exact.path) as other:
         together, alone = model.route(IMAGES), [model.route(image)[0] for image in IMAGES]
