@@ -20,6 +20,7 @@ from mingle_edge.routing.statistics import Array, RouterStatistics
 
 FOLDS = 5
 TEMPERATURES = np.geomspace(0.25, 64.0, 113)
+NEXT_TO_NOTHING = 1.0  # squared distances, and nats: a smaller deviation is no scale
 BINS = 15  # of the expected calibration error
 
 
@@ -83,8 +84,9 @@ def calibrated(router: Router, images: LeftOut, refused: float) -> Router:
     """
     temperature = fit_temperature(images.scores, images.tasks, images.weights())
     posterior = softmax(images.scores / temperature)
-    # Both parts of the confidence count alike, each in its own deviations.
-    near, certain = (1 / max(float(part.std()), 1e-12) for part in (images.nearness, certainty(posterior)))
+    # Both parts of the confidence count alike, each in its own deviations. Where tasks are far apart, all images are as certain
+    # as can be, and a deviation of next to nothing would make the confidence larger than float32 can tell apart.
+    near, certain = (1 / max(float(part.std()), NEXT_TO_NOTHING) for part in (images.nearness, certainty(posterior)))
     router = replace(router, temperature=temperature, trust=(near, certain))
     seeds = ~images.varied  # test images are not turned and zoomed
     confidence = router.confidence(posterior[seeds], images.nearness[seeds])
