@@ -10,8 +10,8 @@ from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.data.settings import Settings
 from mingle_edge.merging.merged_size import elements, expert_elements, row_elements
 from mingle_edge.routing.depth import deepest
+from mingle_edge.routing.layout import Layout
 from mingle_edge.routing.router import ALL_DIRECTIONS, DIRECTIONS
-from mingle_edge.routing.statistics import MOMENTS
 
 _FLOAT = 4  # bytes
 
@@ -34,7 +34,9 @@ def sizes(
         last = ("projection.", "ln_post.", "ln_tokens.", "pooling.")
         routed_blocks = elements(shape for name, shape in shapes.items() if not name.startswith((*behind, *last)))
         directions = tasks * min(DIRECTIONS, ALL_DIRECTIONS // tasks)
-        router = (depth + 1) * MOMENTS * architecture.width * (tasks + directions)
+        layout = Layout.of(architecture, depth)
+        stages = (layout.columns(None), layout.columns(depth), layout.columns(depth, embedding=True))
+        router = sum(len(columns) for columns in stages) * (tasks + directions)
     listed = []
     for rank in ranks:
         at_rank = replace(settings, rank=rank)

@@ -68,6 +68,7 @@ def merge(
         if existing is not None:
             _check_continues(existing, inputs, into)
             _warn_of_other_seeds(existing, inputs, progress)
+            _warn_of_other_groups(existing, inputs, progress)
         _check_index(inputs, existing)
         _check_space(output, inputs, existing)
         model = existing if existing is not None else _create(output, inputs)
@@ -157,6 +158,19 @@ def _warn_of_other_seeds(model: MergedModel, inputs: MergeInputs, progress: Prog
                 *(WARNING, 1, 1),
                 f"task {record.name!r} was merged with {record.seeds} seeds, which stay, and the task file has {now}; to use "
                 "these, merge into another folder",
+            )
+
+
+def _warn_of_other_groups(model: MergedModel, inputs: MergeInputs, progress: Progress) -> None:
+    """Warn of tasks that are merged already and whose group is another one now."""
+    groups = {task.source.name: task.source.group for task in inputs.tasks}
+    for record in model.tasks:
+        if (now := groups.get(record.name, record.group)) != record.group:
+            was, asked = (f"group {group!r}" if group else "no group" for group in (record.group, now))
+            progress(
+                *(WARNING, 1, 1),
+                f"task {record.name!r} was merged with {was}, which stays, and the task file has {asked}; to change it, merge "
+                "into another folder",
             )
 
 
