@@ -102,9 +102,11 @@ def test_bytes_are_those_of_the_files(tiny, image_model):
     method = tiny.merged("image")
     backbone = sum(array.nbytes for array in image_model.backbone().values())
     experts = [sum(array.nbytes for array in image_model.expert(name).values()) for name in image_model.task_names]
-    features, T = image_model.router().weight.shape
-    directions = sum(min(DIRECTIONS, len(image_model.router_statistics(name).factor)) for name in image_model.task_names)
-    router = 4 * (features * (T + 1 + directions) + 2 * directions + T + 2 * T * T + 1)
+    router = 0
+    for stage in image_model.cascade().stages:
+        features, T = stage.router.weight.shape
+        directions = sum(min(DIRECTIONS, len(image_model.router_statistics(name).factor)) for name in image_model.task_names)
+        router += 4 * (features * (T + 1 + directions) + 2 * directions + T + T * T + 1)
     assert method.stored_bytes() == backbone + sum(experts) + router
     assert method.active_bytes() == backbone + experts[0] + router
     assert method.bytes_per_task() == sum(experts) / 3

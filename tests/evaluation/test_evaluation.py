@@ -15,6 +15,7 @@ from mingle_edge.evaluation.metrics import average_accuracy, backward_transfer
 from mingle_edge.evaluation.protocols import PROTOCOLS
 from mingle_edge.merging.merge import merge
 from mingle_edge.merging.merged_tower import GatedTower
+from mingle_edge.routing.calibration import calibration_error
 
 
 def test_accuracies_of_the_image_scope_equal_a_loop_over_single_images(image_model, task_file):
@@ -25,9 +26,9 @@ def test_accuracies_of_the_image_scope_equal_a_loop_over_single_images(image_mod
         correct = dict.fromkeys(PROTOCOLS, 0)
         for path, label in zip(tests.paths, tests.labels, strict=True):
             image = load_images([path], image_model.architecture)
-            posterior, confidence = tower.route(image)
-            claimed = bool(confidence >= tower.router.confidence_bound)
-            routed = tower.embed(image, image_model.task_names[int(posterior.argmax())] if claimed else None)[0]
+            decided = tower.route(image)
+            claimed, posterior = bool(decided.choice[0] < 3), torch.from_numpy(decided.posterior)
+            routed = tower.embed(image, image_model.task_names[int(decided.choice[0])] if claimed else None)[0]
             correct["P1"] += int((heads[t] @ routed).argmax()) == label
             correct["P2"] += int((heads[t] @ tower.embed(image, name)[0]).argmax()) == label
             if claimed:
@@ -61,8 +62,8 @@ def test_top_k_of_the_image_scope_mixes_experts(image_model, task_file):
         right = 0
         for path, label in zip(tests.paths, tests.labels, strict=True):
             image = load_images([path], image_model.architecture)
-            posterior, confidence = tower.route(image)
-            shares = posterior[0].float() if confidence >= tower.router.confidence_bound else torch.zeros(3)
+            decided = tower.route(image, tower.cascade.without_judge())
+            shares = torch.from_numpy(decided.posterior[0]).float() if decided.choice[0] < 3 else torch.zeros(3)
             parameters = dict(tower.backbone)
             for share, expert in zip(shares, experts, strict=True):
                 for key in {key.removesuffix(".A") for key in expert if not key.endswith(".B")}:
@@ -74,6 +75,41 @@ def test_top_k_of_the_image_scope_mixes_experts(image_model, task_file):
             embeds = embed_images(image, parameters, image_model.architecture)[0]
             right += int((torch.from_numpy(image_model.head(name).weight) @ embeds).argmax()) == label
         assert mixed.final["P1"][t] == pytest.approx(100 * right / len(tests))
+
+
+def test_the_router_is_reported_as_single_images_find_it(image_model, task_file):
+    report = evaluate(image_model.path, task_file, device="cpu")
+    tower, names = GatedTower(image_model), image_model.task_names
+    stages = [*(stage.name for stage in tower.cascade.stages), "experts"]
+    reached, sure, right = np.zeros((3, len(stages))), [], []
+    for t, (name, tests) in enumerate(read_test_images(image_model, task_file).items()):
+        head, images = torch.from_numpy(image_model.head(name).weight), load_images(tests.paths, image_model.architecture)
+        plain = (tower.embed(images) @ head.T).argmax(1).tolist()
+        assert report.router.plain[name] == pytest.approx(100 * np.mean(np.equal(plain, tests.labels)))
+        decided = [tower.route(images[i : i + 1]) for i in range(len(images))]
+        reached[t] = np.mean([np.arange(len(stages)) == one.stage[0] for one in decided], axis=0)
+        sure += [one.posterior[0].max() for one in decided]
+        right += [one.posterior[0].argmax() == t for one in decided]
+        assert report.own_route[t] == pytest.approx(100 * np.mean([one.choice[0] == t for one in decided]))
+        assert report.unclaimed[t] == pytest.approx(100 * np.mean([one.choice[0] == 3 for one in decided]))
+    settled = dict(zip(stages, 100 * reached.mean(0), strict=True))
+    assert report.router.stages == pytest.approx(
+        {name: share for name, share in settled.items() if name in report.router.stages}
+    )
+    assert sum(report.router.stages.values()) == pytest.approx(100)
+    assert report.router.calibration_error["calibrated"] == pytest.approx(
+        100 * calibration_error(np.array(sure), np.array(right)), abs=1e-3
+    )
+    assert report.router_blocks == image_model.router_depth
+    assert list(report.router.foreign_refused) == names
+    assert 0 <= report.router.foreign_auroc <= 1
+    assert report.to_json()["router"]["plain"] == report.router.plain
+
+
+def test_of_the_layer_scope_no_router_is_reported(layer_model, layer_task_file):
+    report = evaluate(layer_model.path, layer_task_file, device="cpu")
+    assert report.router is None
+    assert report.to_json()["router"] is None
 
 
 def test_metrics_of_a_known_history():

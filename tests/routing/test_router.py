@@ -1,5 +1,7 @@
 """The image router against scikit-learn's discriminant analysis, and its append-only statistics."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from correlated_tasks import images
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from mingle_edge.routing.router import ALL_DIRECTIONS, DIRECTIONS, fit_router
+from mingle_edge.routing.calibration import calibrated, left_out
+from mingle_edge.routing.router import ALL_DIRECTIONS, DIRECTIONS, OWN_SHARE, fit_router, softmax
 from mingle_edge.routing.statistics import Covariance, RouterStatistics, oas_shrinkage
 
 
@@ -89,17 +92,49 @@ def test_shrinkage_equals_scikit_learns_oas():
     assert shrinkage == pytest.approx(expected, rel=1e-9)
 
 
-@given(st.integers(0, 999))
-def test_confidence_is_the_mahalanobis_distance_within_the_discriminant_space(seed):
-    parts = features(seed, tasks=3)
-    router = fit_router(statistics(parts))
-    test = np.concatenate(features(seed + 1)).astype(np.float64)
-    _, confidence = router.posterior(test)
-    scores = (test - router.center) @ router.weight
-    at_means = (np.stack([part.astype(np.float64).mean(0) for part in parts]) - router.center) @ router.weight
-    inner = np.linalg.pinv((at_means + at_means.T) / 2, rcond=1e-9)
-    distances = [[(s - m) @ inner @ (s - m) for m in at_means] for s in scores]
-    np.testing.assert_allclose(-confidence, np.min(distances, axis=1), rtol=1e-3, atol=1e-3)
+@given(st.integers(0, 999), st.integers(1, 4))
+def test_nearness_is_how_much_nearer_a_task_is_than_all_of_them(seed, tasks):
+    """Dense: squared Mahalanobis distances, under what all tasks share and under that with their spread, inverted outright."""
+    parts = features(seed, tasks=tasks)
+    exact = [RouterStatistics(part.mean(0), part - part.mean(0), len(part)) for part in parts]
+    pooled = Covariance.pooled(exact)
+    within = (1 - OWN_SHARE) * (1 - pooled.shrinkage) * pooled.rows.T @ pooled.rows + pooled.shrinkage * np.eye(12)
+    means = np.stack([s.mean for s in exact]).astype(np.float64) / pooled.scale
+    test = np.concatenate(features(seed + 1)).astype(np.float64) / pooled.scale
+    away = means - means.mean(0)
+    everywhere = within + away.T @ away / tasks
+
+    def distances(center, covariance):
+        return (((test - center) @ np.linalg.inv(covariance)) * (test - center)).sum(1)
+
+    from_all = distances(means.mean(0), everywhere)
+    expected = from_all - np.min([distances(mean, within) for mean in means], axis=0)
+    router = fit_router(exact)
+    scores, nearness = router.scores(test * pooled.scale)
+    np.testing.assert_allclose(nearness, expected, rtol=1e-6, atol=1e-7 * from_all.max())
+    posterior = softmax(scores)
+    np.testing.assert_array_equal(router.posterior(test * pooled.scale)[1], nearness)  # before it is calibrated
+    trusting = replace(router, trust=(0.5, 2.0))
+    sure = 1 - np.minimum(posterior.max(1), 1 - 1e-12)
+    np.testing.assert_allclose(
+        trusting.confidence(posterior, nearness), 0.5 * nearness - 2.0 * np.log(sure), rtol=1e-6, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_images_unlike_few_seeds_are_still_claimed(count):
+    """Far more features than seeds: seeds lie near their mean and new images of the task do not."""
+    parts = [part[:, :1].astype(np.float32) for part in images(4, tasks=10, count=60, F=400, apart=10.0)]
+    known = [RouterStatistics.from_features(part[:count]) for part in parts]
+    router = fit_router(known)
+    by_left_out = calibrated(router, left_out(known), 0.02)
+    seen = np.concatenate([by_left_out.posterior(part[:count, 0].astype(np.float64))[1] for part in parts])
+    by_seen = replace(by_left_out, confidence_bound=float(np.quantile(seen, 0.02)))
+    new = [by_left_out.posterior(part[count:, 0].astype(np.float64)) for part in parts]
+    assert np.mean([(posterior.argmax(1) == t).mean() for t, (posterior, _) in enumerate(new)]) > 0.9
+    claimed = [np.mean([(confidence >= r.confidence_bound).mean() for _, confidence in new]) for r in (by_left_out, by_seen)]
+    assert claimed[0] > 0.95
+    assert claimed[1] < 0.85
 
 
 def test_more_rows_than_features_and_fewer_give_the_same_router():
@@ -116,9 +151,10 @@ def test_a_single_task_claims_every_image():
     assert (confidence >= router.confidence_bound).all()
 
 
-def test_seed_images_are_claimed_and_foreign_ones_are_not():
+def test_own_images_are_claimed_and_foreign_ones_are_not():
     parts = features(2, tasks=3)
-    router = fit_router(statistics(parts))
+    known = statistics(parts)
+    router = calibrated(fit_router(known), left_out(known), 0.02)
     _, own = router.posterior(np.concatenate(parts).astype(np.float64))
     assert (own >= router.confidence_bound).mean() > 0.95
     _, foreign = router.posterior(np.concatenate(parts).astype(np.float64) * 50)
