@@ -18,7 +18,7 @@ LOSSES = np.array([[0.0, 0.4, 0.6, 0.1], [0.8, 0.0, 0.5, 0.2], [0.9, 0.9, 0.0, 0
 def confusable(seed=0):
     """Three tasks, the first two of which overlap."""
     random = np.random.default_rng(seed)
-    means = np.array([[0.0, 0, 0, 0], [1.5, 0, 0, 0], [-8, 0, 0, 0]])
+    means = np.array([[0.0, 0, 0, 0], [1.5, 0, 0, 0], [-20, 0, 0, 0]])
     return [
         RouterStatistics.from_features(
             (mean + random.standard_normal((40, 1, 4)) + 0.1 * random.standard_normal((40, 3, 4))).astype(np.float32)
