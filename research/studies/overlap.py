@@ -28,9 +28,9 @@ from mingle_edge.gates.gate_training import GateLearner
 from mingle_edge.gates.null_space import NullSpaceProjector
 from mingle_edge.merging.task_merging import LayerState
 from research.studies.layer_merging import SeedsInMemory, merge_layers, percent_in_layers
-from research.studies.routes import Route, answering, p1, p2, picked, route
+from research.studies.routes import Bools, Floats, Route, p1, p2, picked
 from research.studies.seeds import LEARNING_RATE
-from research.studies.study import PARTS, SEEDS_PER_CLASS, VARIATIONS, Bools, Floats, Study
+from research.studies.study import PARTS, SEEDS_PER_CLASS, VARIATIONS, Study
 from research.studies.tables import Table, note, parser, spread
 from research.suite.tasks import SIMILAR
 
@@ -56,8 +56,7 @@ def image_scope(studies: list[Study]) -> Table:
     columns += ["own expert (P2)", "sibling's expert", "others' experts", "backbone", "P1"]
     table = Table(*columns, show=lambda values: "" if np.isnan(values).any() else f"{np.mean(values):.1f}")
     for study in studies:
-        router = study.router(study.drawn(study.seed_features(VARIATIONS)))
-        routes = route(router, study.features("test"))
+        routes = study.route(study.cascade(study.drawn(study.seed_features(VARIATIONS))), "test")
         correct = study.correct("test", study.settings.largest_rank)
         pairs = siblings(study)
         partner = dict(pairs) | {b: a for a, b in pairs}
@@ -73,7 +72,7 @@ def image_scope(studies: list[Study]) -> Table:
 
 
 def _of_task(task: int, sibling: int | None, right: Bools, of_task: Route) -> list[float]:
-    to = answering(of_task)
+    to = of_task.answering
     others = [t for t in range(right.shape[1] - 1) if t not in (task, sibling)]
     shares = [np.mean(to == task), np.nan if sibling is None else np.mean(to == sibling)]
     shares += [np.mean(np.isin(to, others)) / len(others), np.mean(to < 0)]

@@ -2,11 +2,12 @@
 
     python -m research.studies.router_shift --suite DIR [--pretraining-seeds 0 1 2] [--tasks 8] [--severity 5] [--part test]
 
-Seeds are clean, five per class with sixteen variations; images are corrupted as CIFAR-C's are. A stream is the images of all
-tasks mixed, or those of one task. From the stream's first so many images something is estimated, and all of the stream is
-routed by it. `none`: nothing is estimated. `mean`: features are moved so that their mean is the mean of the tasks' means.
-`mean and deviation`: and scaled per feature to the deviation the router expects. `tasks' means`: two rounds of moving
-each task's mean by its posterior-weighted images, as much as their weight stands against 50 images.
+The router is that of the cascade's last stage, for all images. Seeds are clean, five per class with sixteen variations; images
+are corrupted as CIFAR-C's are. A stream is the images of all tasks mixed, or those of one task. From the stream's first so many
+images something is estimated, and all of the stream is routed by it. `none`: nothing is estimated. `mean`: features are moved
+so that their mean is the mean of the tasks' means. `mean and deviation`: and scaled per feature to the deviation the router
+expects. `tasks' means`: two rounds of moving each task's mean by its posterior-weighted images, as much as their weight stands
+against 50 images.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from mingle_edge.data.corruptions import CORRUPTIONS, Corruption
 from mingle_edge.routing.depth import choose_depth
 from mingle_edge.routing.router import Router, fit_router
 from mingle_edge.routing.statistics import RouterStatistics
-from research.studies.routes import route
-from research.studies.study import BATCH, VARIATIONS, Floats, Study
+from research.studies.routes import Floats, route_alone
+from research.studies.study import BATCH, VARIATIONS, Study
 from research.studies.tables import Table, note, parser, percent
 
 SEEN = 256  # images of a stream that are looked at before it is routed
@@ -44,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in given.pretraining_seeds:
         study = Study(given.suite, seed, given.tasks)
         statistics = [RouterStatistics.from_features(of_task) for of_task in study.drawn(study.seed_features(VARIATIONS))]
-        read = (choose_depth(statistics, study.features_per_depth) + 1) * study.features_per_depth
-        statistics = [s.first(read) for s in statistics]
+        read = study.layout.columns(choose_depth(statistics, study.layout), embedding=True)
+        statistics = [s.columns(read) for s in statistics]
         router = fit_router(statistics)
         routed: dict[str, list[tuple[float, float]]] = {label: [] for label in ADAPTATIONS}
         for name in (None, *CORRUPTIONS):
             corruption = None if name is None else Corruption(name, given.severity)
-            features = [_features(study, n, given.part, corruption)[:, :read] for n in range(given.tasks)]
+            features = [_features(study, n, given.part, corruption)[:, read] for n in range(given.tasks)]
             streams = [_first(np.concatenate(features)), *map(_first, features)]  # of all tasks, and of each
             for label, adapt in ADAPTATIONS.items():
                 of_all, *of_each = (adapt(router, statistics, seen) for seen in streams)
@@ -83,8 +84,8 @@ def _first(features: Floats) -> Floats:
 def _routed(adapted: Adapted, features: Sequence[Floats], tasks: Sequence[int]) -> float:
     """Return percent of these tasks' images whose most probable task is their own, claimed or not."""
     router, moved = adapted
-    routes = route(router, [moved(features[task]) for task in tasks])
-    return percent([np.mean(posterior.argmax(axis=1) == task) for task, (posterior, _) in zip(tasks, routes, strict=True)])
+    routes = route_alone(router, [moved(features[task]) for task in tasks])
+    return percent([np.mean(of.posterior.argmax(axis=1) == task) for task, of in zip(tasks, routes, strict=True)])
 
 
 def _none(router: Router, statistics: Sequence[RouterStatistics], seen: Floats) -> Adapted:

@@ -20,7 +20,7 @@ from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.settings import Settings
 from mingle_edge.data.variations import mild_variations
 from research.studies.layer_merging import SeedsInMemory, merge_layers, percent_in_layers
-from research.studies.routes import own_route, p1, p2, route
+from research.studies.routes import own_route, p1, p2
 from research.studies.study import SEEDS_PER_CLASS, Study
 from research.studies.tables import Table, note, parser, spread
 
@@ -80,14 +80,14 @@ def image_scope(studies: list[Study], draws: int) -> Table:
     table = Table("seeds", *(f"{v} variations" for v in VARIATIONS), show=show)
     named = []
     for study in studies:
-        pool, features = study.seed_features(max(VARIATIONS)), study.features("test")
+        pool = study.seed_features(max(VARIATIONS))
         correct = study.correct("test", study.settings.largest_rank)
         named.append(p2(correct))
         for name, choice in SEEDS.items():
             for draw in range(draws):
                 seeds = [of[choice(study, task, draw)] for task, of in enumerate(pool)]
-                routers = [study.router([of[:, : 1 + variations] for of in seeds]) for variations in VARIATIONS]
-                routes = [route(router, features) for router in routers]
+                cascades = [study.cascade([of[:, : 1 + variations] for of in seeds]) for variations in VARIATIONS]
+                routes = [study.route(cascade, "test") for cascade in cascades]
                 table.add(name, *((p1(correct, of_router), own_route(of_router)) for of_router in routes))
             note(f"{study.folder}: {name}")
     print(f"P1 ACC (images routed to their own task), percent; P2 {np.mean(named):.1f}. Deviation over draws and models.\n")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mingle_edge.clip import vision_tower
 from mingle_edge.clip.architecture import VisionArchitecture
-from mingle_edge.clip.vision_tower import Linear, Parameters, router_features
+from mingle_edge.clip.vision_tower import Linear, Parameters
 from mingle_edge.comparison.material import KEPT_BYTES
 from mingle_edge.comparison.method import once
 from mingle_edge.core.progress import silent
@@ -33,20 +33,26 @@ from mingle_edge.data.image_set import ImageSet
 from mingle_edge.data.labeled_images import read_labeled
 from mingle_edge.data.settings import Settings
 from mingle_edge.data.task_file import read_task_file
-from mingle_edge.data.variations import mild_variations
+from mingle_edge.data.variations import turned_variations
 from mingle_edge.evaluation.answers import predict_within
 from mingle_edge.experts.complete_expert import CompleteExpert
 from mingle_edge.files.atomic_files import replacing
+from mingle_edge.merging.expert_answers import run_wrong_experts
 from mingle_edge.merging.merge_inputs import read_merge_inputs
 from mingle_edge.merging.task_merging import complete_expert
 from mingle_edge.routing import features as library_features
+from mingle_edge.routing import pixel_statistics
+from mingle_edge.routing.cascade import Cascade, LargestLogits
+from mingle_edge.routing.cascade_fit import fit_cascade
 from mingle_edge.routing.depth import choose_depth, deepest
-from mingle_edge.routing.router import OWN_SHARE, Router, fit_router
-from mingle_edge.routing.statistics import MOMENTS, RouterStatistics
+from mingle_edge.routing.features import router_features
+from mingle_edge.routing.layout import Layout
+from mingle_edge.routing.statistics import RouterStatistics
+from mingle_edge.routing.wrong_experts import WrongExperts
+from research.studies.routes import BACKBONE, AnyFloats, Bools, Floats, Route, route
 
 PARTS = ("tune", "test")
 SEEDS_PER_CLASS, VARIATIONS = 5, 16  # unless a study says otherwise
-BACKBONE = -1  # in place of a task's number: no expert
 BATCH = 256  # images
 
 
@@ -55,11 +61,8 @@ def sources(*code: ModuleType | Callable[..., Any]) -> str:
     return hashlib.sha256("".join(map(inspect.getsource, code)).encode()).hexdigest()
 
 
-FEATURES = sources(vision_tower, library_features)
+FEATURES = sources(vision_tower, library_features, pixel_statistics)
 """What router features are today: others are not to be found among the kept."""
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-AnyFloats = NDArray[np.floating[Any]]
 Carrying = Literal["attn+mlp", "qkv+fc1"]
 
 
@@ -81,9 +84,10 @@ class Study:
         }
         """By part and task; `seeds` is the whole pool, whose labels are for choosing few seeds, never for learning."""
         self.depth = deepest("auto", self.architecture.layers)  # the largest, which router features are of
-        self.features_per_depth = MOMENTS * self.architecture.width  # the first m blocks have (m + 1) times as many
+        self.layout = Layout.of(self.architecture, self.depth)
         self._sha256 = {BACKBONE: inputs.backbone_sha256} | {n: task.sha256 for n, task in enumerate(inputs.tasks)}
         self._experts: dict[Hashable, CompleteExpert] = {}
+        self._embeds: dict[Hashable, Tensor] = {}  # by part, task and expert: [n, dim], nan where none is known yet
         self._kept = suite / "kept"
         self._kept.mkdir(exist_ok=True)
 
@@ -117,7 +121,7 @@ class Study:
         def compute(name: str, pool: ImageSet) -> NDArray[np.float32]:
             generator = task_generator(self.settings.seed, name, "router")
             seeds = (seed for _, seed in pool.batches(self.architecture, size=1))
-            varied = (mild_variations(seed, variations, self.architecture, generator).flatten(0, 1) for seed in seeds)
+            varied = (turned_variations(seed, variations, self.architecture, generator).flatten(0, 1) for seed in seeds)
             return self.router_features(varied).reshape(len(pool), 1 + variations, -1)
 
         return [
@@ -190,19 +194,68 @@ class Study:
             for number, by_expert in enumerate(self.embeddings(part, rank))
         ]
 
-    def router(
-        self,
-        features: Sequence[NDArray[np.float32]],
-        depth: int | None = None,
-        *,
-        moments: int = MOMENTS,
-        own_share: float = OWN_SHARE,
-    ) -> Router:
-        """Fit the router of seeds and variations, per task `[seeds, 1 + v, F]`; without a depth, of the one it would choose."""
-        statistics = [RouterStatistics.from_features(of_task) for of_task in features]
-        per_depth = moments * self.architecture.width
-        chosen = choose_depth(statistics, per_depth) if depth is None else depth
-        return fit_router([s.first((chosen + 1) * per_depth) for s in statistics], own_share)
+    def cascade(
+        self, seeds: Sequence[AnyFloats], blocks: int | Literal["auto"] | None = "auto", *, losses: bool = True
+    ) -> Cascade:
+        """Fit the router of seeds and variations, per task `[seeds, 1 + v, F]`.
+
+        blocks: of the stage of blocks; `auto`: as a merge chooses them; None: there is no such stage.
+        losses: whether it knows what wrong experts cost; without, the most probable task is chosen.
+        """
+        statistics = [RouterStatistics.from_features(of_task.astype(np.float32)) for of_task in seeds]
+        chosen = choose_depth(statistics, self.layout) if blocks == "auto" else blocks
+        seen = self.seen() if losses else [WrongExperts(largest_logits=of_task.largest_logits) for of_task in self.seen()]
+        names = [task.name for task in self.tasks]
+        return fit_cascade(statistics, self.layout, chosen, names, seen, [None] * len(names), self.settings.refused)
+
+    def seen(self) -> list[WrongExperts]:
+        """Return per task what its own, older and no experts do to the task file's seeds, as a merge measures it."""
+        rank = self.settings.largest_rank
+
+        def compute(number: int) -> dict[str, Any]:
+            older = ((self.tasks[t].name, self.expert(t, rank)) for t in range(number))
+            return run_wrong_experts(self.tasks[number], self.expert(number, rank), self.pretrained, older).record()
+
+        def kept(number: int) -> WrongExperts:
+            older = [self._sha256[t] for t in range(number)]
+            return WrongExperts.of_record(self.figures(number, partial(compute, number), "wrong experts", rank, *older))
+
+        return [kept(number) for number in range(len(self.tasks))]
+
+    def route(self, cascade: Cascade, part: str, *, judged: bool = True) -> list[Route]:
+        """Return per task where a cascade sends its images, with experts of the settings' rank to be judged or without."""
+        judges = [self.judge(number, part) for number in range(len(self.tasks))] if judged else None
+        return route(cascade, self.layout, self.features(part), judges)
+
+    def judge(self, number: int, part: str) -> LargestLogits:
+        """Return what runs experts on a task's images for a cascade's judge."""
+
+        def run(numbers: NDArray[np.int64], tasks: NDArray[np.int64]) -> Floats:
+            largest = np.zeros(tasks.shape)
+            for task in np.unique(tasks):
+                rows, column = np.nonzero(tasks == task)
+                embeds = self.embeds_of(number, part, int(task), numbers[rows])
+                largest[rows, column] = self.tasks[task].head.logits(embeds).amax(1).numpy()
+            return largest
+
+        return run
+
+    def right_along(self, number: int, part: str, answering: NDArray[np.int64]) -> Bools:
+        """Return which of a task's images are right under the experts `[n]`, of the settings' rank, that answer for them."""
+        right = np.zeros(len(answering), np.bool_)
+        for expert in np.unique(answering):
+            chosen = np.flatnonzero(answering == expert)
+            right[chosen] = self.right(number, part, self.embeds_of(number, part, int(expert), chosen), chosen.tolist())
+        return right
+
+    def embeds_of(self, number: int, part: str, expert: int, chosen: NDArray[np.int64]) -> Tensor:
+        """Return embeddings `[m, dim]` of chosen images under an expert of the settings' rank, each computed once."""
+        shape = len(self.images[part][number]), self.architecture.output_dim
+        kept = once(self._embeds, (part, number, expert), lambda: torch.full(shape, torch.nan))
+        missing = sorted({int(n) for n in chosen if bool(kept[n, 0].isnan())})
+        if missing:
+            kept[missing] = self.embed(number, part, self.tower(expert, self.settings.largest_rank), chosen=missing)
+        return kept[torch.from_numpy(chosen)]
 
     def figures(self, number: int, compute: Callable[[], Any], *key: object) -> Any:
         """Return a task's figures, of JSON, that are kept on the disk under a key, or what `compute` returns, kept then."""

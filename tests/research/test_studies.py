@@ -17,6 +17,7 @@ from research.studies import (
     overlap,
     rank_allocation,
     router,
+    router_robustness,
     router_shift,
     seeds,
     trade_offs,
@@ -43,7 +44,18 @@ STUDIES = {  # the study, its options, what is made smaller, and how rows of its
         STRENGTHS,
     ),
     "rank_allocation": (rank_allocation, [], {"RANKS": (2, 4)}, ["2", "4"]),
-    "router": (router, ["--part", "tune"], {"VARIATIONS": 4, "RANDOM_FEATURES": 16}, ["depth 0", "1, all, sureness"]),
+    "router": (
+        router,
+        ["--part", "tune"],
+        {"VARIATIONS": 4, "FEWER_VARIATIONS": (0,), "SEEDS_PER_CLASS": (2,)},
+        ["pixels", "3 blocks (the former router)", "cascade *", "cascade, no losses", "calibrated", "0.01", "2"],
+    ),
+    "router_robustness": (
+        router_robustness,
+        ["--images", "6"],
+        {"VARIATIONS": 2, "CORRUPTIONS": ("pixelate",)},
+        ["unchanged", "pixelate", "JPEG of quality 30", "half the side and back", "brightness 70%", "blue cast"],
+    ),
     "router_shift": (
         router_shift,
         [],
