@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +102,16 @@ class Cascade:
         return replace(self, judge=None)
 
 
+class StageFeatures(Protocol):
+    """The features of n images that a stage reads: an array `[n, F]`, or what computes those of the images asked for."""
+
+    def __len__(self) -> int:
+        """Return n."""
+
+    def __getitem__(self, numbers: NDArray[np.int64], /) -> Array:
+        """Return the features `[m, F]` of the images with these numbers `[m]`."""
+
+
 LargestLogits = Callable[[NDArray[np.int64], NDArray[np.int64]], Array]
 """(numbers of m images, tasks [m, 2]) -> largest logit [m, 2] of each image under each task's expert and head"""
 
@@ -117,8 +127,8 @@ class Decisions:
     stage: NDArray[np.int64]  # [n], number of the stage; one more than the last: judged
 
 
-def decide(cascade: Cascade, features: Sequence[Array], largest_logits: LargestLogits) -> Decisions:
-    """Route images by the features of every stage, `[n, F]` each."""
+def decide(cascade: Cascade, features: Sequence[StageFeatures], largest_logits: LargestLogits) -> Decisions:
+    """Route n images by the features of every stage, of which those of later ones are asked for images in doubt alone."""
     n, T = len(features[0]), len(cascade.losses)
     posterior, confidence, expected = np.zeros((n, T)), np.zeros(n), np.zeros((n, T + 1))
     choice, reached = np.zeros(n, np.int64), np.zeros(n, np.int64)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from mingle_edge.routing.cascade import Cascade, LargestLogits, decide
 from mingle_edge.routing.cascade_fit import fit_cascade
 from mingle_edge.routing.depth import choose_depth, deepest
 from mingle_edge.routing.features import router_features, router_statistics
-from mingle_edge.routing.layout import Layout
+from mingle_edge.routing.layout import PIXELS, Layout
+from mingle_edge.routing.pixel_statistics import pixel_statistics
 from mingle_edge.routing.wrong_experts import WrongExperts
 
 
@@ -76,14 +78,12 @@ class ImageRouter:
         cascade, bench = self._router(), self.workbench
         if largest_logits is None:
             cascade = cascade.without_judge()
-        rows = bench.kept.rows.of(
-            ("router features", self.depth),
-            batch,
-            lambda images: router_features(images, bench.backbone, bench.architecture, self.depth),
-        )
-        features = rows.double().cpu().numpy()
-        columns = Layout.of(bench.architecture, self.depth).of_stages(cascade)
-        decisions = decide(cascade, [features[:, of_stage] for of_stage in columns], largest_logits or _no_expert)
+        layout = Layout.of(bench.architecture, self.depth)
+        features = [
+            _Features(self, batch, None if stage.name == "pixels" else columns)
+            for stage, columns in zip(cascade.stages, layout.of_stages(cascade), strict=True)
+        ]
+        decisions = decide(cascade, features, largest_logits or _no_expert)
         claimed = torch.from_numpy(decisions.choice < len(self._keys))
         parts = (torch.from_numpy(decisions.posterior), claimed, torch.from_numpy(decisions.choice))
         return Route(*(part.to(bench.device) for part in parts))
@@ -107,6 +107,31 @@ class ImageRouter:
         blocks = choose_depth(statistics, layout) if chosen == "auto" else chosen
         alone = [None] * len(statistics)
         return fit_cascade(statistics, layout, blocks, self._names, self._seen, alone, self.settings.refused)
+
+
+@dataclass(frozen=True)
+class _Features:
+    """The features of one stage, of the images that reach it: the plain backbone runs for no other."""
+
+    router: ImageRouter
+    batch: TestBatch
+    columns: NDArray[np.int64] | None  # of all features; None: the statistics of the pixels
+
+    def __len__(self) -> int:
+        return len(self.batch.numbers)
+
+    def __getitem__(self, numbers: NDArray[np.int64], /) -> NDArray[np.float64]:
+        if not len(numbers):
+            return np.empty((0, PIXELS if self.columns is None else len(self.columns)))
+        bench, depth = self.router.workbench, self.router.depth
+        if self.columns is None:
+            key: Hashable = "pixel statistics"
+            compute: Callable[[Tensor], Tensor] = partial(pixel_statistics, preprocess=bench.architecture.preprocess)
+        else:
+            key = ("router features", depth)
+            compute = partial(router_features, parameters=bench.backbone, architecture=bench.architecture, blocks=depth)
+        rows = bench.kept.rows.of(key, self.batch, compute, numbers.tolist()).double().cpu().numpy()
+        return rows if self.columns is None else rows[:, self.columns]
 
 
 def _no_expert(numbers: NDArray[np.int64], tasks: NDArray[np.int64]) -> NDArray[np.float64]:
