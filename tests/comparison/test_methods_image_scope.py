@@ -59,7 +59,7 @@ def test_mixtures_are_those_of_the_deployed_tower_image_by_image(tiny, image_mod
     posterior[4] = torch.tensor([1e-12, 1 - 2e-12, 1e-12])
     posterior = posterior / posterior.sum(1, keepdim=True)
     claimed = torch.tensor([True, True, False, True, True, True])
-    method.router = SimpleNamespace(route=lambda batch: Route(posterior, claimed))
+    method.router = SimpleNamespace(route=lambda batch, largest_logits=None: Route(posterior, claimed))
     answer = method.answer(batch)
     for i, row in enumerate(posterior):
         weights, tasks = row.topk(top_k)
@@ -73,7 +73,7 @@ def test_mixtures_are_those_of_the_deployed_tower_image_by_image(tiny, image_mod
 def test_mixtures_do_not_depend_on_how_many_images_are_laid_out_at_once(tiny, monkeypatch):
     method, batch = tiny.merged("image-weighted", top_k=3), tiny.batches["task0"]
     route = Route(torch.full((6, 3), 1 / 3, dtype=torch.float64), torch.ones(6, dtype=torch.bool))
-    method.router = SimpleNamespace(route=lambda batch: route)
+    method.router = SimpleNamespace(route=lambda batch, largest_logits=None: route)
     whole = method.answer(batch).embeds
     monkeypatch.setattr("mingle_edge.comparison.methods.image_scope.MIXED_BYTES", 1)
     torch.testing.assert_close(method.answer(batch).embeds, whole, rtol=0, atol=2e-6)
