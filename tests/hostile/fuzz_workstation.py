@@ -69,7 +69,7 @@ class MergedModels(Target):
         if model.scope == "image":
             yield from (partial(model.router_statistics, task) for task in model.task_names)
             yield partial(getattr, model, "router_depth")
-            yield model.router
+            yield model.cascade
 
 
 class Exports(MergedModels):

@@ -90,7 +90,7 @@ def opens_as(index: Path, value: Any) -> bool:
         if str(error).startswith(str(index)):
             return False
         raise
-    assert says({**value, "format_version": 5}, json.loads(model.index().to_text())), value
+    assert says({**value, "format_version": 6}, json.loads(model.index().to_text())), value
     return True
 
 
@@ -127,8 +127,8 @@ def test_figures_that_cannot_be_read_back_are_not_committed(folder):
 @pytest.mark.parametrize(
     ("file", "name", "read"),
     [
-        ("router.safetensors", "task1/factor", MergedModel.router),
-        ("router.safetensors", "task1/mean", MergedModel.router),
+        ("router.safetensors", "task1/factor", MergedModel.cascade),
+        ("router.safetensors", "task1/mean", MergedModel.cascade),
         ("backbone.safetensors", "ln_post.bias", MergedModel.backbone),
         ("experts/task1.safetensors", "projection.A", lambda model: model.expert("task1")),
         ("heads/task1.safetensors", "weight", lambda model: model.head("task1")),
@@ -151,9 +151,9 @@ def test_values_whose_squares_are_too_large(tmp_path, blocks: int | str, name: s
     tensors[f"task1/{name}"] *= np.float32(factor)
     save_file(tensors, path / "router.safetensors")
     try:
-        router = MergedModel.open(path).router()
+        cascade = MergedModel.open(path).cascade()
     except MergedModelError as error:
         assert "no router can be computed from these statistics" in str(error)  # noqa: PT017
     else:
-        for array in (router.weight, router.bias, router.directions, router.confidence_bound):
-            assert np.isfinite(array).all()
+        for router in (stage.router for stage in cascade.stages):
+            assert all(np.isfinite(array).all() for array in (router.weight, router.bias, router.directions, router.spread))

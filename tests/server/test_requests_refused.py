@@ -142,8 +142,8 @@ def test_a_wrong_header_length_is_refused(server, length: str, message: str) -> 
     [
         ("br", b"x", 415, "'br' is not read; there are gzip, deflate"),
         ("gzip", b"no gzip", 400, "the body is not gzip"),
-        ("gzip", gzip.compress(b"{}")[:-4], 400, "not one whole gzip stream"),
-        ("gzip", gzip.compress(b"{}") * 2, 400, "not one whole gzip stream"),
+        ("gzip", gzip.compress(b"{}", mtime=0)[:-4], 400, "not one whole gzip stream"),
+        ("gzip", gzip.compress(b"{}", mtime=0) * 2, 400, "not one whole gzip stream"),
         ("deflate", zlib.compress(bytes(1 << 26)), 413, "the request is too large"),
         ("gzip", gzip.compress(bytes(1 << 26)), 413, "the request is too large"),
     ],
