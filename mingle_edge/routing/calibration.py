@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mingle_edge.routing.leave_one_out import can_leave
 from mingle_edge.routing.router import Router, certainty, fit_router, softmax
-from mingle_edge.routing.statistics import Array, RouterStatistics
+from mingle_edge.routing.statistics import Array, Covariance, RouterStatistics, rotated
 
 FOLDS = 5
 TEMPERATURES = np.geomspace(0.25, 64.0, 113)
@@ -48,13 +48,20 @@ class LeftOut:
 
 
 def left_out(statistics: Sequence[RouterStatistics]) -> LeftOut | None:
-    """Ask about every kept seed, with its variations, a router that never saw it; None where no task has a seed to spare."""
+    """Ask about every kept seed, with its variations, a router that never saw it; None where no task has a seed to spare.
+
+    Scale and shrinkage of the covariance stay those of all seeds.
+    """
     parts: list[tuple[Any, ...]] = []
+    if not any(can_leave(s) for s in statistics):
+        return None
+    statistics, scale, shrinkage = rotated(statistics)
     for fold in range(FOLDS):
         out = [_fold(s, fold) for s in statistics]
         if not any(len(seeds) for seeds in out):
             continue
-        router = fit_router([s.without(seeds) if len(seeds) else s for s, seeds in zip(statistics, out, strict=True)])
+        rest = [s.without(seeds) if len(seeds) else s for s, seeds in zip(statistics, out, strict=True)]
+        router = fit_router(rest, covariance=Covariance.pooled(rest, scale, shrinkage))
         for task, (s, seeds) in enumerate(zip(statistics, out, strict=True)):
             if not len(seeds):
                 continue
@@ -63,8 +70,6 @@ def left_out(statistics: Sequence[RouterStatistics]) -> LeftOut | None:
             scores, nearness = router.scores(s.images(seeds))
             varied = np.tile(np.arange(each) > 0, len(seeds))
             parts.append((np.full(len(scores), task), np.repeat(seeds, each), varied, scores, nearness))
-    if not parts:
-        return None
     return LeftOut(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

@@ -77,16 +77,19 @@ def certainty(posterior: Array) -> Array:
     return np.asarray(-np.log(np.maximum(1 - posterior.max(axis=1), CERTAIN)))
 
 
-def fit_router(statistics: Sequence[RouterStatistics], own_share: float = OWN_SHARE) -> Router:
+def fit_router(
+    statistics: Sequence[RouterStatistics], own_share: float = OWN_SHARE, covariance: Covariance | None = None
+) -> Router:
     """Fit the router of T >= 1 tasks from their statistics alone; `calibrated` makes its probabilities honest.
 
     With S the pooled covariance, shrunk, and S_t that of task t, x is judged by its distance to the task's mean under
     `M + own_share S_t`, M = S without that share of the pooled covariance. The distance is that under M, which is linear in x
     but for what all tasks have in common, less the squares along the leading directions of S_t (Woodbury). There is no term
-    for the volume of a task's covariance: few seeds do not tell it. With an own share of 0 they are linear.
+    for the volume of a task's covariance: few seeds do not tell it. With an own share of 0 they are linear. The pooled covariance
+    is that of the statistics, unless one is given.
     """
     means = np.stack([s.mean for s in statistics]).astype(np.float64)  # [T, F]
-    covariance = Covariance.pooled(statistics)
+    covariance = covariance or Covariance.pooled(statistics)
     scale = covariance.scale
     center = means.mean(axis=0)
     offsets = (means - center) / scale  # [T, F]

@@ -89,6 +89,27 @@ class RouterStatistics:
         return RouterStatistics(mean.astype(np.float32), (root @ factor).astype(np.float32), left)
 
 
+def rotated(statistics: Sequence[RouterStatistics]) -> tuple[list[RouterStatistics], Array, float]:
+    """Return statistics of as few features as tell the same, with the scale `[D]` and the shrinkage of their covariance.
+
+    Seeds and means of T tasks span fewer dimensions than a large tower has features. In an orthonormal basis of that span (of
+    scaled features; Cholesky factors are coordinates in one) distances between them are what they were.
+    """
+    covariance = Covariance.pooled(statistics)
+    means = np.stack([s.mean for s in statistics]).astype(np.float64)
+    offsets = (means - means.mean(axis=0)) / covariance.scale  # [T, F]
+    vectors = np.concatenate([covariance.rows, offsets])  # [Q + T, F]
+    if len(vectors) >= vectors.shape[1]:
+        return list(statistics), covariance.scale, covariance.shrinkage
+    gram = vectors @ vectors.T
+    coordinates = np.linalg.cholesky(gram + SINGULAR * np.trace(gram) / len(gram) * np.eye(len(gram)))  # [Q + T, Q + T]
+    sizes = [len(s.factor) for s in statistics]
+    factors = np.split(coordinates[: sum(sizes)] * np.sqrt(covariance.degrees), np.cumsum(sizes)[:-1])
+    of_tasks = zip(statistics, factors, coordinates[sum(sizes) :], strict=True)
+    turned = [replace(s, mean=mean.astype(np.float32), factor=factor.astype(np.float32)) for s, factor, mean in of_tasks]
+    return turned, np.ones(len(vectors)), covariance.shrinkage
+
+
 def kept_seeds(count: int) -> NDArray[np.int64]:
     """Return the numbers of the seeds, of so many, that are looked at one by one: all up to 64, or 64 spread evenly."""
     return np.unique(np.linspace(0, count - 1, min(count, KEPT_SEEDS)).round().astype(np.int64))
@@ -116,14 +137,20 @@ class Covariance:
     degrees: int  # of freedom of the estimate
 
     @classmethod
-    def pooled(cls, statistics: Sequence[RouterStatistics]) -> Covariance:
-        """Pool the covariance of features scaled to unit within-task variance; their correlation matrix is shrunk by OAS."""
+    def pooled(
+        cls, statistics: Sequence[RouterStatistics], scale: Array | None = None, shrinkage: float | None = None
+    ) -> Covariance:
+        """Pool the covariance of features scaled to unit within-task variance; their correlation matrix is shrunk by OAS.
+
+        scale, shrinkage: those of other statistics `[F]`, to be kept.
+        """
         degrees = max(sum(s.count - 1 for s in statistics), 1)
         factor = np.concatenate([s.factor for s in statistics]).astype(np.float64) / np.sqrt(degrees)  # [Q, F]
-        scale = _deviation((factor**2).sum(axis=0))
+        scale = _deviation((factor**2).sum(axis=0)) if scale is None else scale
         rows = factor / scale
         gram = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
-        shrinkage = oas_shrinkage(float(np.trace(gram)), float((gram**2).sum()), rows.shape[1], degrees)
+        if shrinkage is None:
+            shrinkage = oas_shrinkage(float(np.trace(gram)), float((gram**2).sum()), rows.shape[1], degrees)
         return cls(scale, rows, gram, shrinkage, degrees)
 
     def inverse(self, weight: float) -> Callable[[Array], Array]:

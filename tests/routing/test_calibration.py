@@ -110,7 +110,7 @@ def test_every_seed_is_judged_by_a_router_that_never_saw_it():
             scores, _ = router.scores(part[gone].reshape(-1, 12).astype(np.float64))
             expected, given_back = softmax(scores / 10), softmax(found.scores[mine] / 10)
             np.testing.assert_allclose(given_back, expected, atol=0.1)
-            assert np.corrcoef(given_back.ravel(), expected.ravel())[0, 1] > 0.99
+            assert np.corrcoef(given_back.ravel(), expected.ravel())[0, 1] > 0.98  # scale and shrinkage stay those of all seeds
 
 
 def test_weights_give_every_task_the_same():
