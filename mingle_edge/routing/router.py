@@ -85,8 +85,8 @@ def fit_router(
     With S the pooled covariance, shrunk, and S_t that of task t, x is judged by its distance to the task's mean under
     `M + own_share S_t`, M = S without that share of the pooled covariance. The distance is that under M, which is linear in x
     but for what all tasks have in common, less the squares along the leading directions of S_t (Woodbury). There is no term
-    for the volume of a task's covariance: few seeds do not tell it. With an own share of 0 they are linear. S is pooled from the
-    statistics, unless it is given.
+    for the volume of a task's covariance: few seeds do not tell it. With an own share of 0 they are linear. S is pooled from
+    the statistics, unless it is given.
     """
     means = np.stack([s.mean for s in statistics]).astype(np.float64)  # [T, F]
     covariance = covariance or Covariance.pooled(statistics)
