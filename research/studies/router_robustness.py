@@ -71,7 +71,7 @@ def _routes(
         batches = images.batches(study.architecture, images.evenly(count), corruption, BATCH)
         pixels = torch.cat([x for _, x in batches])
         changed.append(pixels if change is None else (change(pixels * std + mean).clamp(0, 1) - mean) / std)
-    features = [study.router_features(images.split(BATCH)) for images in changed]
+    features = [study.router_features(torch.split(images, BATCH)) for images in changed]
     return route(cascade, study.layout, features, [_judge(study, images) for images in changed])
 
 

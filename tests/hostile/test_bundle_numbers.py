@@ -34,7 +34,10 @@ for _ in range(400):
         (member("logit_scale", to=1e308), "logit_scale is 1e.308, must be positive and at most 1e.06"),
         (member("logit_scale", to=HUGE), "logit_scale must be a number of 64 bits, has 13288"),
         (member("top_k", to=-HUGE), "top_k must be a number of 64 bits"),
-        (member("router", "stages", 0, "confidence_bound", to=HUGE), r"stages\[0\].confidence_bound must be a number of 64 bits"),
+        (
+            member("router", "stages", 0, "confidence_bound", to=HUGE),
+            r"stages\[0\].confidence_bound must be a number of 64 bits",
+        ),
         (member("files", "tower.onnx", "size", to=HUGE), "files.tower.onnx.size must be a number of 64 bits"),
         (member("scope", to=HUGE), "scope must be one of image, layer, folded, is a number of 13288 bits"),
         (member("scope", to=DEEP), "scope must be one of image, layer, folded, is a list"),
