@@ -115,7 +115,8 @@ def _compressed(pixels: Tensor, quality: int) -> Tensor:
     for image in levels:
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=quality)
-        again.append(np.asarray(open_image(file)))
+        with open_image(file) as compressed:
+            again.append(np.asarray(compressed))
     return torch.from_numpy(np.stack(again)).permute(0, 3, 1, 2).float() / 255
 
 
