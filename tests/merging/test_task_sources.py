@@ -101,7 +101,7 @@ def test_a_model_that_grows_is_evaluated_and_exported_with_both_files(
         (f"merge {more} --into merged", "merged: added task2 to task0, task1", f"evaluate merged EARLIER.toml {more} "),
         (f"merge {more} --into merged", f"merged: nothing to do, all tasks of {more} are in it already: task2", ""),
         (f"evaluate merged {first} {more}", "merged: 3 tasks, 18 test images, ", "export merged -o bundle"),
-        (f"export merged -o bundle --images {first} --images {more}", "bundle: 14 files, ", "verify bundle "),
+        (f"export merged -o bundle --images {first} --images {more}", "bundle: 15 files, ", "verify bundle "),
         (f"evaluate merged {first} {more}", "merged: 3 tasks, ", "export merged -o bundle-2"),
     ):
         before = {path: path.read_bytes() for path in Path("merged").rglob("*") if path.is_file()}
