@@ -34,8 +34,12 @@ def test_merge_evaluate_inspect_in_a_user_s_order(task_file, tmp_path):
     result = run("evaluate", merged, task_file, "--json", tmp_path / "report.json")
     assert result.exit_code == 0, result.output
     assert re.search(r"^ +ACC +\d+\.\d +\d+\.\d +\d+\.\d$", result.output, re.MULTILINE)
-    table = result.stdout.splitlines()[:-1]  # the last line has a path in it
+    table = [line for line in result.stdout.splitlines() if line.startswith("  ")]  # what follows it are sentences
+    assert len(table) == 6
     assert max(map(len, table)) <= 80
+    stages = re.search(r"^routed by (.+)$", result.stdout, re.MULTILINE)[1]
+    assert sum(map(float, re.findall(r" (\d+\.\d)%", stages))) == pytest.approx(100, abs=0.2)
+    assert re.search(r"^images of a task left out: .*AUROC [01]\.\d{3}$", result.stdout, re.MULTILINE)
     assert '"bwt"' in (tmp_path / "report.json").read_text()
     result = run("inspect", merged)
     assert result.exit_code == 0, result.output
