@@ -82,12 +82,17 @@ def grow(bundle: Path, target: Path, count: int) -> None:
 def widen(path: Path, before: int, count: int) -> None:
     """Give the router further tasks, in all its own numbers with an axis of one value per task, which the graph holds then."""
     graph = onnx.load(path, load_external_data=False)
+    own = own_numbers(graph)
     for tensor in graph.graph.initializer:
         if any(entry.value == ROUTER_WEIGHTS for entry in tensor.external_data):
             load_external_data_for_tensor(tensor, str(path.parent))
             tensor.data_location = onnx.TensorProto.DEFAULT
             del tensor.external_data[:]
-        numbers = tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE) and not tensor.external_data
+        numbers = (
+            tensor.name in own
+            and tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+            and not tensor.external_data
+        )
         if numbers and before in tensor.dims:
             values = numpy_helper.to_array(tensor)
             if tensor.name in CHOICES:  # the plain backbone stays the last column
@@ -103,6 +108,13 @@ def widen(path: Path, before: int, count: int) -> None:
         if value.name == MASK:
             value.type.tensor_type.shape.dim[0].dim_value = count
     onnx.save(graph, path)
+
+
+def own_numbers(graph: onnx.ModelProto) -> set[str]:
+    """Return the names of what is read once features are weighed: before that, an axis may be as long for another reason."""
+    reads = [list(node.input) for node in graph.graph.node]
+    weighed = next(n for n, names in enumerate(reads) if any(name.endswith(".weight") and "router." in name for name in names))
+    return {MASK, *(name for names in reads[weighed:] for name in names)}
 
 
 def in_processes(bundles: dict[str, Path], rounds: int, threads: int | None) -> dict[str, dict[str, float]]:

@@ -124,10 +124,13 @@ def _cascades(study: Study, part: str, pool: Sequence[NDArray[np.float32]], tabl
     known: dict[str, Sequence[AnyFloats]] = {
         f"cascade, {count} variations of a seed": [of_task[:, : 1 + count] for of_task in seeds] for count in FEWER_VARIATIONS
     }
-    known |= {f"cascade, {count} seeds per class": study.drawn(pool, count) for count in SEEDS_PER_CLASS}
     for name, of_tasks in known.items():
         other = study.cascade(of_tasks)
         _add(study, part, table, name, study.route(other, part), other)
+    for count in SEEDS_PER_CLASS:
+        chosen = [study.draw(number, count, 0) for number in range(len(study.tasks))]
+        other = study.cascade(study.drawn(pool, count), chosen=chosen)
+        _add(study, part, table, f"cascade, {count} seeds per class", study.route(other, part), other)
     return cascade, routes
 
 

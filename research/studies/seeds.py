@@ -85,8 +85,11 @@ def image_scope(studies: list[Study], draws: int) -> Table:
         named.append(p2(correct))
         for name, choice in SEEDS.items():
             for draw in range(draws):
-                seeds = [of[choice(study, task, draw)] for task, of in enumerate(pool)]
-                cascades = [study.cascade([of[:, : 1 + variations] for of in seeds]) for variations in VARIATIONS]
+                chosen = [choice(study, task, draw) for task in range(len(pool))]
+                seeds = [of[numbers] for of, numbers in zip(pool, chosen, strict=True)]
+                cascades = [
+                    study.cascade([of[:, : 1 + variations] for of in seeds], chosen=chosen) for variations in VARIATIONS
+                ]
                 routes = [study.route(cascade, "test") for cascade in cascades]
                 table.add(name, *((p1(correct, of_router), own_route(of_router)) for of_router in routes))
             note(f"{study.folder}: {name}")

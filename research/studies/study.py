@@ -195,30 +195,41 @@ class Study:
         ]
 
     def cascade(
-        self, seeds: Sequence[AnyFloats], blocks: int | Literal["auto"] | None = "auto", *, losses: bool = True
+        self,
+        seeds: Sequence[AnyFloats],
+        blocks: int | Literal["auto"] | None = "auto",
+        *,
+        losses: bool = True,
+        chosen: Sequence[Sequence[int]] | None = None,
     ) -> Cascade:
         """Fit the router of seeds and variations, per task `[seeds, 1 + v, F]`.
 
         blocks: of the stage of blocks; `auto`: as a merge chooses them; None: there is no such stage.
         losses: whether it knows what wrong experts cost; without, the most probable task is chosen.
+        chosen: numbers of the seeds in the pool, per task; None: those of `drawn`.
         """
+        seen = self.seen(chosen or [self.draw(number, SEEDS_PER_CLASS, 0) for number in range(len(seeds))])
         statistics = [RouterStatistics.from_features(of_task.astype(np.float32)) for of_task in seeds]
-        chosen = choose_depth(statistics, self.layout) if blocks == "auto" else blocks
-        seen = self.seen() if losses else [WrongExperts(largest_logits=of_task.largest_logits) for of_task in self.seen()]
+        depth = choose_depth(statistics, self.layout) if blocks == "auto" else blocks
+        seen = seen if losses else [WrongExperts(largest_logits=of_task.largest_logits) for of_task in seen]
         names = [task.name for task in self.tasks]
-        return fit_cascade(statistics, self.layout, chosen, names, seen, [None] * len(names), self.settings.refused)
+        return fit_cascade(statistics, self.layout, depth, names, seen, [None] * len(names), self.settings.refused)
 
-    def seen(self) -> list[WrongExperts]:
-        """Return per task what its own, older and no experts do to the task file's seeds, as a merge measures it."""
+    def seen(self, chosen: Sequence[Sequence[int]]) -> list[WrongExperts]:
+        """Return per task what its own, older and no experts do to seeds of these numbers, as a merge measures it."""
         rank = self.settings.largest_rank
 
         def compute(number: int) -> dict[str, Any]:
             older = ((self.tasks[t].name, self.expert(t, rank)) for t in range(number))
-            return run_wrong_experts(self.tasks[number], self.expert(number, rank), self.pretrained, older).record()
+            seeds = ImageSet([self.images["seeds"][number].paths[n] for n in chosen[number]])
+            task = replace(self.tasks[number], calibration_images=seeds)
+            return run_wrong_experts(task, self.expert(number, rank), self.pretrained, older).record()
 
         def kept(number: int) -> WrongExperts:
             older = [self._sha256[t] for t in range(number)]
-            return WrongExperts.of_record(self.figures(number, partial(compute, number), "wrong experts", rank, *older))
+            return WrongExperts.of_record(
+                self.figures(number, partial(compute, number), "wrong experts", rank, chosen[number], *older)
+            )
 
         return [kept(number) for number in range(len(self.tasks))]
 
