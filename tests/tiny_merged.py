@@ -99,7 +99,7 @@ def _routing(task: int) -> dict[str, Any]:
     """What experts did to the task's seeds, and logits of its own, of which a judge knows what is typical."""
     random = np.random.default_rng(task)
     wrong = {f"task{older}": round(float(random.uniform(0.3, 0.9)), 3) for older in range(task)}
-    return WrongExperts(0.3 + 0.1 * task, wrong, tuple(random.normal(30, 8, 12).tolist())).record()
+    return WrongExperts(min(0.3 + 0.1 * task, 1.0), wrong, tuple(random.normal(30, 8, 12).tolist())).record()
 
 
 def _router_statistics(

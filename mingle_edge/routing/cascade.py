@@ -40,8 +40,8 @@ class Stage:
 class Judge:
     """Judges between the two experts that are expected to lose least, by how typical their largest logit is of their own task.
 
-    It is asked for images of the last stage that are in doubt: expected to lose more than its `doubt`, or with a confidence
-    below `unsure`. What it then claims is told by both, the router's confidence and how typical the answer is.
+    It is asked for images of the last stage that are claimed and in doubt: expected to lose more than its `doubt`, or with a
+    confidence below `unsure`. What it then claims is told by both, the router's confidence and how typical the answer is.
     """
 
     typical: Array  # [T], mean largest logit of a task's seeds under its own expert and head
@@ -95,7 +95,8 @@ class Cascade:
             return np.asarray(sure & (confidence >= stage.router.confidence_bound))
         if self.judge is None or len(self.losses) < 2:
             return np.ones(len(posterior), np.bool_)
-        return np.asarray(sure & (confidence >= self.judge.unsure))
+        unclaimed = confidence < stage.router.confidence_bound
+        return np.asarray(unclaimed | (sure & (confidence >= self.judge.unsure)))
 
     def without_judge(self) -> Cascade:
         """Return the cascade that runs no expert to choose one: for routes of several experts."""
@@ -139,7 +140,7 @@ def decide(cascade: Cascade, features: Sequence[StageFeatures], largest_logits: 
         reached[going] = number
         settled = cascade.settled(number, posterior[going], confidence[going])
         if number == len(cascade.stages) - 1:
-            unclaimed = confidence[going] < stage.router.confidence_bound  # of those that are not judged
+            unclaimed = confidence[going] < stage.router.confidence_bound
             choice[going] = np.where(unclaimed, T, expected[going].argmin(axis=1))
         else:
             choice[going] = expected[going].argmin(axis=1)

@@ -8,43 +8,24 @@ where in the image the magnitudes are, histograms, borders and a coarse picture.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mingle_edge.routing.pixel_filters import (
+    BINS,
+    BLACK,
+    BORDER,
+    CELLS,
+    FAINT,
+    LEAST_CONTRAST,
+    RARE,
+    SCALES,
+    SPECK,
+    cosine_filters,
+    pixel_side,
+)
 from mingle_edge_runtime.bundle.index import Preprocess
-
-SCALES = 3
-LARGEST_SIDE = 56
-"""Pixels, about: larger images are averaged down to it, so that neither cost nor figures depend on how fine a source is."""
-BINS = 16  # of a histogram
-CELLS = 4  # per side, of the coarse picture
-BORDER = 1 / 16  # of the side
-FAINT = 3e-3  # added to magnitudes of values in [0, 1] before their logarithm
-RARE = 1e-2  # added to shares and deviations before theirs
-SPECK, BLACK = 0.25, 0.03  # a speck's distance from its surroundings, and from black or white, of values in [0, 1]
-LEAST_CONTRAST = 0.07  # deviation of an image's values about the mean color
-OPPONENT = ((1 / 3, 1 / 3, 1 / 3), (1 / 2, -1 / 2, 0.0), (1 / 4, 1 / 4, -1 / 2))  # luminance, red-green, yellow-blue of RGB
-
-
-def pixel_side(image_size: int) -> tuple[int, int]:
-    """Return how many pixels a side are averaged into one, and the side of what is left, a multiple of `CELLS`.
-
-    What does not fill the last cell, at the right and at the bottom, is not looked at.
-    """
-    step = max(1, image_size // LARGEST_SIDE)
-    return step, image_size // step // CELLS * CELLS
-
-
-def cosine_filters() -> Tensor:
-    """Return `[24, 3, 3, 3]` over RGB: for each opponent color the eight 3 x 3 cosine filters that have a mean of 0."""
-    rows = [[math.cos(math.pi * (2 * i + 1) * k / 6) * math.sqrt((1 if k == 0 else 2) / 3) for i in range(3)] for k in range(3)]
-    basis = torch.tensor(rows, dtype=torch.float64)
-    planes = torch.einsum("ui,vj->uvij", basis, basis).reshape(9, 3, 3)[1:]  # without the mean
-    filters = torch.einsum("oc,fij->ofcij", torch.tensor(OPPONENT, dtype=torch.float64), planes)
-    return filters.reshape(-1, 3, 3, 3).float()
 
 
 def pixel_statistics(images: Tensor, preprocess: Preprocess) -> Tensor:
@@ -60,7 +41,7 @@ def pixel_statistics(images: Tensor, preprocess: Preprocess) -> Tensor:
     x = _without_specks(images[..., : side * step, : side * step] * std + mean)  # pixels in [0, 1]
     x = _with_contrast(F.avg_pool2d(x, step))  # [B, 3, side, side]
     parts: list[Tensor] = []
-    filters, scaled, finer = cosine_filters().to(x), x, None
+    filters, scaled, finer = torch.from_numpy(cosine_filters()).to(x), x, None
     for scale in range(SCALES):
         if scale:
             scaled = F.avg_pool2d(scaled, 2, ceil_mode=True)

@@ -18,7 +18,7 @@ from mingle_edge.clip.architecture import VisionArchitecture
 from mingle_edge.comparison.method import Workbench
 from mingle_edge.comparison.methods.image_scope import embed_mixtures
 from mingle_edge.routing.cascade import Cascade
-from mingle_edge.routing.pixel_statistics import SCALES, cosine_filters, pixel_side
+from mingle_edge.routing.pixel_filters import SCALES, cosine_filters, pixel_side
 from research.studies.routes import BACKBONE, Route, own_route, p1, p2
 from research.studies.study import BATCH, VARIATIONS, Carrying, Study, equal_ranks
 from research.studies.tables import Table, note, parser, percent
@@ -130,7 +130,7 @@ def router_multiply_adds(a: VisionArchitecture, cascade: Cascade, routes: Sequen
     The stage of the embedding runs the plain backbone, and a judge one expert more than the one that answers.
     """
     _, side = pixel_side(a.image_size)
-    filters = cosine_filters().numel() * sum((side >> scale) ** 2 for scale in range(SCALES))
+    filters = cosine_filters().size * sum((side >> scale) ** 2 for scale in range(SCALES))
     costs = []
     for stage in cascade.stages:
         layers = ["patch_embedding", *a.block_linears()[: 6 * stage.blocks]]

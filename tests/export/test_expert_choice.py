@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from mingle_edge_runtime.experts.adapter import read_adapter
 from mingle_edge_runtime.images.preprocess import preprocess
 from mingle_edge_runtime.ort.session import CPU, Session
 from mingle_edge_runtime.scopes.image_scope import ImageScope
+from mingle_edge_runtime.scopes.route import Route
 
 LOOSE = {"min_cosine": 0.0, "min_route_agreement": 0.0}  # random weights are harder to round than trained ones
 RANK = 6
@@ -310,11 +312,12 @@ def test_two_experts_of_other_precisions_are_joined(mixed, tmp_path) -> None:
     verify(path).check()
     with EdgeModel.open(path) as edge:
         tasks = {task.name: task for task in edge.bundle.index.tasks}
-        routes = edge.route(IMAGES)
-        ours, pairs = edge.embed(IMAGES), set()
+        pixels = preprocess(IMAGES, edge.bundle.index.preprocess)
+        # Every pair of tasks in turn, whatever the router would say.
+        two = [Route(pair, (0.75, 0.25)) for pair in itertools.permutations(tasks, 2)]
+        routes = [two[i % len(two)] for i in range(len(IMAGES))]
+        ours, pairs = edge.scope.routed.embed_routed(pixels, routes), set()
         for i, route in enumerate(routes):
-            if not route.tasks:
-                continue
             experts = [as_stored(mixed, name, tasks[name].rank, tasks[name].precision) for name in route.tasks]
             expected = by_torch(mixed, experts, list(route.weights))
             assert least_cosine(ours[i : i + 1], expected[i : i + 1]) >= 0.99

@@ -49,7 +49,7 @@ def route():
     # Outputs of every stage, each fed what the one before and the plain tower give.
     stages, features = [], {}
     for stage in index["router"]["stages"]:
-        session = ort.InferenceSession(f"{bundle}/{stage['file']}", providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(f"{bundle}/{stage['file']}", options, providers=["CPUExecutionProvider"])
         given = {"pixel_values": pixels, "image_embeds": run(index["tower"])[0], **features}
         needed = {item.name: given[item.name] for item in session.get_inputs()}
         each = [session.run(None, {name: value[i : i + 1] for name, value in needed.items()}) for i in range(len(pixels))]

@@ -55,7 +55,7 @@ def test_whatever_an_iterator_raises_arrives(model, kind: type[BaseException], a
 def test_whatever_a_run_raises_arrives(model, monkeypatch) -> None:
     expected = model.classify(IMAGES[0])
     with monkeypatch.context() as patched:
-        patched.setattr(model.scope, "embed", lambda *given: next(raising(SystemExit(3), 0)))
+        patched.setattr(model.scope, "embed", lambda *given, **named: next(raising(SystemExit(3), 0)))
         for _ in range(3):
             with pytest.raises(SystemExit):
                 model.submit(IMAGES[0]).result()
@@ -146,7 +146,7 @@ def test_the_images_of_a_call_that_stops_are_let_go(model, monkeypatch) -> None:
         finally:
             ended.set()
 
-    monkeypatch.setattr(model.scope, "embed", lambda *given: next(raising(ZeroDivisionError(), 0)))
+    monkeypatch.setattr(model.scope, "embed", lambda *given, **named: next(raising(ZeroDivisionError(), 0)))
     with pytest.raises(ZeroDivisionError):
         model.submit(many()).result()
     assert ended.wait()

@@ -6,7 +6,8 @@ import torch
 from scipy import fft, ndimage
 
 from mingle_edge.routing.layout import PIXELS
-from mingle_edge.routing.pixel_statistics import BLACK, FAINT, LEAST_CONTRAST, OPPONENT, RARE, SPECK, pixel_statistics
+from mingle_edge.routing.pixel_filters import BLACK, FAINT, LEAST_CONTRAST, OPPONENT, RARE, SPECK
+from mingle_edge.routing.pixel_statistics import pixel_statistics
 from mingle_edge_runtime.bundle.index import Preprocess
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mingle_edge.routing.pixel_statistics import (
+from mingle_edge.routing.pixel_filters import (
     BINS,
     BLACK,
     BORDER,
@@ -27,7 +27,7 @@ def pixel_statistics(graph: Graph, pixel_values: str, preprocess: Preprocess) ->
     """Add statistics `[batch, P]` of images `[batch, 3, S, S]`, S = `preprocess.image_size`, which must be at least 4."""
     whole = side = pixel_side(preprocess.image_size)[1]
     x = _pixels(graph, pixel_values, preprocess)  # [batch, 3, side, side]
-    filters = graph.constant(cosine_filters().numpy())
+    filters = graph.constant(cosine_filters())
     parts: list[str] = []
     scaled, finer = x, ""
     for scale in range(SCALES):
