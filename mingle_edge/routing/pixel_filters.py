@@ -33,4 +33,4 @@ def cosine_filters() -> NDArray[np.float32]:
     basis = np.cos(np.pi * (2 * i + 1) * k / 6) * np.sqrt(np.where(k == 0, 1, 2) / 3)  # [3, 3]
     planes = np.einsum("ui,vj->uvij", basis, basis).reshape(9, 3, 3)[1:]  # without the mean
     filters = np.einsum("oc,fij->ofcij", np.array(OPPONENT), planes)
-    return filters.reshape(-1, 3, 3, 3).astype(np.float32)
+    return np.asarray(filters.reshape(-1, 3, 3, 3), dtype=np.float32)

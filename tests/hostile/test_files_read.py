@@ -59,7 +59,8 @@ seeds = "seeds"
 classes = "classes.txt"
 """
 CELL = """{"accuracy": {"P1": [[1.0], [2]], "P2": [[null], [2]], "P3": [[null], [2]]}, "seconds": [0.1],
-    "stored_bytes": 1, "stored_after": [1], "active_bytes": 1, "bytes_per_task": 1, "latency_ratio": null,
+    "stored_bytes": 1, "stored_after": [1], "multiply_adds": [], "unmerged": null,
+    "refused": null, "active_bytes": 1, "bytes_per_task": 1, "latency_ratio": null,
     "routes": [[50, 50]], "confusion": [[100]]}"""
 SPEC = Preprocess(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
