@@ -61,7 +61,12 @@ def fit_cascade(
 
 
 def group_numbers(groups: Sequence[str | None]) -> NDArray[np.int64]:
-    """Return the number of each task's group, from 0 in order of first appearance."""
+    """Return the number of each task's group, from 0 in order of first appearance; a task without one is alone in its own.
+
+    Where no task has a group, all are in one, so that nothing but the losses decides between them.
+    """
+    if not any(groups):
+        return np.zeros(len(groups), np.int64)
     names = [name if name is not None else f"\0{number}" for number, name in enumerate(groups)]
     order = list(dict.fromkeys(names))
     return np.array([order.index(name) for name in names], np.int64)

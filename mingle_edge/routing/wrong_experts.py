@@ -14,6 +14,7 @@ import numpy as np
 
 from mingle_edge.routing.statistics import Array
 
+LEAST = 0.01  # of a loss, but for the own expert
 MOST = 1e30  # of a logit: larger ones cannot be squared in float64 sums of float32 readers
 
 
@@ -62,6 +63,7 @@ def _is_number(value: Any) -> bool:
 def expected_losses(tasks: Sequence[str], seen: Sequence[WrongExperts]) -> Array:
     """Return `[T, T + 1]`: of each task's images the share of labels that change under each expert and, last, under none.
 
+    What changed no label of so few seeds may still change one in a hundred, so that of equal losses the probable task decides.
     Where an expert was never run on a task's seeds, it is taken to change what having none changes and, on top, what wrong
     experts changed beyond that wherever they were run.
     """
@@ -71,5 +73,6 @@ def expected_losses(tasks: Sequence[str], seen: Sequence[WrongExperts]) -> Array
     losses = np.repeat(np.minimum(plain + max(excess, 0.0), 1.0)[:, None], len(tasks), axis=1)
     for t, name, loss in known:
         losses[t, list(tasks).index(name)] = loss
+    losses = np.maximum(np.concatenate([losses, plain[:, None]], axis=1), LEAST)
     np.fill_diagonal(losses, 0.0)
-    return np.concatenate([losses, plain[:, None]], axis=1)
+    return losses

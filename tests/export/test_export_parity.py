@@ -119,7 +119,7 @@ right_values, right_stage = image_scope.expert_values, image_scope.write_stage
     ],
 )
 def test_a_wrong_graph_is_not_exported(tmp_path, monkeypatch, scope, where, name, fault, message):
-    merged = write_merged(tmp_path / "merged", scope=scope)
+    merged = write_merged(tmp_path / "merged", scope=scope, groups=("one", "two", "one"))
     monkeypatch.setattr(where, name, fault)
     with pytest.raises(ParityError, match=f"^the graphs do not compute what PyTorch does: {message}"):
         export_bundle(merged.path, tmp_path / "bundle")

@@ -51,7 +51,7 @@ def walk(cascade, features, logits):
             if sure and claimed:
                 return best, number
             continue
-        if cascade.judge is None or T < 2 or (sure and confidence >= cascade.judge.unsure):
+        if cascade.judge is None or T < 2 or not claimed or (sure and confidence >= cascade.judge.unsure):
             return (best if claimed else T), number
     judge = cascade.judge
     two = sorted(range(T), key=lambda j: expected[j])[:2]

@@ -143,4 +143,5 @@ def test_what_may_be_refused_is_refused(refused):
 def test_groups_are_numbered_in_order_and_tasks_without_one_are_alone():
     assert group_numbers(["x", None, "y", "x", None]).tolist() == [0, 1, 2, 0, 3]
     assert group_numbers([None]).tolist() == [0]
+    assert group_numbers([None, None, None]).tolist() == [0, 0, 0]  # losses alone decide
     assert group_numbers(["x", "x"]).tolist() == [0, 0]

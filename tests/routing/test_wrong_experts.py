@@ -34,6 +34,11 @@ def test_where_nothing_is_known_everything_may_change():
     np.testing.assert_array_equal(expected_losses(["a"], [WrongExperts(0.3)]), [[0, 0.3]])
 
 
+def test_what_changed_no_label_may_still_change_one_in_a_hundred():
+    seen = (WrongExperts(0.0), WrongExperts(0.0, {"a": 0.0}))
+    np.testing.assert_array_equal(expected_losses(["a", "b"], seen), [[0, 0.01, 0.01], [0.01, 0, 0.01]])
+
+
 @pytest.mark.parametrize("seen", SEEN)
 def test_a_record_comes_back(seen):
     record = json.loads(json.dumps({"seconds": 1.0} | seen.record()))
