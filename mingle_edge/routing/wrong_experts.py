@@ -73,6 +73,6 @@ def expected_losses(tasks: Sequence[str], seen: Sequence[WrongExperts]) -> Array
     losses = np.repeat(np.minimum(plain + max(excess, 0.0), 1.0)[:, None], len(tasks), axis=1)
     for t, name, loss in known:
         losses[t, list(tasks).index(name)] = loss
-    losses = np.maximum(np.concatenate([losses, plain[:, None]], axis=1), LEAST)
+    losses = np.asarray(np.maximum(np.concatenate([losses, plain[:, None]], axis=1), LEAST))
     np.fill_diagonal(losses, 0.0)
     return losses
