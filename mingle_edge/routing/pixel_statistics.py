@@ -78,7 +78,7 @@ def _with_contrast(x: Tensor) -> Tensor:
     """Return pixels with a deviation of at least `LEAST_CONTRAST`, so that haze changes little."""
     centered = x - x.mean((2, 3), keepdim=True)
     deviation = centered.square().mean((1, 2, 3), keepdim=True).sqrt()
-    return x + centered * ((LEAST_CONTRAST / deviation.clamp(min=FAINT)).clamp(min=1) - 1)
+    return x + centered * ((LEAST_CONTRAST / deviation.clamp(min=RARE)).clamp(min=1) - 1)
 
 
 def _log(values: Tensor, floor: float) -> Tensor:

@@ -57,7 +57,7 @@ def reference(pixels):
     x = without_specks(pixels[:, : side * step, : side * step])
     x = means_of_blocks(x, step)
     middle = x.mean((1, 2), keepdims=True)
-    x = middle + (x - middle) * max(1, LEAST_CONTRAST / max(np.sqrt(((x - middle) ** 2).mean()), FAINT))
+    x = middle + (x - middle) * max(1, LEAST_CONTRAST / max(np.sqrt(((x - middle) ** 2).mean()), RARE))
     cosines = fft.dct(np.eye(3), norm="ortho", axis=0)
     planes = [np.outer(cosines[u], cosines[v]) for u in range(3) for v in range(3)][1:]
     parts, scaled, finer = [], x, None

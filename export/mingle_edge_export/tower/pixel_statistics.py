@@ -84,7 +84,7 @@ def _with_contrast(graph: Graph, x: str, side: int) -> str:
     mean = graph.op("ReduceMean", graph.op("ReduceMean", x, axes=[3], keepdims=1), axes=[2], keepdims=1)
     centered = graph.op("Sub", x, mean)
     deviation = graph.op("Sqrt", graph.op("ReduceMean", graph.op("Mul", centered, centered), axes=[1, 2, 3], keepdims=1))
-    gain = graph.op("Div", graph.scalar(LEAST_CONTRAST), graph.op("Max", deviation, graph.scalar(FAINT)))
+    gain = graph.op("Div", graph.scalar(LEAST_CONTRAST), graph.op("Max", deviation, graph.scalar(RARE)))
     more = graph.op("Sub", graph.op("Max", gain, graph.scalar(1)), graph.scalar(1))
     return graph.op("Add", x, graph.op("Mul", centered, more))
 
