@@ -46,7 +46,7 @@ def assert_same(values):
     # Of an image of one color next to nothing is at the next level: log(share + 0.01) makes 1,500 of a value's rounding.
     histograms = np.arange(FIGURES - 168, FIGURES - 120)
     np.testing.assert_allclose(actual[:, histograms], expected[:, histograms], rtol=0, atol=3e-3)
-    np.testing.assert_allclose(np.delete(actual, histograms, 1), np.delete(expected, histograms, 1), rtol=0, atol=2e-4)
+    np.testing.assert_allclose(np.delete(actual, histograms, 1), np.delete(expected, histograms, 1), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("side", SIDES)
